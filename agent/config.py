@@ -1,0 +1,428 @@
+"""What an installer writes: one TOML file as typed settings. Every key carries its unit, range and default.
+
+An unknown key or a wrong value is refused with file, line, key and what would be right. Secrets are never in the
+file: a key that ends in `_secret` names where one is, "file:/path" or "credential:NAME" (systemd's LoadCredential).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import tomllib
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from drivers.device import DeviceKind
+
+DEFAULT_PATH = Path("/etc/v2g-gateway/gateway.toml")
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. Each line of the message says file, line, key and what would be right."""
+
+
+class SecretError(Exception):
+    """A secret could not be read. Says where it was looked for, and never what it is."""
+
+
+def _secret_reference(value: str) -> str:
+    if not re.fullmatch(r"(file:/.+|credential:[A-Za-z0-9_.-]+)", value):
+        raise ValueError('write "file:/absolute/path" or "credential:NAME"; a secret itself never stands here')
+    return value
+
+
+SecretReference = Annotated[str, AfterValidator(_secret_reference)]
+DeviceId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+ListenAddress = Annotated[str, Field(pattern=r"^[^:\s]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$")]
+
+
+def is_loopback(listen: str) -> bool:
+    """Whether a listen address can be reached from this machine alone."""
+    host, _ = split_address(listen)
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """("host", port) of "host:port" or "[v6]:port"."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+
+class GatewaySettings(_Section):
+    """[gateway]"""
+
+    name: str = Field("v2g-gateway", description="Name that people see", min_length=1, max_length=64)
+    state_dir: Path = Field(Path("/var/lib/v2g-gateway"), description="Where evidence and state are kept")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much is logged")
+
+
+class SiteSettings(_Section):
+    """[site]: the connection and what the contract allows."""
+
+    nominal_frequency_hz: Literal[50, 60] = Field(50, description="Grid's nominal frequency")
+    phases: Literal[1, 3] = Field(3, description="Phases of the connection")
+    nominal_voltage_v: int = Field(230, ge=100, le=300, description="Line to neutral")
+    fuse_a: int = Field(63, ge=6, le=4000, description="Main fuse per phase, A")
+    import_limit_w: int = Field(40_000, ge=0, le=10_000_000, description="Most import at the connection, W")
+    export_limit_w: int = Field(10_000, ge=0, le=10_000_000, description="Most export at the connection, W")
+    house_reserve_w: int = Field(5_000, ge=0, le=1_000_000, description="Most that everything not controlled draws, W")
+    discharge_permitted: bool = Field(False, description="The connection contract permits export from storage and cars")
+
+
+class TokenSettings(_Section):
+    """[token]: the HSM."""
+
+    module: Path = Field(Path("/usr/lib/softhsm/libsofthsm2.so"), description="PKCS#11 module")
+    label: str | None = Field(None, description="Token label; give this or `serial`")
+    serial: str | None = Field(None, description="Token serial number; better than the label, it is unique")
+    pin_secret: SecretReference = Field("credential:token-pin", description="Where the user PIN is")
+    key_protection: Literal["software", "tpm", "certified"] = Field(
+        "software", description="What holds the keys: signed into every batch, so state it truly"
+    )
+
+    @model_validator(mode="after")
+    def _selected(self) -> Self:
+        if (self.label is None) == (self.serial is None):
+            raise ValueError("select the token by exactly one of `serial` and `label`")
+        return self
+
+
+class EvidenceSettings(_Section):
+    """[evidence]"""
+
+    linger_s: float = Field(1.0, ge=0.0, le=10.0, description="Longest wait of a statement for its batch to fill, s")
+    linger_leaves: int = Field(2048, ge=1, le=4095, description="Statements that end the wait at once")
+    retain_days: int = Field(7, ge=7, le=3650, description="Evidence is kept this long after acknowledgement, days")
+
+
+class PlatformSettings(_Section):
+    """[platform]: where evidence goes and commands come from. Without this section the gateway works alone."""
+
+    endpoints: list[str] = Field(
+        min_length=1, max_length=8, description='gRPC endpoints "host:port", first is preferred'
+    )
+    server_name: str | None = Field(None, description="Name in the platform's certificate, where it is not the host")
+    ca_file: Path = Field(description="CA certificates that the platform's certificate must chain to, PEM")
+    certificate_file: Path = Field(description="This gateway's client certificate (its key is in the token), PEM")
+    platform_key_file: Path = Field(
+        description="Public key of the platform's acknowledgements and countersignatures, PEM"
+    )
+    trust_root_file: Path = Field(description="Public key that signs the trust list, PEM")
+    trust_list_file: Path = Field(description="Who may order what: signed trust list")
+    reconnect_least_s: float = Field(0.5, ge=0.1, le=60, description="First back-off after a lost link, s")
+    reconnect_most_s: float = Field(60.0, ge=1, le=3600, description="Longest back-off, s")
+    stall_s: float = Field(30.0, ge=2, le=600, description="No answer to a batch for this long: connect anew, s")
+
+
+class UnsignedCommands(StrEnum):
+    """Which commands without a signed authorization are obeyed."""
+
+    REFUSE = "refuse"
+    RESTRICTIVE = "restrictive"
+    ALL = "all"
+
+
+class MandateSettings(_Section):
+    """[[control.mandate]]: an owner's permission to discharge the vehicle that identifies itself with this token."""
+
+    token_id: str = Field(min_length=1, max_length=255, description="RFID or contract identifier of the driver")
+    minimum_soc_percent: int = Field(30, ge=0, le=100, description="Never discharged below, percent")
+    least_price_micro_per_kwh: int = Field(0, ge=0, description="Least price for a discharge, micro-units per kWh")
+    currency: str = Field("EUR", pattern=r"^[A-Z]{3}$", description="ISO 4217, of the price")
+
+
+class ControlSettings(_Section):
+    """[control]"""
+
+    unsigned_commands: UnsignedCommands = Field(
+        UnsignedCommands.RESTRICTIVE, description="Commands without authorization that are obeyed"
+    )
+    zones: list[str] = Field([], max_length=16, description="Zones whose commands are meant for this gateway too")
+    interval_s: float = Field(1.0, ge=0.1, le=5.0, description="The plan is made at least this often, s")
+    lease_s: float = Field(60.0, ge=5, le=900, description="A permission ends in the device after this silence, s")
+    cars_by_default: Literal["charge", "wait"] = Field("charge", description="What cars do when nobody commands")
+    battery_by_default: Literal["self_consumption", "idle"] = Field(
+        "self_consumption", description="What a stationary battery does when nobody commands"
+    )
+    battery_minimum_soc_percent: int = Field(10, ge=0, le=100, description="Stationary battery is kept above, percent")
+    gateway_stop_file: Path | None = Field(
+        None, description="Local STOP holds while this file exists; default: STOP in the state directory"
+    )
+    mandate: list[MandateSettings] = Field([], max_length=1000)
+
+
+class SettlementSettings(_Section):
+    """[settlement]"""
+
+    window_s: int = Field(900, ge=5, le=3600, description="Settlement window, aligned to UTC, s (86400 is a multiple)")
+    grace_s: int = Field(172_800, ge=0, le=604_800, description="Corrections are new versions until then, s")
+    chain_id: int = Field(1, ge=1, le=2**53, description="EIP-155 chain of the settlement contract")
+    contract: str = Field("0x" + "00" * 20, pattern=r"^0x[0-9a-fA-F]{40}$", description="Address of the contract")
+    participant: str = Field("0x" + "00" * 20, pattern=r"^0x[0-9a-fA-F]{40}$", description="Who is settled")
+    counterparty: str = Field("0x" + "00" * 20, pattern=r"^0x[0-9a-fA-F]{40}$", description="Who settles")
+    agreement_hash: str = Field("00" * 32, pattern=r"^[0-9a-fA-F]{64}$", description="SHA-256 of the agreement")
+
+    @model_validator(mode="after")
+    def _divides_a_day(self) -> Self:
+        if 86_400 % self.window_s:
+            raise ValueError(f"window_s {self.window_s} does not divide a day; 300 and 900 are usual")
+        return self
+
+
+class OcppSettings(_Section):
+    """[ocpp]: where chargers connect to."""
+
+    listen: ListenAddress = Field("127.0.0.1:9000", description="Address and port for chargers")
+    certificate_file: Path | None = Field(None, description="Server certificate (profiles 2 and 3), PEM")
+    certificate_key_file: Path | None = Field(None, description="Its key, mode 0600, PEM")
+    heartbeat_s: int = Field(300, ge=5, le=86_400, description="Heartbeat interval given to chargers, s")
+    meter_interval_s: int = Field(5, ge=1, le=900, description="Meter values from chargers, s")
+    call_timeout_s: float = Field(10.0, ge=1, le=120, description="A charger's time to answer, s")
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.certificate_file is None) != (self.certificate_key_file is None):
+            raise ValueError("certificate_file and certificate_key_file go together")
+        return self
+
+
+class WebSettings(_Section):
+    """[web]: status page, health and metrics."""
+
+    listen: ListenAddress = Field("127.0.0.1:8080", description="Address and port of the status page")
+    password_secret: SecretReference | None = Field(None, description="Required beyond loopback (user: installer)")
+    certificate_file: Path | None = Field(None, description="Server certificate, required beyond loopback, PEM")
+    certificate_key_file: Path | None = Field(None, description="Its key, mode 0600, PEM")
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Self:
+        if (self.certificate_file is None) != (self.certificate_key_file is None):
+            raise ValueError("certificate_file and certificate_key_file go together")
+        if not is_loopback(self.listen) and (self.password_secret is None or self.certificate_file is None):
+            raise ValueError(
+                f"{self.listen} can be reached from the network: set password_secret and certificate_file, "
+                'or listen on "127.0.0.1:8080"'
+            )
+        return self
+
+
+class DeviceSettings(_Section):
+    """[[device]]"""
+
+    id: DeviceId = Field(description="Lower case letters, digits and hyphens; signed into every reading")
+    kind: DeviceKind = Field(description="meter, pv, battery or charger")
+    driver: Literal["sunspec", "ocpp"] = Field(description="sunspec for Modbus devices, ocpp for chargers")
+    settled: bool = Field(False, description="A settlement point: exactly one on any path of the metering tree")
+    parent: DeviceId | None = Field(None, description="The meter that this device is behind")
+    period_s: float = Field(1.0, ge=0.2, le=60, description="Telemetry period, s")
+    phases: list[Literal[1, 2, 3]] = Field([1, 2, 3], min_length=1, max_length=3, description="Phases it is on")
+    rated_import_w: int | None = Field(
+        None, ge=0, le=10_000_000, description="Installer's bound below the nameplate, W"
+    )
+    rated_export_w: int | None = Field(
+        None, ge=0, le=10_000_000, description="Installer's bound below the nameplate, W"
+    )
+    fallback_import_w: int | None = Field(
+        None, ge=0, description="Static share when the gateway is silent, W (SAFETY 2)"
+    )
+    fallback_export_w: int | None = Field(None, ge=0, description="Static export share when the gateway is silent, W")
+    # sunspec
+    address: str | None = Field(None, description='"tcp://host:port" or "rtu:///dev/ttyUSB0?baudrate=9600"')
+    unit: int = Field(1, ge=0, le=247, description="Modbus unit id")
+    timeout_s: float = Field(1.0, ge=0.1, le=10, description="Modbus answer time, s")
+    # ocpp
+    charger_id: str | None = Field(None, min_length=1, max_length=48, description="Charger's OCPP identity")
+    password_secret: SecretReference | None = Field(None, description="Charger's basic-auth password")
+    evse_id: int = Field(1, ge=1, le=100, description="EVSE of the charger")
+    discharge: Literal["never", "negative_limit", "v2x"] = Field(
+        "never", description="How it discharges: negative_limit is for OCPP 2.0.1 models known to do it"
+    )
+    local_tokens: list[str] = Field(
+        [], max_length=1000, description="idTokens that may charge here without the platform"
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.driver == "sunspec":
+            if self.address is None or not re.match(r"^(tcp|tls|rtu|rtutcp)://.", self.address):
+                raise ValueError('a sunspec device needs `address`, such as "tcp://192.0.2.10:502"')
+            if self.kind is DeviceKind.CHARGER:
+                raise ValueError("a charger has driver ocpp")
+        else:
+            if self.charger_id is None:
+                raise ValueError("an ocpp device needs `charger_id`, the identity at the end of the charger's URL")
+            if self.kind is not DeviceKind.CHARGER:
+                raise ValueError("driver ocpp is for kind charger")
+        return self
+
+
+class Settings(_Section):
+    """The whole file."""
+
+    gateway: GatewaySettings = GatewaySettings()
+    site: SiteSettings = SiteSettings()
+    token: TokenSettings
+    evidence: EvidenceSettings = EvidenceSettings()
+    platform: PlatformSettings | None = None
+    control: ControlSettings = ControlSettings()
+    settlement: SettlementSettings = SettlementSettings()
+    ocpp: OcppSettings = OcppSettings()
+    web: WebSettings = WebSettings()
+    device: list[DeviceSettings] = Field([], max_length=200)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        by_id = {d.id: d for d in self.device}
+        if len(by_id) != len(self.device):
+            twice = sorted({d.id for d in self.device if [o.id for o in self.device].count(d.id) > 1})
+            raise ValueError(f"device ids must differ; more than once: {', '.join(twice)}")
+        for d in self.device:
+            _check_path(d, by_id)
+        for i, d in enumerate(self.device):
+            for other in self.device[:i]:
+                same_bus = d.address is not None and (d.address, d.unit) == (other.address, other.unit)
+                same_evse = d.charger_id is not None and (d.charger_id, d.evse_id) == (other.charger_id, other.evse_id)
+                if same_bus or same_evse:
+                    raise ValueError(f"devices {other.id} and {d.id} are the same one: same address and unit, or EVSE")
+        return self
+
+
+def _check_path(device: DeviceSettings, by_id: dict[str, DeviceSettings]) -> None:
+    """Parents exist and are meters, there is no circle, and no path has two settlement points."""
+    seen = {device.id}
+    settled = [device.id] if device.settled else []
+    here = device
+    while here.parent is not None:
+        if here.parent not in by_id:
+            raise ValueError(f"device {here.id}: parent {here.parent} is no device of this file")
+        here = by_id[here.parent]
+        if here.id in seen:
+            raise ValueError(f"device {device.id}: its parents form a circle at {here.id}")
+        if here.kind is not DeviceKind.METER:
+            raise ValueError(
+                f"device {device.id}: parent {here.id} is a {here.kind}; only a meter has devices behind it"
+            )
+        seen.add(here.id)
+        if here.settled:
+            settled.append(here.id)
+    if len(settled) > 1:
+        raise ValueError(f"energy would be settled twice: {' and '.join(settled)} are on one path and both settled")
+
+
+def read_settings(path: Path) -> Settings:
+    """The settings of a file. Raises ConfigError, one line of the message per fault."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file; `v2g-gateway init` makes one") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: is not TOML: {error}") from error
+    try:
+        return Settings.model_validate(raw)
+    except ValidationError as error:
+        faults = sorted(_explain(text, fault) for fault in error.errors())
+        raise ConfigError("\n".join(f"{path}:{line}: {message}" for line, message in faults)) from error
+
+
+def _explain(text: str, fault: ErrorDetails) -> tuple[int, str]:
+    """Line and sentence of one fault."""
+    where = tuple(part for part in fault["loc"] if isinstance(part, int | str))
+    key = ".".join(str(part + 1) if isinstance(part, int) else part for part in where) or "file"
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    if fault["type"] == "extra_forbidden":
+        known = ", ".join(_known_keys(where[:-1]))
+        message = f"unknown key; known here: {known}"
+    elif fault["type"] == "missing":
+        message = "is missing" + _describe(where)
+    else:
+        message += _describe(where)
+        if not any(isinstance(fault["input"], kind) for kind in (dict, list)) and "secret" not in key:
+            message += f"; found {str(fault['input'])[:60]!r}"
+    return line_of(text, where), f"{key}: {message}"
+
+
+def model_at(where: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """The settings class that a location is in, by walking the annotations."""
+    model: type[BaseModel] | None = Settings
+    for part in where:
+        if isinstance(part, int):
+            continue
+        if model is None or part not in model.model_fields:
+            return None
+        found = re.findall(r"(\w+Settings)", str(model.model_fields[part].annotation))
+        model = globals().get(found[0]) if found else None
+    return model
+
+
+def _known_keys(where: tuple[int | str, ...]) -> list[str]:
+    model = model_at(where)
+    return sorted(model.model_fields) if model is not None else []
+
+
+def _describe(where: tuple[int | str, ...]) -> str:
+    model = model_at(where[:-1])
+    field = model.model_fields.get(str(where[-1])) if model is not None and where else None
+    return f" ({field.description})" if field is not None and field.description else ""
+
+
+def line_of(text: str, where: tuple[int | str, ...]) -> int:
+    """Line in a TOML text that a location such as ("device", 1, "unit") is on, from 1; the section's when absent."""
+    keys = [part for part in where if isinstance(part, str)]
+    wanted_index = next((part for part in where if isinstance(part, int)), None)
+    best = 1
+    section: list[str] = []
+    seen: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        header = re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]\]?", line)
+        if header and not re.match(r"\s*[\w-]+\s*=", line):
+            name = header.group(1)
+            seen[name] = seen.get(name, -1) + 1
+            section = name.split(".")
+            if keys[: len(section)] == section and (wanted_index is None or seen[name] == wanted_index):
+                best = number
+            continue
+        assignment = re.match(r"\s*([\w-]+)\s*=", line)
+        if not assignment or [*section, assignment.group(1)] != keys:
+            continue
+        if wanted_index is None or seen.get(".".join(section)) == wanted_index:
+            return number
+    return best
+
+
+def read_secret(reference: str) -> str:
+    """The secret at a SecretReference. Raises SecretError, which never contains it."""
+    kind, _, name = reference.partition(":")
+    if kind == "credential":
+        folder = os.environ.get("CREDENTIALS_DIRECTORY")
+        if folder is None:
+            raise SecretError(f"{reference}: systemd gave no credentials; use LoadCredential= or write file:/path")
+        path = Path(folder) / name
+    else:
+        path = Path(name)
+        try:
+            if path.stat().st_mode & 0o077:
+                raise SecretError(f"{path}: others may read this secret; run chmod 600 on it")
+        except OSError as error:
+            raise SecretError(f"{path}: {error.strerror}") from error
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SecretError(f"{path}: cannot be read: {type(error).__name__}") from error

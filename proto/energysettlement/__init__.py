@@ -1,0 +1,1 @@
+"""The platform's namespace, `energysettlement`. One folder per version of the contract, nothing else."""

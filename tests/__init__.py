@@ -1,0 +1,1 @@
+"""Fast tests of pure logic, laid out like the packages that they test. No sockets, no sleeps, no real parts."""

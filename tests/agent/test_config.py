@@ -1,0 +1,108 @@
+"""What an installer is told about a configuration: file, line, key and what would be right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.config import ConfigError, SecretError, is_loopback, read_secret, read_settings
+
+TOKEN = '[token]\nlabel = "demo"\n'
+METER = '[[device]]\nid = "grid"\nkind = "meter"\ndriver = "sunspec"\naddress = "tcp://127.0.0.1:1502"\n'
+PV = '[[device]]\nid = "pv-1"\nkind = "pv"\ndriver = "sunspec"\naddress = "tcp://127.0.0.1:1503"\nparent = "grid"\n'
+
+
+def refusal(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "gateway.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_settings(path)
+    return str(caught.value).replace(str(path), "gateway.toml")
+
+
+def test_a_small_file_is_enough_and_defaults_are_safe(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.toml"
+    path.write_text(TOKEN + METER + PV)
+    settings = read_settings(path)
+    assert settings.web.listen == "127.0.0.1:8080"
+    assert settings.control.unsigned_commands == "restrictive"
+    assert not settings.site.discharge_permitted
+    assert [d.id for d in settings.device] == ["grid", "pv-1"]
+
+
+def test_an_unknown_key_is_named_with_its_line_and_the_known_ones(tmp_path: Path) -> None:
+    message = refusal(tmp_path, TOKEN + "labell = 1\n")
+    assert message.startswith("gateway.toml:3: token.labell: unknown key; known here: ")
+    assert "label" in message
+
+
+def test_every_fault_has_its_own_line(tmp_path: Path) -> None:
+    lines = refusal(tmp_path, TOKEN + "[site]\nfuse_a = 1\nphases = 2\n").splitlines()
+    assert lines[0].startswith("gateway.toml:4: site.fuse_a: ")
+    assert lines[1].startswith("gateway.toml:5: site.phases: ")
+
+
+def test_the_second_device_is_named_by_its_own_line(tmp_path: Path) -> None:
+    message = refusal(tmp_path, TOKEN + METER + PV + "unit = 999\n")
+    assert message.startswith("gateway.toml:14: device.2.unit: ")
+    assert "999" in message
+
+
+def test_a_secret_in_the_file_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    message = refusal(tmp_path, TOKEN + 'pin_secret = "123456"\n')
+    assert "file:/absolute/path" in message
+    assert "123456" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "token: is missing"),
+        ("[token]\n", "exactly one of `serial` and `label`"),
+        (TOKEN + METER + METER, "device ids must differ"),
+        (TOKEN + PV, "parent grid is no device"),
+        (TOKEN + METER + PV.replace("grid", "pv-1"), "circle"),
+        (TOKEN + METER + "settled = true\n" + PV + "settled = true\n", "settled twice"),
+        (TOKEN + METER + PV.replace("1503", "1502"), "the same one"),
+        (TOKEN + PV.replace("address", "# address"), "needs `address`"),
+        (TOKEN + '[[device]]\nid = "c"\nkind = "charger"\ndriver = "ocpp"\n', "needs `charger_id`"),
+        (TOKEN + "[settlement]\nwindow_s = 700\n", "does not divide a day"),
+        (TOKEN + "x = [", "is not TOML"),
+    ],
+)
+def test_contradictions_are_explained(tmp_path: Path, text: str, says: str) -> None:
+    assert says in refusal(tmp_path, text)
+
+
+def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="v2g-gateway init"):
+        read_settings(tmp_path / "absent.toml")
+
+
+@pytest.mark.parametrize(
+    ("listen", "loopback"),
+    [("127.0.0.1:1", True), ("[::1]:1", True), ("localhost:1", True), ("0.0.0.0:1", False), ("gateway.lan:1", False)],
+)
+def test_only_loopback_is_loopback(listen: str, loopback: bool) -> None:
+    assert is_loopback(listen) is loopback
+
+
+def test_a_secret_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    secret = tmp_path / "pin"
+    secret.write_text("987654\n")
+    secret.chmod(0o644)
+    with pytest.raises(SecretError, match="chmod 600") as caught:
+        read_secret(f"file:{secret}")
+    assert "987654" not in str(caught.value)
+    secret.chmod(0o600)
+    assert read_secret(f"file:{secret}") == "987654"
+
+
+def test_a_systemd_credential_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    with pytest.raises(SecretError, match="LoadCredential"):
+        read_secret("credential:token-pin")
+    (tmp_path / "token-pin").write_text("4711")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert read_secret("credential:token-pin") == "4711"
