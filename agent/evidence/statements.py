@@ -1,0 +1,360 @@
+"""The statements: everything that must be proven, as values, and their one encoding.
+
+A statement is a deterministic CBOR array: [kind, version, fields...]. Layouts: proto/EVIDENCE.md section 2.
+A layout never changes; what needs another field gets another version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final, TypeAlias
+
+from agent.clock import ClockQuality
+from agent.evidence import cbor
+from agent.evidence.errors import MalformedError, UnsupportedError
+from agent.evidence.fields import Fields
+from agent.measure.reading import Quality, Reading
+from drivers.device import ValueSource
+
+MAX_STATEMENT_BYTES: Final = 64 * 1024
+
+
+class Kind(IntEnum):
+    """First element of every statement. Numbers are for ever."""
+
+    SEALING = 0
+    READING = 1
+    COMMAND_RECEIPT = 2
+    SETTLEMENT_WINDOW = 3
+    ATTESTATION = 4
+    ALARM = 5
+    METERING_TREE = 6
+
+
+class CommandState(IntEnum):
+    """Life of a command. Exactly one of the last five ends it; PARTIAL and ACCEPTED go on."""
+
+    RECEIVED = 0
+    ACCEPTED = 1
+    PARTIAL = 2
+    EXECUTING = 3
+    REJECTED = 10
+    COMPLETED = 11
+    SUPERSEDED = 12
+    EXPIRED = 13
+    FAILED = 14
+
+    @property
+    def final(self) -> bool:
+        """True for the one receipt that ends a command."""
+        return self >= CommandState.REJECTED
+
+
+class Severity(IntEnum):
+    """Of an alarm."""
+
+    INFO = 0
+    WARNING = 1
+    CRITICAL = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sealing:
+    """Leaf 0 of every batch: when it was sealed, and how far that time is to be trusted."""
+
+    sealed_at_us: int
+    clock_quality: ClockQuality
+    clock_error_bound_us: int | None
+    """None when the time is untrusted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandReceipt:
+    """What became of a command. `command_hash` is SHA-256 of its signed body."""
+
+    command_hash: bytes
+    """32 bytes; for a command without authorization, SHA-256 of its plain fields (proto/COMMANDS.md)."""
+    command_id: str
+    state: CommandState
+    timestamp_us: int
+    reason: str
+    """For a person; empty when there is nothing to explain."""
+    delivered_energy_wh: int | None
+    """+ import, - export; in final receipts of commands that were executing, else None."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettlementWindow:
+    """One device, one window, closed. `readings_root` is RFC 9162 over the reading statements in order of sequence."""
+
+    device_id: str
+    incarnation: int
+    window_start_us: int
+    window_end_us: int
+    revision: int
+    """0 at the close; a correction within the grace is one more."""
+    import_wh: int
+    export_wh: int
+    net_energy_wh: int
+    """import_wh - export_wh."""
+    first_sequence: int | None
+    last_sequence: int | None
+    reading_count: int
+    readings_root: bytes
+    """32 bytes; the hash of the empty tree when there was no reading."""
+    meter_epoch: int
+    quality: Quality
+    """Union of the readings' flags; ESTIMATED when a boundary was interpolated or readings are missing."""
+    command_hashes: tuple[bytes, ...]
+    """Commands that were in force for the device in the window."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attestation:
+    """What ran on the gateway: digests of the installed agent and of its metrology-relevant settings."""
+
+    timestamp_us: int
+    valid_until_us: int
+    software_version: str
+    software_digest: bytes
+    """32 bytes: firmware_attest says over what."""
+    metrology_digest: bytes
+    """32 bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm:
+    """Something that an auditor or operator must know of, with the moment it was noticed."""
+
+    timestamp_us: int
+    severity: Severity
+    code: str
+    """Stable, for machines: "command.equivocation", "meter.replaced"."""
+    subject: str
+    """Device, key or command that it is about."""
+    text: str
+    """One sentence for a person."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeteringPoint:
+    """One node of the metering tree."""
+
+    device_id: str
+    parent_id: str | None
+    """None at the top."""
+    settled: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeteringTree:
+    """Which device is metered behind which, and which ones are settled: exactly one on any path."""
+
+    timestamp_us: int
+    points: tuple[MeteringPoint, ...]
+
+
+Statement: TypeAlias = Sealing | Reading | CommandReceipt | SettlementWindow | Attestation | Alarm | MeteringTree
+
+VERSION: Final = 1
+
+_KINDS: Final[dict[type, Kind]] = {
+    Sealing: Kind.SEALING,
+    Reading: Kind.READING,
+    CommandReceipt: Kind.COMMAND_RECEIPT,
+    SettlementWindow: Kind.SETTLEMENT_WINDOW,
+    Attestation: Kind.ATTESTATION,
+    Alarm: Kind.ALARM,
+    MeteringTree: Kind.METERING_TREE,
+}
+
+
+def kind_of(statement: Statement) -> Kind:
+    """The number that stands first in its encoding."""
+    return _KINDS[type(statement)]
+
+
+def encode(statement: Statement) -> bytes:
+    """The leaf bytes of a statement."""
+    return cbor.encode(_fields(statement))
+
+
+def _fields(s: Statement) -> cbor.Value:
+    match s:
+        case Reading():
+            return [
+                int(Kind.READING), VERSION, s.device_id, s.incarnation, s.boot_id, s.sequence, s.timestamp_us,
+                s.net_energy_wh, s.import_register_milliwatt_hours, s.export_register_milliwatt_hours,
+                s.meter_epoch, s.power_w, s.voltage_millivolts, s.state_of_charge_permille,
+                s.frequency_millihertz, int(s.quality), int(s.source),
+            ]  # fmt: skip
+        case Sealing():
+            return [int(Kind.SEALING), VERSION, s.sealed_at_us, int(s.clock_quality), s.clock_error_bound_us]
+        case CommandReceipt():
+            return [
+                int(Kind.COMMAND_RECEIPT), VERSION, s.command_hash, s.command_id, int(s.state), s.timestamp_us,
+                s.reason, s.delivered_energy_wh,
+            ]  # fmt: skip
+        case SettlementWindow():
+            return [
+                int(Kind.SETTLEMENT_WINDOW), VERSION, s.device_id, s.incarnation, s.window_start_us,
+                s.window_end_us, s.revision, s.import_wh, s.export_wh, s.net_energy_wh, s.first_sequence,
+                s.last_sequence, s.reading_count, s.readings_root, s.meter_epoch, int(s.quality),
+                list(s.command_hashes),
+            ]  # fmt: skip
+        case Attestation():
+            return [
+                int(Kind.ATTESTATION), VERSION, s.timestamp_us, s.valid_until_us, s.software_version,
+                s.software_digest, s.metrology_digest,
+            ]  # fmt: skip
+        case Alarm():
+            return [int(Kind.ALARM), VERSION, s.timestamp_us, int(s.severity), s.code, s.subject, s.text]
+        case MeteringTree():
+            points: list[cbor.Value] = [[p.device_id, p.parent_id, p.settled] for p in s.points]
+            return [int(Kind.METERING_TREE), VERSION, s.timestamp_us, points]
+
+
+def decode(encoded: bytes) -> Statement:
+    """The statement of a leaf. Raises MalformedError, or UnsupportedError for a kind or version not known here."""
+    value = cbor.decode(encoded, what="statement", most_bytes=MAX_STATEMENT_BYTES)
+    match value:
+        case [int(kind), int(version), *fields] if not isinstance(kind, bool) and not isinstance(version, bool):
+            pass
+        case _:
+            raise MalformedError("statement: not an array of kind, version and fields")
+    if kind not in _DECODERS or version != VERSION:
+        raise UnsupportedError(f"statement: kind {kind} version {version} is not known here")
+    try:
+        return _DECODERS[Kind(kind)](Fields(fields, first=2))
+    except (ValueError, TypeError) as error:
+        raise MalformedError(f"statement of kind {Kind(kind).name}: {error}") from error
+
+
+_ALL_FLAGS: Final = sum(int(flag) for flag in Quality)
+
+
+def _quality(f: Fields) -> Quality:
+    """A flag that is not known here may change what the value means: refused, not passed over."""
+    flags = f.count()
+    if flags & ~_ALL_FLAGS:
+        raise ValueError(f"quality {flags} has flags that are not known here")
+    return Quality(flags)
+
+
+def _reading(f: Fields) -> Reading:
+    reading = Reading(
+        device_id=f.text(),
+        incarnation=f.ordinal(),
+        boot_id=f.octets(16),
+        sequence=f.ordinal(),
+        timestamp_us=f.count(),
+        net_energy_wh=f.number(),
+        import_register_milliwatt_hours=f.count_or_none(),
+        export_register_milliwatt_hours=f.count_or_none(),
+        meter_epoch=f.ordinal(),
+        power_w=f.number_or_none(),
+        voltage_millivolts=f.count_or_none(),
+        state_of_charge_permille=f.count_or_none(),
+        frequency_millihertz=f.count_or_none(),
+        quality=_quality(f),
+        source=ValueSource(f.count()),
+    )
+    f.end()
+    return reading
+
+
+def _sealing(f: Fields) -> Sealing:
+    sealing = Sealing(
+        sealed_at_us=f.count(),
+        clock_quality=ClockQuality(f.count()),
+        clock_error_bound_us=f.count_or_none(),
+    )
+    f.end()
+    return sealing
+
+
+def _command_receipt(f: Fields) -> CommandReceipt:
+    receipt = CommandReceipt(
+        command_hash=f.octets(32),
+        command_id=f.text(),
+        state=CommandState(f.count()),
+        timestamp_us=f.count(),
+        reason=f.text(),
+        delivered_energy_wh=f.number_or_none(),
+    )
+    f.end()
+    return receipt
+
+
+def _window(f: Fields) -> SettlementWindow:
+    window = SettlementWindow(
+        device_id=f.text(),
+        incarnation=f.ordinal(),
+        window_start_us=f.count(),
+        window_end_us=f.count(),
+        revision=f.count(),
+        import_wh=f.number(),
+        export_wh=f.number(),
+        net_energy_wh=f.number(),
+        first_sequence=f.count_or_none(),
+        last_sequence=f.count_or_none(),
+        reading_count=f.count(),
+        readings_root=f.octets(32),
+        meter_epoch=f.count(),
+        quality=_quality(f),
+        command_hashes=tuple(Fields([item]).octets(32) for item in f.items()),
+    )
+    f.end()
+    if window.net_energy_wh != window.import_wh - window.export_wh:
+        raise ValueError("net energy is not import minus export")
+    return window
+
+
+def _attestation(f: Fields) -> Attestation:
+    attestation = Attestation(
+        timestamp_us=f.count(),
+        valid_until_us=f.count(),
+        software_version=f.text(),
+        software_digest=f.octets(32),
+        metrology_digest=f.octets(32),
+    )
+    f.end()
+    return attestation
+
+
+def _alarm(f: Fields) -> Alarm:
+    alarm = Alarm(
+        timestamp_us=f.count(),
+        severity=Severity(f.count()),
+        code=f.text(),
+        subject=f.text(),
+        text=f.text(),
+    )
+    f.end()
+    return alarm
+
+
+def _metering_tree(f: Fields) -> MeteringTree:
+    timestamp_us = f.count()
+    points = []
+    for item in f.items():
+        if not isinstance(item, list):
+            raise TypeError("a metering point is not an array")
+        p = Fields(item)
+        points.append(MeteringPoint(device_id=p.text(), parent_id=p.text_or_none(), settled=p.flag()))
+        p.end()
+    f.end()
+    return MeteringTree(timestamp_us=timestamp_us, points=tuple(points))
+
+
+_DECODERS: Final[dict[int, Callable[[Fields], Statement]]] = {
+    Kind.READING: _reading,
+    Kind.SEALING: _sealing,
+    Kind.COMMAND_RECEIPT: _command_receipt,
+    Kind.SETTLEMENT_WINDOW: _window,
+    Kind.ATTESTATION: _attestation,
+    Kind.ALARM: _alarm,
+    Kind.METERING_TREE: _metering_tree,
+}

@@ -1,0 +1,259 @@
+"""Verification: what a batch, a receipt, or a run of batches proves under the keys that the verifier trusts.
+
+proto/EVIDENCE.md section 7, step by step. Nothing is fetched and nothing is remembered between calls, except in a
+`Witness`, which remembers what it has seen in order to notice two contents under one identity.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from agent.evidence import batch as batches
+from agent.evidence import merkle, statements
+from agent.evidence.batch import BatchHeader, BatchIdentity, SealedBatch
+from agent.evidence.cose import VerifyKey
+from agent.evidence.errors import MalformedError, ProofError, SignatureError
+from agent.evidence.statements import Sealing, Statement
+from agent.measure.reading import Reading
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedKey:
+    """A key that was enrolled for one gateway. It proves nothing about another one."""
+
+    gateway_id: str
+    key: VerifyKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedStatement:
+    """One statement that its gateway signed."""
+
+    statement: Statement
+    encoded: bytes
+    """The exact leaf bytes."""
+    index: int
+    """Place in the batch; authentic, because the tree's size is signed."""
+    batch: BatchIdentity
+    root: bytes
+    key_id: bytes
+
+    @property
+    def hash(self) -> bytes:
+        """SHA-256 of the leaf bytes."""
+        return hashlib.sha256(self.encoded).digest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedBatch:
+    """A batch that its gateway signed, with every leaf read."""
+
+    sealed: SealedBatch
+    sealing: Sealing
+    statements: tuple[VerifiedStatement, ...]
+    """All leaves in order; the first is the sealing."""
+
+    @property
+    def identity(self) -> BatchIdentity:
+        return self.sealed.identity
+
+    @property
+    def root(self) -> bytes:
+        return self.sealed.root
+
+    @property
+    def position(self) -> ChainPosition:
+        """Where the next batch must follow."""
+        return ChainPosition(self.identity.incarnation, self.identity.number, self.root)
+
+
+class Verifier:
+    """Verifies against a fixed set of enrolled keys."""
+
+    def __init__(self, trusted: Iterable[TrustedKey]) -> None:
+        self._keys: Final = {(entry.gateway_id, entry.key.key_id): entry.key for entry in trusted}
+
+    def verify_batch(self, encoded: bytes) -> VerifiedBatch:
+        """Everything that one batch can prove: its signature, and each leaf readable and in its place.
+
+        Raises MalformedError, UnsupportedError, SignatureError or ProofError. Order among batches: `follow`.
+        """
+        sealed = batches.decode_batch(encoded)
+        self._key_for(sealed.header).verify(sealed.to_be_signed, sealed.signature)
+        read = tuple(
+            VerifiedStatement(
+                statement=_leaf(leaf, index, sealed.identity),
+                encoded=leaf,
+                index=index,
+                batch=sealed.identity,
+                root=sealed.root,
+                key_id=sealed.header.key_id,
+            )
+            for index, leaf in enumerate(sealed.leaves)
+        )
+        sealing = read[0].statement
+        assert isinstance(sealing, Sealing)
+        return VerifiedBatch(sealed=sealed, sealing=sealing, statements=read)
+
+    def verify_receipt(self, receipt: bytes, statement: bytes) -> VerifiedStatement:
+        """That the gateway signed exactly these statement bytes. Raises as `verify_batch`.
+
+        The root is not in the receipt: it is computed from the statement and the path, and the signature over it tells
+        whether it is the signed one. A flipped bit in either therefore shows as a SignatureError.
+        """
+        read = batches.decode_receipt(receipt)
+        identity = read.header.identity
+        key = self._key_for(read.header)
+        if read.tree_size != identity.leaf_count:
+            raise ProofError(
+                f"receipt: proof for a tree of {read.tree_size} leaves, the signed header says {identity.leaf_count}"
+            )
+        root = merkle.root_from_path(merkle.leaf_hash(statement), read.index, read.tree_size, read.path)
+        read.sign1.verify(key, payload=root)
+        return VerifiedStatement(
+            statement=_leaf(statement, read.index, identity),
+            encoded=statement,
+            index=read.index,
+            batch=identity,
+            root=root,
+            key_id=read.header.key_id,
+        )
+
+    def _key_for(self, header: BatchHeader) -> VerifyKey:
+        key = self._keys.get((header.identity.gateway_id, header.key_id))
+        if key is None:
+            raise SignatureError(
+                f"key {header.key_id.hex()[:16]} is not trusted for gateway {header.identity.gateway_id[:80]!r}: "
+                "enrol it, or ask where this came from"
+            )
+        key.require_algorithm(header.algorithm)
+        return key
+
+
+def _leaf(encoded: bytes, index: int, batch: BatchIdentity) -> Statement:
+    try:
+        statement = statements.decode(encoded)
+    except MalformedError as error:
+        raise MalformedError(f"leaf {index} of batch {batch.number}: {error}") from error
+    if isinstance(statement, Sealing) is not (index == 0):
+        raise ProofError(f"batch {batch.number}: leaf 0 is the sealing, and no other leaf is; leaf {index} breaks that")
+    if isinstance(statement, Reading) and statement.incarnation > batch.incarnation:
+        raise ProofError(f"leaf {index} of batch {batch.number}: a reading of an incarnation later than the batch's")
+    return statement
+
+
+@dataclass(frozen=True, slots=True)
+class ChainPosition:
+    """How far a gateway's chain of batches is known."""
+
+    incarnation: int
+    number: int
+    root: bytes
+
+
+def follow(after: ChainPosition | None, batch: VerifiedBatch) -> ChainPosition:
+    """The chain with this batch added. Raises ProofError when it is not the next one.
+
+    `after` is None before the first batch of a gateway. A new incarnation starts at batch 1 again: that is no break
+    of the chain, but it is an event that somebody must be able to explain (a lost store, a restored backup).
+    """
+    identity = batch.identity
+    expected = 1 if after is None or identity.incarnation > after.incarnation else after.number + 1
+    if after is not None and identity.incarnation < after.incarnation:
+        raise ProofError(f"chain: incarnation {identity.incarnation} after incarnation {after.incarnation}")
+    if identity.number != expected:
+        raise ProofError(f"chain: batch {identity.number} where batch {expected} is next")
+    if identity.number > 1 and after is not None and identity.previous_root != after.root:
+        raise ProofError(
+            f"chain: batch {identity.number} follows root {identity.previous_root.hex()[:16]}, "
+            f"but batch {after.number} has root {after.root.hex()[:16]}"
+        )
+    return batch.position
+
+
+@dataclass(frozen=True, slots=True)
+class ChainBreak:
+    """The first place where a run of batches is no chain."""
+
+    after: ChainPosition | None
+    at: BatchIdentity
+    why: str
+
+
+def first_break(run: Iterable[VerifiedBatch], after: ChainPosition | None = None) -> ChainBreak | None:
+    """The first break in a run of one gateway's batches, in the order given; None when there is none.
+
+    Without `after` the run may begin anywhere: its first batch is taken as the start.
+    Raises ValueError when the run holds batches of two gateways.
+    """
+    gateway_id: str | None = None
+    for batch in run:
+        if gateway_id not in (None, batch.identity.gateway_id):
+            raise ValueError("a chain belongs to one gateway; sort the batches by gateway first")
+        gateway_id = batch.identity.gateway_id
+        if after is None:
+            after = batch.position
+            continue
+        try:
+            after = follow(after, batch)
+        except ProofError as error:
+            return ChainBreak(after, batch.identity, str(error))
+    return None
+
+
+_Identity: TypeAlias = tuple[str, str, int, bytes, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Equivocation:
+    """Two signed contents where the format allows one: keep both, they are the proof."""
+
+    subject: str
+    """Which batch or which reading, for a person."""
+    first_hash: bytes
+    """SHA-256 of the content that was seen first: of the statement, or the hash of the batch."""
+    second_hash: bytes
+
+
+class Witness:
+    """Remembers the hash of every batch and reading that it was shown, and tells when one identity has two contents.
+
+    Memory grows with what is shown: about 200 bytes for each reading.
+    """
+
+    def __init__(self) -> None:
+        self._batches: dict[tuple[str, int, int], bytes] = {}
+        self._readings: dict[_Identity, bytes] = {}
+        self._boots: dict[tuple[str, str, int, int], bytes] = {}
+
+    def see_batch(self, batch: VerifiedBatch) -> tuple[Equivocation, ...]:
+        """Whatever contradicts what was seen before: the batch itself and each of its readings."""
+        i = batch.identity
+        found = []
+        first = self._batches.setdefault((i.gateway_id, i.incarnation, i.number), batch.sealed.hash)
+        if first != batch.sealed.hash:
+            subject = f"batch {i.number} of incarnation {i.incarnation} of {i.gateway_id}"
+            found.append(Equivocation(subject, first, batch.sealed.hash))
+        for statement in batch.statements:
+            found.extend(self.see_statement(statement))
+        return tuple(found)
+
+    def see_statement(self, verified: VerifiedStatement) -> tuple[Equivocation, ...]:
+        """Two contents under one reading's identity, or one sequence in two boots (a copied or restored gateway)."""
+        r = verified.statement
+        if not isinstance(r, Reading):
+            return ()
+        gateway_id = verified.batch.gateway_id
+        subject = f"reading {r.sequence} of {r.device_id}, incarnation {r.incarnation}"
+        content = verified.hash
+        first = self._readings.setdefault((gateway_id, r.device_id, r.incarnation, r.boot_id, r.sequence), content)
+        if first != content:
+            return (Equivocation(f"{subject}: two contents", first, content),)
+        boot = self._boots.setdefault((gateway_id, r.device_id, r.incarnation, r.sequence), r.boot_id)
+        if boot != r.boot_id:
+            earlier = self._readings[(gateway_id, r.device_id, r.incarnation, boot, r.sequence)]
+            return (Equivocation(f"{subject}: one sequence in two boots", earlier, content),)
+        return ()

@@ -1,0 +1,155 @@
+"""What is remembered of one meter between two samples, and how it survives a restart."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Final
+
+from agent.measure.reading import Quality, Reading
+from agent.measure.registers import Register, first_look
+
+_FORMAT: Final = 1
+
+
+class MeasureError(Exception):
+    """A note about a meter cannot be read. Go on with `MeterState.from_reading`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registers:
+    """Both directions, as far as the device counts them."""
+
+    imported: Register | None
+    exported: Register | None
+
+    @property
+    def known(self) -> bool:
+        return self.imported is not None or self.exported is not None
+
+    @property
+    def net_wh(self) -> int:
+        """floor(net register / 1000). A direction that the device does not count adds nothing."""
+        net = (self.imported.milliwatt_hours if self.imported else 0) - (
+            self.exported.milliwatt_hours if self.exported else 0
+        )
+        return net // 1000
+
+
+NO_REGISTERS: Final = Registers(None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """A run of looks that agree among themselves and not with the last good one."""
+
+    reset: bool
+    """The registers fell; else they jumped."""
+    first: Registers
+    """The origin of the next epoch, should the fall prove to be a reset."""
+    newest: Registers
+    since_us: int
+    looks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeterState:
+    """Everything that `meter.step` needs from the past."""
+
+    sequence: int
+    """Of the last reading."""
+    meter_epoch: int
+    meter_id: str
+    """Empty while not known."""
+    registers: Registers
+    """The last good look of this epoch."""
+    timestamp_us: int
+    """The newest moment of a reading so far."""
+    monotonic_s: float | None = None
+    """The same on the monotonic clock; None after a restart."""
+    held: bool = False
+    """The newest live reading repeated a register."""
+    doubt: Doubt | None = None
+    quiet: tuple[tuple[str, int], ...] = ()
+    """Oddities that can come back every second, by code, and until when they are not reported again."""
+
+    @staticmethod
+    def from_reading(last: Reading, last_with_registers: Reading | None = None) -> MeterState:
+        """The state after `last`, where no note is left. Roll-overs, doubts and the meter's name are forgotten.
+
+        `last_with_registers` is the newest reading whose registers are not null, where `last` itself has none: without
+        it the energy since then is lost. It is ignored when it is of another meter epoch.
+        """
+        origin = last_with_registers if last_with_registers is not None else last
+        if origin.meter_epoch != last.meter_epoch:
+            origin = last
+
+        def register(value: int | None) -> Register | None:
+            return None if value is None else first_look(value, origin.timestamp_us)
+
+        return MeterState(
+            sequence=last.sequence,
+            meter_epoch=last.meter_epoch,
+            meter_id="",
+            registers=Registers(
+                register(origin.import_register_milliwatt_hours), register(origin.export_register_milliwatt_hours)
+            ),
+            timestamp_us=last.timestamp_us,
+            held=Quality.REGISTER_HELD in last.quality,
+        )
+
+    def encode(self) -> bytes:
+        """A note for the store, written in the transaction of the reading. The monotonic moment is not in it."""
+        doubt = self.doubt
+        return json.dumps(
+            {
+                "format": _FORMAT,
+                "sequence": self.sequence,
+                "meter_epoch": self.meter_epoch,
+                "meter_id": self.meter_id,
+                "registers": _pack(self.registers),
+                "timestamp_us": self.timestamp_us,
+                "held": self.held,
+                "doubt": None
+                if doubt is None
+                else [doubt.reset, _pack(doubt.first), _pack(doubt.newest), doubt.since_us, doubt.looks],
+                "quiet": self.quiet,
+            },
+            separators=(",", ":"),
+        ).encode()
+
+    @staticmethod
+    def decode(note: bytes) -> MeterState:
+        """Raises MeasureError."""
+        try:
+            saved = json.loads(note)
+            if saved["format"] != _FORMAT:
+                raise ValueError(f"format {saved['format']!r:.20} is not known here")
+            doubt = None
+            if saved["doubt"] is not None:
+                reset, first, newest, since_us, looks = saved["doubt"]
+                doubt = Doubt(bool(reset), _unpack(first), _unpack(newest), int(since_us), int(looks))
+            return MeterState(
+                sequence=int(saved["sequence"]),
+                meter_epoch=int(saved["meter_epoch"]),
+                meter_id=str(saved["meter_id"]),
+                registers=_unpack(saved["registers"]),
+                timestamp_us=int(saved["timestamp_us"]),
+                held=bool(saved["held"]),
+                doubt=doubt,
+                quiet=tuple((str(code), int(until_us)) for code, until_us in saved["quiet"]),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise MeasureError(f"note about a meter: {str(error)[:120]}") from error
+
+
+def _pack(registers: Registers) -> list[list[int] | None]:
+    return [
+        None if r is None else [r.milliwatt_hours, r.offset, r.changed_us]
+        for r in (registers.imported, registers.exported)
+    ]
+
+
+def _unpack(packed: list[list[int] | None]) -> Registers:
+    imported, exported = (None if r is None else Register(int(r[0]), int(r[1]), int(r[2])) for r in packed)
+    return Registers(imported, exported)

@@ -1,0 +1,1 @@
+"""Tests of agent/evidence: statements, batches, receipts and their verification."""

@@ -1,0 +1,127 @@
+"""The test vectors hold our code, a stranger's verifier and the generator to one and the same format."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agent.evidence import errors, merkle, statements
+from agent.evidence.acknowledgement import verify_acknowledgement
+from agent.evidence.verify import first_break
+from hil_tests import generate_vectors
+from tests.agent.evidence import independent, vectors
+
+ERRORS = {
+    "malformed": errors.MalformedError,
+    "unsupported": errors.UnsupportedError,
+    "signature": errors.SignatureError,
+    "proof": errors.ProofError,
+}
+
+
+def their_verifier() -> independent.Verifier:
+    return independent.Verifier(
+        {
+            (entry["gateway_id"], bytes.fromhex(entry["key_id"])): (
+                entry["algorithm"],
+                bytes.fromhex(entry["public_key_der"]),
+            )
+            for entry in vectors.load("keys.json")["trusted"]
+        }
+    )
+
+
+def test_files_are_what_the_generator_makes() -> None:
+    made = generate_vectors.files()
+    assert {path.name for path in vectors.FOLDER.iterdir()} == set(made)
+    for name, content in made.items():
+        assert (vectors.FOLDER / name).read_text(encoding="utf-8") == content, f"{name}: generate the vectors again"
+
+
+@pytest.mark.parametrize("case", vectors.cases("statements.json"), ids=vectors.name_of)
+def test_statement_vector(case: Any) -> None:
+    encoded = bytes.fromhex(case["statement"])
+    if case["valid"]:
+        statement = statements.decode(encoded)
+        assert generate_vectors.plain(statement) == case["fields"]
+        assert statements.encode(statement) == encoded
+        independent.statement(encoded)
+        return
+    with pytest.raises(ERRORS[case["error"]]):
+        statements.decode(encoded)
+    with pytest.raises(Exception):  # noqa: B017, PT011  # any refusal will do
+        independent.statement(encoded)
+
+
+def test_merkle_vectors() -> None:
+    for tree in vectors.load("merkle.json"):
+        leaves = [bytes.fromhex(leaf) for leaf in tree["leaves"]]
+        hashes = [merkle.leaf_hash(leaf) for leaf in leaves]
+        assert merkle.root(hashes).hex() == independent.root_of(leaves).hex() == tree["root"]
+        for index, path in enumerate(tree["paths"]):
+            siblings = [bytes.fromhex(sibling) for sibling in path]
+            assert merkle.inclusion_path(hashes, index) == siblings
+            assert independent.climb(leaves[index], index, len(leaves), siblings).hex() == tree["root"]
+
+
+@pytest.mark.parametrize("case", vectors.cases("batches.json"), ids=vectors.name_of)
+def test_batch_vector(case: Any) -> None:
+    encoded = bytes.fromhex(case["batch"])
+    if case["valid"]:
+        verified = vectors.verifier().verify_batch(encoded)
+        assert verified.root.hex() == case["root"]
+        assert verified.sealed.hash.hex() == case["hash"]
+        assert verified.identity.number == case["number"]
+        assert len(verified.statements) == case["leaf_count"]
+        assert verified.sealed.encode() == encoded
+        assert their_verifier().batch(encoded)[1].hex() == case["root"]
+        return
+    with pytest.raises(ERRORS[case["error"]]):
+        vectors.verifier().verify_batch(encoded)
+    with pytest.raises(Exception):  # noqa: B017, PT011  # any refusal will do
+        their_verifier().batch(encoded)
+
+
+@pytest.mark.parametrize("case", vectors.cases("receipts.json"), ids=vectors.name_of)
+def test_receipt_vector(case: Any) -> None:
+    receipt, statement = bytes.fromhex(case["receipt"]), bytes.fromhex(case["statement"])
+    if case["valid"]:
+        verified = vectors.verifier().verify_receipt(receipt, statement)
+        assert (verified.index, verified.root.hex()) == (case["index"], case["root"])
+        index, root = their_verifier().receipt(receipt, statement)
+        assert (index, root.hex()) == (case["index"], case["root"])
+        return
+    with pytest.raises(ERRORS[case["error"]]):
+        vectors.verifier().verify_receipt(receipt, statement)
+    with pytest.raises(Exception):  # noqa: B017, PT011  # any refusal will do
+        their_verifier().receipt(receipt, statement)
+
+
+@pytest.mark.parametrize("case", vectors.cases("chains.json"), ids=vectors.name_of)
+def test_chain_vector(case: Any) -> None:
+    run = [vectors.verifier().verify_batch(bytes.fromhex(encoded)) for encoded in case["batches"]]
+    found = first_break(run)
+    if case["breaks_at"] is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert found.at == run[case["breaks_at"]].identity
+    theirs = [their_verifier().batch(bytes.fromhex(encoded)) for encoded in case["batches"]]
+    assert independent.breaks_at(theirs) == case["breaks_at"]
+
+
+@pytest.mark.parametrize("case", vectors.cases("acknowledgements.json"), ids=vectors.name_of)
+def test_acknowledgement_vector(case: Any) -> None:
+    encoded, key = bytes.fromhex(case["acknowledgement"]), vectors.platform_key()
+    if case["valid"]:
+        read = verify_acknowledgement(encoded, key)
+        assert read.gateway_id == case["gateway_id"]
+        assert (read.incarnation, read.batch_number) == (case["incarnation"], case["batch_number"])
+        assert (read.root.hex(), read.platform_time_us) == (case["root"], case["platform_time_us"])
+        independent.acknowledgement(encoded, key.algorithm, key.public_key_der)
+        return
+    with pytest.raises(ERRORS[case["error"]]):
+        verify_acknowledgement(encoded, key)
+    with pytest.raises(Exception):  # noqa: B017, PT011  # any refusal will do
+        independent.acknowledgement(encoded, key.algorithm, key.public_key_der)
