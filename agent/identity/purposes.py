@@ -1,0 +1,15 @@
+"""Which key of the token is for what: CKA_ID by use. One key, one use."""
+
+from __future__ import annotations
+
+from typing import Final
+
+EVIDENCE_KEY: Final = b"evidence"
+"""Signs batches. Its did:key is the gateway's identifier."""
+UPLINK_KEY: Final = b"uplink-tls"
+"""Client key of the mutual TLS with the platform."""
+
+
+def device_key(device_id: str) -> bytes:
+    """The key of one settled device: it signs that device's channel."""
+    return f"device:{device_id}".encode()

@@ -1,0 +1,175 @@
+"""A TPM 2.0 in software behind PKCS#11: swtpm, a resource manager on a private D-Bus, and tpm2-pkcs11.
+
+The resource manager does what the kernel's /dev/tpmrm0 does on a real machine; without it the TPM runs out of object
+slots (error 0x902).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+PROGRAMS: Final = ("swtpm", "swtpm_setup", "tpm2-abrmd", "dbus-daemon", "tpm2_ptool")
+_MODULES: Final = (
+    Path("/usr/lib/x86_64-linux-gnu/pkcs11/libtpm2_pkcs11.so"),
+    Path("/usr/lib/aarch64-linux-gnu/pkcs11/libtpm2_pkcs11.so"),
+    Path("/usr/lib/x86_64-linux-gnu/libtpm2_pkcs11.so.1"),
+    Path("/usr/lib/aarch64-linux-gnu/libtpm2_pkcs11.so.1"),
+)
+START_S: Final = 20.0
+
+
+def tpm_module() -> Path | None:
+    """The tpm2-pkcs11 module; None when it or one of the programs is not installed."""
+    if any(shutil.which(program) is None for program in PROGRAMS):
+        return None
+    return next((path for path in _MODULES if path.exists()), None)
+
+
+class SoftTpm:
+    """A running TPM with one initialised token. `close` ends everything that was started."""
+
+    def __init__(self, folder: Path, *, label: str = "v2g-rig-tpm") -> None:
+        module = tpm_module()
+        if module is None:
+            raise RuntimeError(f"tpm2-pkcs11 or one of {', '.join(PROGRAMS)} is not installed")
+        self.module = module
+        self.label = label
+        self.pin = str(secrets.randbelow(9 * 10**7) + 10**7)
+        self._so_pin = str(secrets.randbelow(9 * 10**7) + 10**7)
+        self._folder = folder.resolve()  # swtpm wants absolute paths
+        self._state, self._store, self._bus = (self._folder / name for name in ("state", "store", "bus"))
+        self._programs: list[subprocess.Popen[bytes]] = []
+        self._state.mkdir(parents=True, mode=0o700)
+        self._store.mkdir(mode=0o700)
+        try:
+            self._make()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def environment(self) -> dict[str, str]:
+        tcti = "tabrmd:bus_type=session"
+        return {
+            "DBUS_SESSION_BUS_ADDRESS": f"unix:path={self._bus}",
+            "TPM2TOOLS_TCTI": tcti,
+            "TPM2_PKCS11_TCTI": tcti,
+            "TPM2_PKCS11_STORE": str(self._store),
+            "TPM2_PKCS11_LOG_LEVEL": "0",
+        }
+
+    def take_away(self) -> None:
+        """End the TPM and its resource manager; the bus stays, as a kernel would."""
+        while len(self._programs) > 1:
+            _end(self._programs.pop())
+
+    def put_back(self) -> None:
+        self._power_on()
+
+    def close(self) -> None:
+        while self._programs:
+            _end(self._programs.pop())
+
+    def _make(self) -> None:
+        self._run(
+            "swtpm_setup", "--tpm2", "--tpmstate", str(self._state), "--createek", "--decryption", "--lock-nvram",
+            "--overwrite",
+        )  # fmt: skip
+        self._start("dbus-daemon", "--session", "--nofork", f"--address=unix:path={self._bus}")
+        _wait("the private D-Bus", self._bus.exists)
+        self._power_on()
+        self._run("tpm2_ptool", "init", "--path", str(self._store))
+        # tpm2_ptool takes PINs as arguments only; these guard a simulated TPM and live as long as the test.
+        self._run(
+            "tpm2_ptool", "addtoken", "--path", str(self._store), "--pid=1", f"--label={self.label}",
+            f"--sopin={self._so_pin}", f"--userpin={self.pin}",
+        )  # fmt: skip
+
+    def _power_on(self) -> None:
+        port = _free_port_pair()
+        self._start(
+            "swtpm", "socket", "--tpm2", "--tpmstate", f"dir={self._state}",
+            "--server", f"type=tcp,port={port},bindaddr=127.0.0.1",
+            "--ctrl", f"type=tcp,port={port + 1},bindaddr=127.0.0.1",
+            "--flags", "not-need-init,startup-clear",
+        )  # fmt: skip
+        _wait("swtpm", lambda: _listens(port + 1))
+        self._start(
+            "tpm2-abrmd", "--allow-root", "--session", f"--tcti=swtpm:host=127.0.0.1,port={port}", "--flush-all"
+        )
+        _wait("the resource manager", self._has_manager)
+
+    def _has_manager(self) -> bool:
+        asked = subprocess.run(
+            [
+                "dbus-send", f"--bus=unix:path={self._bus}", "--print-reply", "--dest=org.freedesktop.DBus", "/",
+                "org.freedesktop.DBus.NameHasOwner", "string:com.intel.tss2.Tabrmd",
+            ],
+            capture_output=True,
+            check=False,
+        )  # fmt: skip
+        return b"boolean true" in asked.stdout
+
+    def _start(self, *arguments: str) -> None:
+        log = (self._folder / f"{arguments[0]}.log").open("ab")
+        with log:
+            program = subprocess.Popen(
+                arguments,
+                env={**os.environ, **self.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._programs.append(program)
+
+    def _run(self, *arguments: str) -> None:
+        done = subprocess.run(
+            arguments, env={**os.environ, **self.environment}, capture_output=True, check=False, timeout=120
+        )
+        if done.returncode != 0:
+            said = (done.stdout + done.stderr).decode(errors="replace").strip()[-600:]
+            raise RuntimeError(f"{' '.join(arguments[:2])} failed: {said}")
+
+
+def _free_port_pair() -> int:
+    """A port that is free and whose successor is too: the TCTI finds the control port by adding one."""
+    while True:
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            port = int(first.getsockname()[1])
+            try:
+                second.bind(("127.0.0.1", port + 1))
+            except OSError:
+                continue
+            return port
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _wait(what: str, condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + START_S
+    while not condition():
+        if time.monotonic() > deadline_s:
+            raise RuntimeError(f"{what} did not come up within {START_S:g} s")
+        time.sleep(0.05)
+
+
+def _end(program: subprocess.Popen[bytes]) -> None:
+    program.terminate()
+    try:
+        program.wait(5)
+    except subprocess.TimeoutExpired:
+        program.kill()
+        program.wait()

@@ -1,0 +1,40 @@
+"""Which private keys may be used: only those that were born in the token and cannot leave it."""
+
+from __future__ import annotations
+
+import pytest
+from pkcs11 import Attribute
+
+from agent.token.cryptoki import _Pin, fault_of
+
+BORN_HERE: dict[Attribute, bool | None] = {
+    Attribute.EXTRACTABLE: False,
+    Attribute.NEVER_EXTRACTABLE: True,
+    Attribute.SENSITIVE: True,
+    Attribute.LOCAL: True,
+    Attribute.SIGN: True,
+}
+
+
+def test_a_key_that_was_born_here_and_stays_may_be_used() -> None:
+    assert fault_of(BORN_HERE.get) is None
+
+
+@pytest.mark.parametrize("attribute", BORN_HERE)
+def test_one_wrong_attribute_is_enough_to_refuse_a_key(attribute: Attribute) -> None:
+    wrong = {**BORN_HERE, attribute: not BORN_HERE[attribute]}
+    assert f"CKA_{attribute.name}" in (fault_of(wrong.get) or "")
+
+
+@pytest.mark.parametrize("attribute", [Attribute.EXTRACTABLE, Attribute.SENSITIVE, Attribute.LOCAL, Attribute.SIGN])
+def test_what_a_token_does_not_say_counts_against_the_key(attribute: Attribute) -> None:
+    assert fault_of({**BORN_HERE, attribute: None}.get) is not None
+
+
+def test_a_token_may_leave_out_never_extractable() -> None:
+    assert fault_of({**BORN_HERE, Attribute.NEVER_EXTRACTABLE: None}.get) is None
+
+
+def test_a_pin_stays_out_of_tracebacks_that_show_local_variables() -> None:
+    assert "1234" not in f"{_Pin('1234')!r} {[_Pin('1234')]}"
+    assert _Pin("1234").encode() == b"1234"
