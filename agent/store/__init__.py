@@ -1,0 +1,34 @@
+"""The only room that speaks SQL. A value returned by the store means that it survives a power cut.
+
+Knows rows, transactions and durability; knows nothing of what evidence, commands or channels mean.
+"""
+
+from agent.store.errors import (
+    ConflictError,
+    StoreCorruptError,
+    StoreError,
+    StoreFullError,
+    StoreInUseError,
+    StoreVersionError,
+)
+from agent.store.reader import Reader
+from agent.store.rows import ChannelRow, Counts, Queued, QueuedRow, Stage, StoredBatch
+from agent.store.store import Store, StoreJournal
+
+__all__ = [
+    "ChannelRow",
+    "ConflictError",
+    "Counts",
+    "Queued",
+    "QueuedRow",
+    "Reader",
+    "Stage",
+    "Store",
+    "StoreCorruptError",
+    "StoreError",
+    "StoreFullError",
+    "StoreInUseError",
+    "StoreJournal",
+    "StoreVersionError",
+    "StoredBatch",
+]

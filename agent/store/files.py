@@ -1,0 +1,186 @@
+"""The files around the database: the lock, the incarnation that outlives it, what was set aside, the reserve.
+
+All of this is done before the database is opened, in a thread: it blocks.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from agent.store import schema
+from agent.store.errors import StoreCorruptError, StoreError, StoreInUseError
+
+DATABASE: Final = "evidence.db"
+INCARNATION: Final = "incarnation"
+LOCK: Final = "evidence.lock"
+RESERVE: Final = "reserve"
+SUSPECT: Final = "evidence.suspect"
+"""Left behind when damage was met while running: the next start checks the whole file."""
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A database file that is good to open."""
+
+    path: Path
+    incarnation: int
+    set_aside: Path | None
+    """Where a damaged database went, when this start found one."""
+
+
+class Lock:
+    """Held by the one process that may write. The kernel drops it with the process, however that ends."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises StoreInUseError, or StoreError when the folder cannot be used."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+            self._descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        except OSError as error:
+            raise StoreError(f"{folder}: cannot be used as state directory: {error.strerror}") from error
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._descriptor)
+            raise StoreInUseError(f"{folder}: another v2g-gateway is using this state directory; stop it") from error
+
+    def release(self) -> None:
+        """Let another process in."""
+        os.close(self._descriptor)
+
+
+def prepare(folder: Path) -> Prepared:
+    """Find or make the database of a folder, migrate it, and say which incarnation it is.
+
+    An incarnation is one unbroken life of the store. A new one begins with a new database, and with one that is older
+    than the incarnation file (a backup was put back): numbers that it would give out may have been given out before.
+    Raises StoreVersionError, StoreError. Damage is no error: the file is set aside and a new one made.
+    """
+    path, suspect = folder / DATABASE, folder / SUSPECT
+    set_aside = None
+    try:
+        if path.exists():
+            try:
+                schema.check(path, whole=suspect.exists())
+                schema.migrate(path)
+                held = schema.read_incarnation(path)
+            except StoreCorruptError as error:
+                set_aside = _set_aside(folder)
+                _log.error("store.set_aside", path=str(set_aside), why=str(error))
+                held = None
+            suspect.unlink(missing_ok=True)
+        else:
+            held = None
+        noted = _read_incarnation_file(folder)
+        incarnation = held or 0
+        if held is None or held < noted:
+            incarnation = max(noted, held or 0, _highest_set_aside(folder)) + 1
+        if incarnation != noted:
+            # Before the database carries it: a crash in between skips an incarnation, the other order could repeat one.
+            write_durably(folder / INCARNATION, f"{incarnation}\n".encode())
+        if held != incarnation:
+            schema.migrate(path)
+            schema.write_incarnation(path, incarnation)
+            sync_folder(folder)
+            _log.warning("store.new_incarnation", incarnation=incarnation, before=held or noted)
+    except OSError as error:
+        raise StoreError(f"{folder}: {error.strerror} ({error.filename})") from error
+    return Prepared(path, incarnation, set_aside)
+
+
+def _read_incarnation_file(folder: Path) -> int:
+    """0 when there is none, or it is damaged: then the database, or what was set aside, knows."""
+    try:
+        text = (folder / INCARNATION).read_bytes()
+    except FileNotFoundError:
+        return 0
+    return int(text) if re.fullmatch(rb"[0-9]{1,18}\n", text) else 0
+
+
+def _set_aside(folder: Path) -> Path:
+    """Move the database away, never deleting it, with its log: the log may hold the newest commits."""
+    noted = _read_incarnation_file(folder)
+    serial = 1
+    while (target := folder / f"{DATABASE}.damaged-{noted}-{serial}").exists():
+        serial += 1
+    for suffix in ("-wal", "-shm", ""):
+        source = folder / (DATABASE + suffix)
+        if source.exists():
+            source.rename(folder / (target.name + suffix))
+    sync_folder(folder)
+    return target
+
+
+def _highest_set_aside(folder: Path) -> int:
+    found = (re.fullmatch(rf"{re.escape(DATABASE)}\.damaged-(\d+)-\d+", p.name) for p in folder.iterdir())
+    return max((int(match.group(1)) for match in found if match), default=0)
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Replace a file so that after a power cut it holds the old or the new content, and once returned the new."""
+    temporary = path.with_name(path.name + ".new")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and new files in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Reserve:
+    """Disk space kept back for what must be written even when the disk is full: commands, receipts, sealing.
+
+    A file with real blocks. Releasing it gives the blocks back to the file system for the urgent writes.
+    """
+
+    def __init__(self, folder: Path, size: int) -> None:
+        self._path = folder / RESERVE
+        self._size = size
+
+    @property
+    def held(self) -> bool:
+        """Whether the space is kept back at the moment."""
+        try:
+            return self._path.stat().st_size >= self._size
+        except OSError:
+            return False
+
+    def hold(self) -> bool:
+        """Take the space. False when the disk has not that much left; nothing is taken then."""
+        if self.held:
+            return True
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            try:
+                os.posix_fallocate(descriptor, 0, self._size)
+            finally:
+                os.close(descriptor)
+        except OSError:
+            self.release()
+            return False
+        return True
+
+    def release(self) -> None:
+        """Give the space to whoever writes next."""
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            _log.error("store.reserve_stuck", why=str(error.strerror))

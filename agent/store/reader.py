@@ -1,0 +1,346 @@
+"""Everything that is read from the store. One connection of its own: WAL lets it read while the writer writes."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, TypeAlias, TypeVar
+from urllib.parse import quote
+
+import aiosqlite
+
+from agent.store import spans
+from agent.store.errors import StoreCorruptError, StoreError, translated
+from agent.store.files import DATABASE
+from agent.store.rows import ChannelRow, Counts, QueuedRow, Stage, StoredBatch
+
+T = TypeVar("T")
+CHUNK: Final = 256
+"""Batches read in one go: about 1 MB of a busy site."""
+Parameter: TypeAlias = "int | str | bytes | None"
+_BATCH_COLUMNS: Final = "b.incarnation, b.number, b.root, b.previous_root, o.encoded, b.sealed_at_us, b.leaf_count"
+
+
+class Reader:
+    """Reads a store. On its own (`Reader.beside`) also while the agent runs, for the command line."""
+
+    def __init__(self, connection: aiosqlite.Connection, incarnation: int, damaged: Callable[[], None]) -> None:
+        self._read = connection
+        self._damaged = damaged
+        self.incarnation = incarnation
+        """One unbroken life of the store, from 1; see `agent.store.files.prepare`."""
+
+    @staticmethod
+    @asynccontextmanager
+    async def beside(state_dir: Path) -> AsyncIterator[Reader]:
+        """Read a store that may be in use, taking no lock. Raises StoreError when there is none."""
+        path = state_dir / DATABASE
+        if not path.exists():
+            raise StoreError(f"{path}: there is no store; the agent makes it when it first runs")
+        connection = await connect(path, writing=False)
+        try:
+            reader = Reader(connection, 0, lambda: None)
+            rows = await reader._all("SELECT value FROM property WHERE name = 'incarnation'")
+            reader.incarnation = _number(rows[0][0])
+            yield reader
+        finally:
+            await connection.close()
+
+    async def queued(self, limit: int = 4095, most_bytes: int = 1 << 20) -> list[QueuedRow]:
+        """The statements that wait longest, in order of `put`: at most `limit` and `most_bytes`, but at least one."""
+        rows = await self._all(
+            "SELECT q.place, s.kind, s.device_id, q.sequence, q.timestamp_us, q.encoded, q.urgent "
+            "FROM queue q JOIN series s USING (series) ORDER BY q.place LIMIT ?",
+            limit,
+        )
+        taken: list[QueuedRow] = []
+        size = 0
+        for place, kind, device_id, sequence, timestamp_us, encoded, urgent in rows:
+            size += len(encoded)
+            if taken and size > most_bytes:
+                break
+            taken.append(QueuedRow(place, kind, device_id or None, sequence, timestamp_us, encoded, bool(urgent)))
+        return taken
+
+    async def last_batch(self) -> tuple[int, int, bytes] | None:
+        """(incarnation, number, root) of the newest batch of this incarnation; None before its first."""
+        rows = await self._all(
+            "SELECT incarnation, number, root FROM batch WHERE incarnation = ? ORDER BY number DESC LIMIT 1",
+            self.incarnation,
+        )
+        return (rows[0][0], rows[0][1], rows[0][2]) if rows else None
+
+    async def unacknowledged(
+        self, after_number: int, limit: int, *, incarnation: int | None = None, most_bytes: int = 4 << 20
+    ) -> list[StoredBatch]:
+        """Batches of an incarnation (this one) that nobody acknowledged, number above `after_number`, in order.
+
+        At most `limit` and `most_bytes`, but at least one where there is one.
+        """
+        which = self.incarnation if incarnation is None else incarnation
+        rows = await self._all(
+            "SELECT number, size FROM batch WHERE incarnation = ?1 AND number > max(?2, coalesce("
+            "(SELECT max(up_to_number) FROM acknowledged WHERE incarnation = ?1), 0)) ORDER BY number LIMIT ?3",
+            which,
+            after_number,
+            limit,
+        )
+        last, size = 0, 0
+        for number, bytes_of_it in rows:
+            size += bytes_of_it
+            if last and size > most_bytes:
+                break
+            last = number
+        if not last:
+            return []
+        return await self._batches("b.incarnation = ? AND b.number BETWEEN ? AND ?", which, rows[0][0], last)
+
+    async def unacknowledged_incarnations(self) -> list[int]:
+        """Incarnations that have unacknowledged batches, oldest first. More than one after a restored backup."""
+        rows = await self._all(
+            "SELECT incarnation FROM batch b GROUP BY incarnation HAVING max(number) > coalesce("
+            "(SELECT max(up_to_number) FROM acknowledged a WHERE a.incarnation = b.incarnation), 0) ORDER BY 1"
+        )
+        return [row[0] for row in rows]
+
+    async def acknowledged_number(self, incarnation: int | None = None) -> int:
+        """Number of the newest acknowledged batch of an incarnation (this one); 0: none."""
+        rows = await self._all(
+            "SELECT coalesce(max(up_to_number), 0) FROM acknowledged WHERE incarnation = ?",
+            self.incarnation if incarnation is None else incarnation,
+        )
+        return _number(rows[0][0])
+
+    async def batches(self, from_number: int, limit: int, *, incarnation: int | None = None) -> list[StoredBatch]:
+        """Batches held of an incarnation (this one), acknowledged or not, from a number on, in order."""
+        which = self.incarnation if incarnation is None else incarnation
+        return await self._batches("b.incarnation = ? AND b.number >= ?", which, from_number, limit=limit)
+
+    async def incarnations(self) -> list[int]:
+        """Incarnations that batches are held of, oldest first."""
+        return [row[0] for row in await self._all("SELECT DISTINCT incarnation FROM batch ORDER BY 1")]
+
+    async def batch_of(self, device_id: str | None, sequence: int, *, kind: int = 1) -> tuple[StoredBatch, int] | None:
+        """The batch that holds the statement of a kind (1: reading) with this sequence, and its leaf index.
+
+        None when it is unknown, still queued, or pruned.
+        """
+        series = await self._series_of(device_id, kind)
+        first = await self._first_batch_with(series, sequence)
+        rows = await self._all(
+            "SELECT batch, leaves FROM span WHERE series = ? AND batch >= ? ORDER BY batch LIMIT 1", series, first
+        )
+        for batch, leaves in rows:
+            for leaf in self._checked(spans.decode, leaves):
+                if leaf.sequence == sequence:
+                    return (await self._batches("b.batch = ?", batch))[0], leaf.index
+        return None
+
+    async def statements(self, device_id: str | None, kind: int, from_us: int, to_us: int) -> list[bytes]:
+        """Statements of a device and kind, sealed or queued, with from_us < timestamp <= to_us, in order of `put`.
+
+        For readings that is the order of their sequence. (A reading at a boundary tells of the time before it.)
+        """
+        rows = await self._all(
+            "SELECT coalesce(min(batch), 0) FROM batch INDEXED BY batch_by_time "
+            "WHERE last_timestamp_us > ? AND first_timestamp_us <= ?",
+            from_us,
+            to_us,
+        )
+        return await self._scan(
+            await self._series_of(device_id, kind),
+            _number(rows[0][0]),
+            lambda leaf: from_us < leaf.timestamp_us <= to_us,
+            before_us=to_us,
+        )
+
+    async def statements_after(
+        self, device_id: str | None, kind: int, sequence: int, limit: int = 100_000
+    ) -> list[bytes]:
+        """Statements of a device and kind, sealed or queued, with a higher sequence, in its order; at most `limit`."""
+        series = await self._series_of(device_id, kind)
+        first = await self._first_batch_with(series, sequence + 1)
+        return await self._scan(
+            series, first, lambda leaf: leaf.sequence is not None and leaf.sequence > sequence, limit=limit
+        )
+
+    async def note(self, key: str) -> bytes | None:
+        """The value kept under a key."""
+        rows = await self._all("SELECT value FROM note WHERE key = ?", key)
+        return bytes(rows[0][0]) if rows else None
+
+    async def notes(self, prefix: str) -> dict[str, bytes]:
+        """All notes whose key begins with the prefix, by key, in the keys' order."""
+        rows = await self._all(
+            "SELECT key, value FROM note WHERE key >= ? AND key < ? ORDER BY key", prefix, prefix + "\U0010ffff"
+        )
+        return dict(rows)
+
+    async def channel_newest(self, channel_id: bytes, stage: Stage | None = None) -> ChannelRow | None:
+        """The newest row of a channel, by incarnation, version and stage; or the newest of one stage."""
+        rows = await self._all(
+            "SELECT channel_id, incarnation, version, stage, encoded FROM channel_state WHERE channel_id = ?1 "
+            "AND (?2 IS NULL OR stage = ?2) ORDER BY incarnation DESC, version DESC, stage DESC LIMIT 1",
+            channel_id,
+            None if stage is None else int(stage),
+        )
+        return _channel_row(rows[0]) if rows else None
+
+    async def channel_rows(self, channel_id: bytes, *, newest: int | None = None) -> list[ChannelRow]:
+        """Rows of a channel in order of incarnation, version and stage; with `newest`, only that many last ones."""
+        rows = await self._all(
+            "SELECT channel_id, incarnation, version, stage, encoded FROM channel_state WHERE channel_id = ? "
+            "ORDER BY incarnation DESC, version DESC, stage DESC LIMIT ?",
+            channel_id,
+            -1 if newest is None else newest,
+        )
+        return [_channel_row(row) for row in reversed(rows)]
+
+    async def counts(self) -> Counts:
+        """How much is where, by counting."""
+        rows = await self._all(
+            "SELECT count(*), coalesce(sum(length(encoded)), 0), coalesce(sum(urgent), 0) FROM queue UNION ALL "
+            "SELECT count(*), coalesce(sum(leaf_count - 1), 0), 0 FROM batch UNION ALL "
+            "SELECT count(*), coalesce(sum(leaf_count - 1), 0), 0 FROM batch b WHERE number > coalesce("
+            "(SELECT max(up_to_number) FROM acknowledged a WHERE a.incarnation = b.incarnation), 0)"
+        )
+        (queued, queued_bytes, urgent), (batches, sealed, _), (waiting, unacknowledged, _) = rows
+        return Counts(queued, queued_bytes, urgent, batches, sealed, waiting, unacknowledged)
+
+    async def _series_of(self, device_id: str | None, kind: int) -> int:
+        """The number of a series; -1, which has no rows, when nothing of it was ever stored."""
+        rows = await self._all("SELECT series FROM series WHERE device_id = ? AND kind = ?", device_id or "", kind)
+        return rows[0][0] if rows else -1
+
+    async def _first_batch_with(self, series: int, sequence: int) -> int:
+        """The first batch that may hold this sequence or a later one, by bisection: sequences rise with batches."""
+        ((low, high),) = await self._all("SELECT min(batch), max(batch) FROM span WHERE series = ?", series)
+        if low is None:
+            return 0
+        high += 1
+        while low < high:
+            middle = (low + high) // 2
+            rows = await self._all(
+                "SELECT batch, last_sequence FROM span WHERE series = ? AND batch >= ? ORDER BY batch LIMIT 1",
+                series,
+                middle,
+            )
+            if rows and rows[0][1] is not None and rows[0][1] < sequence:
+                low = rows[0][0] + 1
+            else:
+                high = middle
+        return _number(low)
+
+    async def _scan(
+        self,
+        series: int,
+        first_batch: int,
+        wanted: Callable[[spans.Leaf], bool],
+        *,
+        before_us: int | None = None,
+        limit: int | None = None,
+    ) -> list[bytes]:
+        """Leaves of a series from `first_batch` on, then from the queue, in order.
+
+        A statement moves from the queue into a batch while we read. So the queue is read in one snapshot with the
+        number of the newest batch, and counts only when no batch came since the batches were read.
+        """
+        found: list[bytes] = []
+        last = first_batch - 1
+        newest = _number((await self._all("SELECT coalesce(max(batch), 0) FROM batch"))[0][0])
+        while limit is None or len(found) < limit:
+            # CROSS JOIN fixes the order of the loops: headers, then spans, and bodies only of what is left.
+            rows = await self._all(
+                "SELECT b.batch, p.leaves, o.encoded FROM batch b CROSS JOIN span p CROSS JOIN body o "
+                "WHERE b.batch > ? AND (?2 IS NULL OR b.first_timestamp_us <= ?2) "
+                "AND p.series = ?3 AND p.batch = b.batch AND o.batch = b.batch ORDER BY b.batch LIMIT ?4",
+                last,
+                before_us,
+                series,
+                CHUNK,
+            )
+            for batch, encoded_span, encoded in rows:
+                last = batch
+                indexes = [leaf.index for leaf in self._checked(spans.decode, encoded_span) if wanted(leaf)]
+                if indexes:
+                    leaves = self._checked(spans.leaves_of, encoded)
+                    found += [leaves[index] for index in indexes]
+            if len(rows) == CHUNK:
+                continue
+            queue = await self._all(
+                "SELECT 0, (SELECT coalesce(max(batch), 0) FROM batch), NULL, NULL UNION ALL "
+                "SELECT place, timestamp_us, sequence, encoded FROM queue WHERE series = ? ORDER BY 1",
+                series,
+            )
+            if queue[0][1] == newest:
+                found += [
+                    encoded
+                    for place, timestamp_us, sequence, encoded in queue[1:]
+                    if wanted(spans.Leaf(place, timestamp_us, sequence))
+                ]
+                break
+            newest = _number(queue[0][1])
+        return found if limit is None else found[:limit]
+
+    async def _batches(self, where: str, *parameters: Parameter, limit: int = -1) -> list[StoredBatch]:
+        rows = await self._all(
+            f"SELECT {_BATCH_COLUMNS} FROM batch b JOIN body o USING (batch) WHERE {where} ORDER BY b.batch LIMIT ?",  # noqa: S608  # fixed texts
+            *parameters,
+            limit,
+        )
+        return [StoredBatch(*row) for row in rows]
+
+    async def _all(self, sql: str, *parameters: Parameter) -> list[tuple[Any, ...]]:
+        """All rows of one query: one snapshot. Raises StoreError."""
+        try:
+            return [tuple(row) for row in await self._read.execute_fetchall(sql, parameters)]
+        except sqlite3.Error as error:
+            raise self._noticed(translated(error, "reading")) from error
+        except ValueError as error:  # aiosqlite's word for a closed connection
+            raise StoreError("the store is closed") from error
+
+    def _checked(self, decode: Callable[[bytes], T], encoded: bytes) -> T:
+        try:
+            return decode(encoded)
+        except StoreCorruptError as error:
+            raise self._noticed(error) from error
+
+    def _noticed(self, error: StoreError) -> StoreError:
+        if isinstance(error, StoreCorruptError):
+            self._damaged()
+        return error
+
+
+async def connect(path: Path, *, writing: bool) -> aiosqlite.Connection:
+    """A connection with the settings that durability rests on. Raises StoreError."""
+    # Read-only connections still need the shared-memory file of the log, which the writer has made.
+    uri = f"file:{quote(str(path))}?mode={'rw' if writing else 'ro'}"
+    try:
+        connection = await aiosqlite.connect(uri, uri=True, isolation_level=None)
+    except sqlite3.Error as error:
+        raise translated(error, f"opening {path}") from error
+    settings = ["busy_timeout = 5000", "temp_store = MEMORY", "cache_size = -8000"]
+    if writing:
+        # FULL: NORMAL may lose commits at a power cut in WAL mode. A long log is cut back to 16 MiB.
+        settings += ["synchronous = FULL", "journal_size_limit = 16777216"]
+    else:
+        settings += ["query_only = ON"]
+    try:
+        for setting in settings:
+            await connection.execute(f"PRAGMA {setting}")
+    except sqlite3.Error as error:
+        await connection.close()
+        raise translated(error, f"opening {path}") from error
+    return connection
+
+
+def _channel_row(row: tuple[Any, ...]) -> ChannelRow:
+    channel_id, incarnation, version, stage, encoded = row
+    return ChannelRow(channel_id, incarnation, version, Stage(stage), encoded)
+
+
+def _number(value: object) -> int:
+    assert isinstance(value, int)
+    return value

@@ -1,0 +1,173 @@
+"""The tables, how they came to be, and how a file is judged before it is used.
+
+A migration is a script that is never changed once released; `PRAGMA user_version` says how many a file has had.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from agent.store.errors import StoreCorruptError, StoreVersionError, translated
+
+APPLICATION_ID: Final = 0x56324757  # "V2GW"
+WHOLE_CHECK_BYTES: Final = 512 << 20
+"""A file above this is checked at start without the bodies of its batches: at 40 MB/s that is 13 s of SD card, and a
+damaged body shows by its signature when it is read."""
+
+_FIRST: Final = """
+CREATE TABLE property (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+
+-- A device and a kind of statement, so that rows carry one small number for both. '' is no device.
+CREATE TABLE series (
+    series INTEGER PRIMARY KEY,
+    device_id TEXT NOT NULL,
+    kind INTEGER NOT NULL,
+    UNIQUE (device_id, kind)
+);
+
+CREATE TABLE queue (
+    place INTEGER PRIMARY KEY,
+    series INTEGER NOT NULL,
+    sequence INTEGER,
+    timestamp_us INTEGER NOT NULL,
+    urgent INTEGER NOT NULL,
+    encoded BLOB NOT NULL
+);
+CREATE INDEX queue_by_series ON queue (series, sequence);
+
+-- `batch` ascends in the order of sealing, over all incarnations. Bodies are apart, so that headers can be walked
+-- without reading gigabytes.
+CREATE TABLE batch (
+    batch INTEGER PRIMARY KEY,
+    incarnation INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    root BLOB NOT NULL,
+    previous_root BLOB NOT NULL,
+    sealed_at_us INTEGER NOT NULL,
+    leaf_count INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    first_timestamp_us INTEGER NOT NULL,
+    last_timestamp_us INTEGER NOT NULL,
+    UNIQUE (incarnation, number)
+);
+CREATE INDEX batch_by_time ON batch (last_timestamp_us, first_timestamp_us);
+CREATE TABLE body (batch INTEGER PRIMARY KEY, encoded BLOB NOT NULL);
+
+-- Which leaves of a batch belong to a series: agent/store/spans.py.
+CREATE TABLE span (
+    series INTEGER NOT NULL,
+    batch INTEGER NOT NULL,
+    first_sequence INTEGER,
+    last_sequence INTEGER,
+    leaves BLOB NOT NULL,
+    PRIMARY KEY (series, batch)
+) WITHOUT ROWID;
+
+-- Acknowledgements are cumulative: the highest of each minute is enough to know when a batch was acknowledged. They are
+-- not in `batch`, where every one would rewrite a row.
+CREATE TABLE acknowledged (
+    incarnation INTEGER NOT NULL,
+    minute INTEGER NOT NULL,
+    up_to_number INTEGER NOT NULL,
+    PRIMARY KEY (incarnation, minute)
+) WITHOUT ROWID;
+
+CREATE TABLE note (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+
+CREATE TABLE channel_state (
+    channel_id BLOB NOT NULL,
+    incarnation INTEGER NOT NULL,
+    version INTEGER NOT NULL,
+    stage INTEGER NOT NULL,
+    encoded BLOB NOT NULL,
+    PRIMARY KEY (channel_id, incarnation, version, stage)
+) WITHOUT ROWID;
+CREATE TRIGGER channel_state_is_never_changed BEFORE UPDATE ON channel_state
+BEGIN SELECT RAISE (ABORT, 'a channel state is never changed'); END;
+CREATE TRIGGER channel_state_is_never_deleted BEFORE DELETE ON channel_state
+BEGIN SELECT RAISE (ABORT, 'a channel state is never deleted'); END;
+"""
+
+MIGRATIONS: Final[tuple[str, ...]] = (_FIRST,)
+
+
+def check(path: Path, *, whole: bool) -> None:
+    """Judge an existing file, writing nothing. `whole` reads all of it however long it is.
+
+    Raises StoreVersionError; StoreCorruptError, also for a file that is not ours; StoreError when it cannot be read.
+    """
+    try:
+        connection = sqlite3.connect(path, isolation_level=None)
+        try:
+            application_id = _pragma(connection, "application_id")
+            version = _pragma(connection, "user_version")
+            if application_id not in (0, APPLICATION_ID) or (application_id == 0 and version):
+                raise StoreCorruptError(f"{path}: is not a store of v2g-gateway (application id {application_id})")
+            if version > len(MIGRATIONS):
+                raise StoreVersionError(
+                    f"{path}: was made by a newer version of v2g-gateway (format {version}, this one knows "
+                    f"{len(MIGRATIONS)}); install that version again, nothing was changed"
+                )
+            targets = [""]
+            if not whole and path.stat().st_size > WHOLE_CHECK_BYTES:
+                tables = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name != 'body'")
+                targets = [f"({name})" for (name,) in tables]
+            for target in targets:
+                verdict = connection.execute(f"PRAGMA quick_check{target}").fetchone()[0]
+                if verdict != "ok":
+                    raise StoreCorruptError(f"{path}: {str(verdict)[:200]}")
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise translated(error, f"checking {path}") from error
+
+
+def migrate(path: Path, migrations: Sequence[str] = MIGRATIONS) -> None:
+    """Bring a file, new or old, to the newest format; each step is one transaction. Raises StoreError."""
+    try:
+        connection = sqlite3.connect(path, isolation_level=None)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            for version in range(_pragma(connection, "user_version"), len(migrations)):
+                connection.executescript(
+                    f"BEGIN IMMEDIATE; {migrations[version]} PRAGMA application_id = {APPLICATION_ID}; "
+                    f"PRAGMA user_version = {version + 1}; COMMIT;"
+                )
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise translated(error, f"preparing {path}") from error
+
+
+def read_incarnation(path: Path) -> int | None:
+    """The incarnation that a file belongs to; None when it has not been given one."""
+    try:
+        connection = sqlite3.connect(path, isolation_level=None)
+        try:
+            row = connection.execute("SELECT value FROM property WHERE name = 'incarnation'").fetchone()
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise translated(error, f"reading {path}") from error
+    return None if row is None else int(row[0])
+
+
+def write_incarnation(path: Path, incarnation: int) -> None:
+    """Give a file its incarnation, durably."""
+    try:
+        connection = sqlite3.connect(path, isolation_level=None)
+        try:
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("INSERT OR REPLACE INTO property VALUES ('incarnation', ?)", (incarnation,))
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise translated(error, f"preparing {path}") from error
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])

@@ -1,0 +1,393 @@
+"""The store: a writer and a reader over one SQLite file, and what may be asked of them.
+
+Nothing is acknowledged to a caller before COMMIT, and a COMMIT survives a power cut. See `writer.py` for how.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import aiosqlite
+import structlog
+
+from agent.store import files, spans
+from agent.store.errors import ConflictError
+from agent.store.reader import Reader, connect
+from agent.store.rows import ChannelRow, Counts, Queued, Stage, StoredBatch
+from agent.store.writer import Put, Series, Writer, insert_statements, write_notes
+
+PAGE_BYTES: Final = 4096
+RESERVE_BYTES: Final = 4 << 20
+"""Kept back for urgent writes: some 10,000 command receipts."""
+PRUNE_BATCHES: Final = 256
+"""Deleted in one transaction, so that a day's pruning holds nobody up."""
+MINUTE_US: Final = 60_000_000
+DAY_MINUTES: Final = 24 * 60
+
+_log = structlog.get_logger()
+
+
+class StoreJournal:
+    """The Journal protocol of drivers, over notes of one name space."""
+
+    def __init__(self, store: Store, namespace: str) -> None:
+        self._store = store
+        self._prefix = f"journal/{namespace}/"
+
+    async def remember(self, key: str, value: bytes) -> None:
+        """Returns once the value survives a power cut. Raises StoreError."""
+        await self._store.set_note(self._prefix + key, value)
+
+    async def recall(self, key: str) -> bytes | None:
+        """What was remembered last under the key."""
+        return await self._store.note(self._prefix + key)
+
+
+class Store(Reader):
+    """Made by `Store.open`; ended by `close`, or as an async context."""
+
+    def __init__(self, reading: aiosqlite.Connection, writing: aiosqlite.Connection, prepared: files.Prepared) -> None:
+        """Use `open`."""
+        super().__init__(reading, prepared.incarnation, self._mark_damaged)
+        self._write = writing
+        self._folder = prepared.path.parent
+        self.set_aside = prepared.set_aside
+        """Where a damaged database went, when this start found one: the gateway raises an alarm about it."""
+        self._counts = Counts()
+        self._series = Series(())
+        self._lock: files.Lock
+        self._writer: Writer
+        self._running: asyncio.Task[None]
+
+    @classmethod
+    async def open(cls, state_dir: Path, *, most_bytes: int | None = None, reserve_bytes: int = RESERVE_BYTES) -> Store:
+        """Open or make the store of a folder, alone.
+
+        `most_bytes`: the database never grows beyond it; None: the disk is the limit. `reserve_bytes` are kept for
+        urgent writes on either. Raises StoreInUseError, StoreVersionError, StoreError. A damaged file is set aside.
+        """
+        lock = await asyncio.to_thread(files.Lock, state_dir)
+        try:
+            prepared = await asyncio.to_thread(files.prepare, state_dir)
+            writing = await connect(prepared.path, writing=True)
+            try:
+                reading = await connect(prepared.path, writing=False)
+            except BaseException:
+                await writing.close()
+                raise
+        except BaseException:
+            lock.release()
+            raise
+        store = cls(reading, writing, prepared)
+        store._lock = lock
+        try:
+            await store._start(most_bytes, reserve_bytes)
+        except BaseException:
+            await reading.close()
+            await writing.close()
+            lock.release()
+            raise
+        return store
+
+    async def _start(self, most_bytes: int | None, reserve_bytes: int) -> None:
+        known = await self._all("SELECT series, device_id, kind FROM series")
+        self._series = Series((row[0], row[1], row[2]) for row in known)
+        self._counts = await super().counts()
+        reserve = files.Reserve(self._folder, reserve_bytes)
+        if not await asyncio.to_thread(reserve.hold):
+            _log.warning("store.no_reserve", folder=str(self._folder), bytes=reserve_bytes)
+        self._writer = Writer(
+            self._write,
+            self._series,
+            reserve=reserve,
+            put_committed=self._count_put,
+            damaged=self._mark_damaged,
+            most_pages=None if most_bytes is None else most_bytes // PAGE_BYTES,
+            reserve_pages=reserve_bytes // PAGE_BYTES,
+        )
+        self._running = asyncio.create_task(self._writer.run(), name="store-writer")
+
+    async def __aenter__(self) -> Store:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Write what was taken, then close. What comes later is refused."""
+        self._writer.close()
+        try:
+            await asyncio.gather(self._running, return_exceptions=True)
+        finally:
+            await self._read.close()
+            with contextlib.suppress(sqlite3.Error, ValueError):
+                await self._write.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            await self._write.close()
+            self._lock.release()
+
+    async def put(
+        self,
+        statements: Sequence[Queued],
+        notes: Mapping[str, bytes | None] | None = None,
+        channel: Sequence[ChannelRow] = (),
+    ) -> None:
+        """Keep statements, notes (None deletes) and channel rows, all or nothing; returns after COMMIT.
+
+        Raises ConflictError as `channel_append` does; StoreFullError; StoreError. A cancelled call may have been
+        written. Notes of an urgent and another call under way at once have no order between them.
+        """
+        if not channel:
+            await self._writer.put(statements, notes or {})
+            return
+
+        async def work(connection: aiosqlite.Connection) -> None:
+            for row in channel:
+                await _append(connection, row)
+            await insert_statements(connection, self._series, statements)
+            await write_notes(connection, notes or {})
+
+        await self._writer.do(work, lambda _: self._count_statements(statements))
+
+    async def seal(self, batch: StoredBatch, up_to_rowid: int) -> None:
+        """Replace the queued rows up to a rowid by the batch that holds them as leaves 1 to n, in their order.
+
+        Raises ConflictError, and changes nothing, unless the batch is of this incarnation, is the next number, names
+        the last root as the previous one, and has exactly one leaf more than there are rows.
+        """
+
+        async def work(connection: aiosqlite.Connection) -> tuple[int, int, int]:
+            if batch.incarnation != self.incarnation:
+                raise ConflictError(f"batch of incarnation {batch.incarnation}, this is {self.incarnation}")
+            rows = await _rows(
+                connection,
+                "SELECT number, root FROM batch WHERE incarnation = ? ORDER BY number DESC LIMIT 1",
+                (batch.incarnation,),
+            )
+            number, root = rows[0] if rows else (0, bytes(32))
+            if (batch.number, batch.previous_root) != (number + 1, root):
+                raise ConflictError(f"batch {batch.number} does not follow batch {number} of root {root.hex()[:16]}")
+            queued = await _rows(
+                connection,
+                "SELECT series, sequence, timestamp_us, length(encoded), urgent FROM queue WHERE place <= ? "
+                "ORDER BY place",
+                (up_to_rowid,),
+            )
+            if not queued or len(queued) != batch.leaf_count - 1:
+                raise ConflictError(
+                    f"batch {batch.number} of {batch.leaf_count} leaves would replace {len(queued)} queued statements"
+                )
+            times = [row[2] for row in queued]
+            cursor = await connection.execute(
+                "INSERT INTO batch (incarnation, number, root, previous_root, sealed_at_us, leaf_count, size, "
+                "first_timestamp_us, last_timestamp_us) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    batch.incarnation, batch.number, batch.root, batch.previous_root, batch.sealed_at_us,
+                    batch.leaf_count, len(batch.encoded), min(times), max(times),
+                ),
+            )  # fmt: skip
+            place = cursor.lastrowid
+            await connection.execute("INSERT INTO body VALUES (?, ?)", (place, batch.encoded))
+            numbered = sorted(enumerate(queued, start=1), key=lambda item: item[1][0])
+            for series, group in groupby(numbered, key=lambda item: item[1][0]):
+                leaves = [spans.Leaf(index, row[2], row[1]) for index, row in group]
+                sequences = [leaf.sequence for leaf in leaves if leaf.sequence is not None]
+                await connection.execute(
+                    "INSERT INTO span VALUES (?, ?, ?, ?, ?)",
+                    (series, place, min(sequences, default=None), max(sequences, default=None), spans.encode(leaves)),
+                )
+            await connection.execute("DELETE FROM queue WHERE place <= ?", (up_to_rowid,))
+            return len(queued), sum(row[3] for row in queued), sum(row[4] for row in queued)
+
+        def count(moved: tuple[int, int, int]) -> None:
+            statements, size, urgent = moved
+            c = self._counts
+            self._counts = Counts(
+                queued=c.queued - statements,
+                queued_bytes=c.queued_bytes - size,
+                queued_urgent=c.queued_urgent - urgent,
+                sealed_batches=c.sealed_batches + 1,
+                sealed_statements=c.sealed_statements + statements,
+                unacknowledged_batches=c.unacknowledged_batches + 1,
+                unacknowledged_statements=c.unacknowledged_statements + statements,
+            )
+
+        await self._writer.do(work, count)
+
+    async def acknowledge(self, incarnation: int, up_to_number: int, at_us: int) -> int:
+        """Note that the platform has the batches up to a number; returns how many that is anew.
+
+        Raises ConflictError for a number that was never sealed. An older acknowledgement changes nothing.
+        """
+
+        async def work(connection: aiosqlite.Connection) -> tuple[int, int]:
+            ((last,),) = await _rows(
+                connection, "SELECT coalesce(max(number), 0) FROM batch WHERE incarnation = ?", (incarnation,)
+            )
+            ((before, newest_minute),) = await _rows(
+                connection,
+                "SELECT coalesce(max(up_to_number), 0), coalesce(max(minute), 0) FROM acknowledged "
+                "WHERE incarnation = ?",
+                (incarnation,),
+            )
+            if up_to_number <= before:
+                return 0, 0
+            if up_to_number > last:
+                raise ConflictError(
+                    f"batch {up_to_number} of incarnation {incarnation} is acknowledged, {last} is last"
+                )
+            ((batches, statements),) = await _rows(
+                connection,
+                "SELECT count(*), coalesce(sum(leaf_count - 1), 0) FROM batch WHERE incarnation = ? "
+                "AND number > ? AND number <= ?",
+                (incarnation, before, up_to_number),
+            )
+            # A clock that went back must not make a batch look acknowledged for longer than it is.
+            await connection.execute(
+                "INSERT OR REPLACE INTO acknowledged VALUES (?, ?, ?)",
+                (incarnation, max(at_us // MINUTE_US, newest_minute), up_to_number),
+            )
+            return batches, statements
+
+        def count(gone: tuple[int, int]) -> None:
+            c = self._counts
+            self._counts = replace(
+                c,
+                unacknowledged_batches=c.unacknowledged_batches - gone[0],
+                unacknowledged_statements=c.unacknowledged_statements - gone[1],
+            )
+
+        return (await self._writer.do(work, count))[0]
+
+    async def prune(self, now_us: int, retain_days: int) -> int:
+        """Delete batches acknowledged longer ago than `retain_days`, oldest first; returns how many.
+
+        The newest batch of each incarnation stays: the next one names its root.
+        """
+        before_minute = now_us // MINUTE_US - retain_days * DAY_MINUTES
+        total = 0
+        for incarnation in await self.incarnations():
+            while gone := await self._prune_some(incarnation, before_minute):
+                total += gone
+        return total
+
+    async def _prune_some(self, incarnation: int, before_minute: int) -> int:
+        async def work(connection: aiosqlite.Connection) -> tuple[int, int]:
+            rows = await _rows(
+                connection,
+                "SELECT batch, leaf_count - 1 FROM batch WHERE incarnation = ?1 AND number <= (SELECT "
+                "coalesce(max(up_to_number), 0) FROM acknowledged WHERE incarnation = ?1 AND minute < ?2) "
+                "AND number < (SELECT max(number) FROM batch WHERE incarnation = ?1) ORDER BY number LIMIT ?3",
+                (incarnation, before_minute, PRUNE_BATCHES),
+            )
+            if not rows:
+                return 0, 0
+            # Batches of one incarnation were sealed one after the other: nothing else lies between.
+            ends = (rows[0][0], rows[-1][0])
+            await connection.execute("DELETE FROM body WHERE batch BETWEEN ? AND ?", ends)
+            await connection.execute("DELETE FROM batch WHERE batch BETWEEN ? AND ?", ends)
+            await connection.executemany(
+                "DELETE FROM span WHERE series = ? AND batch BETWEEN ? AND ?",
+                [(series, *ends) for series in self._series.all()],
+            )
+            return len(rows), sum(row[1] for row in rows)
+
+        def count(gone: tuple[int, int]) -> None:
+            c = self._counts
+            self._counts = replace(
+                c, sealed_batches=c.sealed_batches - gone[0], sealed_statements=c.sealed_statements - gone[1]
+            )
+
+        return (await self._writer.do(work, count))[0]
+
+    async def set_note(self, key: str, value: bytes) -> None:
+        """Keep a value under a key; returns after COMMIT."""
+        await self.set_notes({key: value})
+
+    async def set_notes(self, notes: Mapping[str, bytes | None]) -> None:
+        """Keep several, all or none; None deletes."""
+        await self._writer.put((), notes)
+
+    async def delete_note(self, key: str) -> None:
+        """Forget a key, known or not."""
+        await self.set_notes({key: None})
+
+    def journal(self, namespace: str) -> StoreJournal:
+        """Where one driver keeps what must survive a restart."""
+        return StoreJournal(self, namespace)
+
+    async def channel_append(
+        self, channel_id: bytes, incarnation: int, version: int, stage: Stage, encoded: bytes
+    ) -> None:
+        """Keep one stage of a channel state, once and for ever; the same row again changes nothing.
+
+        Raises ConflictError for another row in its place, for an INTENT that is not above all that the channel has,
+        and for a later stage without the one before it.
+        """
+        row = ChannelRow(channel_id, incarnation, version, stage, encoded)
+        await self._writer.do(lambda connection: _append(connection, row))
+
+    async def counts(self) -> Counts:
+        """How much is where; from memory."""
+        return self._counts
+
+    def _count_put(self, put: Put) -> None:
+        self._count_statements(put.statements)
+
+    def _count_statements(self, statements: Sequence[Queued]) -> None:
+        self._counts = replace(
+            self._counts,
+            queued=self._counts.queued + len(statements),
+            queued_bytes=self._counts.queued_bytes + sum(len(s.encoded) for s in statements),
+            queued_urgent=self._counts.queued_urgent + sum(s.urgent for s in statements),
+        )
+
+    def _mark_damaged(self) -> None:
+        """Have the next start check the whole file."""
+        _log.error("store.damaged", folder=str(self._folder))
+        with contextlib.suppress(OSError):
+            (self._folder / files.SUSPECT).touch()
+
+
+async def _append(connection: aiosqlite.Connection, row: ChannelRow) -> None:
+    """One channel row within the current transaction."""
+    name = f"channel {row.channel_id.hex()[:16]} state {row.incarnation}.{row.version}"
+    held = await _rows(
+        connection,
+        "SELECT stage, encoded FROM channel_state WHERE channel_id = ? AND incarnation = ? AND version = ?",
+        (row.channel_id, row.incarnation, row.version),
+    )
+    stages: dict[int, bytes] = dict(held)
+    if row.stage in stages:
+        if stages[row.stage] != row.encoded:
+            raise ConflictError(f"{name}: another {row.stage.name} is kept for this version")
+        return
+    if row.stage is not Stage.INTENT:
+        if row.stage - 1 not in stages:
+            raise ConflictError(f"{name}: {row.stage.name} without {Stage(row.stage - 1).name}")
+    else:
+        newest = await _rows(
+            connection,
+            "SELECT incarnation, version FROM channel_state WHERE channel_id = ? "
+            "ORDER BY incarnation DESC, version DESC LIMIT 1",
+            (row.channel_id,),
+        )
+        if newest and newest[0] >= (row.incarnation, row.version):
+            raise ConflictError(f"{name}: versions are never reused, {newest[0][0]}.{newest[0][1]} is the newest")
+    await connection.execute(
+        "INSERT INTO channel_state VALUES (?, ?, ?, ?, ?)",
+        (row.channel_id, row.incarnation, row.version, int(row.stage), row.encoded),
+    )
+
+
+async def _rows(connection: aiosqlite.Connection, sql: str, parameters: tuple[object, ...]) -> list[tuple[Any, ...]]:
+    return [tuple(row) for row in await connection.execute_fetchall(sql, parameters)]
