@@ -1,0 +1,14 @@
+"""Inverters, batteries and meters over Modbus with SunSpec models: we are their client.
+
+`transport.py` carries registers, `connection.py` shares one connection per endpoint, `models.py` and `codec.py` turn
+registers into values by the official model definitions, `registers.py` reads around holes, `discovery.py` finds out
+what is there, `measurement.py` and `ratings.py` say what it means, `controls.py`, `writing.py` and `control.py` make a
+device hold a band of power, `contact.py` gets to know it, and `device.py` is the Device that the gateway runs.
+"""
+
+from drivers.sunspec.connection import ConnectionPool
+from drivers.sunspec.device import SunSpecDevice
+from drivers.sunspec.discovery import DeviceDescription, FoundModel, discover
+from drivers.sunspec.errors import SunSpecError
+
+__all__ = ["ConnectionPool", "DeviceDescription", "FoundModel", "SunSpecDevice", "SunSpecError", "discover"]

@@ -1,0 +1,174 @@
+"""First contact: who answers, what it measures with, what it is built for and what can be ordered of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from drivers.device import Capabilities, DeviceKind, Journal
+from drivers.sunspec.codec import layout
+from drivers.sunspec.connection import Unit
+from drivers.sunspec.control import Controls
+from drivers.sunspec.discovery import (
+    STORAGE_MODELS,
+    DeviceDescription,
+    FoundModel,
+    describe,
+    identity_of,
+    read_identity,
+)
+from drivers.sunspec.errors import NoAnswerError, SunSpecError, WrongDeviceError
+from drivers.sunspec.measurement import (
+    STATE_OF_CHARGE_PATHS,
+    MeasuringModel,
+    measuring_model,
+    state_of_charge_permille,
+)
+from drivers.sunspec.models import model_definition
+from drivers.sunspec.ratings import RATING_PATHS, Bounds, Ratings, capabilities, ratings
+from drivers.sunspec.registers import Look, ModelPoll
+
+SLOW_PERIOD_S: Final = 5.0
+"""State of charge is read this often."""
+STATE_OF_CHARGE_HOLDS_S: Final = 60.0
+"""A state of charge older than this is not reported any more."""
+RELEARN_CONTROLS_S: Final = 600.0
+"""Control registers that were not usable are looked at again (an inverter hides them at night)."""
+
+
+@dataclass(slots=True)
+class Contact:
+    """What we know of the device that answers now."""
+
+    unit: Unit
+    """For asking who is there, on whichever connection there is."""
+    own: Unit
+    """For everything else: bound to the connection on which the device last said who it is."""
+    kind: DeviceKind
+    bounds: Bounds
+    description: DeviceDescription
+    measured_by: FoundModel
+    measuring: MeasuringModel
+    poll: ModelPoll
+    ratings: Ratings
+    controls: Controls
+    gauges: dict[int, ModelPoll]
+    """Models with a state of charge, by number."""
+    controls_learned_s: float
+    slow_due_s: float
+    state_of_charge: tuple[float, int] | None = None
+    """(moment, permille)."""
+
+    async def is_current(self) -> bool:
+        """Whether the same device still answers; asks it when the connection was opened anew since it last said so."""
+        connection = self.unit.connection
+        common = self.description.find(1)
+        assert common is not None  # without it there is no description
+        for _ in range(3):
+            if self.own.only == connection.generation and connection.is_open:
+                return True
+            generation = connection.generation
+            who = await read_identity(self.unit, common)
+            if identity_of(who) != self.description.meter_id:
+                return False
+            if generation == connection.generation:
+                # Not opened anew by this very read, nor meanwhile by a neighbour.
+                self.own.only = generation
+        if self.own.only == connection.generation:
+            return True
+        raise NoAnswerError(f"{self.unit}: the connection is lost again and again")
+
+    async def measure(self, now_s: float) -> Look:
+        """One look at the measuring model. Raises WrongDeviceError when the model is no longer where it was."""
+        look = await self.poll.read(self.own.read, now_s)
+        for path, wanted in (("ID", self.measured_by.number), ("L", self.measured_by.length)):
+            seen = look.values.get(path)
+            if seen is not None and seen.raw != wanted:
+                raise WrongDeviceError(
+                    f"{self.unit}: its map has changed ({path} of model {self.measured_by.number} at "
+                    f"{self.measured_by.address} reads {seen.raw}); looking at it anew"
+                )
+        return look
+
+    async def look_slowly(self, journal: Journal, now_s: float) -> SunSpecError | None:
+        """What changes slowly, when it is due. A fault here is returned: it costs no measurement."""
+        if now_s < self.slow_due_s:
+            return None
+        self.slow_due_s = now_s + SLOW_PERIOD_S
+        try:
+            for number, poll in self.gauges.items():
+                look = await poll.read(self.own.read, now_s)
+                permille = state_of_charge_permille(number, look.values)
+                if permille is not None and look.monotonic_s is not None:
+                    self.state_of_charge = (look.monotonic_s, permille)
+                    break
+            if not self.controls.has_controls and now_s - self.controls_learned_s >= RELEARN_CONTROLS_S:
+                self.controls_learned_s = now_s
+                await self.controls.learn(journal)
+            await self.controls.record(journal)
+        except SunSpecError as error:
+            return error
+        return None
+
+    def state_of_charge_permille(self, now_s: float) -> int | None:
+        """The last one read, while it is fresh."""
+        if self.state_of_charge is None or now_s - self.state_of_charge[0] > STATE_OF_CHARGE_HOLDS_S:
+            return None
+        return self.state_of_charge[1]
+
+    def capabilities(self, phases: tuple[int, ...]) -> Capabilities:
+        return capabilities(self.kind, self.ratings, self.bounds, self.controls.surface, phases)
+
+
+async def make_contact(unit: Unit, kind: DeviceKind, bounds: Bounds, journal: Journal, now_s: float) -> Contact:
+    """Discover the device and look at everything that we need of it; nothing is written.
+
+    Raises SunSpecErrors; WrongDeviceError when it cannot be a device of this kind.
+    """
+    description = await describe(unit)
+    chosen = measuring_model(kind, description)
+    if chosen is None:
+        raise WrongDeviceError(
+            f"{unit} is {description.title}, which has no model to measure a {kind} with (it has "
+            f"{', '.join(str(model.number) for model in description.models)}); is the kind right, and the address?"
+        )
+    measured_by, measuring = chosen
+    points = {
+        number: (await _poll(found, paths).read(unit.read, now_s)).values
+        for number, paths in RATING_PATHS.items()
+        if (found := description.find(number)) is not None
+    }
+    rated = ratings(points)
+    own = unit.twin()
+    controls = Controls(own, description, kind, rated, bounds)
+    await controls.learn(journal)
+    gauges = {
+        number: _poll(found, STATE_OF_CHARGE_PATHS[number])
+        for number in (STORAGE_MODELS if kind is DeviceKind.BATTERY else ())
+        if (found := description.find(number)) is not None
+    }
+    contact = Contact(
+        unit=unit,
+        own=own,
+        kind=kind,
+        bounds=bounds,
+        description=description,
+        measured_by=measured_by,
+        measuring=measuring,
+        poll=_poll(measured_by, measuring.paths),
+        ratings=rated,
+        controls=controls,
+        gauges=gauges,
+        controls_learned_s=now_s,
+        slow_due_s=now_s,
+    )
+    # All of that took many requests, perhaps over more than one connection: whoever answers now must be the same.
+    if not await contact.is_current():
+        raise NoAnswerError(f"{unit}: another device answered during discovery; looking at it anew")
+    return contact
+
+
+def _poll(found: FoundModel, paths: tuple[str, ...]) -> ModelPoll:
+    definition = model_definition(found.number)
+    assert definition is not None  # the models that we use are shipped with the library
+    return ModelPoll(layout(definition, found.length), found.address, paths)

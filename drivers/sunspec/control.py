@@ -1,0 +1,350 @@
+"""Carrying out a band on one device: write a function's own registers, read back, remember what was found.
+
+Nothing here is written before somebody asks for it. What was found at first contact is recorded before the first
+write and is what `release` puts back; a limit that was in force then is never exceeded.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+
+from drivers.device import DeviceKind, Journal
+from drivers.sunspec.codec import layout
+from drivers.sunspec.connection import Unit
+from drivers.sunspec.controls import (
+    LIMIT_123,
+    LIMIT_704,
+    SETPOINT_704,
+    STORAGE_124,
+    ControlFunction,
+    FunctionState,
+    Overlay,
+    differences,
+    function_span,
+    is_usable,
+    limit_in_force_w,
+    limit_overlay,
+    setpoint_overlay,
+    storage_overlay,
+    timer_runs,
+)
+from drivers.sunspec.discovery import DeviceDescription
+from drivers.sunspec.errors import ControlRefusedError, ModbusExceptionError
+from drivers.sunspec.models import model_definition
+from drivers.sunspec.ratings import Bounds, ControlSurface, Ratings, fallback_band, rated_powers
+from drivers.sunspec.writing import FunctionWriter
+
+LONGEST_LEASE_S: Final = 86_400.0
+"""Longer than any order: what a register cannot hold is cut further."""
+
+_log = structlog.get_logger()
+
+
+class _Control:
+    """One function on this device."""
+
+    def __init__(self, unit: Unit, function: ControlFunction, address: int, state: FunctionState) -> None:
+        self.function = function
+        self.address = address
+        """Of the model's ID register."""
+        self.found = state.settings
+        """Settings at first contact."""
+        self.is_recorded = False
+        self.was_written = False
+        self.is_as_found = False
+        """Known to hold what was found: giving it back needs no look at it."""
+        self.keeps_timer = state.implements(function.timer)
+        self.writer = FunctionWriter(unit, function, address)
+        self.at_contact = state
+
+
+class Controls:
+    """What can be ordered of one device, and ordering it. Raises SunSpecErrors."""
+
+    def __init__(
+        self, unit: Unit, description: DeviceDescription, kind: DeviceKind, found: Ratings, bounds: Bounds
+    ) -> None:
+        self._unit = unit
+        self._description = description
+        self._kind = kind
+        self._ratings = found
+        self._bounds = bounds
+        self._import_w, self._export_w, _ = rated_powers(kind, found, bounds)
+        self._limit: _Control | None = None
+        self._setpoint: _Control | None = None
+        self._setpoint_in_percent = False
+        self._legal_cap_w: int | None = None
+        self._notes: list[str] = []
+
+    async def learn(self, journal: Journal) -> None:
+        """Look at the control registers; nothing is written. May be called again to look anew."""
+        self._notes = []
+        self._limit = self._setpoint = None
+        if self._kind is DeviceKind.METER:
+            return
+        self._limit = await self._usable((LIMIT_704, LIMIT_123))
+        if self._kind is DeviceKind.BATTERY:
+            self._setpoint = await self._usable((SETPOINT_704, STORAGE_124))
+        await self.record(journal)
+        if self._limit is None and self._setpoint is None:
+            self._notes.append("cannot be controlled: no usable model 704, 123 or 124")
+
+    async def _usable(self, candidates: Sequence[ControlFunction]) -> _Control | None:
+        for function in candidates:
+            model = self._description.find(function.model)
+            if model is None:
+                continue
+            if self._reference_w(function) is None and function is not SETPOINT_704:
+                self._notes.append(f"{function.name}: the device does not say what 100 % is")
+                continue
+            try:
+                state = await self._read(function, model.address)
+            except (ControlRefusedError, ModbusExceptionError) as error:
+                if isinstance(error, ModbusExceptionError) and error.is_transient:
+                    raise
+                self._notes.append(f"{function.name} is not readable: {error}")
+                continue
+            if is_usable(state):
+                return _Control(self._unit, function, model.address, state)
+            self._notes.append(f"{function.name} is not implemented")
+        return None
+
+    async def record(self, journal: Journal) -> None:
+        """Make durable what was found, or take what an earlier contact with this device recorded.
+
+        Never in the way: while the journal is away the settings are kept in memory, and the next call tries again.
+        """
+        for control in (self._limit, self._setpoint):
+            if control is None or control.is_recorded:
+                continue
+            key = f"found/{self._description.meter_id}/{control.function.model}/{control.function.enable}"
+            earlier: bytes | None = None
+            try:
+                earlier = await journal.recall(key)
+                if earlier is None and not self._is_blind(control):
+                    await journal.remember(key, struct.pack(f">{len(control.found)}H", *control.found))
+                control.is_recorded = True
+            except Exception as error:  # the store's own errors are not known here, and none may stop a measurement
+                _log.error("sunspec.found_settings_not_recorded", key=key, error=str(error))
+            if earlier is not None and len(earlier) == 2 * len(control.found):
+                control.found = struct.unpack(f">{len(control.found)}H", earlier)
+            elif self._is_blind(control):
+                self._limit = None
+                self._notes.append(
+                    f"{control.function.name} reads as a limit to 0 W that is in force: what it really holds cannot be "
+                    "read, so it could not be put back; not controlled"
+                )
+                continue
+            if not control.was_written:
+                control.is_as_found = control.is_recorded and control.found == control.at_contact.settings
+        self._legal_cap_w = None
+        if self._limit is not None:
+            found = self._limit.at_contact.with_settings(self._limit.found)
+            self._legal_cap_w = limit_in_force_w(found, self._reference_w(self._limit.function))
+
+    def _is_blind(self, control: _Control) -> bool:
+        """A limit of nothing, in force when we came: some inverters (SMA) read so while they produce."""
+        return control is self._limit and limit_in_force_w(control.at_contact, self._reference_w(control.function)) == 0
+
+    @property
+    def has_controls(self) -> bool:
+        return self._limit is not None or self._setpoint is not None
+
+    @property
+    def surface(self) -> ControlSurface:
+        """What of it can be used, for `capabilities`."""
+        acting = self._setpoint or self._limit
+        if acting is None:
+            return ControlSurface(notes=tuple(self._notes))
+        notes = list(self._notes)
+        if self._legal_cap_w is not None:
+            notes.append(f"found limited to {self._legal_cap_w} W export: that stays the most")
+        state = acting.at_contact
+        target = {
+            LIMIT_704: ("WMaxLimPctRvrt", "WMaxLimPctEnaRvrt"),
+            SETPOINT_704: ("WSetEnaRvrt",),
+        }.get(acting.function)
+        return ControlSurface(
+            limits_export=True,
+            follows_setpoint=self._setpoint is not None,
+            has_timer=acting.keeps_timer,
+            has_revert_target=target is not None and state.implements(*target),
+            legal_cap_w=self._legal_cap_w,
+            notes=tuple(notes),
+        )
+
+    @property
+    def _fallback(self) -> tuple[int, int] | None:
+        return fallback_band(self._kind, self._bounds, self.surface, self._import_w, self._export_w)
+
+    async def hold(self, lowest_w: int | None, highest_w: int | None, lease_s: float) -> None:
+        """Make the device stay in the band (+ import), with its revert timer at the lease; confirmed by read-back."""
+        timer_s = max(1, math.ceil(min(lease_s, LONGEST_LEASE_S)))
+        lowest_w, highest_w = self._within_ratings(lowest_w, highest_w)
+        if self._kind is DeviceKind.BATTERY:
+            await self._hold_battery(lowest_w, highest_w, timer_s)
+        elif lowest_w is None:
+            await self._put_back(self._limit)
+        elif self._limit is not None:
+            await self._engage_limit(self._limit, -lowest_w, timer_s)
+        elif lowest_w > -self._export_w:
+            raise ControlRefusedError(f"{self._unit}: its export cannot be limited; {'; '.join(self._notes)}")
+
+    def _within_ratings(self, lowest_w: int | None, highest_w: int | None) -> tuple[int | None, int | None]:
+        """The part of the band that the device can take at all. Raises ControlRefusedError when there is none."""
+        if lowest_w is not None and lowest_w > self._import_w:
+            raise ControlRefusedError(f"{self._unit}: cannot import {lowest_w} W; its most is {self._import_w} W")
+        can_force_export = self._kind is DeviceKind.BATTERY
+        most_forced_w = self._export_w if can_force_export else 0
+        if highest_w is not None and highest_w < -most_forced_w:
+            raise ControlRefusedError(
+                f"{self._unit}: cannot be made to export {-highest_w} W; its most is {most_forced_w} W"
+            )
+        if self._kind is DeviceKind.METER:
+            raise ControlRefusedError(f"{self._unit}: a meter has nothing to control")
+        return (
+            None if lowest_w is None else max(lowest_w, -self._export_w),
+            None if highest_w is None else min(highest_w, self._import_w),
+        )
+
+    async def _hold_battery(self, lowest_w: int | None, highest_w: int | None, timer_s: int) -> None:
+        """A band that a function can express is left to the battery's own control within it.
+
+        One that none can is held by its point nearest to rest. What comes is engaged before what goes is released, so
+        that in between the stricter of both holds.
+        """
+        setpoint, limit = self._setpoint, self._limit
+        if lowest_w is None and highest_w is None:
+            await self.release()
+            return
+        if setpoint is not None and setpoint.function is STORAGE_124:
+            await self._engage_storage(setpoint, lowest_w, highest_w, timer_s)
+            await self._put_back(limit)
+            return
+        # Not where a share is promised for when we fall silent: only the setpoint can revert to it.
+        may_run_free = setpoint is None or self._fallback is None
+        free_above = highest_w is None or (highest_w >= self._import_w and lowest_w != highest_w)
+        if limit is not None and may_run_free and free_above and lowest_w is not None and lowest_w <= 0:
+            await self._engage_limit(limit, -lowest_w, timer_s)
+            await self._put_back(setpoint)
+            return
+        if setpoint is None:
+            raise ControlRefusedError(f"{self._unit}: does not follow a setpoint; {'; '.join(self._notes)}")
+        least = -self._export_w if lowest_w is None else lowest_w
+        most = self._import_w if highest_w is None else highest_w
+        await self._engage_setpoint(setpoint, min(max(0, least), most), timer_s)
+        await self._put_back(limit)
+
+    async def release(self) -> None:
+        """Put back every setting that was found at first contact."""
+        await self._put_back(self._setpoint)
+        await self._put_back(self._limit)
+
+    async def fall_back(self) -> None:
+        """What the device shall do while nobody orders anything: its share for good, or what was found."""
+        band = self._fallback
+        if band is None:
+            await self.release()
+        elif self._setpoint is not None and self._setpoint.function is STORAGE_124:
+            await self._engage_storage(self._setpoint, band[0], band[1], 0)
+            await self._put_back(self._limit)
+        elif self._setpoint is not None:
+            await self._engage_setpoint(self._setpoint, 0, 0)
+            await self._put_back(self._limit)
+        elif self._limit is not None:
+            await self._engage_limit(self._limit, -band[0], 0)
+
+    async def _engage_limit(self, control: _Control, limit_w: int, timer_s: int) -> None:
+        reference_w = self._reference_w(control.function)
+        assert reference_w is not None  # or the control would not be usable
+        if self._legal_cap_w is not None:
+            limit_w = min(limit_w, self._legal_cap_w)
+        band = self._fallback
+        # A battery's band is for its setpoint; released, it runs by its own control, within a legal cap.
+        fallback_w = self._legal_cap_w if band is None or self._kind is DeviceKind.BATTERY else -band[0]
+        await self._engage(control, lambda state: limit_overlay(state, limit_w, reference_w, timer_s, fallback_w))
+
+    async def _engage_setpoint(self, control: _Control, power_w: int, timer_s: int) -> None:
+        reference_w = self._reference_w(control.function)
+        rest = self._fallback is not None
+
+        def overlay(state: FunctionState) -> Overlay:
+            return setpoint_overlay(
+                state, power_w, reference_w, timer_s, rest_on_revert=rest, in_percent=self._setpoint_in_percent
+            )
+
+        try:
+            await self._engage(control, overlay)
+        except (ControlRefusedError, ModbusExceptionError) as refusal:
+            if self._setpoint_in_percent or (isinstance(refusal, ModbusExceptionError) and refusal.is_transient):
+                raise
+            # Some devices take a setpoint as a percentage only.
+            self._setpoint_in_percent = True
+            try:
+                await self._engage(control, overlay)
+            except (ControlRefusedError, ModbusExceptionError):
+                self._setpoint_in_percent = False
+                raise refusal from None
+
+    async def _engage_storage(
+        self, control: _Control, lowest_w: int | None, highest_w: int | None, timer_s: int
+    ) -> None:
+        reference_w = self._reference_w(control.function)
+        assert reference_w is not None  # or the control would not be usable
+        await self._engage(control, lambda state: storage_overlay(state, lowest_w, highest_w, reference_w, timer_s))
+
+    async def _engage(self, control: _Control, order: Callable[[FunctionState], Overlay]) -> None:
+        before = await self._read(control.function, control.address)
+        overlay = order(before)
+        control.was_written, control.is_as_found = True, False
+        await control.writer.write(before, overlay)
+        after = await self._read(control.function, control.address)
+        odd = differences(after, overlay, self._reference_w(control.function))
+        for path in overlay:
+            was, now = before.value(path), after.value(path)
+            if was is not None and now is not None and was.factor != now.factor:
+                odd.append(f"the scale factor of {path} moved from {was.factor} to {now.factor}")
+        if odd:
+            raise ControlRefusedError(
+                f"{self._unit}: {control.function.name} was written and does not hold it: {'; '.join(odd)}. "
+                "Is remote control enabled on it, and is no other master writing?"
+            )
+        if overlay.get(control.function.timer):
+            control.keeps_timer = timer_runs(after)
+
+    async def _put_back(self, control: _Control | None) -> None:
+        if control is None or control.is_as_found:
+            return
+        function = control.function
+        now = await self._read(function, control.address)
+        if now.settings != control.found:
+            wanted = now.with_settings(control.found)
+            overlay = {path: number for path in function.one_by_one if (number := wanted.number(path)) is not None}
+            await control.writer.write(wanted, overlay)
+            after = await self._read(function, control.address)
+            odd = differences(after, overlay, self._reference_w(function))
+            if odd:
+                raise ControlRefusedError(
+                    f"{self._unit}: {function.name} was given back and does not take it: {'; '.join(odd)}"
+                )
+        control.is_as_found = True
+
+    async def _read(self, function: ControlFunction, address: int) -> FunctionState:
+        found = self._description.find(function.model)
+        definition = model_definition(function.model)
+        assert found is not None  # asked for only where the model is there
+        assert definition is not None  # shipped with the library
+        shape = layout(definition, found.length)
+        first, count = function_span(function, shape)
+        return FunctionState(function, shape, (await self._unit.read(address + first, count)).words)
+
+    def _reference_w(self, function: ControlFunction) -> int | None:
+        """What 100 % of a function is, watts."""
+        return {704: self._ratings.reference_704_w, 123: self._ratings.reference_123_w}.get(
+            function.model, self._ratings.reference_124_w
+        )

@@ -1,0 +1,317 @@
+"""SunSpecDevice: one inverter, battery inverter or meter on Modbus, as a `drivers.device.Device`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from drivers.device import (
+    Capabilities,
+    DeadMan,
+    DeviceKind,
+    DeviceRefusedError,
+    DeviceStatus,
+    DeviceUnreachableError,
+    Journal,
+    LinkState,
+    Sample,
+    SampleFlag,
+    Setpoint,
+)
+from drivers.sunspec.connection import ConnectionPool, Unit
+from drivers.sunspec.contact import Contact, make_contact
+from drivers.sunspec.discovery import DeviceDescription
+from drivers.sunspec.errors import (
+    BadAnswerError,
+    ModbusExceptionError,
+    NoAnswerError,
+    ReconnectedError,
+    SunSpecError,
+    WrongDeviceError,
+)
+from drivers.sunspec.measurement import Measurement
+from drivers.sunspec.ratings import Bounds
+
+RETRY_LEAST_S: Final = 1.0
+RETRY_MOST_S: Final = 5.0
+"""Back-off of a device that does not answer: short, and its neighbours lose at most one time-out each."""
+DISOBEDIENCE_AFTER_S: Final = 30.0
+DISOBEDIENCE_LEAST_W: Final = 100
+DISOBEDIENCE_PERCENT: Final = 5
+"""Metered power outside the confirmed band by more than the larger of both, for this long, is reported."""
+
+_log = structlog.get_logger()
+
+
+class SunSpecDevice:
+    """Fulfils `drivers.device.Device`. Several of them share an endpoint through the ConnectionPool."""
+
+    def __init__(
+        self,
+        device_id: str,
+        kind: DeviceKind,
+        address: str,
+        unit: int,
+        *,
+        period_s: float,
+        timeout_s: float,
+        connections: ConnectionPool,
+        monotonic_s: Callable[[], float],
+        journal: Journal,
+        rated_import_w: int | None = None,
+        rated_export_w: int | None = None,
+        fallback_import_w: int | None = None,
+        fallback_export_w: int | None = None,
+        phases: tuple[int, ...] = (1, 2, 3),
+    ) -> None:
+        """`address` is "tcp://host:port"; `phases` are the site's phases that the device's own are wired to, in its
+        order. Raises AddressError, and ValueError for a charger. Nothing is opened before `run`.
+        """
+        if kind is DeviceKind.CHARGER:
+            raise ValueError(f"{device_id}: a charger speaks OCPP, not SunSpec")
+        self._device_id = device_id
+        self._kind = kind
+        self._unit = Unit(connections.connection(address), unit, timeout_s)
+        self._period_s = period_s
+        self._monotonic_s = monotonic_s
+        self._journal = journal
+        self._bounds = Bounds(
+            rated_import_w=rated_import_w,
+            rated_export_w=rated_export_w,
+            fallback_import_w=fallback_import_w,
+            fallback_export_w=fallback_export_w,
+        )
+        self._phases = phases
+        self._contact: Contact | None = None
+        self._contact_lock = asyncio.Lock()
+        self._control_lock = asyncio.Lock()
+        self._link = LinkState.STARTING
+        self._detail = f"connecting to {self._unit}"
+        self._capabilities: Capabilities | None = None
+        self._last_sample: Sample | None = None
+        self._setpoint: Setpoint | None = None
+        """As last confirmed."""
+        self._lease_ends_s = float("-inf")
+        self._order_ends_s: float | None = None
+        """Until when an order, confirmed or not, may be in force in the device; None: none is."""
+        self._outside_since_s: float | None = None
+
+    @property
+    def device_id(self) -> str:
+        return self._device_id
+
+    @property
+    def kind(self) -> DeviceKind:
+        return self._kind
+
+    @property
+    def description(self) -> DeviceDescription | None:
+        """Who answered last; None until first contact."""
+        return None if self._contact is None else self._contact.description
+
+    def status(self) -> DeviceStatus:
+        """See `drivers.device.Device`."""
+        return DeviceStatus(
+            device_id=self._device_id,
+            kind=self._kind,
+            link=self._link,
+            detail=self._detail + self._disobedience(),
+            capabilities=self._capabilities,
+            last_sample=self._last_sample,
+            setpoint=self._setpoint if self._monotonic_s() < self._lease_ends_s else None,
+        )
+
+    async def run(self, emit: Callable[[Sample], None]) -> None:
+        """Poll and report until cancelled. See `drivers.device.Device`."""
+        due_s = self._monotonic_s()
+        retry_s = RETRY_LEAST_S
+        while True:
+            try:
+                sample = await self.look()
+            except SunSpecError as error:
+                self._lost(error)
+                wait_s = max(retry_s, self._period_s)
+                retry_s = min(RETRY_MOST_S, retry_s * 2)
+                due_s = self._monotonic_s() + wait_s
+            else:
+                retry_s = RETRY_LEAST_S
+                emit(sample)
+                # Ticks that were missed are left out, and the grid of ticks stays where it was.
+                missed = (self._monotonic_s() - due_s) // self._period_s
+                due_s += self._period_s * (max(0.0, missed) + 1)
+            await self.end_leases()
+            await asyncio.sleep(max(0.0, due_s - self._monotonic_s()))
+
+    async def look(self) -> Sample:
+        """One look at the device, making contact first where need be. Raises SunSpecErrors."""
+        contact = await self._contacted()
+        try:
+            look = await contact.measure(self._monotonic_s())
+        except ReconnectedError:
+            contact = await self._contacted()
+            look = await contact.measure(self._monotonic_s())
+        except WrongDeviceError:
+            self._contact = None
+            raise
+        if look.monotonic_s is None:
+            raise BadAnswerError(f"{self._unit}: refuses every register of its measurements at present")
+        fault = await contact.look_slowly(self._journal, self._monotonic_s())
+        if fault is not None:
+            _log.warning("sunspec.slow_data_failed", device=self._device_id, error=str(fault))
+        sample = self._sample(contact, contact.measuring.interpret(look.values), look.monotonic_s)
+        self._seen(contact, sample)
+        return sample
+
+    async def apply(self, setpoint: Setpoint) -> None:
+        """Hold the band: own registers only, timer at the lease, read back. See `drivers.device.Device`."""
+        async with self._control_lock:
+            ends_s = self._monotonic_s() + setpoint.lease_s
+            contact = await self._for_control("does not hold the band")
+            if self._order_ends_s is None:
+                self._order_ends_s = ends_s
+            try:
+                await contact.controls.hold(setpoint.lowest_w, setpoint.highest_w, setpoint.lease_s)
+            except SunSpecError as error:
+                raise self._as_device_error(error, "does not hold the band") from error
+            finally:
+                self._capabilities = contact.capabilities(self._phases)
+            held = self._setpoint
+            if held is None or (held.lowest_w, held.highest_w) != (setpoint.lowest_w, setpoint.highest_w):
+                self._outside_since_s = None
+            self._setpoint = setpoint
+            self._lease_ends_s = self._order_ends_s = ends_s
+
+    async def release(self) -> None:
+        """Put back the settings of first contact. See `drivers.device.Device`."""
+        async with self._control_lock:
+            contact = await self._for_control("was not released")
+            try:
+                await contact.controls.release()
+            except SunSpecError as error:
+                raise self._as_device_error(error, "was not released") from error
+            self._setpoint = self._order_ends_s = None
+
+    async def end_leases(self) -> None:
+        """End an order that nobody renewed. `run` calls it; a device that reverts to its fallback has ended it itself.
+
+        Others get their share written for good, or what was found at first contact. Tried again until it succeeds.
+        """
+        if self._order_ends_s is None or self._monotonic_s() < self._order_ends_s:
+            return
+        async with self._control_lock:
+            if self._order_ends_s is None or self._monotonic_s() < self._order_ends_s:
+                return  # renewed or released while we waited
+            if self._setpoint is not None:
+                _log.warning("sunspec.lease_ended", device=self._device_id, reason=self._setpoint.reason)
+                self._setpoint = None
+            held = self._capabilities
+            try:
+                if held is None or held.dead_man is not DeadMan.REVERTS_TO_FALLBACK:
+                    contact = await self._for_control("was not given back")
+                    await contact.controls.fall_back()
+            except (SunSpecError, DeviceUnreachableError, DeviceRefusedError) as error:
+                _log.error("sunspec.lease_not_ended", device=self._device_id, error=str(error))
+            else:
+                self._order_ends_s = None
+
+    async def _for_control(self, what: str) -> Contact:
+        """The contact for writing to: discovery is for `run` to do, an order does not wait for it."""
+        if self._contact is None:
+            raise DeviceUnreachableError(f"{self._device_id} {what}: not reached yet ({self._detail})")
+        try:
+            return await self._contacted()
+        except SunSpecError as error:
+            raise self._as_device_error(error, what) from error
+
+    async def _contacted(self) -> Contact:
+        """The contact, having made sure on this very connection that it is still the same device."""
+        async with self._contact_lock:
+            contact = self._contact
+            if contact is not None:
+                if await contact.is_current():
+                    return contact
+                _log.warning("sunspec.device_replaced", device=self._device_id, was=contact.description.meter_id)
+                self._contact = self._setpoint = self._order_ends_s = None
+            contact = await make_contact(self._unit, self._kind, self._bounds, self._journal, self._monotonic_s())
+            self._contact = contact
+            self._capabilities = contact.capabilities(self._phases)
+            _log.info("sunspec.contact", device=self._device_id, meter_id=contact.description.meter_id)
+            return contact
+
+    def _sample(self, contact: Contact, measured: Measurement, monotonic_s: float) -> Sample:
+        return Sample(
+            device_id=self._device_id,
+            monotonic_s=monotonic_s,
+            power_w=measured.power_w,
+            import_register_milliwatt_hours=measured.import_register_milliwatt_hours,
+            export_register_milliwatt_hours=measured.export_register_milliwatt_hours,
+            meter_id=contact.description.meter_id,
+            phase_power_w=on_site_phases(measured, self._phases, contact.measuring.single_phase),
+            voltage_millivolts=measured.voltage_millivolts,
+            frequency_millihertz=measured.frequency_millihertz,
+            state_of_charge_permille=contact.state_of_charge_permille(monotonic_s),
+            flags=SampleFlag.ISLANDED if measured.islanded else SampleFlag.NONE,
+        )
+
+    def _seen(self, contact: Contact, sample: Sample) -> None:
+        if self._link is not LinkState.ONLINE:
+            _log.info("sunspec.online", device=self._device_id, unit=str(self._unit))
+        self._link = LinkState.ONLINE
+        self._detail = f"{contact.description.title} at {self._unit}"
+        self._last_sample = sample
+        self._capabilities = contact.capabilities(self._phases)
+        band = self._setpoint
+        outside = band is not None and sample.power_w is not None and self._is_outside(band, sample.power_w)
+        if not outside or sample.flags & SampleFlag.ISLANDED:
+            self._outside_since_s = None
+        elif self._outside_since_s is None:
+            self._outside_since_s = sample.monotonic_s
+
+    def _lost(self, error: SunSpecError) -> None:
+        link = LinkState.SILENT if _is_silence(error) else LinkState.FAULT
+        if link is not self._link:
+            _log.warning("sunspec.lost", device=self._device_id, link=link.value, error=str(error))
+        self._link = link
+        self._detail = str(error)
+
+    def _as_device_error(self, error: SunSpecError, what: str) -> DeviceRefusedError | DeviceUnreachableError:
+        if _is_silence(error) or isinstance(error, BadAnswerError):
+            return DeviceUnreachableError(f"{self._device_id} {what}: {error}")
+        return DeviceRefusedError(f"{self._device_id} {what}: {error}")
+
+    def _is_outside(self, band: Setpoint, power_w: int) -> bool:
+        rated = self._capabilities
+        rated_w = 0 if rated is None else max(rated.rated_import_w, rated.rated_export_w)
+        margin_w = max(DISOBEDIENCE_LEAST_W, rated_w * DISOBEDIENCE_PERCENT // 100)
+        below = band.lowest_w is not None and power_w < band.lowest_w - margin_w
+        return below or (band.highest_w is not None and power_w > band.highest_w + margin_w)
+
+    def _disobedience(self) -> str:
+        """A read-back proves the register, not obedience: what metered power says about a band that was confirmed."""
+        band, since_s, sample = self._setpoint, self._outside_since_s, self._last_sample
+        if band is None or since_s is None or sample is None or sample.monotonic_s - since_s < DISOBEDIENCE_AFTER_S:
+            return ""
+        return (
+            f"; does not follow: {sample.power_w} W, for {sample.monotonic_s - since_s:.0f} s outside of the band "
+            f"from {band.lowest_w} to {band.highest_w} W that it confirmed"
+        )
+
+
+def _is_silence(error: SunSpecError) -> bool:
+    return isinstance(error, NoAnswerError) or (isinstance(error, ModbusExceptionError) and error.is_transient)
+
+
+def on_site_phases(measured: Measurement, phases: tuple[int, ...], single_phase: bool) -> tuple[int, ...]:
+    """Per site phase L1, L2, L3, watts: the device's own phases in the order they are wired. Empty when not known."""
+    own = measured.phase_power_w
+    if (single_phase or len(phases) == 1) and measured.power_w is not None:
+        own = (measured.power_w,)
+    if not own or len(own) > len(phases):
+        return ()
+    site = [0, 0, 0]
+    for power_w, phase in zip(own, phases, strict=False):
+        site[phase - 1] += power_w
+    return tuple(site)

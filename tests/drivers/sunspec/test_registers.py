@@ -1,0 +1,93 @@
+"""Reading around holes: never more than 125 registers, never across what a device refuses."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drivers.sunspec.codec import layout
+from drivers.sunspec.connection import Words
+from drivers.sunspec.errors import ModbusExceptionError, NoAnswerError
+from drivers.sunspec.registers import RELEARN_S, ModelPoll, Read, stretches
+from tests.drivers.sunspec.fakes import FakeDevice, definition, model_words
+
+
+def reading(device: FakeDevice) -> Read:
+    async def read(address: int, count: int) -> Words:
+        return Words(device.read(address, count), 1.0, 3.0)
+
+    return read
+
+
+def model_103(**values: int) -> FakeDevice:
+    words = model_words(103, {"W_SF": 0, "Hz_SF": -2, "WH_SF": 0, "V_SF": -1} | values)
+    return FakeDevice({100 + index: word for index, word in enumerate(words)})
+
+
+@given(st.sampled_from([103, 203, 701, 702, 704, 802]), st.data())
+def test_stretches_hold_every_point_with_its_factor_within_125_registers(number: int, data: st.DataObject) -> None:
+    place = layout(definition(number), 1000)
+    chosen = data.draw(st.sets(st.sampled_from(sorted(place.fields))))
+    groups = stretches([place.fields[path] for path in chosen])
+    assert sorted(at.path for group in groups for at in group) == sorted(chosen)
+    for group in groups:
+        first, last = min(at.span[0] for at in group), max(at.span[1] for at in group)
+        assert last - first <= 125
+
+
+async def test_a_value_and_its_factor_come_from_one_request() -> None:
+    device = model_103(W=1234)
+    look = await ModelPoll(layout(definition(103), 50), 100, ["W"]).read(reading(device), 0.0)
+    assert look.values["W"].in_parts(1) == 1234
+    assert device.reads == [(114, 2)]
+    assert look.monotonic_s == 2.0
+
+
+async def test_a_hole_costs_the_points_in_it_and_no_others() -> None:
+    device = model_103(W=1234, Hz=5001, WH=7)
+    device.unreadable = {116}  # Hz
+    poll = ModelPoll(layout(definition(103), 50), 100, ["W", "Hz", "WH"])
+    look = await poll.read(reading(device), 0.0)
+    assert set(look.values) == {"W", "WH"}
+    assert poll.unreadable == {"Hz"}
+
+
+async def test_a_hole_that_was_learned_is_not_read_across_again() -> None:
+    device = model_103(W=1234, Hz=5001, WH=7)
+    device.unreadable = {116}
+    poll = ModelPoll(layout(definition(103), 50), 100, ["W", "Hz", "WH"])
+    await poll.read(reading(device), 0.0)
+    device.reads.clear()
+    await poll.read(reading(device), 1.0)
+    assert device.reads == [(114, 2), (124, 3)]
+
+
+async def test_a_hole_is_tried_again_after_a_while() -> None:
+    device = model_103(W=1234, Hz=5001)
+    device.unreadable = {116}
+    poll = ModelPoll(layout(definition(103), 50), 100, ["W", "Hz"])
+    await poll.read(reading(device), 0.0)
+    device.unreadable = set()
+    assert "Hz" not in (await poll.read(reading(device), RELEARN_S - 1)).values
+    assert "Hz" in (await poll.read(reading(device), RELEARN_S)).values
+
+
+async def test_a_device_that_refuses_everything_gives_nothing_and_no_moment() -> None:
+    poll = ModelPoll(layout(definition(103), 50), 100, ["W", "Hz"])
+    look = await poll.read(reading(FakeDevice({})), 0.0)
+    assert (look.values, look.monotonic_s) == ({}, None)
+
+
+@pytest.mark.parametrize("error", [NoAnswerError("silence"), ModbusExceptionError("busy", 6)])
+async def test_silence_and_busy_are_not_learned_as_holes(error: Exception) -> None:
+    device = model_103(W=1234)
+    poll = ModelPoll(layout(definition(103), 50), 100, ["W"])
+
+    async def fails(address: int, count: int) -> Words:
+        raise error
+
+    with pytest.raises(type(error)):
+        await poll.read(fails, 0.0)
+    assert "W" in (await poll.read(reading(device), 0.0)).values
+    assert poll.unreadable == frozenset()
