@@ -1,0 +1,315 @@
+"""One charger over all its connections: provisioning, telemetry while idle, leases, and what is remembered of it."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Final, cast
+
+import structlog
+from websockets.asyncio.server import ServerConnection
+
+from drivers.device import DeviceError, DeviceRefusedError, DeviceUnreachableError, Journal, LinkState
+from drivers.ocpp import provisioning
+from drivers.ocpp.connection import Connection
+from drivers.ocpp.errors import CallError, CallRefusedError, InvalidAnswerError, NotConnectedError, OwnMistakeError
+from drivers.ocpp.evse import OcppEvse
+from drivers.ocpp.messages import StatusAnswer
+from drivers.ocpp.profiles import RateUnit
+from drivers.ocpp.rpc import PeerFault, Priority, RpcEngine
+from drivers.ocpp.schemas import JsonObject, Version, schemas
+from drivers.ocpp.session import EvseSession, Moment, Outcome
+from drivers.ocpp.settings import ChargerSettings
+from drivers.ocpp.station import Reaction, StationSession
+
+SILENT_START_S: Final = 5.0
+"""A charger that reconnects without BootNotification and has nothing to say is spoken to after this long."""
+RETRY_S: Final = 15.0
+"""Before provisioning is tried again on a connection that stays open and does not answer."""
+PING_TIMEOUT_S: Final = 3.0
+LEASE_CHECK_S: Final = 1.0
+IDLE_INTERVALS: Final = 2.5
+"""Telemetry periods without a value after which an idle charger's values are carried forward."""
+
+_log = structlog.get_logger()
+
+
+class OcppCharger:
+    """Owns the session of one charger and its EVSEs; is given one socket at a time."""
+
+    def __init__(
+        self,
+        evses: Sequence[ChargerSettings],
+        *,
+        heartbeat_s: int,
+        meter_interval_s: int,
+        call_timeout_s: float,
+        monotonic_s: Callable[[], float],
+        wall_us: Callable[[], int],
+        journal: Journal,
+        on_event: Callable[[str, str, str], None],
+    ) -> None:
+        self.session = StationSession(evses, heartbeat_s=heartbeat_s)
+        self.charger_id = self.session.charger_id
+        self.password = evses[0].password
+        self.rate_unit = RateUnit.WATTS
+        self.evses = {
+            number: OcppEvse(evse, self, monotonic_s=monotonic_s, wall_us=wall_us)
+            for number, evse in self.session.evses.items()
+        }
+        self._device_ids = {evse.device_id: evse for evse in self.evses.values()}
+        self._meter_interval_s = meter_interval_s
+        self._call_timeout_s = call_timeout_s
+        self._monotonic_s = monotonic_s
+        self._wall_us = wall_us
+        self._journal = journal
+        self._on_event = on_event
+        self._connection: Connection | None = None
+        self._ended = asyncio.Event()
+        self._ended.set()
+        self._wanted = asyncio.Event()
+        self._provisioned = False
+        self._fault_said = False
+        self._lost = ""
+        self._fault = ""
+        self._log = _log.bind(charger=self.charger_id)
+
+    # --- for EVSEs (`drivers.ocpp.evse.Charger`)
+
+    async def call(self, action: str, payload: JsonObject, priority: Priority) -> JsonObject:
+        """Ask the charger. Raises CallError."""
+        connection = self._connection
+        if connection is None:
+            raise NotConnectedError(f"charger {self.charger_id} is not connected")
+        return await connection.call(action, payload, priority)
+
+    def link(self) -> tuple[LinkState, str]:
+        """Whether the charger is here, and a sentence about it."""
+        if self._connection is not None:
+            return LinkState.ONLINE, f"connected: {self.session.identity or 'has not said what it is'}"
+        if self._fault:
+            return LinkState.FAULT, self._fault
+        if self._lost:
+            return LinkState.SILENT, self._lost
+        return LinkState.STARTING, f"waiting for charger {self.charger_id} to connect"
+
+    def notice(self, device_id: str, code: str, text: str) -> None:
+        """Something about an EVSE that a person or auditor must know of."""
+        self._log.warning("ocpp_notice", code=code, subject=device_id, text=text)
+        self._on_event(code, device_id, text)
+
+    # --- for the server
+
+    async def recall(self) -> None:
+        """Go on from what was remembered before a restart."""
+        remembered = await self._journal.recall(self._journal_key)
+        if remembered is None:
+            return
+        try:
+            self.session.restore(remembered)
+        except ValueError as error:
+            self._say("charger.memory", str(error))
+
+    async def still_connected(self) -> bool:
+        """Whether an earlier socket of this charger is alive. A dead one is gone when this returns (a second socket
+        appears while the first is half open)."""
+        connection = self._connection
+        if connection is None:
+            return False
+        if await connection.alive(PING_TIMEOUT_S):
+            return True
+        connection.drop()
+        await self._ended.wait()
+        return False
+
+    def refused(self, text: str) -> None:
+        """Somebody came with this identity and was turned away."""
+        self._fault = text
+
+    async def serve(self, socket: ServerConnection, version: Version) -> None:
+        """Talk until the socket closes. The caller has made sure that there is no other."""
+        connection = Connection(
+            socket,
+            RpcEngine(schemas(version)),
+            charger_id=self.charger_id,
+            react=self._react,
+            on_fault=self._on_fault,
+            call_timeout_s=self._call_timeout_s,
+            monotonic_s=self._monotonic_s,
+        )
+        self._connection, self._fault = connection, ""
+        self._fault_said = False
+        self._ended.clear()
+        self._wanted.clear()
+        self.session.connection_began()
+        self._log.info("ocpp_connected")
+        try:
+            async with asyncio.TaskGroup() as group:
+                beside = [
+                    group.create_task(self._provision()),
+                    group.create_task(self._keep_telemetry()),
+                    group.create_task(self._watch_leases()),
+                ]
+                await connection.run()
+                for task in beside:
+                    task.cancel()
+        finally:
+            self._connection = None
+            self._lost = f"charger {self.charger_id} has lost its connection and is expected back"
+            self._ended.set()
+            self._log.info("ocpp_disconnected")
+
+    @property
+    def taken(self) -> bool:
+        """Whether a socket is being served."""
+        return self._connection is not None
+
+    async def remote_start(self, device_id: str, token_id: str) -> None:
+        """RequestStartTransaction (F01, F02). Raises DeviceRefusedError or DeviceUnreachableError."""
+        evse = self._device_ids[device_id]
+        self.session.expect_token(token_id)
+        await self._request(
+            device_id,
+            "RequestStartTransaction",
+            {
+                "evseId": evse.session.settings.evse_id,
+                "remoteStartId": uuid.uuid4().int % 2**31,
+                "idToken": {"idToken": token_id, "type": "Central"},
+            },
+        )
+
+    async def remote_stop(self, device_id: str) -> None:
+        """RequestStopTransaction (F03). Raises DeviceRefusedError or DeviceUnreachableError."""
+        transaction = self._device_ids[device_id].session.transaction
+        if transaction is None:
+            raise DeviceRefusedError(f"{device_id}: no transaction is running")
+        await self._request(device_id, "RequestStopTransaction", {"transactionId": transaction.transaction_id})
+
+    async def _request(self, device_id: str, action: str, payload: JsonObject) -> None:
+        try:
+            answer = cast(StatusAnswer, await self.call(action, payload, Priority.URGENT))
+        except (CallRefusedError, InvalidAnswerError) as error:
+            raise DeviceRefusedError(f"{device_id}: {error}") from error
+        except CallError as error:
+            raise DeviceUnreachableError(f"{device_id}: {error}") from error
+        except OwnMistakeError as error:  # a token of more than 36 characters
+            raise DeviceRefusedError(f"{device_id}: {error}") from error
+        if answer["status"] != "Accepted":
+            raise DeviceRefusedError(f"{device_id}: the charger refused {action}")
+
+    # --- what the charger says
+
+    async def _react(self, action: str, payload: JsonObject) -> Reaction:
+        reaction = self.session.handle(action, payload, self._now())
+        if reaction.booted:
+            for evse in self.evses.values():
+                evse.profiles_lost()
+        await self._carry_out(Outcome(reaction.samples, reaction.notices, changed=reaction.remember))
+        if reaction.booted or action != "BootNotification":
+            # After a boot, or with the first word of a charger that does not say that it booted.
+            self._want_provisioning(again=reaction.booted)
+        return reaction
+
+    def _want_provisioning(self, *, again: bool) -> None:
+        if again or not self._provisioned:
+            self._wanted.set()
+
+    async def _carry_out(self, outcome: Outcome) -> None:
+        for sample in outcome.samples:
+            self._device_ids[sample.device_id].take(sample)
+        for notice in outcome.notices:
+            self._say(notice.code, notice.text)
+        if outcome.changed:
+            try:
+                await self._journal.remember(self._journal_key, self.session.encode())
+            except Exception as error:  # whatever the gateway's store raises: the charger is served all the same
+                self._log.error("ocpp_not_remembered", problem=str(error))
+
+    def _on_fault(self, fault: PeerFault) -> None:
+        if not self._fault_said:
+            self._fault_said = True
+            self._say("charger.bad_frame", f"sent what OCPP does not allow: {fault.code}, {fault.description}")
+
+    # --- tasks of a connection
+
+    async def _provision(self) -> None:
+        """Each time it is wanted, and again after a while where the charger did not answer."""
+        self._provisioned = False
+        wait_s: float | None = SILENT_START_S
+        while True:
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._wanted.wait()
+            except TimeoutError:
+                pass
+            self._wanted.clear()
+            self._provisioned = True
+            try:
+                await self._provision_once()
+                wait_s = None
+            except (CallError, DeviceUnreachableError) as error:
+                self._log.warning("ocpp_not_provisioned", problem=str(error), again_in_s=RETRY_S)
+                wait_s = RETRY_S
+
+    async def _provision_once(self) -> None:
+        self.rate_unit = await provisioning.read_rate_unit(self)
+        for evse in self.evses.values():
+            await evse.install_static_share()
+            try:
+                await evse.hold_again()
+            except DeviceRefusedError as error:
+                self._log.warning("ocpp_not_held_again", device=evse.device_id, problem=str(error))
+        refused = await provisioning.set_variables(self, self._meter_interval_s)
+        if refused:
+            self._log.warning("ocpp_variables_refused", variables=refused)
+        if not self.session.identity:
+            await provisioning.trigger(self, "BootNotification")
+        for session in self.session.evses.values():
+            await self._carry_out(await provisioning.ask_state(self, session))
+
+    async def _keep_telemetry(self) -> None:
+        """While no transaction runs chargers are silent: ask for values, and carry the last forward where none come."""
+        asking = True
+        began_s = self._monotonic_s()
+
+        def age_s(evse: EvseSession) -> float:
+            heard_s = began_s if evse.last_sample is None else max(began_s, evse.last_sample.monotonic_s)
+            return self._monotonic_s() - heard_s
+
+        while True:
+            await asyncio.sleep(self._meter_interval_s)
+            for number, evse in self.session.evses.items():
+                if evse.transaction is not None or age_s(evse) < self._meter_interval_s / 2:
+                    continue
+                if asking and self._provisioned:
+                    try:
+                        asking = await provisioning.trigger(self, "MeterValues", {"id": number}) == "Accepted"
+                    except CallError as error:
+                        self._log.info("ocpp_no_values", problem=str(error))
+                if not asking or age_s(evse) > IDLE_INTERVALS * self._meter_interval_s:
+                    sample = evse.idle_sample(self._now())
+                    if sample is not None:
+                        self.evses[number].take(sample)
+
+    async def _watch_leases(self) -> None:
+        while True:
+            await asyncio.sleep(LEASE_CHECK_S)
+            for evse in self.evses.values():
+                try:
+                    await evse.end_lease()
+                except DeviceError as error:
+                    self._log.warning("ocpp_lease_not_ended", device=evse.device_id, problem=str(error))
+
+    # --- small things
+
+    @property
+    def _journal_key(self) -> str:
+        return f"charger/{self.charger_id}"
+
+    def _now(self) -> Moment:
+        return Moment(self._monotonic_s(), self._wall_us())
+
+    def _say(self, code: str, text: str) -> None:
+        self._log.warning("ocpp_notice", code=code, text=text)
+        self._on_event(code, self.charger_id, text)

@@ -1,0 +1,212 @@
+"""One WebSocket of one charger: moves frames between the socket and the RPC engine, and lets others call and wait."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
+
+import structlog
+from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import CloseCode
+
+from drivers.ocpp.errors import (
+    CallError,
+    CallRefusedError,
+    CallTimeoutError,
+    InvalidAnswerError,
+    NotConnectedError,
+    OwnMistakeError,
+)
+from drivers.ocpp.rpc import (
+    CallAnswered,
+    CallFailed,
+    CallReceived,
+    Event,
+    Failure,
+    LateAnswer,
+    PeerFault,
+    Priority,
+    RepeatedCall,
+    RpcEngine,
+)
+from drivers.ocpp.schemas import JsonObject
+from drivers.ocpp.station import Reaction
+
+LOGGED_FAULTS: Final = 3
+"""Of one connection; a charger that sends nonsense sends much of it."""
+
+_log = structlog.get_logger()
+
+
+class Caller(Protocol):
+    """Something that carries a call to a charger."""
+
+    async def call(self, action: str, payload: JsonObject, priority: Priority) -> JsonObject:
+        """The answer's payload, as its schema says. Raises CallError."""
+        ...
+
+
+class Connection:
+    """Serves one socket from handshake to close. `react` decides; it is awaited before the answer leaves."""
+
+    def __init__(
+        self,
+        socket: ServerConnection,
+        engine: RpcEngine,
+        *,
+        charger_id: str,
+        react: Callable[[str, JsonObject], Awaitable[Reaction]],
+        on_fault: Callable[[PeerFault], None],
+        call_timeout_s: float,
+        monotonic_s: Callable[[], float],
+    ) -> None:
+        self._socket = socket
+        self._engine = engine
+        self._react = react
+        self._on_fault = on_fault
+        self._call_timeout_s = call_timeout_s
+        self._monotonic_s = monotonic_s
+        self._waiting: dict[str, asyncio.Future[CallAnswered | CallFailed]] = {}
+        self._asked = asyncio.Event()
+        self._ended = False
+        self._faults = 0
+        self._log = _log.bind(charger=charger_id)
+
+    async def run(self) -> None:
+        """Returns when the socket is closed, by whomever."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                beside = [group.create_task(self._write()), group.create_task(self._expire())]
+                await self._read()
+                for task in beside:
+                    task.cancel()
+        finally:
+            self._ended = True
+            for future in self._waiting.values():
+                if not future.done():
+                    future.set_exception(NotConnectedError("the connection ended before the charger answered"))
+
+    async def call(self, action: str, payload: JsonObject, priority: Priority) -> JsonObject:
+        """Ask the charger and wait for its answer. Raises CallError; cancelling it takes a call that waits off the
+        queue."""
+        if self._ended:
+            raise NotConnectedError("the connection to the charger has ended")
+        message_id = str(uuid.uuid4())
+        future: asyncio.Future[CallAnswered | CallFailed] = asyncio.get_running_loop().create_future()
+        self._engine.ask(
+            message_id,
+            action,
+            payload,
+            priority=priority,
+            timeout_s=self._call_timeout_s,
+            now_s=self._monotonic_s(),
+        )
+        self._waiting[message_id] = future
+        self._asked.set()
+        try:
+            outcome = await future
+        finally:
+            del self._waiting[message_id]
+            if not future.done() or future.cancelled():
+                self._engine.abandon(message_id)
+        if isinstance(outcome, CallFailed):
+            raise _error(outcome)
+        return outcome.payload
+
+    async def alive(self, timeout_s: float) -> bool:
+        """Whether the other end answers a ping: a half-open socket looks open for minutes."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await (await self._socket.ping())
+        except (TimeoutError, ConnectionClosed):
+            return False
+        return True
+
+    def drop(self) -> None:
+        """End it at once, without the closing handshake that a dead peer would never finish."""
+        self._socket.transport.abort()
+
+    # --- tasks
+
+    async def _read(self) -> None:
+        try:
+            async for message in self._socket:
+                for event in self._engine.receive(message, self._monotonic_s()):
+                    await self._take(event)
+                # Awaited here, so that a charger that does not read its answers is not read from either.
+                await self._flush()
+        except ConnectionClosed:
+            return
+
+    async def _write(self) -> None:
+        """Sends calls. Answers leave through `_read`."""
+        try:
+            while True:
+                await self._asked.wait()
+                self._asked.clear()
+                await self._flush()
+        except ConnectionClosed:
+            return
+
+    async def _expire(self) -> None:
+        while True:
+            deadline_s = self._engine.next_deadline_s()
+            # A call asked for meanwhile ends no earlier than its own time-out, so a nap of that length misses none.
+            nap_s = self._call_timeout_s if deadline_s is None else deadline_s - self._monotonic_s()
+            await asyncio.sleep(max(0.01, min(nap_s, self._call_timeout_s)))
+            for event in self._engine.expire(self._monotonic_s()):
+                await self._take(event)
+            self._asked.set()
+
+    async def _flush(self) -> None:
+        for text in self._engine.frames_to_send():
+            self._log.debug("ocpp_sent", frame=text)
+            await self._socket.send(text)
+
+    async def _take(self, event: Event) -> None:
+        match event:
+            case CallReceived():
+                await self._answer(event)
+            case CallAnswered() | CallFailed():
+                future = self._waiting.get(event.message_id)
+                if future is not None and not future.done():
+                    future.set_result(event)
+            case LateAnswer():
+                self._log.info("ocpp_late_answer", action=event.action)
+            case RepeatedCall():
+                self._log.info("ocpp_repeated_call", action=event.action[:64])
+            case PeerFault():
+                await self._fault(event)
+
+    async def _answer(self, call: CallReceived) -> None:
+        self._log.debug("ocpp_received", action=call.action, payload=call.payload)
+        reaction = await self._react(call.action, call.payload)
+        if reaction.refusal is not None:
+            self._engine.refuse(call.message_id, *reaction.refusal)
+            return
+        try:
+            self._engine.answer(call.message_id, reaction.answer or {})
+        except OwnMistakeError as mistake:  # answered with InternalError; the charger goes on
+            self._log.error("ocpp_own_mistake", action=call.action, problem=str(mistake))
+
+    async def _fault(self, fault: PeerFault) -> None:
+        self._faults += 1
+        if self._faults <= LOGGED_FAULTS:
+            self._log.warning("ocpp_bad_frame", code=fault.code.value, problem=fault.description)
+        self._on_fault(fault)
+        if fault.hopeless:
+            await self._socket.close(CloseCode.PROTOCOL_ERROR, "too many bad frames in a row")
+
+
+def _error(failed: CallFailed) -> CallError:
+    match failed.failure:
+        case Failure.REFUSED:
+            return CallRefusedError(f"{failed.action} was answered with {failed.description}", code=failed.code)
+        case Failure.INVALID_ANSWER:
+            return InvalidAnswerError(f"the answer to {failed.action} is not as specified: {failed.description}")
+        case Failure.TIMED_OUT | Failure.NEVER_SENT:
+            sent = failed.failure is Failure.TIMED_OUT
+            return CallTimeoutError(f"{failed.action}: {failed.failure.value}", sent=sent)

@@ -1,0 +1,97 @@
+"""The specification's own JSON schemas, compiled: what a payload violates, in the words of a CALLERROR.
+
+The schema files are those that the `ocpp` package ships; its validator is not used, because it costs hundreds of
+times more than a compiled one. Every message that passes a connection, in or out, is checked here once.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from importlib.resources import files
+from typing import Final, TypeAlias
+
+import jsonschema_rs
+import orjson
+
+from drivers.ocpp.errors import ErrorCode, quoted
+from drivers.ocpp.timestamps import is_timestamp
+
+Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+JsonObject: TypeAlias = dict[str, Json]
+
+
+class Version(StrEnum):
+    """Protocol versions by the name of their WebSocket subprotocol."""
+
+    V201 = "ocpp2.0.1"
+
+
+_FOLDERS: Final = {Version.V201: "v201"}
+
+CODE_OF_KEYWORD: Final[Mapping[str, ErrorCode]] = {
+    # OCPP-J 2.0.1 section 4.3, by the JSON schema keyword that was violated.
+    "required": ErrorCode.OCCURRENCE_CONSTRAINT_VIOLATION,
+    "minItems": ErrorCode.OCCURRENCE_CONSTRAINT_VIOLATION,
+    "maxItems": ErrorCode.OCCURRENCE_CONSTRAINT_VIOLATION,
+    "type": ErrorCode.TYPE_CONSTRAINT_VIOLATION,
+    "enum": ErrorCode.PROPERTY_CONSTRAINT_VIOLATION,
+    "maxLength": ErrorCode.PROPERTY_CONSTRAINT_VIOLATION,
+    "minimum": ErrorCode.PROPERTY_CONSTRAINT_VIOLATION,
+    "maximum": ErrorCode.PROPERTY_CONSTRAINT_VIOLATION,
+}
+"""Any other keyword (unknown properties, formats) is a FormatViolation."""
+
+
+class Direction(Enum):
+    """Which half of an action a payload is."""
+
+    REQUEST = "Request"
+    RESPONSE = "Response"
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """Why a payload is refused."""
+
+    code: ErrorCode
+    description: str
+
+
+class Schemas:
+    """The compiled schemas of one protocol version."""
+
+    def __init__(self, version: Version) -> None:
+        self.version = version
+        folder = files("ocpp") / _FOLDERS[version] / "schemas"
+        self._validators = {
+            entry.name.removesuffix(".json"): jsonschema_rs.validator_for(
+                # Some of the files start with a byte order mark.
+                orjson.loads(entry.read_bytes().removeprefix(b"\xef\xbb\xbf")),
+                formats={"date-time": is_timestamp},
+            )
+            for entry in folder.iterdir()
+            if entry.name.endswith(".json")
+        }
+
+    def knows(self, action: str) -> bool:
+        """Whether the specification has this action."""
+        return f"{action}Request" in self._validators
+
+    def violation(self, action: str, direction: Direction, payload: JsonObject) -> Violation | None:
+        """The first thing that is wrong with a payload of a known action; None when it is as specified."""
+        try:
+            self._validators[action + direction.value].validate(payload)
+        except jsonschema_rs.ValidationError as error:
+            where = "/".join(str(part) for part in error.instance_path) or "payload"
+            code = CODE_OF_KEYWORD.get(error.kind.name, ErrorCode.FORMAT_VIOLATION)
+            return Violation(code, f"{action}{direction.value}, {where}: {quoted(error.message, 160)}")
+        return None
+
+
+@functools.cache
+def schemas(version: Version) -> Schemas:
+    """The schemas of a version, compiled once per process (about 20 ms)."""
+    return Schemas(version)

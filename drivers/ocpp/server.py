@@ -1,0 +1,232 @@
+"""The CSMS that chargers connect to: listens, lets in who proves who it is, and hands the socket to its charger."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
+from ssl import SSLContext
+from types import TracebackType
+from typing import Final, Self
+
+import structlog
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.frames import CloseCode
+from websockets.http11 import Request, Response
+from websockets.typing import Subprotocol
+
+from drivers.device import Device, Journal
+from drivers.ocpp.charger import OcppCharger
+from drivers.ocpp.credentials import Claim, proves, read_claim
+from drivers.ocpp.errors import quoted
+from drivers.ocpp.frames import LONGEST_FRAME
+from drivers.ocpp.schemas import Version, schemas
+from drivers.ocpp.settings import ChargerSettings
+
+VERSIONS: Final = (Version.V201,)
+"""In the order that we prefer."""
+REFUSAL_DELAY_S: Final = 2.0
+"""Before a 401: makes guessing slow."""
+MOST_REFUSING: Final = 64
+"""Strangers that are kept waiting at a time; more are turned away at once."""
+REFUSALS_SAID_EVERY_S: Final = 60.0
+PING_INTERVAL_S: Final = 10.0
+"""A half-open socket is noticed after at most twice this."""
+REBIND_LEAST_S, REBIND_MOST_S = 1.0, 30.0
+"""Back-off while the address cannot be listened on."""
+
+_log = structlog.get_logger()
+
+
+class OcppServer:
+    """The chargers of a site. `.devices` exist from the start; chargers come and go.
+
+    Use `run()` as a task, or the object as an async context (then a taken port raises OSError).
+    `on_event(code, subject, text)` must not block; the subject is a device id or an OCPP identity. Codes:
+    charger.refused, charger.second_socket, charger.bad_frame, charger.replaced, charger.unknown_evse, charger.faulted,
+    charger.clock, charger.meter_values, charger.register_back, charger.dead_man, charger.external_limit,
+    charger.security_event, charger.memory, charger.listen.
+    """
+
+    def __init__(
+        self,
+        listen_host: str,
+        listen_port: int,
+        chargers: Sequence[ChargerSettings],
+        *,
+        heartbeat_s: int,
+        meter_interval_s: int,
+        call_timeout_s: float,
+        monotonic_s: Callable[[], float],
+        wall_us: Callable[[], int],
+        journal: Journal,
+        on_event: Callable[[str, str, str], None],
+        ssl: SSLContext | None = None,
+    ) -> None:
+        """Raises ValueError for settings that contradict each other."""
+        self._host, self._port, self._ssl = listen_host, listen_port, ssl
+        self._on_event = on_event
+        self._monotonic_s = monotonic_s
+        self._server: Server | None = None
+        self._recalled = False
+        self._refusing = 0
+        self._refusals = 0
+        self._refusals_said_s = float("-inf")
+        self._chargers: dict[str, OcppCharger] = {}
+        self._of_device: dict[str, OcppCharger] = {}
+        self.devices: dict[str, Device] = {}
+        """By device id; one per configured EVSE."""
+        schemas(VERSIONS[0])  # compiled here, not in the first charger's handshake
+        for charger_id, evses in _by_charger(chargers).items():
+            charger = OcppCharger(
+                evses,
+                heartbeat_s=heartbeat_s,
+                meter_interval_s=meter_interval_s,
+                call_timeout_s=call_timeout_s,
+                monotonic_s=monotonic_s,
+                wall_us=wall_us,
+                journal=journal,
+                on_event=on_event,
+            )
+            self._chargers[charger_id] = charger
+            for evse in charger.evses.values():
+                self.devices[evse.device_id] = evse
+                self._of_device[evse.device_id] = charger
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on; what port 0 became."""
+        if self._server is None:
+            raise RuntimeError("the OCPP server does not listen yet")
+        return int(next(iter(self._server.sockets)).getsockname()[1])
+
+    async def run(self) -> None:
+        """Serve until cancelled; a port that is taken is tried again."""
+        wait_s = REBIND_LEAST_S
+        while True:
+            try:
+                await self.__aenter__()
+                break
+            except OSError as error:
+                text = f"cannot listen on {self._host}:{self._port}: {error.strerror or error}; trying again"
+                _log.error("ocpp_listen", problem=text, again_in_s=wait_s)
+                if wait_s == REBIND_LEAST_S:
+                    self._on_event("charger.listen", self._host, text)
+                await asyncio.sleep(wait_s)
+                wait_s = min(2 * wait_s, REBIND_MOST_S)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await self.__aexit__(None, None, None)
+
+    async def __aenter__(self) -> Self:
+        if not self._recalled:
+            for charger in self._chargers.values():
+                await charger.recall()
+            self._recalled = True
+        self._server = await serve(
+            self._serve,
+            self._host,
+            self._port,
+            ssl=self._ssl,
+            process_request=self._admit,
+            select_subprotocol=_select_subprotocol,
+            max_size=LONGEST_FRAME,
+            max_queue=4,
+            ping_interval=PING_INTERVAL_S,
+            ping_timeout=PING_INTERVAL_S,
+            close_timeout=2.0,
+            compression=None,  # costs 300 kB for each charger, and its messages are small
+            server_header=None,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+            await server.wait_closed()
+
+    async def remote_start(self, device_id: str, token_id: str) -> None:
+        """Start charging at an EVSE as if this token had been shown. Raises DeviceError; KeyError: no such device."""
+        await self._of_device[device_id].remote_start(device_id, token_id)
+
+    async def remote_stop(self, device_id: str) -> None:
+        """End the transaction at an EVSE. Raises DeviceError; KeyError: no such device."""
+        await self._of_device[device_id].remote_stop(device_id)
+
+    # --- handshake
+
+    async def _admit(self, socket: ServerConnection, request: Request) -> Response | None:
+        """None lets the handshake go on."""
+        claim = read_claim(request.path, request.headers.get("Authorization"))
+        charger = self._chargers.get(claim.charger_id)
+        if not proves(claim, charger is not None, charger.password if charger else None) or charger is None:
+            return await self._refuse(socket, claim, charger)
+        if await charger.still_connected():
+            text = "a second socket came while the first answers; it was turned away. Two chargers with one identity?"
+            _log.warning("ocpp_second_socket", charger=claim.charger_id)
+            self._on_event("charger.second_socket", claim.charger_id, text)
+            return socket.respond(HTTPStatus.CONFLICT, "already connected\n")
+        return None
+
+    async def _refuse(self, socket: ServerConnection, claim: Claim, charger: OcppCharger | None) -> Response:
+        self._refusals += 1
+        address = socket.remote_address[0] if socket.remote_address else "?"
+        who = quoted(claim.charger_id, 52)
+        what = "is no charger of the configuration" if charger is None else "came without the right password"
+        if charger is not None:
+            charger.refused(f"somebody at {address} came as {who} without the right password; compare both ends")
+        if self._monotonic_s() - self._refusals_said_s >= REFUSALS_SAID_EVERY_S:
+            text = f"{who} at {address} {what}; {self._refusals} refused since the last word on it"
+            self._refusals, self._refusals_said_s = 0, self._monotonic_s()
+            _log.warning("ocpp_refused", text=text)
+            subject = claim.charger_id if charger is not None else "unknown"
+            self._on_event("charger.refused", subject, text)
+        if self._refusing >= MOST_REFUSING:
+            return socket.respond(HTTPStatus.SERVICE_UNAVAILABLE, "busy\n")
+        self._refusing += 1
+        try:
+            await asyncio.sleep(REFUSAL_DELAY_S)
+        finally:
+            self._refusing -= 1
+        response = socket.respond(HTTPStatus.UNAUTHORIZED, "who are you?\n")
+        response.headers["WWW-Authenticate"] = 'Basic realm="v2g-gateway"'
+        return response
+
+    async def _serve(self, socket: ServerConnection) -> None:
+        assert socket.request is not None
+        charger = self._chargers[read_claim(socket.request.path, None).charger_id]
+        if socket.subprotocol is None:
+            # OCPP-J section 3.2: finish the handshake without a subprotocol, then close.
+            await socket.close(CloseCode.NORMAL_CLOSURE, f"no common subprotocol; offer {VERSIONS[0].value}")
+            return
+        if charger.taken:  # two came at once and both were let in
+            await socket.close(CloseCode.POLICY_VIOLATION, "already connected")
+            return
+        try:
+            await charger.serve(socket, Version(socket.subprotocol))
+        except Exception:  # a fault of ours: this connection ends, the others and the server go on
+            _log.exception("ocpp_connection_failed", charger=charger.charger_id)
+
+
+def _by_charger(chargers: Sequence[ChargerSettings]) -> dict[str, list[ChargerSettings]]:
+    """The EVSEs of each charger. Raises ValueError for settings that contradict each other."""
+    found: dict[str, list[ChargerSettings]] = {}
+    for settings in chargers:
+        found.setdefault(settings.charger_id, []).append(settings)
+    device_ids = [settings.device_id for settings in chargers]
+    if len(set(device_ids)) != len(device_ids):
+        raise ValueError("device ids must differ")
+    for charger_id, evses in found.items():
+        if len({settings.evse_id for settings in evses}) != len(evses):
+            raise ValueError(f"charger {charger_id} has one EVSE twice")
+        if len({settings.password for settings in evses}) != 1:
+            raise ValueError(f"charger {charger_id} has different passwords for its EVSEs; it has one identity")
+    return found
+
+
+def _select_subprotocol(socket: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+    return next((Subprotocol(version.value) for version in VERSIONS if version.value in offered), None)

@@ -1,0 +1,298 @@
+"""One charger's side of the conversation, without I/O: each action that it may send to the answer that it gets.
+
+The table at the end is the whole list. What comes of a message beside the answer (samples, notices, something to
+remember, a boot) is in the Reaction, for the shell to carry out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Final, cast
+
+import orjson
+
+from drivers.device import Sample, ValueSource
+from drivers.ocpp.errors import ErrorCode, quoted
+from drivers.ocpp.messages import (
+    Authorize,
+    BootNotification,
+    IdToken,
+    MeterValues,
+    NotifyEVChargingNeeds,
+    SecurityEventNotification,
+    StatusNotification,
+    TransactionEvent,
+)
+from drivers.ocpp.schemas import Json, JsonObject
+from drivers.ocpp.session import Car, EvseSession, Moment, Notice, Outcome, Transaction
+from drivers.ocpp.settings import ChargerSettings
+from drivers.ocpp.timestamps import format_timestamp
+
+REMEMBERED_REMOTE_TOKENS: Final = 16
+
+
+@dataclass(slots=True)
+class Reaction:
+    """What a message leads to: exactly one of `answer` and `refusal`, and what else is to be done."""
+
+    answer: JsonObject | None = None
+    refusal: tuple[ErrorCode, str] | None = None
+    samples: list[Sample] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
+    booted: bool = False
+    """The charger has started anew: profiles and variables may be gone from it."""
+    remember: bool = False
+    """`StationSession.encode` says something new that must survive a restart."""
+
+
+class StationSession:
+    """One charger with all its configured EVSEs. Lives over connections, and over restarts through `encode`."""
+
+    def __init__(self, evses: Sequence[ChargerSettings], *, heartbeat_s: int) -> None:
+        if len({settings.charger_id for settings in evses}) != 1:
+            raise ValueError("the EVSEs of a station share one charger_id")
+        self.charger_id = evses[0].charger_id
+        self.source = ValueSource.OPEN_BUS if evses[0].password is None else ValueSource.AUTHENTICATED_LINK
+        self.identity = ""
+        """Vendor, model and serial number for a person, once the charger told."""
+        self._serial = ""
+        self._generation = 1
+        self._heartbeat_s = heartbeat_s
+        self._remote_tokens: deque[str] = deque(maxlen=REMEMBERED_REMOTE_TOKENS)
+        self._unknown_evses: set[int] = set()
+        self.evses = {
+            settings.evse_id: EvseSession(settings, meter_id=self._meter_id(settings.evse_id), source=self.source)
+            for settings in evses
+        }
+
+    def connection_began(self) -> None:
+        """A socket of this charger was accepted."""
+        self._unknown_evses.clear()
+        for evse in self.evses.values():
+            evse.connection_began()
+
+    def handle(self, action: str, payload: JsonObject, now: Moment) -> Reaction:
+        """Answer a call. The payload fits its schema."""
+        if action in _HANDLERS:
+            return _HANDLERS[action](self, payload, now)
+        if action in _FIXED_ANSWERS:
+            return Reaction(answer=dict(_FIXED_ANSWERS[action]))
+        return Reaction(refusal=(ErrorCode.NOT_SUPPORTED, f"this CSMS does not take {action}"))
+
+    def expect_token(self, token_id: str) -> None:
+        """A remote start was ordered with this token: the charger may come back with it."""
+        self._remote_tokens.append(token_id)
+
+    # --- over restarts
+
+    def encode(self) -> bytes:
+        """What must survive a restart."""
+        evses: dict[str, Json] = {}
+        for number, evse in self.evses.items():
+            transaction = evse.transaction
+            car = asdict(evse.car)
+            # A monotonic time means nothing after a reboot, and a state of charge without its age nothing at all.
+            del car["state_of_charge_permille"], car["state_of_charge_monotonic_s"]
+            evses[str(number)] = {
+                "transaction": None if transaction is None else asdict(transaction),
+                "ended": list(evse.ended),
+                "car": car,
+                # Registers move while a transaction runs: then the next message knows better.
+                "import": evse.import_register_milliwatt_hours if transaction is None else None,
+                "export": evse.export_register_milliwatt_hours if transaction is None else None,
+            }
+        return orjson.dumps(
+            {"serial": self._serial, "identity": self.identity, "generation": self._generation, "evses": evses}
+        )
+
+    def restore(self, remembered: bytes) -> None:
+        """Go on from what `encode` gave. Raises ValueError when it is damaged; nothing has changed then."""
+        try:
+            state = orjson.loads(remembered)
+            serial, identity, generation = str(state["serial"]), str(state["identity"]), int(state["generation"])
+            evses = [
+                (
+                    self.evses[int(number)],
+                    None if kept["transaction"] is None else Transaction(**kept["transaction"]),
+                    [str(transaction_id) for transaction_id in kept["ended"]],
+                    Car(**kept["car"]),
+                    kept["import"],
+                    kept["export"],
+                )
+                for number, kept in state["evses"].items()
+                if int(number) in self.evses
+            ]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"what was remembered of charger {self.charger_id} is damaged: {error}") from error
+        self._serial, self.identity, self._generation = serial, identity, generation
+        self._name_meters()
+        for evse, transaction, ended, car, taken, given in evses:
+            evse.transaction, evse.car = transaction, car
+            evse.ended.extend(ended)
+            evse.import_register_milliwatt_hours, evse.export_register_milliwatt_hours = taken, given
+
+    # --- actions
+
+    def _boot(self, payload: JsonObject, now: Moment) -> Reaction:
+        boot = cast(BootNotification, payload)
+        station = boot["chargingStation"]
+        reaction = Reaction(
+            answer={
+                "currentTime": format_timestamp(now.wall_us),
+                "interval": self._heartbeat_s,
+                "status": "Accepted",
+            },
+            booted=boot["reason"] != "Triggered",
+        )
+        serial = station.get("serialNumber", "")
+        identity = quoted(" ".join((station["vendorName"], station["model"], serial)).strip(), 100)
+        if serial and self._serial and serial != self._serial:
+            self._generation += 1
+            self._name_meters()
+            text = f"serial number is {quoted(serial)} and was {quoted(self._serial)}: another charger, another meter"
+            reaction.notices.append(Notice("charger.replaced", text))
+        if identity != self.identity:
+            self.identity, self._serial = identity, serial or self._serial
+            reaction.remember = True
+        return reaction
+
+    def _heartbeat(self, payload: JsonObject, now: Moment) -> Reaction:
+        return Reaction(answer={"currentTime": format_timestamp(now.wall_us)})
+
+    def _status(self, payload: JsonObject, now: Moment) -> Reaction:
+        status = cast(StatusNotification, payload)
+        reaction = Reaction(answer={})
+        evse = self._evse(int(status["evseId"]), reaction)
+        if evse is not None:
+            self._add(evse.connector_status(int(status["connectorId"]), status["connectorStatus"]), reaction)
+        return reaction
+
+    def _authorize(self, payload: JsonObject, now: Moment) -> Reaction:
+        token = cast(Authorize, payload)["idToken"]
+        accepted, _ = self._authorised(token, self.evses.values())
+        return Reaction(answer={"idTokenInfo": {"status": "Accepted" if accepted else "Unknown"}})
+
+    def _transaction(self, payload: JsonObject, now: Moment) -> Reaction:
+        event = cast(TransactionEvent, payload)
+        reaction = Reaction(answer={})
+        evse = self._evse_of(event, reaction)
+        accepted, token_id = True, None
+        if "idToken" in event:
+            accepted, token_id = self._authorised(event["idToken"], [evse] if evse else self.evses.values())
+            reaction.answer = {"idTokenInfo": {"status": "Accepted" if accepted else "Unknown"}}
+        if evse is not None:
+            self._add(evse.transaction_event(event, token_id=token_id if accepted else None, now=now), reaction)
+        return reaction
+
+    def _meter_values(self, payload: JsonObject, now: Moment) -> Reaction:
+        message = cast(MeterValues, payload)
+        reaction = Reaction(answer={})
+        evse_id = int(message["evseId"])
+        # EVSE 0 is the station's own inlet meter; nothing here is metered by it.
+        evse = self._evse(evse_id, reaction) if evse_id else None
+        if evse is not None:
+            self._add(evse.meter_values(message["meterValue"], now), reaction)
+        return reaction
+
+    def _charging_needs(self, payload: JsonObject, now: Moment) -> Reaction:
+        message = cast(NotifyEVChargingNeeds, payload)
+        # "Processing": the plan sends a profile when it has one; until then the static share holds (K15.FR.04).
+        reaction = Reaction(answer={"status": "Processing"})
+        evse = self._evse(int(message["evseId"]), reaction)
+        if evse is None:
+            return Reaction(answer={"status": "Rejected"}, notices=reaction.notices)
+        self._add(evse.charging_needs(message["chargingNeeds"], now), reaction)
+        return reaction
+
+    def _security_event(self, payload: JsonObject, now: Moment) -> Reaction:
+        event = cast(SecurityEventNotification, payload)
+        text = f"security event {quoted(event['type'], 52)} {quoted(event.get('techInfo', ''), 100)}"
+        return Reaction(answer={}, notices=[Notice("charger.security_event", text)])
+
+    def _charging_limit(self, payload: JsonObject, now: Moment) -> Reaction:
+        text = "somebody else limits this charger (NotifyChargingLimit); it may take less than was set here"
+        return Reaction(answer={}, notices=[Notice("charger.external_limit", text)])
+
+    # --- inside
+
+    def _authorised(self, token: IdToken, evses: Iterable[EvseSession]) -> tuple[bool, str | None]:
+        """Whether a token may charge at one of these EVSEs, and how the configuration spells it."""
+        if token["type"] == "NoAuthorization":
+            return True, None  # the charger is set up to ask nobody (C02): there is no token to judge
+        known = [local for evse in evses for local in evse.settings.local_tokens]
+        spelled = {local.casefold(): local for local in (*self._remote_tokens, *known)}
+        name = spelled.get(token["idToken"].casefold())  # identifierString: case does not matter
+        return name is not None, name
+
+    def _meter_id(self, evse_id: int) -> str:
+        replaced = "" if self._generation == 1 else f"/{self._generation}"
+        return f"ocpp/{self.charger_id}/{evse_id}{replaced}"
+
+    def _name_meters(self) -> None:
+        for number, evse in self.evses.items():
+            meter_id = self._meter_id(number)
+            if evse.meter_id != meter_id:
+                evse.meter_id = meter_id
+                # The new meter's registers have nothing to do with the old one's.
+                evse.import_register_milliwatt_hours = evse.export_register_milliwatt_hours = None
+
+    def _evse(self, evse_id: int, reaction: Reaction) -> EvseSession | None:
+        evse = self.evses.get(evse_id)
+        if evse is None and evse_id not in self._unknown_evses and len(self._unknown_evses) < 100:
+            self._unknown_evses.add(evse_id)
+            text = f"speaks of EVSE {evse_id}, which no [[device]] of the configuration names; it is not metered here"
+            reaction.notices.append(Notice("charger.unknown_evse", text))
+        return evse
+
+    def _evse_of(self, event: TransactionEvent, reaction: Reaction) -> EvseSession | None:
+        """Only the first event of a transaction must name its EVSE (E01)."""
+        if "evse" in event:
+            return self._evse(int(event["evse"]["id"]), reaction)
+        transaction_id = event["transactionInfo"]["transactionId"]
+        for evse in self.evses.values():
+            if evse.transaction is not None and evse.transaction.transaction_id == transaction_id:
+                return evse
+        return next(iter(self.evses.values())) if len(self.evses) == 1 else None
+
+    @staticmethod
+    def _add(outcome: Outcome, reaction: Reaction) -> None:
+        reaction.samples += outcome.samples
+        reaction.notices += outcome.notices
+        reaction.remember |= outcome.changed
+
+
+_Handler = Callable[[StationSession, JsonObject, Moment], Reaction]
+
+_HANDLERS: Final[Mapping[str, _Handler]] = {
+    "BootNotification": StationSession._boot,
+    "Heartbeat": StationSession._heartbeat,
+    "StatusNotification": StationSession._status,
+    "Authorize": StationSession._authorize,
+    "TransactionEvent": StationSession._transaction,
+    "MeterValues": StationSession._meter_values,
+    "NotifyEVChargingNeeds": StationSession._charging_needs,
+    "SecurityEventNotification": StationSession._security_event,
+    "NotifyChargingLimit": StationSession._charging_limit,
+}
+
+_FIXED_ANSWERS: Final[Mapping[str, JsonObject]] = {
+    # Reports and notices that need no more than to be taken.
+    "ClearedChargingLimit": {},
+    "FirmwareStatusNotification": {},
+    "LogStatusNotification": {},
+    "NotifyCustomerInformation": {},
+    "NotifyDisplayMessages": {},
+    "NotifyEvent": {},
+    "NotifyMonitoringReport": {},
+    "NotifyReport": {},
+    "PublishFirmwareStatusNotification": {},
+    "ReportChargingProfiles": {},
+    "ReservationStatusUpdate": {},
+    # Questions with an honest no.
+    "DataTransfer": {"status": "UnknownVendorId"},
+    "GetCertificateStatus": {"status": "Failed"},
+    "NotifyEVChargingSchedule": {"status": "Accepted"},
+    "SignCertificate": {"status": "Rejected"},
+}

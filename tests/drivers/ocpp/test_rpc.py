@@ -1,0 +1,364 @@
+"""The RPC engine: what it promises whatever the peer sends."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from drivers.ocpp.errors import ErrorCode, OwnMistakeError, QueueFullError
+from drivers.ocpp.rpc import (
+    HOPELESS_FAULTS,
+    MOST_UNANSWERED,
+    MOST_WAITING,
+    REMEMBERED_ANSWERS,
+    URGENT_RESERVE,
+    CallAnswered,
+    CallFailed,
+    CallReceived,
+    Failure,
+    LateAnswer,
+    PeerFault,
+    Priority,
+    RepeatedCall,
+    RpcEngine,
+)
+from drivers.ocpp.schemas import Json, JsonObject, Version, schemas
+
+NOW = "2026-01-01T00:00:00.000Z"
+HEARTBEAT = '[2,"h1","Heartbeat",{}]'
+CLEAR: JsonObject = {"chargingProfileId": 1}
+
+
+def engine() -> RpcEngine:
+    return RpcEngine(schemas(Version.V201))
+
+
+def ask(
+    rpc: RpcEngine,
+    message_id: str,
+    *,
+    now_s: float = 0.0,
+    timeout_s: float = 10.0,
+    priority: Priority = Priority.ROUTINE,
+) -> None:
+    rpc.ask(message_id, "ClearChargingProfile", CLEAR, priority=priority, timeout_s=timeout_s, now_s=now_s)
+
+
+def sent(rpc: RpcEngine) -> list[list[Json]]:
+    return [orjson.loads(text) for text in rpc.frames_to_send()]
+
+
+def sent_ids(rpc: RpcEngine) -> list[Json]:
+    return [frame[1] for frame in sent(rpc)]
+
+
+def test_a_call_of_the_peer_is_given_out_and_answered() -> None:
+    rpc = engine()
+    assert rpc.receive(HEARTBEAT, 0.0) == [CallReceived("h1", "Heartbeat", {})]
+    rpc.answer("h1", {"currentTime": NOW})
+    assert sent(rpc) == [[3, "h1", {"currentTime": NOW}]]
+
+
+@pytest.mark.parametrize(
+    ("action", "payload", "code"),
+    [
+        ("Nonsense", "{}", ErrorCode.NOT_IMPLEMENTED),
+        ("Heartbeat", '{"evil":1}', ErrorCode.FORMAT_VIOLATION),
+        ("StatusNotification", "{}", ErrorCode.OCCURRENCE_CONSTRAINT_VIOLATION),
+        ("MeterValues", '{"evseId":1,"meterValue":[]}', ErrorCode.OCCURRENCE_CONSTRAINT_VIOLATION),
+        ("MeterValues", '{"evseId":"1","meterValue":[]}', ErrorCode.TYPE_CONSTRAINT_VIOLATION),
+        (
+            "StatusNotification",
+            f'{{"timestamp":"{NOW}","connectorStatus":"Melted","evseId":1,"connectorId":1}}',
+            ErrorCode.PROPERTY_CONSTRAINT_VIOLATION,
+        ),
+        (
+            "StatusNotification",
+            '{"timestamp":"yesterday","connectorStatus":"Available","evseId":1,"connectorId":1}',
+            ErrorCode.FORMAT_VIOLATION,
+        ),
+    ],
+)
+def test_a_payload_that_its_schema_forbids_is_refused_with_the_right_code(
+    action: str, payload: str, code: ErrorCode
+) -> None:
+    rpc = engine()
+    (event,) = rpc.receive(f'[2,"1","{action}",{payload}]', 0.0)
+    assert isinstance(event, PeerFault)
+    assert event.code is code
+    assert sent(rpc)[0][:3] == [4, "1", code.value]
+
+
+def test_a_repeated_call_gets_the_same_answer_and_is_given_out_once() -> None:
+    rpc = engine()
+    rpc.receive(HEARTBEAT, 0.0)
+    assert rpc.receive(HEARTBEAT, 0.0) == [RepeatedCall("h1", "Heartbeat")]  # not answered yet
+    rpc.answer("h1", {"currentTime": NOW})
+    first = sent(rpc)
+    assert rpc.receive(HEARTBEAT, 1.0) == [RepeatedCall("h1", "Heartbeat")]
+    assert sent(rpc) == first
+
+
+def test_an_old_message_id_with_another_content_is_a_new_call() -> None:
+    rpc = engine()
+    rpc.receive(HEARTBEAT, 0.0)
+    rpc.answer("h1", {"currentTime": NOW})
+    events = rpc.receive('[2,"h1","Heartbeat", {}]', 0.0)
+    assert events == [CallReceived("h1", "Heartbeat", {})]
+
+
+def test_one_call_of_ours_is_under_way_at_a_time() -> None:
+    rpc = engine()
+    ask(rpc, "a")
+    ask(rpc, "b")
+    assert sent_ids(rpc) == ["a"]
+    assert rpc.receive('[3,"a",{"status":"Accepted"}]', 1.0) == [
+        CallAnswered("a", "ClearChargingProfile", {"status": "Accepted"})
+    ]
+    assert sent_ids(rpc) == ["b"]
+
+
+def test_an_urgent_call_overtakes_those_that_wait() -> None:
+    rpc = engine()
+    for message_id, priority in (("a", 2), ("routine", 2), ("control", 1), ("urgent", 0), ("routine2", 2)):
+        ask(rpc, message_id, priority=Priority(priority))
+    order = []
+    while batch := sent_ids(rpc):
+        order += batch
+        rpc.receive(f'[3,"{batch[0]}",{{"status":"Accepted"}}]', 0.0)
+    assert order == ["a", "urgent", "control", "routine", "routine2"]
+
+
+def test_a_deadline_counts_from_when_a_call_was_asked_for() -> None:
+    rpc = engine()
+    ask(rpc, "dead", timeout_s=10.0)
+    ask(rpc, "waits", timeout_s=5.0)
+    assert rpc.next_deadline_s() == 5.0
+    (event,) = rpc.expire(5.0)
+    assert isinstance(event, CallFailed)
+    assert (event.message_id, event.failure) == ("waits", Failure.NEVER_SENT)
+    (event,) = rpc.expire(10.0)
+    assert isinstance(event, CallFailed)
+    assert (event.message_id, event.failure) == ("dead", Failure.TIMED_OUT)
+    assert sent_ids(rpc) == ["dead"]
+    assert rpc.next_deadline_s() is None
+
+
+def test_after_a_time_out_the_line_is_free_and_the_late_answer_is_known_as_such() -> None:
+    rpc = engine()
+    ask(rpc, "a", timeout_s=1.0)
+    ask(rpc, "b", timeout_s=9.0)
+    rpc.expire(1.0)
+    assert sent_ids(rpc) == ["a", "b"]
+    assert rpc.receive('[3,"a",{"status":"Accepted"}]', 2.0) == [LateAnswer("a", "ClearChargingProfile")]
+    (event,) = rpc.receive('[3,"b",{"status":"Unknown"}]', 2.0)
+    assert isinstance(event, CallAnswered)
+
+
+def test_an_answer_to_nothing_is_a_fault_and_gets_no_answer() -> None:
+    rpc = engine()
+    ask(rpc, "a")
+    ask(rpc, "b")
+    sent(rpc)
+    (event,) = rpc.receive('[3,"b",{"status":"Accepted"}]', 0.0)  # not sent yet: it cannot be known
+    assert isinstance(event, PeerFault)
+    assert sent(rpc) == []
+
+
+def test_an_answer_that_its_schema_forbids_ends_the_call() -> None:
+    rpc = engine()
+    ask(rpc, "a")
+    failed, fault = rpc.receive('[3,"a",{"status":"Perhaps"}]', 0.0)
+    assert isinstance(failed, CallFailed)
+    assert failed.failure is Failure.INVALID_ANSWER
+    assert isinstance(fault, PeerFault)
+
+
+def test_a_call_error_ends_the_call_with_its_code() -> None:
+    rpc = engine()
+    ask(rpc, "a")
+    (event,) = rpc.receive('[4,"a","NotSupported","no\\u0000pe",{}]', 0.0)
+    assert isinstance(event, CallFailed)
+    assert (event.failure, event.code) == (Failure.REFUSED, "NotSupported")
+    assert "\0" not in event.description
+
+
+def test_an_abandoned_call_that_waits_is_never_sent() -> None:
+    rpc = engine()
+    ask(rpc, "a")
+    ask(rpc, "b")
+    rpc.abandon("b")
+    rpc.receive('[3,"a",{"status":"Accepted"}]', 0.0)
+    assert sent_ids(rpc) == ["a"]
+
+
+def test_an_abandoned_call_under_way_keeps_the_line_until_its_end() -> None:
+    rpc = engine()
+    ask(rpc, "a", timeout_s=3.0)
+    ask(rpc, "b")
+    rpc.abandon("a")
+    assert sent_ids(rpc) == ["a"]
+    assert rpc.expire(3.0) == []
+    assert sent_ids(rpc) == ["b"]
+    rpc.abandon("b")
+    assert rpc.receive('[3,"b",{"status":"Accepted"}]', 4.0) == [LateAnswer("b", "ClearChargingProfile")]
+
+
+def test_a_full_queue_still_takes_an_urgent_call() -> None:
+    rpc = engine()
+    for number in range(MOST_WAITING):
+        ask(rpc, f"r{number}")
+    with pytest.raises(QueueFullError):
+        ask(rpc, "one too many")
+    for number in range(URGENT_RESERVE):
+        ask(rpc, f"u{number}", priority=Priority.URGENT)
+    with pytest.raises(QueueFullError):
+        ask(rpc, "even so", priority=Priority.URGENT)
+
+
+def test_asking_and_abandoning_for_ever_takes_no_more_room() -> None:
+    rpc = engine()
+    ask(rpc, "under way")
+    for number in range(1000):
+        ask(rpc, f"a{number}")
+        rpc.abandon(f"a{number}")
+    assert len(rpc._queue) <= 2 * (MOST_WAITING + URGENT_RESERVE)
+
+
+def test_we_never_send_what_the_schemas_forbid() -> None:
+    rpc = engine()
+    for message_id, action, payload in (
+        ("a", "ClearChargingProfile", {"evil": 1}),
+        ("a", "Nonsense", {}),
+        ("x" * 37, "ClearChargingProfile", {}),
+    ):
+        with pytest.raises(OwnMistakeError):
+            rpc.ask(message_id, action, payload, priority=Priority.ROUTINE, timeout_s=1, now_s=0)  # type: ignore[arg-type]
+    rpc.receive(HEARTBEAT, 0.0)
+    with pytest.raises(OwnMistakeError):
+        rpc.answer("h1", {"currentTime": 5})
+    assert sent(rpc)[0][:3] == [4, "h1", "InternalError"]  # the charger is not left waiting
+
+
+def test_a_peer_that_does_not_wait_for_answers_is_bounded() -> None:
+    rpc = engine()
+    for number in range(MOST_UNANSWERED):
+        rpc.receive(f'[2,"{number}","Heartbeat",{{}}]', 0.0)
+    (event,) = rpc.receive('[2,"more","Heartbeat",{}]', 0.0)
+    assert isinstance(event, PeerFault)
+    assert sent(rpc)[0][:3] == [4, "more", "GenericError"]
+
+
+def test_nonsense_without_end_makes_the_connection_hopeless_and_one_good_frame_forgives() -> None:
+    rpc = engine()
+    for _ in range(HOPELESS_FAULTS - 1):
+        assert not any(event.hopeless for event in rpc.receive("nonsense", 0.0) if isinstance(event, PeerFault))
+    rpc.receive(HEARTBEAT, 0.0)
+    events = [rpc.receive("nonsense", 0.0)[0] for _ in range(HOPELESS_FAULTS)]
+    assert [event.hopeless for event in events if isinstance(event, PeerFault)] == [False] * 19 + [True]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+frames_like = st.builds(
+    lambda kind, message_id, rest: json.dumps([kind, message_id, *rest]),
+    st.sampled_from([2, 3, 4, 5, 2.0, "2", None]),
+    st.sampled_from(["a", "b", "", "-1", 7, "x" * 40]),
+    st.lists(
+        st.sampled_from(["Heartbeat", "Reset"]) | json_values.filter(lambda v: not isinstance(v, int)), max_size=3
+    ),
+)
+
+
+class EngineUnderFire(RuleBasedStateMachine):
+    """A peer that sends anything in any order, while calls are asked for, abandoned and expire."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.rpc = engine()
+        self.now_s = 0.0
+        self.asked: list[str] = []
+        self.abandoned: set[str] = set()
+        self.ends: Counter[str] = Counter()
+        self.on_the_wire: list[str] = []
+
+    def take(self, events: list[object]) -> None:
+        for event in events:
+            if isinstance(event, CallAnswered | CallFailed):
+                self.ends[event.message_id] += 1
+            if isinstance(event, CallReceived):
+                self.rpc.refuse(event.message_id, ErrorCode.NOT_SUPPORTED, "")
+        for text in self.rpc.frames_to_send():
+            frame = orjson.loads(text)
+            assert frame[0] in (2, 3, 4)
+            if frame[0] == 2:
+                self.on_the_wire.append(frame[1])
+
+    @rule(message=frames_like | st.text(max_size=30) | st.binary(max_size=10))
+    def peer_sends(self, message: str | bytes) -> None:
+        before = len(self.on_the_wire)
+        self.take(list(self.rpc.receive(message, self.now_s)))
+        assert len(self.on_the_wire) <= before + 1
+
+    @rule(priority=st.sampled_from(Priority), timeout_s=st.floats(0.1, 20))
+    def ask(self, priority: Priority, timeout_s: float) -> None:
+        message_id = f"call{len(self.asked)}"
+        try:
+            ask(self.rpc, message_id, now_s=self.now_s, timeout_s=timeout_s, priority=priority)
+        except QueueFullError:
+            return
+        self.asked.append(message_id)
+        self.take([])
+
+    @rule()
+    def peer_answers(self) -> None:
+        if self.on_the_wire:
+            self.take(list(self.rpc.receive(f'[3,"{self.on_the_wire[-1]}",{{"status":"Accepted"}}]', self.now_s)))
+
+    @rule()
+    def abandon(self) -> None:
+        if self.asked:
+            self.abandoned.add(self.asked[-1])
+            self.rpc.abandon(self.asked[-1])
+
+    @rule(seconds=st.floats(0, 15))
+    def time_passes(self, seconds: float) -> None:
+        self.now_s += seconds
+        self.take(list(self.rpc.expire(self.now_s)))
+
+    @invariant()
+    def nothing_ends_twice_or_is_sent_twice(self) -> None:
+        assert all(count == 1 for count in self.ends.values())
+        assert len(set(self.on_the_wire)) == len(self.on_the_wire)
+
+    @invariant()
+    def memory_is_bounded(self) -> None:
+        assert len(self.rpc._asked) <= MOST_WAITING + URGENT_RESERVE
+        assert len(self.rpc._answered) <= REMEMBERED_ANSWERS
+        assert len(self.rpc._unanswered) <= MOST_UNANSWERED
+
+    def teardown(self) -> None:
+        self.take(list(self.rpc.expire(self.now_s + 1000)))
+        for message_id in self.asked:
+            assert self.ends[message_id] == 1 or message_id in self.abandoned
+
+
+EngineUnderFire.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestEngineUnderFire = EngineUnderFire.TestCase
+
+
+@given(st.text(max_size=200) | st.binary(max_size=50) | frames_like)
+def test_every_frame_gets_at_most_one_answer(message: str | bytes) -> None:
+    rpc = engine()
+    events = rpc.receive(message, 0.0)
+    received = [event for event in events if isinstance(event, CallReceived)]
+    assert len(rpc.frames_to_send()) + len(received) <= 1
