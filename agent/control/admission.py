@@ -1,0 +1,359 @@
+"""Whether a message of the platform is a command that may be obeyed here: the decision alone, pure.
+
+The order of the checks is that of proto/COMMANDS.md section 5. What fails before a signature has held is refused under
+the hash of the message as it came, so that a forgery can never end the real command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from agent.config import UnsignedCommands
+from agent.control.authorization import Authorization, decode_authorization
+from agent.control.book import Book, Entry
+from agent.control.command import (
+    MAX_NAME,
+    Command,
+    Mode,
+    power_limit_kw,
+    price_per_kwh_cents,
+    same_float32,
+)
+from agent.control.errors import CommandFormatError, quoted
+from agent.control.order import Now, Order, Rank, ordered_energy_wh
+from agent.control.plain import plain_command, plain_hash
+from agent.control.replay import Freshness
+from agent.evidence.errors import EvidenceError
+from agent.evidence.statements import CommandState
+from agent.identity.trust import IssuerRights, Role, TrustList
+from proto.energysettlement.v1 import device_pb2
+
+HORIZON_US: Final = 7 * 86_400 * 1_000_000
+DAY_US: Final = 86_400 * 1_000_000
+HIGH_VALUE_WH: Final = 10_000_000
+HIGH_VALUE_MICRO: Final = 10_000 * 1_000_000
+"""10,000 units, of whatever currency the price is in: the platform's figure is in USD."""
+HIGH_VALUE_HOURS: Final = 4
+"""At the site's rating (SAFETY 10)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What this site accepts, from its configuration."""
+
+    gateway_id: str
+    zones: Set[str]
+    unsigned: UnsignedCommands
+    controllable: Set[str]
+    """Device ids that commands can be for."""
+    site_rating_w: int
+
+    @property
+    def audiences(self) -> frozenset[str]:
+        return frozenset({self.gateway_id, *(f"zone:{zone}" for zone in self.zones)})
+
+    @property
+    def high_value_wh(self) -> int:
+        return min(HIGH_VALUE_WH, self.site_rating_w * HIGH_VALUE_HOURS)
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """No command: an acknowledgement alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """To be obeyed, as far as the plan can."""
+
+    order: Order
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Not to be obeyed; a receipt says why."""
+
+    hash: bytes
+    """What the receipt is about: the body, once its signature has held; else the message as it came."""
+    command_id: str
+    reason: str
+    order: Order | None = None
+    """Set when the signature held: the refusal is then remembered."""
+    alarm: bool = False
+    """Equivocation: the issuer said two things under one number, or one id stands for two commands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """Known: the same receipts again, and nothing else."""
+
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Undecided:
+    """Cannot be judged now; ask again soon, and refuse with this reason when it takes too long."""
+
+    reason: str
+    restrictive: bool
+
+
+Decision: TypeAlias = Nothing | Admitted | Refused | Duplicate | Undecided
+
+
+class _RefusalError(Exception):
+    """Ends the checks with a reason."""
+
+    def __init__(self, reason: str, *, alarm: bool = False) -> None:
+        super().__init__(reason)
+        self.alarm = alarm
+
+
+def judge(
+    message: device_pb2.GridCommand,
+    device_id: str | None,
+    policy: Policy,
+    trust: TrustList | None,
+    book: Book,
+    now: Now,
+) -> Decision:
+    """What to do with a message. `device_id`: whose ConnectDevice stream it came on; None: by GatewayLink."""
+    if not message.command_id and not message.authorization:
+        return Nothing()
+    as_it_came = plain_hash(message, device_id)
+    command_id = message.command_id[:MAX_NAME]
+    try:
+        if not message.command_id:
+            raise _RefusalError("has no command_id")
+        if len(message.command_id) > MAX_NAME:
+            raise _RefusalError(f"command_id has {len(message.command_id)} characters, at most {MAX_NAME} are right")
+        if message.authorization:
+            return _judge_signed(message, policy, trust, book, now)
+        return _judge_unsigned(message, as_it_came, device_id, policy, book, now)
+    except (_RefusalError, CommandFormatError, EvidenceError) as error:
+        return Refused(as_it_came, command_id, str(error), alarm=isinstance(error, _RefusalError) and error.alarm)
+
+
+# -- signed -------------------------------------------------------------------------------------------------------
+
+
+def _judge_signed(
+    message: device_pb2.GridCommand, policy: Policy, trust: TrustList | None, book: Book, now: Now
+) -> Decision:
+    authorization = decode_authorization(message.authorization)
+    known = book.entries.get(authorization.hash)
+    if known is not None:
+        return Duplicate(known)
+    if trust is None:
+        raise _RefusalError("there is no trust list here, so no signature can be trusted; install one")
+    rights = _verified(authorization, trust)
+    _check_plain_fields(message, authorization)
+    ordering = next((r for r in rights if r.role is Role.OPERATIONAL), rights[0])
+    order = Order(
+        hash=authorization.hash,
+        command_id=message.command_id,
+        command=authorization.command,
+        issuer_key=ordering.key.key_id,
+        rank=Rank.GOVERNANCE if any(r.role is Role.GOVERNANCE for r in rights) else Rank.OPERATIONAL,
+        received_us=now.wall_us,
+        authorization=message.authorization,
+    )
+    if not _number_twice(order, book):
+        # Known no more, but used: it has had its final receipt long ago, and must not get another one.
+        _check_fresh(order, book)
+    # From here on the issuer has said this: a refusal is one of the body itself, and is remembered.
+    try:
+        _check_address(order.command, policy)
+        _check_single_meaning(order, book)
+        if not now.time_known and not order.command.restrictive:
+            return Undecided("the time is not known since the reboot", restrictive=False)
+        if now.time_known:
+            _check_time(order.command, now)
+            _check_expiry(order.command, ordering, trust, now)
+        for entry in rights:
+            _check_rights(order.command, entry, policy)
+        if len(rights) == 1:
+            _check_value(order, policy, book, now)
+        _check_room(order.command, book)
+    except _RefusalError as error:
+        return Refused(order.hash, order.command_id, str(error), order, error.alarm)
+    return Admitted(order)
+
+
+def _verified(authorization: Authorization, trust: TrustList) -> list[IssuerRights]:
+    """The trusted entries whose keys signed, in the order of the signatures."""
+    found = []
+    for index, claimed in enumerate(authorization.signatures):
+        rights = trust.rights_of(claimed.key_id)
+        if rights is None:
+            raise _RefusalError(f"key {claimed.key_id.hex()[:16]} is not in trust list version {trust.version}")
+        authorization.verify(index, rights.key)
+        found.append(rights)
+    if len(found) == 2 and found[0].role is found[1].role:
+        raise _RefusalError(f"both signatures are {found[0].role.name.lower()}; dual control is by one of each role")
+    issuer = authorization.command.issuer
+    ordering = next((r for r in found if r.role is Role.OPERATIONAL), found[0])
+    if ordering.issuer != issuer:
+        raise _RefusalError(f"names issuer {quoted(issuer)}, but is signed by {quoted(ordering.issuer)}")
+    return found
+
+
+def _check_plain_fields(message: device_pb2.GridCommand, authorization: Authorization) -> None:
+    command = authorization.command
+    differing = [
+        name
+        for name, same in (
+            ("type", int(message.type) == int(command.type)),
+            ("power_limit_kw", same_float32(message.power_limit_kw, power_limit_kw(command.power_w))),
+            ("price_per_kwh_cents", same_float32(message.price_per_kwh_cents, price_per_kwh_cents(command.price))),
+            ("valid_until_timestamp_us", message.valid_until_timestamp_us == command.end_us),
+            ("command_hash", message.command_hash == authorization.hash),
+        )
+        if not same
+    ]
+    if differing:
+        raise _RefusalError(f"plain fields are not those of the signed body: {', '.join(differing)}")
+
+
+def _check_address(command: Command, policy: Policy) -> None:
+    if command.audience not in policy.audiences:
+        raise _RefusalError(f"is for {quoted(command.audience)}, which is not here")
+    strangers = sorted(set(command.targets) - policy.controllable)
+    if strangers:
+        raise _RefusalError(f"names {quoted(', '.join(strangers))}, which cannot be controlled here")
+    if not policy.controllable:
+        raise _RefusalError("nothing can be controlled at this site")
+
+
+def _number_twice(order: Order, book: Book) -> Entry | None:
+    """Another command that the issuer has signed with the same number."""
+    return next(
+        (
+            entry
+            for entry in book.entries.values()
+            if entry.order.issuer_key == order.issuer_key
+            and entry.order.command.audience == order.command.audience
+            and entry.order.age_of_word() == order.age_of_word()
+            and entry.state is not CommandState.REJECTED
+        ),
+        None,
+    )
+
+
+def _check_fresh(order: Order, book: Book) -> None:
+    command = order.command
+    freshness = book.window(order.issuer_key, command.audience).judge(command.epoch, command.sequence)
+    if freshness is not Freshness.FRESH:
+        raise _RefusalError(f"epoch {command.epoch} sequence {command.sequence} is {freshness.value}")
+
+
+def _check_single_meaning(order: Order, book: Book) -> None:
+    """One number and one id stand for one command; two are proof that somebody equivocates."""
+    other = _number_twice(order, book)
+    if other is not None:
+        raise _RefusalError(
+            f"epoch {order.command.epoch} sequence {order.command.sequence} was signed for command "
+            f"{other.order.hash.hex()[:16]} already: the issuer has said two things with one number",
+            alarm=True,
+        )
+    same_id = book.known_by_id(order.command_id)
+    if same_id is not None:
+        raise _RefusalError(
+            f"command_id {quoted(order.command_id)} already stands for command {same_id.order.hash.hex()[:16]}",
+            alarm=True,
+        )
+
+
+def _check_time(command: Command, now: Now) -> None:
+    if command.end_us <= now.wall_us:
+        raise _RefusalError(f"expired {(now.wall_us - command.end_us) // 1_000_000} s ago")
+    if command.end_us > now.wall_us + HORIZON_US:
+        raise _RefusalError("ends beyond the horizon of 7 days")
+
+
+def _check_expiry(command: Command, rights: IssuerRights, trust: TrustList, now: Now) -> None:
+    if rights.expired(now.wall_us):
+        raise _RefusalError(f"the rights of {quoted(rights.issuer)} have expired")
+    if trust.expired(now.wall_us) and not command.restrictive:
+        raise _RefusalError(f"trust list version {trust.version} has expired: only IDLE and CURTAIL are obeyed")
+
+
+def _check_rights(command: Command, rights: IssuerRights, policy: Policy) -> None:
+    """Each signature must be by somebody who may order this."""
+    who = quoted(rights.issuer)
+    here = rights.covers(command.audience) or rights.covers(policy.gateway_id)
+    if not here and not (command.targets and all(rights.covers(target) for target in command.targets)):
+        raise _RefusalError(f"{who} has no right over these targets")
+    if int(command.type) not in rights.types:
+        raise _RefusalError(f"{who} has no right to order {command.type.name}")
+    if command.mode is Mode.SETPOINT and command.power_w > rights.highest_power_w:
+        raise _RefusalError(f"{who} may order at most {rights.highest_power_w} W, not {command.power_w} W")
+    if int(command.priority) < rights.highest_priority:
+        raise _RefusalError(f"{who} has no right to priority {command.priority.name}")
+
+
+def _check_value(order: Order, policy: Policy, book: Book, now: Now) -> None:
+    """One signature is enough up to the bound, added up over a day whatever the campaign says (SAFETY 10)."""
+    if order.command.restrictive:
+        return
+    energy_wh = ordered_energy_wh(order.command)
+    total_wh = energy_wh + book.ordered_wh(order.issuer_key, now.wall_us - DAY_US)
+    if total_wh > policy.high_value_wh:
+        raise _RefusalError(
+            f"with it this issuer orders {total_wh} Wh in 24 h; above {policy.high_value_wh} Wh an operational and a "
+            "governance signature are needed"
+        )
+    price = order.command.price
+    if price is not None and energy_wh * price.micro_per_kwh // 1000 > HIGH_VALUE_MICRO:
+        raise _RefusalError(f"is worth more than 10,000 {price.currency}: an operational and a governance signature "
+                            "are needed")  # fmt: skip
+
+
+def _check_room(command: Command, book: Book) -> None:
+    if not book.room_for(command):
+        raise _RefusalError("too many commands are stored; wait until some have ended, or cancel some")
+
+
+# -- unsigned -----------------------------------------------------------------------------------------------------
+
+
+def _judge_unsigned(
+    message: device_pb2.GridCommand,
+    as_it_came: bytes,
+    device_id: str | None,
+    policy: Policy,
+    book: Book,
+    now: Now,
+) -> Decision:
+    known = book.entries.get(as_it_came)
+    if known is not None:
+        return Duplicate(known)
+    command = plain_command(
+        message, device_id, gateway_id=policy.gateway_id, sequence=book.next_unsigned_sequence(), now=now
+    )
+    if policy.unsigned is UnsignedCommands.REFUSE:
+        raise _RefusalError("is not signed, and this site obeys signed commands only")
+    if policy.unsigned is UnsignedCommands.RESTRICTIVE and not command.restrictive:
+        raise _RefusalError(
+            f"is not signed, and this site obeys only IDLE and CURTAIL unsigned, not {command.type.name}"
+        )
+    if book.known_by_id(message.command_id) is not None:
+        raise _RefusalError(f"command_id {quoted(message.command_id)} already stands for another command", alarm=True)
+    _check_address(command, policy)
+    if not now.time_known and not command.restrictive:
+        return Undecided("the time is not known since the reboot", restrictive=False)
+    if now.time_known:
+        _check_time(command, now)
+    _check_room(command, book)
+    return Admitted(
+        Order(
+            hash=as_it_came,
+            command_id=message.command_id,
+            command=command,
+            issuer_key=b"",
+            rank=Rank.UNSIGNED,
+            received_us=now.wall_us,
+        )
+    )

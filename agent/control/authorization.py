@@ -1,0 +1,166 @@
+"""The signatures around a command body: COSE_Sign1 by one issuer, COSE_Sign (tag 98) by two for dual control.
+
+RFC 9052 sections 4.1 and 4.2, payload attached. Specified in proto/COMMANDS.md section 3. Reading and verifying are
+apart: `decode_authorization` says what is claimed, `Authorization.verify` holds one signature against one trusted key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import cbor2
+
+from agent.control.command import Command, command_hash, decode_body, encode_body
+from agent.control.errors import CommandFormatError, quoted
+from agent.evidence import cbor
+from agent.evidence.cose import (
+    HEADER_ALG,
+    HEADER_KID,
+    HEADER_TYP,
+    TAG_SIGN1,
+    Sign1,
+    VerifyKey,
+    key_id_of,
+    to_be_signed,
+)
+from agent.evidence.errors import MalformedError
+from drivers.device import Signer
+
+TYP: Final = "v2g-gateway/command+cose"
+TAG_SIGN: Final = 98
+MAX_AUTHORIZATION_BYTES: Final = 32 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class IssuerSignature:
+    """One signature as claimed: by which key, with which algorithm, over which bytes."""
+
+    key_id: bytes
+    """kid: SHA-256 of the issuer's SubjectPublicKeyInfo."""
+    algorithm: int
+    to_be_signed: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Authorization:
+    """An authorization as read. Nothing is verified until `verify` has been called for each signature."""
+
+    command: Command
+    body: bytes
+    signatures: tuple[IssuerSignature, ...]
+    """One, or two under dual control, by different keys."""
+
+    @property
+    def hash(self) -> bytes:
+        """Identity of the command: of the signed content, never of this envelope."""
+        return command_hash(self.body)
+
+    def verify(self, index: int, key: VerifyKey) -> None:
+        """Hold one signature against a trusted key.
+
+        Raises EvidenceError (SignatureError, UnsupportedError) or CommandFormatError when it is another key's.
+        """
+        claimed = self.signatures[index]
+        if claimed.key_id != key.key_id or claimed.algorithm != key.algorithm:
+            raise CommandFormatError(
+                f"authorization: signature {index + 1} names key {claimed.key_id.hex()[:16]} and algorithm "
+                f"{claimed.algorithm}, the trusted key is {key.key_id.hex()[:16]} for {key.algorithm}"
+            )
+        key.verify(claimed.to_be_signed, claimed.signature)
+
+
+async def authorize(command: Command, signer: Signer) -> bytes:
+    """The COSE_Sign1 of one issuer over a command. Raises SignerUnavailableError as the signer does."""
+    body = encode_body(command)
+    protected = cbor.encode(_signer_header(signer) | {HEADER_TYP: TYP})
+    return Sign1(protected, {}, body, await signer.sign(to_be_signed(protected, body))).encode()
+
+
+async def authorize_dual(command: Command, operational: Signer, governance: Signer) -> bytes:
+    """The COSE_Sign of two issuers over a command: the operational signature first, then the governance one."""
+    body = encode_body(command)
+    body_protected = cbor.encode({HEADER_TYP: TYP})
+    signatures: list[cbor.Value] = []
+    for signer in (operational, governance):
+        protected = cbor.encode(_signer_header(signer))
+        signature = await signer.sign(dual_to_be_signed(body_protected, protected, body))
+        signatures.append([protected, {}, signature])
+    return cbor.encode(cbor2.CBORTag(TAG_SIGN, [body_protected, {}, body, signatures]))
+
+
+def dual_to_be_signed(body_protected: bytes, signer_protected: bytes, payload: bytes) -> bytes:
+    """Sig_structure of RFC 9052 section 4.4, context "Signature", without external data."""
+    return cbor.encode(["Signature", body_protected, signer_protected, b"", payload])
+
+
+def decode_authorization(encoded: bytes) -> Authorization:
+    """Reads a COSE_Sign1 or a COSE_Sign of two. Raises CommandFormatError; nothing is verified."""
+    try:
+        value = cbor.decode(encoded, what="authorization", most_bytes=MAX_AUTHORIZATION_BYTES)
+        if not isinstance(value, cbor2.CBORTag) or value.tag not in (TAG_SIGN1, TAG_SIGN):
+            raise CommandFormatError(
+                f"authorization: neither a COSE_Sign1 (tag {TAG_SIGN1}) nor a COSE_Sign (tag {TAG_SIGN})"
+            )
+        match value.value:
+            case [bytes(protected), {**unprotected}, bytes(body), last] if not unprotected:
+                pass
+            case _:
+                raise CommandFormatError("authorization: not laid out with an empty unprotected header and its payload")
+        if value.tag == TAG_SIGN1:
+            signatures: tuple[IssuerSignature, ...] = (_single(protected, body, last),)
+        else:
+            signatures = _pair(protected, body, last)
+    except MalformedError as error:
+        raise CommandFormatError(f"authorization: {error}") from error
+    return Authorization(decode_body(body), body, signatures)
+
+
+def _single(protected: bytes, body: bytes, signature: cbor.Value) -> IssuerSignature:
+    if not isinstance(signature, bytes):
+        raise CommandFormatError("authorization: its signature is no byte string")
+    header = _header(protected, {HEADER_ALG, HEADER_KID, HEADER_TYP})
+    _check_typ(header)
+    return _claimed(header, to_be_signed(protected, body), signature)
+
+
+def _pair(protected: bytes, body: bytes, signatures: cbor.Value) -> tuple[IssuerSignature, ...]:
+    _check_typ(_header(protected, {HEADER_TYP}))
+    if not isinstance(signatures, list) or len(signatures) != 2:
+        raise CommandFormatError("authorization: dual control is by exactly two signatures")
+    found = []
+    for item in signatures:
+        match item:
+            case [bytes(own), {**unprotected}, bytes(signature)] if not unprotected:
+                header = _header(own, {HEADER_ALG, HEADER_KID})
+                found.append(_claimed(header, dual_to_be_signed(protected, own, body), signature))
+            case _:
+                raise CommandFormatError("authorization: a signature is not laid out as a COSE_Signature")
+    if found[0].key_id == found[1].key_id:
+        raise CommandFormatError("authorization: both signatures are by one key, dual control needs two")
+    return tuple(found)
+
+
+def _header(protected: bytes, labels: set[int]) -> dict[int, cbor.Value]:
+    header = cbor.decode(protected, what="protected header", most_bytes=1024)
+    if not isinstance(header, dict) or set(header) != labels:
+        # An unknown label could be critical (RFC 9052 `crit`): what is not understood is refused.
+        raise CommandFormatError(f"authorization: a protected header does not hold exactly labels {sorted(labels)}")
+    return header
+
+
+def _check_typ(header: dict[int, cbor.Value]) -> None:
+    if header[HEADER_TYP] != TYP:
+        raise CommandFormatError(f"authorization: typ is {quoted(header[HEADER_TYP])}, {TYP} is right")
+
+
+def _claimed(header: dict[int, cbor.Value], message: bytes, signature: bytes) -> IssuerSignature:
+    algorithm, key_id = header[HEADER_ALG], header[HEADER_KID]
+    if type(algorithm) is not int or not isinstance(key_id, bytes) or len(key_id) != 32:
+        raise CommandFormatError("authorization: alg is no COSE number, or kid is no SHA-256 of a public key")
+    return IssuerSignature(key_id, algorithm, message, signature)
+
+
+def _signer_header(signer: Signer) -> dict[int, cbor.Value]:
+    return {HEADER_ALG: signer.algorithm, HEADER_KID: key_id_of(signer.public_key_der)}

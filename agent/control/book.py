@@ -1,0 +1,359 @@
+"""The book of commands: what was admitted, what has become of it, and what is in force now. Pure.
+
+A command lives along TRANSITIONS; each step leaves one signed receipt, and exactly one of them is final. The book also
+decides who gives way to whom: a later command of one issuer replaces an earlier one over the same devices for good
+(or, with `resume`, for its own duration); between issuers rank decides, and nobody is replaced (DESIGN: Commands).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from agent.control.command import Command, Point
+from agent.control.order import Now, Order, Rank, began, name_of, ordered_energy_wh, precedence, same_matter, stands
+from agent.control.replay import ReplayWindow
+from agent.control.tally import Register, Tally
+from agent.evidence.statements import CommandReceipt, CommandState
+
+TRANSITIONS: Final[dict[CommandState, frozenset[CommandState]]] = {
+    CommandState.RECEIVED: frozenset({CommandState.ACCEPTED, CommandState.PARTIAL, CommandState.REJECTED}),
+    CommandState.ACCEPTED: frozenset(
+        {
+            CommandState.EXECUTING,
+            CommandState.COMPLETED,
+            CommandState.SUPERSEDED,
+            CommandState.EXPIRED,
+            CommandState.FAILED,
+        }
+    ),
+    CommandState.PARTIAL: frozenset(
+        {
+            CommandState.EXECUTING,
+            CommandState.COMPLETED,
+            CommandState.SUPERSEDED,
+            CommandState.EXPIRED,
+            CommandState.FAILED,
+        }
+    ),
+    CommandState.EXECUTING: frozenset({CommandState.COMPLETED, CommandState.SUPERSEDED, CommandState.FAILED}),
+    CommandState.REJECTED: frozenset(),
+    CommandState.COMPLETED: frozenset(),
+    CommandState.SUPERSEDED: frozenset(),
+    CommandState.EXPIRED: frozenset(),
+    CommandState.FAILED: frozenset(),
+}
+"""What may follow what. A pair that is missing here is a fault of ours and raises."""
+
+MAX_OPEN: Final = 1000
+"""Commands that are not final yet."""
+RESERVED_FOR_RESTRICTIVE: Final = 100
+"""Of MAX_OPEN: a flood of permissive commands never shuts out the one that stops."""
+MAX_KEPT: Final = 1000
+"""Final ones kept, to answer a repeated command with the same receipts."""
+KEPT_FOR_US: Final = 24 * 3600 * 1_000_000
+"""After its end a command is kept so long: a day is what dual control adds up over (SAFETY 10)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One command in the book."""
+
+    order: Order
+    receipts: tuple[CommandReceipt, ...]
+    tally: Tally = field(default_factory=Tally)
+    durable: bool = True
+    """Whether the store has it. What allows power is not acted on before (DESIGN: law 5)."""
+
+    @property
+    def state(self) -> CommandState:
+        return self.receipts[-1].state
+
+    @property
+    def executed(self) -> bool:
+        return any(receipt.state is CommandState.EXECUTING for receipt in self.receipts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What the plan does with one command, as the book needs it."""
+
+    in_force: bool
+    reason: str
+    """Why not, or what binds it; for the final receipt."""
+    responded: bool = False
+    """The metered power is where the plan wants it for this command, and that is something."""
+    counted_devices: tuple[str, ...] = ()
+    """Whose registers its energy is counted on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A new book and what must be recorded with it."""
+
+    book: Book
+    receipts: tuple[CommandReceipt, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """All commands, by hash. A value: every method that changes something returns another one."""
+
+    entries: Mapping[bytes, Entry] = field(default_factory=dict)
+    windows: Mapping[tuple[bytes, str], ReplayWindow] = field(default_factory=dict)
+
+    def known_by_id(self, command_id: str) -> Entry | None:
+        """The admitted command of an id. Refused ones do not hold their id: a forgery must not block the real one."""
+        for entry in self.entries.values():
+            if entry.order.command_id == command_id and entry.state is not CommandState.REJECTED:
+                return entry
+        return None
+
+    def window(self, issuer_key: bytes, audience: str) -> ReplayWindow:
+        return self.windows.get((issuer_key, audience)) or ReplayWindow(issuer_key, audience)
+
+    def room_for(self, command: Command) -> bool:
+        """Whether another command can be kept."""
+        still_open = sum(1 for entry in self.entries.values() if not entry.state.final)
+        return still_open < (MAX_OPEN if command.restrictive else MAX_OPEN - RESERVED_FOR_RESTRICTIVE)
+
+    def next_unsigned_sequence(self) -> int:
+        """Arrival counts for the unsigned."""
+        return 1 + max((e.order.command.sequence for e in self._of(b"")), default=0)
+
+    def ordered_wh(self, issuer_key: bytes, since_us: int) -> int:
+        """Energy that one issuer ordered since then, at full power and for as long as each order stood (SAFETY 10)."""
+        total = 0
+        for entry in self._of(issuer_key):
+            if entry.state is CommandState.REJECTED or entry.order.received_us < since_us:
+                continue
+            end_us = entry.order.command.end_us
+            if entry.state.final:
+                end_us = min(end_us, entry.receipts[-1].timestamp_us)
+            total += ordered_energy_wh(entry.order.command, end_us)
+        return total
+
+    def _of(self, issuer_key: bytes) -> list[Entry]:
+        return [entry for entry in self.entries.values() if entry.order.issuer_key == issuer_key]
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    def refused(self, order_hash: bytes, command_id: str, order: Order | None, reason: str, now: Now) -> Change:
+        """REJECTED, which is final. With an `order` (its signature held) the refusal is remembered under its hash."""
+        receipt = CommandReceipt(
+            command_hash=order_hash,
+            command_id=command_id,
+            state=CommandState.REJECTED,
+            timestamp_us=now.wall_us,
+            reason=reason,
+            delivered_energy_wh=None,
+        )
+        if order is None:
+            return Change(self, (receipt,))
+        # Its sequence number stays free: it was never obeyed, and its hash answers for it.
+        entries = {**self.entries, order.hash: Entry(order=order, receipts=(receipt,))}
+        return Change(Book(entries, self.windows), (receipt,))
+
+    def admitted(self, order: Order, state: CommandState, reason: str, now: Now) -> Change:
+        """RECEIVED and then ACCEPTED or PARTIAL; and whatever it cancels ends. Not durable until `committed`."""
+        made = (
+            _receipt(order, CommandState.RECEIVED, "", now.wall_us, None),
+            _receipt(order, state, reason, now.wall_us, None),
+        )
+        entries = {**self.entries, order.hash: Entry(order=order, receipts=made, durable=False)}
+        change = Change(Book(entries, self._used(order)), made)
+        for cancelled in order.command.cancels:
+            entry = change.book.entries.get(cancelled)
+            if entry is None or entry.state.final or entry.order.issuer_key != order.issuer_key:
+                continue
+            change = change.book._ended(
+                entry, CommandState.SUPERSEDED, f"cancelled by {name_of(order)}", now, change.receipts
+            )
+        return change
+
+    def _used(self, order: Order) -> dict[tuple[bytes, str], ReplayWindow]:
+        if order.rank is Rank.UNSIGNED:
+            return dict(self.windows)
+        command = order.command
+        window = self.window(order.issuer_key, command.audience).after(command.epoch, command.sequence)
+        return {**self.windows, (order.issuer_key, command.audience): window}
+
+    def committed(self, order_hash: bytes) -> Book:
+        """The store has it now."""
+        entry = self.entries.get(order_hash)
+        return self if entry is None else self._with(replace(entry, durable=True))
+
+    def settle(self, now: Now) -> Change:
+        """End what has been replaced or has run out. While the time is not known nothing ends by time."""
+        change = Change(self)
+        if not now.time_known:
+            return change
+        for entry in self.entries.values():
+            if entry.state.final or not began(entry.order.command, now):
+                continue
+            replacing = change.book._replaced_for_good_by(entry, now)
+            if replacing is not None:
+                reason = f"replaced by {name_of(replacing)} of the same issuer"
+                change = change.book._ended(entry, CommandState.SUPERSEDED, reason, now, change.receipts)
+            elif now.wall_us >= entry.order.command.end_us:
+                state, reason = _end_of(entry)
+                change = change.book._ended(entry, state, reason, now, change.receipts)
+        return change
+
+    def _ended(
+        self, entry: Entry, state: CommandState, reason: str, now: Now, before: tuple[CommandReceipt, ...] = ()
+    ) -> Change:
+        delivered = entry.tally.delivered_wh() if entry.executed else None
+        receipt = _receipt(entry.order, state, reason, now.wall_us, delivered)
+        closed = replace(_followed(entry, receipt), tally=entry.tally.paused())
+        return Change(self._with(closed), (*before, receipt))
+
+    def candidates(self, now: Now) -> tuple[Order, ...]:
+        """What stands now, highest first; the plan decides between those that want the same device."""
+        standing = [
+            entry
+            for entry in self.entries.values()
+            if not entry.state.final
+            and (entry.durable or entry.order.command.restrictive)
+            and stands(entry.order.command, now)
+            and self._suspended_by(entry, now) is None
+        ]
+        return tuple(sorted((entry.order for entry in standing), key=precedence))
+
+    def observe(self, outcomes: Mapping[bytes, Outcome], registers: Mapping[str, Register], now: Now) -> Change:
+        """Take in what the plan did and what the meters say: EXECUTING, energy, and the end by `max_energy_wh`."""
+        change = Change(self)
+        for idle in self.entries.values():
+            if idle.tally.accounts and idle.order.hash not in outcomes:
+                change = Change(change.book._with(replace(idle, tally=idle.tally.paused())))
+        for order_hash, outcome in outcomes.items():
+            entry = change.book.entries.get(order_hash)
+            if entry is None or entry.state.final:
+                continue
+            tally = entry.tally.seen(outcome.in_force, outcome.counted_devices, registers, now.wall_us, outcome.reason)
+            entry = replace(entry, tally=tally)
+            receipts = change.receipts
+            if outcome.responded and not entry.executed:
+                receipt = _receipt(entry.order, CommandState.EXECUTING, outcome.reason, now.wall_us, None)
+                entry, receipts = _followed(entry, receipt), (*receipts, receipt)
+            change = Change(change.book._with(entry), receipts)
+            most_wh, delivered_wh = entry.order.command.max_energy_wh, tally.delivered_wh()
+            if most_wh is not None and delivered_wh is not None and entry.executed:
+                along = -delivered_wh if entry.order.command.signed_power_w < 0 else delivered_wh
+                if along >= most_wh:
+                    reason = f"its {most_wh} Wh are delivered"
+                    change = change.book._ended(entry, CommandState.COMPLETED, reason, now, receipts)
+        return change
+
+    def tidied(self, now: Now) -> tuple[Book, tuple[bytes, ...]]:
+        """The book without what nobody will ask for again, and the hashes that went."""
+        final = sorted(
+            (entry for entry in self.entries.values() if entry.state.final),
+            key=lambda entry: entry.receipts[-1].timestamp_us,
+        )
+        excess = max(0, len(final) - MAX_KEPT)
+        gone = {entry.order.hash for entry in final[:excess]}
+        if now.time_known:
+            for entry in final[excess:]:
+                last_us = max(entry.order.command.end_us, entry.receipts[-1].timestamp_us)
+                # A refused command may claim an end in a far future: it is not kept for that.
+                if entry.state is CommandState.REJECTED:
+                    last_us = entry.receipts[-1].timestamp_us
+                if last_us + KEPT_FOR_US < now.wall_us:
+                    gone.add(entry.order.hash)
+        if not gone:
+            return self, ()
+        return Book({h: e for h, e in self.entries.items() if h not in gone}, self.windows), tuple(sorted(gone))
+
+    def joined(self, restored: Book) -> Book:
+        """This book, begun while the store was away, together with the stored one."""
+        windows = dict(restored.windows)
+        for key, window in self.windows.items():
+            windows[key] = window.joined(windows[key]) if key in windows else window
+        entries = {**self.entries, **restored.entries}
+        return Book(entries, windows)
+
+    def in_force_between(self, device_id: str, start_us: int, end_us: int, *, is_meter: bool) -> tuple[bytes, ...]:
+        """Hashes of the commands that were in force for a device in a window, in order; for settlement windows.
+
+        `is_meter`: it is the grid meter, which commands at the connection are about.
+        """
+        found = []
+        for entry in self.entries.values():
+            tally, command = entry.tally, entry.order.command
+            if is_meter:
+                concerned = command.point is Point.CONNECTION
+            else:
+                concerned = not command.targets or device_id in command.targets
+            if not concerned or tally.first_us is None or tally.last_us is None:
+                continue
+            if tally.first_us < end_us and tally.last_us >= start_us:
+                found.append(entry.order.hash)
+        return tuple(sorted(found))
+
+    # -- who gives way ------------------------------------------------------------------------------------------
+
+    def _replaced_for_good_by(self, entry: Entry, now: Now) -> Order | None:
+        for later in self._later_words(entry):
+            if not later.command.resume and began(later.command, now):
+                return later
+        return None
+
+    def _suspended_by(self, entry: Entry, now: Now) -> Order | None:
+        for later in self._later_words(entry):
+            if stands(later.command, now) and not self.entries[later.hash].state.final:
+                return later
+        return None
+
+    def _later_words(self, entry: Entry) -> Iterable[Order]:
+        """The issuer's later commands about the same, in overlapping time, but those cancelled before they began."""
+        mine = entry.order
+        for other in self.entries.values():
+            theirs = other.order
+            if (
+                theirs.issuer_key != mine.issuer_key
+                or theirs.age_of_word() <= mine.age_of_word()
+                or other.state is CommandState.REJECTED
+                or not (other.durable or theirs.command.restrictive)
+                or not same_matter(mine.command, theirs.command)
+                or theirs.command.end_us <= mine.command.start_us
+                or theirs.command.start_us >= mine.command.end_us
+            ):
+                continue
+            if other.state.final and other.receipts[-1].timestamp_us <= theirs.command.start_us:
+                continue  # cancelled before it began
+            yield theirs
+
+    def _with(self, entry: Entry) -> Book:
+        return Book({**self.entries, entry.order.hash: entry}, self.windows)
+
+
+def _followed(entry: Entry, receipt: CommandReceipt) -> Entry:
+    if receipt.state not in TRANSITIONS[entry.state]:
+        raise AssertionError(f"command {entry.order.hash.hex()[:16]}: {entry.state.name} to {receipt.state.name}")
+    return replace(entry, receipts=(*entry.receipts, receipt))
+
+
+def _end_of(entry: Entry) -> tuple[CommandState, str]:
+    """How a command ends whose time is over."""
+    if entry.executed:
+        return CommandState.COMPLETED, entry.tally.reason
+    if entry.tally.first_us is not None:
+        why = entry.tally.reason or "the metered power never followed"
+        return CommandState.FAILED, f"was in force, but not obeyed: {why}"
+    why = entry.tally.reason or "the gateway was not able to act in its time"
+    return CommandState.EXPIRED, f"was never in force: {why}"
+
+
+def _receipt(
+    order: Order, state: CommandState, reason: str, timestamp_us: int, delivered_wh: int | None
+) -> CommandReceipt:
+    return CommandReceipt(
+        command_hash=order.hash,
+        command_id=order.command_id,
+        state=state,
+        timestamp_us=timestamp_us,
+        reason=reason,
+        delivered_energy_wh=delivered_wh,
+    )

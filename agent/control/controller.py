@@ -1,0 +1,405 @@
+"""The shell of control: messages and samples in, a plan at least each second, orders and receipts out.
+
+What decides is pure and elsewhere (`admission`, `book`, `plan`); here are the clock, the tasks and the order of things:
+durable before acted on, but what only reduces power acts at once (DESIGN: law 5).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from agent.clock import Clock, ClockQuality, Instant
+from agent.config import ControlSettings, DeviceSettings, SiteSettings
+from agent.control.admission import Admitted, Duplicate, Nothing, Policy, Refused, Undecided, judge
+from agent.control.book import Book, Change
+from agent.control.dispatcher import Dispatcher
+from agent.control.notes import PREFIX, changed_notes, entry_key, restore
+from agent.control.order import Now, Order
+from agent.control.plain import plain_hash
+from agent.control.plan import METER_SUBJECT, Plan, make_plan
+from agent.control.recorder import Desk, Notes, Recorder
+from agent.control.site import SiteView
+from agent.control.snapshot import ControlSnapshot, show_command, show_device
+from agent.control.stop import StopButton
+from agent.control.tally import Register
+from agent.control.viewing import SafeMode, is_islanded, register_of, settings_view, step_safe_mode, view_site
+from agent.evidence.statements import Alarm, CommandReceipt, CommandState, Severity, Statement
+from agent.identity.trust import TrustList
+from drivers.device import Device, Sample
+from proto.energysettlement.v1 import device_pb2
+
+LEAST_BETWEEN_PLANS_S: Final = 0.2
+"""Meter samples do not bring a plan more often; commands and STOP do."""
+RESTORE_PATIENCE_S: Final = 5.0
+"""Commands wait so long for the stored ones to be read; then what restricts goes ahead."""
+METER_PATIENCE_S: Final = 10.0
+"""After the start the grid meter may take so long to its first sample before that is a reason for safe mode."""
+UNDECIDED_MOST_S: Final = 25.0
+"""The platform expects an answer within 30 s."""
+MOST_UNDECIDED: Final = 100
+REFUSALS_PER_S: Final = 10.0
+REFUSALS_AT_ONCE: Final = 100
+"""Receipts for refused messages; beyond this they are counted, and one alarm says so."""
+MOST_REFUSALS_KEPT: Final = 1_000
+MOST_UNRECORDED: Final = 5_000
+REPEAT_RECEIPTS_S: Final = 10.0
+"""A command that comes again within this time is not answered again."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A message that could not be judged yet."""
+
+    message: device_pb2.GridCommand
+    device_id: str | None
+    since_s: float
+
+
+class Controller:
+    """One for the gateway. `run` in a task of its own; everything else may be called from the same loop at any time."""
+
+    def __init__(
+        self,
+        *,
+        devices: Mapping[str, Device],
+        device_settings: Sequence[DeviceSettings],
+        site: SiteSettings,
+        control: ControlSettings,
+        gateway_id: Callable[[], str],
+        stop_file: Path,
+        clock: Clock,
+        trust: Callable[[], TrustList | None],
+        desk: Desk,
+        notes: Notes,
+    ) -> None:
+        self._devices = devices
+        self._settings = settings_view(site, control, device_settings)
+        self._control = control
+        self._site_rating_w = max(site.import_limit_w, site.export_limit_w)
+        self._gateway_id = gateway_id
+        self._clock = clock
+        self._trust = trust
+        self._notes = notes
+        controllable = {name: devices[name] for name in self._settings.controllable if name in devices}
+        self._dispatcher = Dispatcher(controllable, lease_s=control.lease_s, monotonic_s=clock.monotonic_s)
+        self._recorder = Recorder(desk)
+        self._button = StopButton(stop_file)
+        self._book = Book()
+        self._written = Book()
+        self._restored = False
+        self._started_s = clock.monotonic_s()
+        self._time_known = not clock.rebooted
+        self._registers: dict[str, Register] = {}
+        self._waiting: dict[bytes, _Waiting] = {}
+        self._answered: dict[bytes, float] = {}
+        self._refusals: dict[bytes, CommandReceipt] = {}
+        """Receipts for messages that were refused before any signature held, the oldest first."""
+        self._refused = 0
+        self._refusals_left, self._refilled_s = float(REFUSALS_AT_ONCE), self._started_s
+        self._flooded = False
+        self._safe_mode = SafeMode()
+        self._stopped_by: str | None = None
+        self._view: SiteView | None = None
+        self._plan = Plan({}, {})
+        self._wake = asyncio.Event()
+        """Something came: another plan soon."""
+        self._urgent = asyncio.Event()
+        """A command or STOP came: another plan now."""
+        self.progress_s = self._started_s
+        """Monotonic time of the last completed plan: the watchdog's food."""
+
+    # -- in ---------------------------------------------------------------------------------------------------------
+
+    async def receive(self, message: device_pb2.GridCommand, device_id: str | None, received: Instant) -> None:
+        """Take a message of the platform; `device_id` is whose stream it came on, None for the gateway's own link.
+
+        Never raises for what the peer sent. The receipts go the way of all evidence.
+        """
+        if not message.command_id and not message.authorization:
+            return
+        self._take(message, device_id, self._now(received), self._clock.monotonic_s())
+        self._hurry()
+
+    def on_sample(self, sample: Sample) -> None:
+        """Every sample of every device, as it comes. Never blocks."""
+        register = register_of(sample)
+        if register is not None:
+            self._registers[sample.device_id] = register
+        if sample.device_id == self._settings.meter_id:
+            if register is not None:
+                self._registers[METER_SUBJECT] = register
+            self._wake.set()
+
+    def stop(self, by: str) -> None:
+        """Local STOP, at once; needs nothing but this process (SAFETY 1)."""
+        self._button.press(by)
+        self._hurry()
+
+    def clear_stop(self, by: str) -> None:
+        """End of local STOP. Raises StopNotClearedError while its file cannot be removed."""
+        self._button.clear(by)
+        self._hurry()
+
+    # -- out --------------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> ControlSnapshot:
+        """The state of control for people. Cheap."""
+        entries = sorted(
+            self._book.entries.values(),
+            key=lambda e: (e.state.final, -e.order.received_us if e.state.final else e.order.command.start_us),
+        )
+        view = self._view
+        return ControlSnapshot(
+            stopped_by=self._button.pressed_by(),
+            safe_mode=self._safe_mode.reason,
+            islanded=view.islanded if view is not None else False,
+            time_known=self._time_known,
+            restored=self._restored,
+            connection_w=view.meter.power_w if view is not None and view.meter is not None else None,
+            house_w=view.house_w if view is not None else None,
+            devices=tuple(show_device(o, self._dispatcher.carriage(n)) for n, o in sorted(self._plan.orders.items())),
+            commands=tuple(show_command(entry, self._plan.commands.get(entry.order.hash)) for entry in entries),
+            refused=self._refused,
+            unrecorded=self._recorder.backlog,
+            store_trouble=self._recorder.trouble,
+        )
+
+    def commands_in_force(self, device_id: str, start_us: int, end_us: int) -> tuple[bytes, ...]:
+        """Hashes of the commands that were in force for a device between two moments, for its settlement window."""
+        is_meter = device_id == self._settings.meter_id
+        return self._book.in_force_between(device_id, start_us, end_us, is_meter=is_meter)
+
+    async def run(self) -> None:
+        """Control the site until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._recorder.run(), name="control recorder")
+            tasks.create_task(self._dispatcher.run(), name="control dispatcher")
+            tasks.create_task(self._restore(), name="control restore")
+            tasks.create_task(self._plan_for_ever(), name="control plan")
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    async def _plan_for_ever(self) -> None:
+        while True:
+            self._wake.clear()
+            self._urgent.clear()
+            self._tick()
+            self.progress_s = self._clock.monotonic_s()
+            await self._rest()
+
+    async def _rest(self) -> None:
+        """Until it is time for another plan: after the interval, sooner for a meter sample, at once for STOP."""
+        begun_s = self._clock.monotonic_s()
+        if not await _set_within(self._wake, self._control.interval_s):
+            return
+        passed_s = self._clock.monotonic_s() - begun_s
+        await _set_within(self._urgent, LEAST_BETWEEN_PLANS_S - passed_s)
+
+    def _hurry(self) -> None:
+        self._urgent.set()
+        self._wake.set()
+
+    async def _restore(self) -> None:
+        """Read the stored commands, as soon as the store lets us."""
+        delay_s = 0.2
+        while True:
+            try:
+                stored = await self._notes.notes(PREFIX)
+                break
+            except Exception as error:  # The store comes back by itself; until then what restricts is obeyed.
+                log.warning("control.cannot_restore", error=str(error))
+                await asyncio.sleep(delay_s)
+                delay_s = min(5.0, delay_s * 2)
+        restored, faults = restore(stored)
+        self._book, self._written = self._book.joined(restored), restored
+        self._restored = True
+        for fault in faults:
+            self._alarm(Severity.WARNING, "command.note_damaged", fault.partition(":")[0], fault[:400])
+        log.info("control.restored", commands=len(restored.entries), damaged=len(faults))
+        self._hurry()
+
+    def _now(self, instant: Instant) -> Now:
+        if instant.quality is not ClockQuality.UNTRUSTED:
+            self._time_known = True
+        return Now(
+            wall_us=instant.wall_us, time_known=self._time_known, uptime_us=round(instant.monotonic_s * 1_000_000)
+        )
+
+    def _tick(self) -> None:
+        """One plan."""
+        instant = self._clock.now()
+        now = self._now(instant)
+        for key, waiting in list(self._waiting.items()):
+            del self._waiting[key]
+            self._take(waiting.message, waiting.device_id, now, waiting.since_s)
+        self._note_stop()
+        self._adopt(self._book.settle(now))
+        view = self._look(now, instant.monotonic_s, self._book.candidates(now))
+        plan = make_plan(view)
+        self._dispatcher.follow(plan.orders)
+        self._view, self._plan = view, plan
+        outcomes = {order_hash: command.outcome for order_hash, command in plan.commands.items()}
+        self._adopt(self._book.observe(outcomes, self._registers, now))
+        self._tidy(now)
+
+    def _look(self, now: Now, monotonic_s: float, orders: tuple[Order, ...]) -> SiteView:
+        statuses = {name: device.status() for name, device in self._devices.items()}
+        view = view_site(
+            self._settings, statuses, self._dispatcher.held, now, monotonic_s, orders=orders, stop=self._stopped_by
+        )
+        reason = None
+        if is_islanded(statuses.values()):
+            reason = "the site is not connected to the public grid"
+        elif view.meter is None and self._settings.meter_id is not None and self._meter_is_due(monotonic_s):
+            reason = f"the grid meter {self._settings.meter_id} gives no believable power"
+        before = self._safe_mode.reason
+        self._safe_mode = step_safe_mode(self._safe_mode, reason, monotonic_s)
+        if self._safe_mode.reason is not None and before is None:
+            self._alarm(Severity.WARNING, "site.safe_mode", "site", f"safe mode: {self._safe_mode.reason}")
+        elif self._safe_mode.reason is None and before is not None:
+            self._alarm(Severity.INFO, "site.safe_mode_left", "site", f"safe mode has ended; it was: {before}")
+        return replace(view, safe_mode=self._safe_mode.reason)
+
+    def _meter_is_due(self, monotonic_s: float) -> bool:
+        """Whether the meter ought to have spoken: right after the start it is only being connected to."""
+        return METER_SUBJECT in self._registers or monotonic_s - self._started_s >= METER_PATIENCE_S
+
+    def _note_stop(self) -> None:
+        pressed_by = self._button.pressed_by()
+        if pressed_by is not None and self._stopped_by is None:
+            self._alarm(Severity.CRITICAL, "site.stop", "site", f"local STOP by {pressed_by}")
+        elif pressed_by is None and self._stopped_by is not None:
+            self._alarm(Severity.INFO, "site.stop_cleared", "site", f"the local STOP by {self._stopped_by} was cleared")
+        self._stopped_by = pressed_by
+
+    def _tidy(self, now: Now) -> None:
+        self._book, gone = self._book.tidied(now)
+        if gone:
+            self._written = Book(
+                {h: e for h, e in self._written.entries.items() if h in self._book.entries}, self._written.windows
+            )
+            self._recorder.submit((), {entry_key(order_hash): None for order_hash in gone})
+            for order_hash in gone:
+                self._answered.pop(order_hash, None)
+
+    # -- messages ---------------------------------------------------------------------------------------------------
+
+    def _policy(self) -> Policy:
+        return Policy(
+            gateway_id=self._gateway_id(),
+            zones=frozenset(self._control.zones),
+            unsigned=self._control.unsigned_commands,
+            controllable=frozenset(name for name in self._settings.controllable if name in self._devices),
+            site_rating_w=self._site_rating_w,
+        )
+
+    def _take(self, message: device_pb2.GridCommand, device_id: str | None, now: Now, since_s: float) -> None:
+        """Judge a message and do what follows; one that cannot be judged waits."""
+        policy = self._policy()
+        decision = judge(message, device_id, policy, self._trust(), self._book, now)
+        waited_s = self._clock.monotonic_s() - since_s
+        restrictive = isinstance(decision, Admitted) and decision.order.command.restrictive
+        if not self._restored and not (restrictive and self._waited_for_store()):
+            decision = Undecided("the stored commands have not been read yet", restrictive=restrictive)
+        elif not policy.gateway_id and message.authorization:
+            decision = Undecided("the gateway's own key has not been seen yet", restrictive=restrictive)
+        match decision:
+            case Nothing():
+                pass
+            case Undecided(reason) if waited_s < UNDECIDED_MOST_S and len(self._waiting) < MOST_UNDECIDED:
+                self._waiting.setdefault(plain_hash(message, device_id), _Waiting(message, device_id, since_s))
+            case Undecided(reason):
+                self._refuse(Refused(plain_hash(message, device_id), message.command_id[:255], reason), now)
+            case Refused():
+                self._refuse(decision, now)
+            case Duplicate(entry):
+                last_s = self._answered.get(entry.order.hash, float("-inf"))
+                if self._clock.monotonic_s() - last_s >= REPEAT_RECEIPTS_S and entry.durable:
+                    self._answered[entry.order.hash] = self._clock.monotonic_s()
+                    self._recorder.submit(entry.receipts, {})
+            case Admitted(order):
+                self._admit(order, now)
+
+    def _waited_for_store(self) -> bool:
+        return self._clock.monotonic_s() - self._started_s >= RESTORE_PATIENCE_S
+
+    def _admit(self, order: Order, now: Now) -> None:
+        # What the plan could make of it, were it alone and its time now, decides between ACCEPTED and PARTIAL.
+        alone = make_plan(self._look(now, self._clock.monotonic_s(), (order,))).commands[order.hash]
+        state = CommandState.PARTIAL if alone.short else CommandState.ACCEPTED
+        reason = alone.reason if alone.short else ""
+        log.info("control.command", command=order.command_id, hash=order.hash.hex()[:16], state=state.name)
+        self._answered[order.hash] = self._clock.monotonic_s()
+        self._adopt(self._book.admitted(order, state, reason, now), lambda: self._committed(order.hash))
+
+    def _committed(self, order_hash: bytes) -> None:
+        self._book = self._book.committed(order_hash)
+        self._hurry()
+
+    def _refuse(self, refusal: Refused, now: Now) -> None:
+        self._refused += 1
+        monotonic_s = self._clock.monotonic_s()
+        answered = self._refusals.get(refusal.hash)
+        if answered is not None:
+            # The same message again: the same receipt again, and not more often than it can be of use.
+            if monotonic_s - self._answered.get(refusal.hash, float("-inf")) >= REPEAT_RECEIPTS_S:
+                self._answered[refusal.hash] = monotonic_s
+                self._recorder.submit((answered,), {})
+            return
+        refilled = self._refusals_left + (monotonic_s - self._refilled_s) * REFUSALS_PER_S
+        self._refusals_left, self._refilled_s = min(float(REFUSALS_AT_ONCE), refilled), monotonic_s
+        if self._refusals_left < 1 or self._recorder.backlog > MOST_UNRECORDED:
+            if not self._flooded:
+                self._flooded = True
+                text = "more messages are refused than can be answered; they are counted only"
+                self._alarm(Severity.WARNING, "command.flood", refusal.command_id, text)
+            return
+        self._refusals_left -= 1
+        self._flooded = False
+        log.warning("control.refused", command=refusal.command_id, reason=refusal.reason)
+        if refusal.alarm:
+            self._alarm(Severity.CRITICAL, "command.equivocation", refusal.command_id, refusal.reason)
+        change = self._book.refused(refusal.hash, refusal.command_id, refusal.order, refusal.reason, now)
+        self._adopt(change)
+        self._answered[refusal.hash] = monotonic_s
+        if refusal.order is None:
+            self._refusals[refusal.hash] = change.receipts[0]
+            while len(self._refusals) > MOST_REFUSALS_KEPT:
+                oldest = next(iter(self._refusals))
+                del self._refusals[oldest]
+                self._answered.pop(oldest, None)
+
+    # -- recording --------------------------------------------------------------------------------------------------
+
+    def _adopt(self, change: Change, on_committed: Callable[[], None] | None = None) -> None:
+        """Take a new book, and have receipts and notes written together."""
+        self._book = change.book
+        notes = changed_notes(self._written, change.book)
+        self._written = change.book
+        statements: tuple[Statement, ...] = change.receipts
+        self._recorder.submit(statements, notes, on_committed)
+
+    def _alarm(self, severity: Severity, code: str, subject: str, text: str) -> None:
+        alarm = Alarm(
+            timestamp_us=self._clock.now().wall_us, severity=severity, code=code, subject=subject[:255], text=text
+        )
+        self._recorder.submit((alarm,), {})
+
+
+async def _set_within(event: asyncio.Event, timeout_s: float) -> bool:
+    """Whether the event is set, waiting for it at most so long."""
+    if event.is_set() or timeout_s <= 0:
+        return event.is_set()
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await event.wait()
+    except TimeoutError:
+        return False

@@ -1,0 +1,218 @@
+"""The plan: a pure function from the site as it is to an order for each device, with the reason for each.
+
+    target (command, else owner's default) -> battery's and car's needs -> CURTAIL and import limits
+    -> connection and phases -> ratings -> local STOP
+
+Each step can undo the one before and leaves its name where it bound (DESIGN: The plan; SAFETY.md). The same view gives
+the same plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from agent.control.book import Outcome
+from agent.control.command import Command, Mode, Point, Price
+from agent.control.rules.defaults import set_default
+from agent.control.rules.draft import Draft, Rule
+from agent.control.rules.limits import limit_by_commands, limit_connection
+from agent.control.rules.needs import keep_room, set_room
+from agent.control.rules.stop import stop_all
+from agent.control.rules.targets import Target, scope_of, sentence, set_targets
+from agent.control.site import SiteView
+from drivers.device import DeviceKind
+
+TOLERANCE_W: Final = 100
+TOLERANCE_PERCENT: Final = 5
+"""Obeyed is within the larger of the two of the target."""
+METER_SUBJECT: Final = "connection"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceOrder:
+    """What one device shall do. None on both sides: it is given back to itself."""
+
+    device_id: str
+    lowest_w: int | None
+    highest_w: int | None
+    reason: str
+    """One sentence: the target's cause, and the rules that bound it."""
+    bound_by: tuple[Rule, ...] = ()
+
+    @property
+    def released(self) -> bool:
+        return self.lowest_w is None and self.highest_w is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandPlan:
+    """What the plan makes of one standing command."""
+
+    order_hash: bytes
+    in_force: bool
+    requested_w: int
+    """+ import; of a limit, the bound."""
+    planned_w: int | None
+    """What the orders add up to, for a setpoint in force."""
+    metered_w: int | None
+    """At the same point; None when it is not known."""
+    reason: str
+    responded: bool
+    counted_devices: tuple[str, ...]
+
+    @property
+    def short(self) -> bool:
+        """The plan cannot do what the command asks for."""
+        if not self.in_force or self.planned_w is None:
+            return not self.in_force
+        return abs(self.planned_w - self.requested_w) > tolerance_w(self.requested_w)
+
+    @property
+    def outcome(self) -> Outcome:
+        """As the book needs it."""
+        return Outcome(
+            in_force=self.in_force,
+            reason=self.reason,
+            responded=self.responded,
+            counted_devices=self.counted_devices,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Orders by device, and commands by hash."""
+
+    orders: Mapping[str, DeviceOrder]
+    commands: Mapping[bytes, CommandPlan]
+
+
+def tolerance_w(power_w: int) -> int:
+    """How far from a target still counts as obeyed."""
+    return max(TOLERANCE_W, abs(power_w) * TOLERANCE_PERCENT // 100)
+
+
+def make_plan(site: SiteView) -> Plan:
+    """The plan for this moment. Never raises: what cannot be done is said in reasons."""
+    drafts = {name: Draft(view) for name, view in sorted(site.devices.items())}
+    prices = _prices(drafts, site)
+    for name, draft in drafts.items():
+        set_room(draft, site, prices.get(name))
+        set_default(draft, site)
+    targets = set_targets(drafts, site)
+    for draft in drafts.values():
+        keep_room(draft)
+    limit_by_commands(drafts, targets)
+    limit_connection(drafts, targets, site)
+    for draft in drafts.values():
+        keep_room(draft)
+        if not draft.view.online:
+            draft.bind(Rule.SILENT)
+    stop_all(drafts, site)
+    return Plan(
+        orders={name: _order(draft) for name, draft in drafts.items()},
+        commands={target.order.hash: _command_plan(target, drafts, site) for target in targets},
+    )
+
+
+def _prices(drafts: dict[str, Draft], site: SiteView) -> dict[str, Price | None]:
+    """By device: the price of the discharge that the highest command asks of it."""
+    prices: dict[str, Price | None] = {}
+    for order in site.orders:
+        if order.command.mode is Mode.SETPOINT and order.command.signed_power_w < 0:
+            for name in scope_of(order.command, drafts):
+                prices.setdefault(name, order.command.price)
+    return prices
+
+
+def _order(draft: Draft) -> DeviceOrder:
+    reason = draft.cause
+    if draft.bound:
+        reason += "; bound by " + ", ".join(rule.value for rule in draft.bound)
+    return DeviceOrder(
+        device_id=draft.view.device_id,
+        lowest_w=draft.low,
+        highest_w=draft.high,
+        reason=reason,
+        bound_by=tuple(draft.bound),
+    )
+
+
+def _command_plan(target: Target, drafts: dict[str, Draft], site: SiteView) -> CommandPlan:
+    command = target.order.command
+    metered_w = _metered_w(command, target.scope, drafts, site)
+    planned_w = _planned_w(command, target, drafts, site)
+    return CommandPlan(
+        order_hash=target.order.hash,
+        in_force=target.in_force,
+        requested_w=command.signed_power_w,
+        planned_w=planned_w,
+        metered_w=metered_w,
+        reason=(target.in_force and _what_binds(command, target, drafts, planned_w)) or target.reason,
+        responded=target.in_force and _responded(command, planned_w, metered_w),
+        counted_devices=(METER_SUBJECT,) if command.point is Point.CONNECTION else target.scope,
+    )
+
+
+def _metered_w(command: Command, scope: tuple[str, ...], drafts: dict[str, Draft], site: SiteView) -> int | None:
+    if command.point is Point.CONNECTION:
+        return site.meter.power_w if site.meter is not None else None
+    if any(drafts[name].view.power_w is None or not drafts[name].view.online for name in scope):
+        return None
+    return sum(drafts[name].view.present_w for name in scope)
+
+
+def _planned_w(command: Command, target: Target, drafts: dict[str, Draft], site: SiteView) -> int | None:
+    if command.mode is not Mode.SETPOINT or not target.in_force:
+        return None
+    devices_w = {name: _expected_w(drafts[name]) for name in drafts}
+    if command.point is Point.CONNECTION:
+        return None if site.house_w is None else site.house_w + sum(devices_w.values())
+    return sum(devices_w[name] for name in target.scope)
+
+
+def _expected_w(draft: Draft) -> int:
+    """Where a device will be under its band: at its point, else where it is, as far as the band lets it."""
+    if not draft.view.online:
+        return draft.view.present_w
+    if draft.point_w is not None:
+        return draft.point_w
+    power_w = draft.view.present_w
+    if draft.dispatchable and draft.view.kind is DeviceKind.CHARGER and draft.high is not None and draft.low == 0:
+        power_w = draft.high if draft.must_charge else power_w
+    if draft.low is not None:
+        power_w = max(power_w, draft.low)
+    return power_w if draft.high is None else min(power_w, draft.high)
+
+
+def _responded(command: Command, planned_w: int | None, metered_w: int | None) -> bool:
+    if metered_w is None:
+        return False
+    match command.mode:
+        case Mode.EXPORT_LIMIT:
+            return metered_w >= command.signed_power_w - tolerance_w(command.power_w)
+        case Mode.IMPORT_LIMIT:
+            return metered_w <= command.signed_power_w + tolerance_w(command.power_w)
+        case Mode.SETPOINT:
+            if planned_w is None or (planned_w == 0 and command.power_w != 0):
+                return False
+            # On the way counts from nine tenths: a ramp ends slowly.
+            return abs(metered_w - planned_w) <= 2 * tolerance_w(planned_w)
+
+
+def _what_binds(command: Command, target: Target, drafts: dict[str, Draft], planned_w: int | None) -> str:
+    """For the receipt: empty when the command gets all that it asks for."""
+    if planned_w is None or abs(planned_w - command.signed_power_w) <= tolerance_w(command.power_w):
+        return ""
+    rules: dict[str, None] = {}
+    for name in target.scope:
+        draft = drafts[name]
+        rules |= dict.fromkeys(f"{name}: {rule.value}" for rule in draft.bound)
+        if command.signed_power_w < 0 and draft.why_low is not None and draft.room_low == 0:
+            rules[f"{name}: {draft.why_low.value}"] = None
+    because = f", for {', '.join(rules)}" if rules else ""
+    return f"{planned_w} W of {command.signed_power_w} W are possible{because}"[:500]
+
+
+__all__ = ["CommandPlan", "DeviceOrder", "Plan", "make_plan", "sentence", "tolerance_w"]

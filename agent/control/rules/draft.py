@@ -1,0 +1,104 @@
+"""One device in the making of a plan: what it may do, what is wanted of it, and which rules have bound it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from agent.control.site import DeviceView
+from drivers.device import DeviceKind
+
+
+class Rule(StrEnum):
+    """Names of the rules, as they stand in reasons, snapshots and the page. SAFETY.md's numbers in brackets."""
+
+    STOP = "local stop [1]"
+    SILENT = "budget for the silent [3]"
+    ISLANDED = "islanded [6]"
+    EXPORT_COMMAND = "export limit by command"
+    IMPORT_COMMAND = "import limit by command"
+    CONNECTION_EXPORT = "export at the connection [8]"
+    CONNECTION_IMPORT = "import at the connection [8]"
+    PHASE = "fuse per phase [8]"
+    METER_LOST = "meter lost: static shares [8]"
+    STORAGE_EXPORT = "no export from storage [12]"
+    RAISE_LATER = "others come down first [3]"
+    CAR_STATE = "state of charge of the car is not known [9]"
+    CAR_MANDATE = "no mandate to discharge this car [9]"
+    CAR_MINIMUM = "the car's minimum state of charge [9]"
+    CAR_DEPARTURE = "the car's need at departure [9]"
+    CAR_PRICE = "the owner's least price [9]"
+    CAR_NOW = "charge now, by the driver [9]"
+    NO_CAR = "no car"
+    SITE_DISCHARGE = "site has no permission to discharge [9]"
+    BATTERY_MINIMUM = "the battery's minimum state of charge"
+    BATTERY_STATE = "state of charge of the battery is not known"
+    RATING = "rating"
+    CAPABILITY = "the device cannot be ordered so"
+
+
+@dataclass(slots=True)
+class Draft:
+    """Mutable while a plan is being made; `plan.py` freezes it into an order."""
+
+    view: DeviceView
+    low: int | None = None
+    """The band so far; None on both sides gives the device back to itself."""
+    high: int | None = None
+    cause: str = ""
+    """Where the target comes from: a sentence."""
+    bound: list[Rule] = field(default_factory=list)
+    """In the order in which they bound."""
+    room_low: int = 0
+    """Lowest power that its state allows (zero or negative); `needs.py`."""
+    room_high: int = 0
+    why_low: Rule | None = None
+    """What holds `room_low` above the rating."""
+    why_high: Rule | None = None
+    must_charge: bool = False
+    """The driver or the departure needs it: no command below the room's top."""
+
+    @property
+    def released(self) -> bool:
+        return self.low is None and self.high is None
+
+    @property
+    def point_w(self) -> int | None:
+        """The power, where the band is one value."""
+        return self.low if self.low is not None and self.low == self.high else None
+
+    @property
+    def dispatchable(self) -> bool:
+        """Can be brought to a power now."""
+        capabilities = self.view.capabilities
+        if not self.view.online or capabilities is None:
+            return False
+        return capabilities.follows_setpoint or (self.view.kind is DeviceKind.CHARGER and capabilities.limits_import)
+
+    def bind(self, rule: Rule) -> None:
+        """Notes that a rule changed the band."""
+        if rule not in self.bound:
+            self.bound.append(rule)
+
+    def cap_high(self, high: int, rule: Rule) -> None:
+        """No more than `high`, which is not below 0; a band below it stays."""
+        if self.high is None or self.high > high:
+            self.high = high
+            if self.low is not None and self.low > high:
+                self.low = high
+            self.bind(rule)
+
+    def cap_low(self, low: int, rule: Rule) -> None:
+        """No less than `low`, which is not above 0."""
+        if self.low is None or self.low < low:
+            self.low = low
+            if self.high is not None and self.high < low:
+                self.high = low
+            self.bind(rule)
+
+    def set_power(self, power_w: int) -> None:
+        """To this power; where a device only takes limits, to the band between it and 0."""
+        capabilities = self.view.capabilities
+        exactly = capabilities is None or capabilities.follows_setpoint
+        self.low = power_w if exactly else min(0, power_w)
+        self.high = power_w if exactly else max(0, power_w)

@@ -1,0 +1,282 @@
+"""Limits: CURTAIL and import limits of commands, then the connection and its phases (SAFETY 3, 8, 12).
+
+House load is unknown and changes, so the connection is a closed loop: house = meter less all devices, each time anew.
+Silent devices count at their worst. Without a meter, static sums count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from agent.control.allocation import fit, hold_raises
+from agent.control.command import Mode, Point
+from agent.control.rules.draft import Draft, Rule
+from agent.control.rules.targets import Target
+from agent.control.site import SiteView
+from drivers.device import DeviceKind
+
+STEP_W: Final = 100
+"""Bounds that follow the meter move in such steps, downwards: not every watt of the house is an order to a device."""
+NEAR: Final = 0.7
+"""PV is held back by a bound that follows the meter only when it makes more than this part of it."""
+
+Drafts = dict[str, Draft]
+
+
+def limit_by_commands(drafts: Drafts, targets: Iterable[Target]) -> None:
+    """Limits that commands set on devices. All of them hold: the narrowest one binds, whoever said it."""
+    for target in targets:
+        command = target.order.command
+        if not target.in_force or command.point is not Point.DEVICE or command.mode is Mode.SETPOINT:
+            continue
+        scope = [drafts[name] for name in target.scope]
+        online = [draft for draft in scope if draft.view.online]
+        silent = [draft for draft in scope if not draft.view.online]
+        if command.mode is Mode.EXPORT_LIMIT:
+            budget_w = command.power_w - sum(draft.view.worst_export_w for draft in silent)
+            _bound_exports(online, budget_w, Rule.EXPORT_COMMAND)
+        else:
+            budget_w = command.power_w - sum(draft.view.worst_import_w for draft in silent)
+            _bound_imports(online, budget_w, Rule.IMPORT_COMMAND)
+
+
+def _bound_exports(drafts: list[Draft], budget_w: int, rule: Rule) -> None:
+    """Bands whose lowest powers cannot sum to more export than the budget, whatever the devices do by themselves."""
+    ordered = {d.view.device_id: -d.low for d in drafts if d.low is not None and d.low < 0}
+    kept = fit(budget_w, ordered)
+    for draft in drafts:
+        name = draft.view.device_id
+        if name in kept and kept[name] < ordered[name]:
+            draft.cap_low(-kept[name], rule)
+    free = {d.view.device_id: d.view.most_export_w for d in drafts if d.low is None}
+    shares = fit(budget_w - sum(kept.values()), free)
+    for draft in drafts:
+        name = draft.view.device_id
+        if name in free and (shares[name] < free[name] or draft.view.capabilities is None):
+            _cap_own_control(draft, shares[name], rule)
+
+
+def _cap_own_control(draft: Draft, share_w: int, rule: Rule) -> None:
+    capabilities = draft.view.capabilities
+    if capabilities is not None and not capabilities.limits_export and capabilities.follows_setpoint:
+        # It cannot be bounded while it controls itself: it rests.
+        draft.set_power(0)
+        draft.bind(rule)
+        return
+    draft.cap_low(-share_w, rule)
+    if capabilities is not None and not capabilities.limits_export:
+        draft.bind(Rule.CAPABILITY)
+
+
+def _bound_imports(drafts: list[Draft], budget_w: int, rule: Rule) -> None:
+    """As `_bound_exports`, of import."""
+    drafts = [draft for draft in drafts if draft.view.kind is not DeviceKind.PV]
+    if sum(draft.view.most_import_w if draft.high is None else max(0, draft.high) for draft in drafts) <= budget_w:
+        return
+    for draft in drafts:
+        if draft.high is None:
+            draft.cap_high(draft.view.most_import_w, rule)
+    _share_import(drafts, budget_w, rule)
+
+
+def _share_import(drafts: list[Draft], budget_w: int, rule: Rule) -> None:
+    """Cut the imports to the budget: cars that must charge are served first, the others share what is left."""
+    for urgent in (True, False):
+        group = [d for d in drafts if d.must_charge is urgent and d.high is not None and d.high > 0]
+        wishes = {d.view.device_id: d.high or 0 for d in group}
+        kept = fit(budget_w, wishes, {d.view.device_id: _minimum_w(d) for d in group})
+        for draft in group:
+            if kept[draft.view.device_id] < wishes[draft.view.device_id]:
+                draft.cap_high(kept[draft.view.device_id], rule)
+        budget_w -= sum(kept.values())
+
+
+def _stepped(draft: Draft, power_w: int) -> int:
+    """In whole steps, downwards; nothing where it is less than the device can take."""
+    stepped_w = power_w // STEP_W * STEP_W
+    return stepped_w if stepped_w >= _minimum_w(draft) else 0
+
+
+def _minimum_w(draft: Draft) -> int:
+    return draft.view.capabilities.minimum_import_w if draft.view.capabilities is not None else 0
+
+
+# -- the connection -----------------------------------------------------------------------------------------------
+
+
+def limit_connection(drafts: Drafts, targets: Iterable[Target], site: SiteView) -> None:
+    """Import and export at the connection, and each phase's fuse; raises wait for what must come down first."""
+    export_w, export_rule = site.limits.export_limit_w, Rule.CONNECTION_EXPORT
+    import_w, import_rule = site.limits.import_limit_w, Rule.CONNECTION_IMPORT
+    for target in targets:
+        command = target.order.command
+        if not target.in_force or command.point is not Point.CONNECTION:
+            continue
+        if command.mode is Mode.EXPORT_LIMIT and command.power_w < export_w:
+            export_w, export_rule = command.power_w, Rule.EXPORT_COMMAND
+        if command.mode is Mode.IMPORT_LIMIT and command.power_w < import_w:
+            import_w, import_rule = command.power_w, Rule.IMPORT_COMMAND
+    if site.house_least_w is None or site.house_most_w is None:
+        _static_sums(drafts, site, import_w, export_w)
+        return
+    if not site.limits.discharge_permitted:
+        _no_export_from_storage(drafts, site.house_least_w)
+    _closed_loop_export(drafts, site.house_least_w + export_w, export_rule)
+    _closed_loop_import(drafts, import_w - site.house_most_w, import_rule)
+    for phase in range(1, site.limits.phases + 1):
+        _phase(drafts, site, phase)
+
+
+def _static_sums(drafts: Drafts, site: SiteView, import_w: int, export_w: int) -> None:
+    """SAFETY 8: the budget is the limit less the house's most; export falls to the static shares."""
+    fuse_w = site.limits.phase_limit_w * site.limits.phases
+    online = [d for d in drafts.values() if d.view.online]
+    silent = [d for d in drafts.values() if not d.view.online]
+    budget_w = min(import_w, fuse_w) - site.limits.house_reserve_w - sum(d.view.worst_import_w for d in silent)
+    _share_import(online, budget_w, Rule.METER_LOST)
+    shares = [d.view.fallback_export_w for d in drafts.values() if d.view.fallback_export_w is not None]
+    static_w = min(export_w, sum(shares)) if shares else export_w
+    if not site.limits.discharge_permitted:
+        for draft in online:
+            if draft.view.kind is not DeviceKind.PV and draft.low is not None and draft.low < 0:
+                draft.cap_low(0, Rule.STORAGE_EXPORT)
+    # A battery in its own self-consumption does not export by itself: it stays as it is.
+    bounded = [d for d in online if d.low is not None or d.view.kind is DeviceKind.PV]
+    _bound_exports(bounded, static_w - sum(d.view.worst_export_w for d in silent), Rule.METER_LOST)
+
+
+def _no_export_from_storage(drafts: Drafts, house_w: int) -> None:
+    """Without the contract's permission storage may cover the site's own demand and no more."""
+    demand_w = house_w + sum(_import_now_w(d) for d in drafts.values()) - sum(_pv_now_w(d) for d in drafts.values())
+    ordered = _ordered_discharge(drafts.values())
+    kept = fit(demand_w, ordered)
+    for name, power_w in kept.items():
+        if power_w < ordered[name]:
+            drafts[name].cap_low(-(power_w // STEP_W * STEP_W), Rule.STORAGE_EXPORT)
+
+
+def _closed_loop_export(drafts: Drafts, allowed_w: int, rule: Rule) -> None:
+    """Storage gives way before PV: its energy is kept, the sun's would be lost. What is left then bounds PV."""
+    budget_w = allowed_w + sum(_import_now_w(d) for d in drafts.values())
+    budget_w -= sum(d.view.worst_export_w for d in drafts.values() if not d.view.online)
+    budget_w -= sum(max(0, -d.view.present_w) for d in drafts.values() if _on_its_own(d))
+    pv = {name: d for name, d in drafts.items() if d.view.online and d.view.kind is DeviceKind.PV}
+    pv_now_w = sum(_pv_now_w(d) for d in pv.values())
+    ordered = _ordered_discharge(drafts.values())
+    kept = fit(budget_w - pv_now_w, ordered)
+    for name, power_w in kept.items():
+        if power_w < ordered[name]:
+            drafts[name].cap_low(-(power_w // STEP_W * STEP_W), rule)
+    left_w = max(0, budget_w - sum(kept.values()))
+    most = {name: d.view.most_export_w if d.low is None else -d.low for name, d in pv.items()}
+    commanded = rule is Rule.EXPORT_COMMAND
+    holding = any(d.view.held is not None and d.view.held.lowest_w is not None for d in pv.values())
+    if left_w >= sum(most.values()) or not (commanded or holding or pv_now_w > NEAR * left_w):
+        return
+    for name, share_w in fit(left_w, most).items():
+        if share_w < most[name]:
+            _cap_own_control(pv[name], share_w // STEP_W * STEP_W, rule)
+
+
+def _closed_loop_import(drafts: Drafts, allowed_w: int, rule: Rule) -> None:
+    budget_w = allowed_w + sum(_export_now_w(d) for d in drafts.values())
+    budget_w -= sum(d.view.worst_import_w for d in drafts.values() if not d.view.online)
+    budget_w -= sum(max(0, d.view.present_w) for d in drafts.values() if _on_its_own(d))
+    online = [d for d in drafts.values() if d.view.online]
+    _share_import(online, budget_w, rule)
+    importing = {d.view.device_id: d for d in online if d.view.kind is not DeviceKind.PV and not _on_its_own(d)}
+    wanted = {name: max(0, d.high or 0) for name, d in importing.items()}
+    granted = {name: _granted_w(d) for name, d in importing.items()}
+    metered = {name: max(0, d.view.present_w) for name, d in importing.items()}
+    for name, power_w in hold_raises(budget_w, wanted, granted, metered).items():
+        if power_w < wanted[name]:
+            drafts[name].cap_high(_stepped(drafts[name], power_w), Rule.RAISE_LATER)
+
+
+def _phase(drafts: Drafts, site: SiteView, phase: int) -> None:
+    """One phase's fuse, both ways. A device's power is spread evenly over its phases."""
+    assert site.meter is not None
+    parts = {name: _parts_on(d, phase, site.limits.phases) for name, d in drafts.items()}
+    on = {name: d for name, d in drafts.items() if parts[name]}
+    fuse_w = site.limits.phase_limit_w
+    if len(site.meter.phase_power_w) >= site.limits.phases:
+        meter_w = site.meter.phase_power_w[phase - 1]
+        by_samples_w = sum(d.view.present_w // parts[name] for name, d in on.items())
+        by_bands_w = sum(d.view.expected_w // parts[name] for name, d in on.items())
+        most_w, least_w = meter_w - min(by_samples_w, by_bands_w), meter_w - max(by_samples_w, by_bands_w)
+    else:
+        most_w = (site.house_most_w or 0) // site.limits.phases
+        least_w = (site.house_least_w or 0) // site.limits.phases
+    import_w, export_w = fuse_w - most_w, fuse_w + least_w
+    for name, draft in on.items():
+        if not draft.view.online:
+            import_w -= draft.view.worst_import_w // parts[name]
+            export_w -= draft.view.worst_export_w // parts[name]
+        else:
+            import_w += _export_now_w(draft) // parts[name]
+            export_w += _import_now_w(draft) // parts[name]
+            if _on_its_own(draft):
+                import_w -= max(0, draft.view.present_w) // parts[name]
+                export_w -= max(0, -draft.view.present_w) // parts[name]
+            export_w -= _pv_now_w(draft) // parts[name]
+    online = {name: d for name, d in on.items() if d.view.online}
+    wishes = {name: -(-(d.high or 0) // parts[name]) for name, d in online.items() if d.high is not None and d.high > 0}
+    minimums = {name: _minimum_w(on[name]) // parts[name] for name in wishes}
+    for name, share_w in fit(import_w, wishes, minimums).items():
+        if share_w < wishes[name]:
+            on[name].cap_high(_stepped(on[name], share_w * parts[name]), Rule.PHASE)
+    ordered = {name: -(power_w // -parts[name]) for name, power_w in _ordered_discharge(online.values()).items()}
+    for name, share_w in fit(export_w, ordered).items():
+        if share_w < ordered[name]:
+            on[name].cap_low(-(share_w * parts[name] // STEP_W * STEP_W), Rule.PHASE)
+
+
+def _parts_on(draft: Draft, phase: int, site_phases: int) -> int:
+    """Into how many phases its power is divided, if this phase is among them; else 0."""
+    phases = [p for p in draft.view.phases if p <= site_phases] or [1]
+    return len(phases) if phase in phases else 0
+
+
+def _ordered_discharge(drafts: Iterable[Draft]) -> dict[str, int]:
+    """Export that bands of storage and cars ask for, positive."""
+    return {
+        d.view.device_id: -d.low
+        for d in drafts
+        if d.view.online and d.view.kind is not DeviceKind.PV and d.low is not None and d.low < 0
+    }
+
+
+def _on_its_own(draft: Draft) -> bool:
+    """A battery in its own self-consumption: it follows the house, so it counts as it is metered."""
+    return draft.view.online and draft.released and draft.view.kind is not DeviceKind.PV
+
+
+def _import_now_w(draft: Draft) -> int:
+    """Metered import that goes on under the band: room for export elsewhere. 0 for the silent: it may have ended."""
+    if not draft.view.online or draft.released:
+        return 0
+    present_w = max(0, draft.view.present_w)
+    return present_w if draft.high is None else min(present_w, max(0, draft.high))
+
+
+def _pv_now_w(draft: Draft) -> int:
+    if not draft.view.online or draft.view.kind is not DeviceKind.PV:
+        return 0
+    present_w = max(0, -draft.view.present_w)
+    return present_w if draft.low is None else min(present_w, -draft.low)
+
+
+def _export_now_w(draft: Draft) -> int:
+    """Metered export that goes on under the band: room for import elsewhere."""
+    if not draft.view.online:
+        return 0
+    present_w = max(0, -draft.view.present_w)
+    return present_w if draft.low is None else min(present_w, max(0, -draft.low))
+
+
+def _granted_w(draft: Draft) -> int:
+    held = draft.view.held
+    if held is None:
+        return 0
+    return max(0, held.highest_w if held.highest_w is not None else draft.view.most_import_w)

@@ -1,0 +1,125 @@
+"""What a device may do by its own state: ratings, batteries' state of charge, cars and their drivers (SAFETY 9)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from agent.control.command import Price
+from agent.control.rules.draft import Draft, Rule
+from agent.control.site import SiteView
+from drivers.device import DeadMan, DeviceKind, VehicleSession
+
+SOC_FRESH_S: Final = 300.0
+"""A car's state of charge is believed for 5 min (SAFETY 9)."""
+DEPARTURE_MARGIN: Final = 0.8
+"""Part of the charging power that is counted on until departure: cars taper, clocks err."""
+DEPARTURE_RESERVE_S: Final = 900
+"""A discharge must leave the departure's need reachable with so much time to spare."""
+
+
+def set_room(draft: Draft, site: SiteView, price: Price | None) -> None:
+    """Fill in the room: between the ratings, narrowed by what the battery or car needs. `price`: of the discharge."""
+    view = draft.view
+    draft.room_low, draft.room_high = -view.most_export_w, view.most_import_w
+    draft.why_low = draft.why_high = Rule.RATING
+    capabilities = view.capabilities
+    if capabilities is None:
+        return
+    if not (capabilities.limits_export or capabilities.follows_setpoint) and view.kind is not DeviceKind.PV:
+        draft.room_low, draft.why_low = 0, Rule.CAPABILITY
+    if view.kind is DeviceKind.BATTERY:
+        _battery(draft, site)
+    elif view.kind is DeviceKind.CHARGER:
+        _car(draft, site, price)
+    elif view.kind is DeviceKind.PV:
+        draft.room_high = 0
+
+
+def _battery(draft: Draft, site: SiteView) -> None:
+    least = site.defaults.battery_minimum_soc_permille
+    charge = draft.view.state_of_charge_permille
+    if charge is None and least > 0:
+        draft.room_low, draft.why_low = 0, Rule.BATTERY_STATE
+    elif charge is not None and charge <= least:
+        draft.room_low, draft.why_low = 0, Rule.BATTERY_MINIMUM
+
+
+def _car(draft: Draft, site: SiteView, price: Price | None) -> None:
+    car = draft.view.vehicle
+    if car is None:
+        # Nothing to order about; whoever plugs in starts with the static share until the next plan.
+        draft.room_low, draft.why_low = 0, Rule.NO_CAR
+        draft.room_high = min(draft.room_high, _static_share_w(draft, draft.room_high))
+        draft.why_high = Rule.NO_CAR
+        return
+    if car.max_charge_w is not None:
+        draft.room_high = min(draft.room_high, car.max_charge_w)
+    refusal = _no_discharge(draft, site, car, price)
+    if refusal is not None:
+        draft.room_low, draft.why_low = 0, refusal
+    elif car.max_discharge_w is not None:
+        draft.room_low = max(draft.room_low, -car.max_discharge_w)
+    if car.charge_now:
+        draft.must_charge, draft.why_low = True, Rule.CAR_NOW
+    elif _slack_s(draft, site, car, -draft.room_high) < 0:
+        draft.must_charge, draft.why_low = True, Rule.CAR_DEPARTURE
+    if draft.must_charge:
+        draft.room_low = 0
+
+
+def _static_share_w(draft: Draft, otherwise_w: int) -> int:
+    if draft.view.fallback_import_w is not None:
+        return draft.view.fallback_import_w
+    capabilities = draft.view.capabilities
+    if capabilities is not None and capabilities.dead_man is DeadMan.REVERTS_TO_FALLBACK:
+        return max(0, capabilities.fallback_highest_w)
+    return otherwise_w
+
+
+def _no_discharge(draft: Draft, site: SiteView, car: VehicleSession, price: Price | None) -> Rule | None:
+    """The first rule that forbids to discharge this car; None when it may be. What is not known forbids."""
+    if draft.room_low >= 0:
+        return draft.why_low
+    if not site.limits.discharge_permitted:
+        return Rule.SITE_DISCHARGE
+    mandate = site.mandates.get(car.token_id) if car.token_id is not None else None
+    if mandate is None or car.transaction_id is None:
+        return Rule.CAR_MANDATE
+    age_s = draft.view.state_of_charge_age_s
+    if car.state_of_charge_permille is None or age_s is None or age_s > SOC_FRESH_S:
+        return Rule.CAR_STATE
+    if car.state_of_charge_permille <= mandate.minimum_soc_permille:
+        return Rule.CAR_MINIMUM
+    if mandate.least_price_micro_per_kwh > 0 and (
+        price is None or price.currency != mandate.currency or price.micro_per_kwh < mandate.least_price_micro_per_kwh
+    ):
+        return Rule.CAR_PRICE
+    if _slack_s(draft, site, car, 0) < DEPARTURE_RESERVE_S:
+        return Rule.CAR_DEPARTURE
+    return None
+
+
+def _slack_s(draft: Draft, site: SiteView, car: VehicleSession, unknown_need: int) -> float:
+    """Seconds to spare until charging must begin to give the car what it needs; endless where it named no need.
+
+    `unknown_need` below 0 is for the question whether it must charge: an unknown departure forces nothing.
+    """
+    if not car.energy_needed_wh or car.energy_needed_wh <= 0:
+        return float("inf")
+    if car.departure_timestamp_us is None or not site.now.time_known:
+        # It needs energy, and nobody knows until when: never take, never force.
+        return float("inf") if unknown_need < 0 else -1.0
+    if draft.room_high <= 0:
+        return -1.0
+    left_s = (car.departure_timestamp_us - site.now.wall_us) / 1e6
+    return left_s - car.energy_needed_wh * 3600 / (draft.room_high * DEPARTURE_MARGIN)
+
+
+def keep_room(draft: Draft) -> None:
+    """Narrow the band to the room: what a target asked for and the device or its owner does not allow."""
+    if draft.released:
+        return
+    if draft.low is not None and draft.low < draft.room_low and draft.view.kind is not DeviceKind.PV:
+        draft.cap_low(draft.room_low, draft.why_low or Rule.RATING)
+    if draft.high is not None and draft.high > draft.room_high:
+        draft.cap_high(max(0, draft.room_high), draft.why_high or Rule.RATING)

@@ -1,0 +1,145 @@
+"""Setpoints of commands, shared out over the devices that can follow them, the highest command first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from agent.control.allocation import Range, fill
+from agent.control.command import Command, CommandType, Mode, Point
+from agent.control.order import Order
+from agent.control.rules.draft import Draft
+from agent.control.site import SiteView
+from drivers.device import DeviceKind
+
+
+@dataclass(slots=True)
+class Target:
+    """One command in the plan: whether it is in force, for which devices, and what stands against it."""
+
+    order: Order
+    scope: tuple[str, ...]
+    in_force: bool
+    reason: str = ""
+    moved: tuple[str, ...] = field(default=())
+    """Devices that were given a part of it."""
+
+
+def scope_of(command: Command, drafts: dict[str, Draft]) -> tuple[str, ...]:
+    """The devices that a command speaks of. Without targets: all; IDLE leaves PV alone unless it is named."""
+    if command.targets:
+        return tuple(target for target in sorted(command.targets) if target in drafts)
+    return tuple(
+        name
+        for name, draft in sorted(drafts.items())
+        if command.type is not CommandType.IDLE or draft.view.kind is not DeviceKind.PV
+    )
+
+
+def suspension(command: Command, site: SiteView) -> str | None:
+    """Why commands are not followed just now; None when they are."""
+    if site.stop is not None:
+        return f"local STOP by {site.stop}"
+    if site.islanded:
+        return "the site is islanded"
+    if command.mode is Mode.SETPOINT and command.point is Point.CONNECTION:
+        if site.meter is None:
+            return "the grid meter is lost, so the connection's power is not known"
+        if site.safe_mode is not None:
+            return f"safe mode: {site.safe_mode}"
+    return None
+
+
+def set_targets(drafts: dict[str, Draft], site: SiteView) -> list[Target]:
+    """Write the setpoints into the drafts. Between commands for one device the higher one has it, the other waits."""
+    targets = []
+    taken: dict[str, Order] = {}
+    for order in site.orders:
+        command = order.command
+        scope = scope_of(command, drafts)
+        reason = suspension(command, site)
+        target = Target(order, scope, reason is None, reason or "")
+        targets.append(target)
+        if command.mode is not Mode.SETPOINT or reason is not None:
+            continue
+        free = tuple(name for name in scope if name not in taken)
+        if not free or (len(free) < len(scope) and command.point is Point.DEVICE):
+            other = next(taken[name] for name in scope if name in taken) if scope else None
+            target.in_force = False
+            target.reason = f"outranked by command {other.command_id!r}" if other else "names no device that is here"
+            continue
+        taken |= dict.fromkeys(free, order)
+        target.moved = _share_out(target, free, drafts, site)
+        if not target.moved:
+            target.reason = "none of its devices can follow it now"
+    return targets
+
+
+def _share_out(target: Target, free: tuple[str, ...], drafts: dict[str, Draft], site: SiteView) -> tuple[str, ...]:
+    command = target.order.command
+    movable = [name for name in free if drafts[name].dispatchable and not drafts[name].must_charge]
+    movable = [name for name in movable if drafts[name].view.kind is not DeviceKind.PV]
+    if command.type is CommandType.IDLE:
+        return _idle(target.order, [name for name in free if drafts[name].view.online], drafts)
+    # What cannot be moved counts as it is metered: PV, cars that must charge, devices that are silent.
+    fixed = [name for name in free if name not in movable]
+    rest_w = command.signed_power_w
+    if command.point is Point.CONNECTION:
+        assert site.house_w is not None, "suspension() holds such a target back without a meter"
+        others = [name for name in drafts if name not in free]
+        rest_w -= site.house_w + sum(drafts[name].view.likely_w for name in others)
+    pv = [name for name in fixed if drafts[name].view.kind is DeviceKind.PV and drafts[name].view.online]
+    pv_w = sum(drafts[name].view.likely_w for name in pv)
+    rest_w -= sum(drafts[name].view.likely_w for name in fixed) - pv_w
+    ranges = {name: _range(drafts[name]) for name in movable}
+    for name, power_w in fill(rest_w - pv_w, ranges).items():
+        drafts[name].set_power(power_w)
+        drafts[name].bound.clear()
+        drafts[name].cause = f"{power_w} W of {sentence(target.order)}"
+    _cap_pv(target.order, pv, sum(r.high for r in ranges.values()) - rest_w, drafts)
+    return tuple(sorted([*movable, *pv]))
+
+
+def _range(draft: Draft) -> Range:
+    capabilities = draft.view.capabilities
+    minimum_w = capabilities.minimum_import_w if capabilities is not None else 0
+    low = draft.room_low
+    high = max(draft.room_high, low)
+    if draft.view.kind is DeviceKind.CHARGER and draft.view.vehicle is None:
+        high = 0  # An empty socket takes nothing: the others get its part.
+    return Range(low, high, minimum_w)
+
+
+def _idle(order: Order, online: list[str], drafts: dict[str, Draft]) -> tuple[str, ...]:
+    """Everything that stands in its scope rests, but for the car whose driver said "charge now"."""
+    resting = [name for name in online if not drafts[name].must_charge]
+    for name in resting:
+        drafts[name].set_power(0)
+        drafts[name].bound.clear()
+        drafts[name].cause = f"0 W, by {sentence(order)}"
+    return tuple(resting)
+
+
+def _cap_pv(order: Order, pv: list[str], most_w: int, drafts: dict[str, Draft]) -> None:
+    """PV may produce no more than what the others could take in beside the target: only then it is held back."""
+    rated_w = sum(drafts[name].view.most_export_w for name in pv)
+    if most_w >= rated_w:
+        return
+    shares = fill(max(0, most_w), {name: Range(0, drafts[name].view.most_export_w) for name in pv})
+    for name, share_w in shares.items():
+        drafts[name].low, drafts[name].high = -share_w, None
+        drafts[name].cause = f"at most {share_w} W out, by {sentence(order)}"
+
+
+def sentence(order: Order) -> str:
+    """The command in words: what, by whom, until when."""
+    command = order.command
+    until = datetime.fromtimestamp(command.end_us // 1_000_000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    what = {
+        Mode.SETPOINT: command.type.name,
+        Mode.EXPORT_LIMIT: "export limit",
+        Mode.IMPORT_LIMIT: "import limit",
+    }[command.mode]
+    power = "" if command.type is CommandType.IDLE else f" {command.power_w} W"
+    where = " at the connection" if command.point is Point.CONNECTION else ""
+    return f"{what}{power}{where} by {command.issuer} until {until} (command {order.command_id!r})"

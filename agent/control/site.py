@@ -1,0 +1,197 @@
+"""The site as the plan sees it: one snapshot of meter, devices and limits, taken at one moment. Values only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from agent.control.order import Now, Order
+from drivers.device import Capabilities, DeadMan, DeviceKind, VehicleSession
+
+SAMPLE_OLD_S: Final = 1.5
+"""A sample older than this says where a device was; its band says where it is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mandate:
+    """An owner's permission to discharge the vehicle that identifies itself with `token_id` (SAFETY 9)."""
+
+    token_id: str
+    minimum_soc_permille: int
+    least_price_micro_per_kwh: int
+    currency: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteLimits:
+    """What the connection and its contract allow."""
+
+    import_limit_w: int
+    export_limit_w: int
+    phase_limit_w: int
+    """Main fuse per phase, as power at nominal voltage."""
+    phases: int
+    house_reserve_w: int
+    """Most that everything not controlled draws; counted while the meter is lost."""
+    discharge_permitted: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Defaults:
+    """What happens when nobody commands (SAFETY 12)."""
+
+    cars_wait: bool = False
+    battery_idle: bool = False
+    battery_minimum_soc_permille: int = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """The band that a device is believed to hold: confirmed, or ordered and not confirmed yet (then the wider one)."""
+
+    lowest_w: int | None
+    highest_w: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceView:
+    """One controllable device."""
+
+    device_id: str
+    kind: DeviceKind
+    online: bool
+    capabilities: Capabilities | None
+    """None until first contact."""
+    power_w: int | None
+    """Last metered power, + import; old for a device that is silent, None when it never gave any."""
+    sample_age_s: float = 0.0
+    """Of that power."""
+    state_of_charge_permille: int | None = None
+    state_of_charge_age_s: float | None = None
+    vehicle: VehicleSession | None = None
+    held: Held | None = None
+    phases: tuple[int, ...] = (1, 2, 3)
+    rated_import_w: int | None = None
+    """Installer's bound; the nameplate counts where it is lower, or where there is none."""
+    rated_export_w: int | None = None
+    fallback_import_w: int | None = None
+    """Static share (SAFETY 2), where the installer gave one."""
+    fallback_export_w: int | None = None
+
+    @property
+    def present_w(self) -> int:
+        """Metered power, 0 where none is known."""
+        return self.power_w or 0
+
+    @property
+    def expected_w(self) -> int:
+        """Where the device is by now if it obeys the band that it holds: its last sample may be older than the band."""
+        power_w = self.present_w
+        if self.held is None or not self.online:
+            return power_w
+        if self.held.lowest_w is not None:
+            power_w = max(power_w, self.held.lowest_w)
+        return power_w if self.held.highest_w is None else min(power_w, self.held.highest_w)
+
+    @property
+    def likely_w(self) -> int:
+        """Power by the last sample, or by the band where the sample is old."""
+        return self.expected_w if self.sample_age_s > SAMPLE_OLD_S else self.present_w
+
+    @property
+    def most_import_w(self) -> int:
+        """Rating that counts: nameplate and installer's bound, whichever is lower; 0 while nothing is known."""
+        return _lower(self.rated_import_w, self.capabilities.rated_import_w if self.capabilities else None)
+
+    @property
+    def most_export_w(self) -> int:
+        return _lower(self.rated_export_w, self.capabilities.rated_export_w if self.capabilities else None)
+
+    @property
+    def worst_import_w(self) -> int:
+        """What a device that does not answer is counted at (SAFETY 3): last grant, last power, fallback, the largest.
+
+        Without a dead man in the device its nameplate counts (SAFETY 2).
+        """
+        grant_w = self.held.highest_w if self.held is not None else None
+        fallback_w = self.fallback_import_w or 0
+        if self.capabilities is not None and self.capabilities.dead_man is DeadMan.REVERTS_TO_FALLBACK:
+            fallback_w = max(0, self.capabilities.fallback_highest_w)
+        elif self.capabilities is not None:
+            fallback_w = self.most_import_w
+        return max(0, grant_w or 0, self.present_w, fallback_w)
+
+    @property
+    def worst_export_w(self) -> int:
+        """As `worst_import_w`, of export; zero or positive."""
+        grant_w = self.held.lowest_w if self.held is not None else None
+        fallback_w = self.fallback_export_w or 0
+        if self.capabilities is not None and self.capabilities.dead_man is DeadMan.REVERTS_TO_FALLBACK:
+            fallback_w = max(0, -self.capabilities.fallback_lowest_w)
+        elif self.capabilities is not None:
+            fallback_w = self.most_export_w
+        return max(0, -(grant_w or 0), -self.present_w, fallback_w)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeterView:
+    """The grid meter, while it can be believed."""
+
+    power_w: int
+    phase_power_w: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteView:
+    """Everything that the plan looks at."""
+
+    now: Now
+    limits: SiteLimits
+    defaults: Defaults
+    devices: Mapping[str, DeviceView]
+    meter: MeterView | None
+    """None: absent, stale or implausible; then static sums count (SAFETY 8)."""
+    orders: tuple[Order, ...] = ()
+    """Standing commands, highest first."""
+    mandates: Mapping[str, Mandate] = field(default_factory=dict)
+    """By token id."""
+    stop: str | None = None
+    """Local STOP: who pressed it."""
+    islanded: bool = False
+    safe_mode: str | None = None
+    """Why the site looks after itself only (connection targets are suspended)."""
+
+    @property
+    def house_w(self) -> int | None:
+        """What is not controlled: the meter less all devices. None without a meter.
+
+        The meter is of this second, a charger's sample may be of five seconds ago: an old sample counts where the
+        device is by its band. `house_most_w` and `house_least_w` are for limits, which must not trust either word.
+        """
+        if self.meter is None:
+            return None
+        return self.meter.power_w - sum(device.likely_w for device in self.devices.values())
+
+    @property
+    def house_most_w(self) -> int | None:
+        """The larger of the house by the devices' samples and by their bands."""
+        return None if self.meter is None else self.meter.power_w - min(self._by_samples_w, self._by_bands_w)
+
+    @property
+    def house_least_w(self) -> int | None:
+        return None if self.meter is None else self.meter.power_w - max(self._by_samples_w, self._by_bands_w)
+
+    @property
+    def _by_samples_w(self) -> int:
+        return sum(device.present_w for device in self.devices.values())
+
+    @property
+    def _by_bands_w(self) -> int:
+        return sum(device.expected_w for device in self.devices.values())
+
+
+def _lower(bound: int | None, nameplate: int | None) -> int:
+    if nameplate is None:
+        return 0
+    return nameplate if bound is None else min(bound, nameplate)
