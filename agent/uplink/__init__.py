@@ -1,0 +1,4 @@
+"""The only room that speaks to the platform: gRPC, with the client key in the token.
+
+Delivers what the store holds and hands in what the platform says. It verifies acknowledgements; it decides nothing.
+"""

@@ -1,0 +1,51 @@
+"""The HTTP/2 channel to one endpoint, and what a gRPC status means in a sentence for a person."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import grpc
+from grpc import aio
+
+from agent.uplink.errors import UplinkError
+
+MOST_RECEIVE_BYTES: Final = 4 << 20
+
+
+def open_channel(
+    endpoint: str, credentials: grpc.ChannelCredentials, *, server_name: str | None, keepalive_s: float
+) -> aio.Channel:
+    """A channel of its own: nothing is shared with an earlier one to the same endpoint, least of all its back-off.
+
+    `keepalive_s` of silence bring a ping, and half of that without an answer ends the channel: so a link that is dead
+    without saying so (half open) is noticed also when nothing is waiting to be acknowledged.
+    """
+    options: list[tuple[str, int | str]] = [
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.enable_retries", 0),
+        ("grpc.keepalive_time_ms", round(keepalive_s * 1000)),
+        ("grpc.keepalive_timeout_ms", round(keepalive_s * 500)),
+        # What grpcio 1.85 really waits for the answer to a keepalive ping: 60 s without this, whatever stands above.
+        ("grpc.http2.ping_timeout_ms", round(keepalive_s * 500)),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.max_receive_message_length", MOST_RECEIVE_BYTES),
+    ]
+    if server_name is not None:
+        options.append(("grpc.ssl_target_name_override", server_name))
+    return aio.secure_channel(endpoint, credentials, options=options)
+
+
+def is_status(error: BaseException, code: grpc.StatusCode) -> bool:
+    return isinstance(error, aio.AioRpcError) and error.code() is code
+
+
+def describe(error: BaseException) -> str:
+    """One sentence, safe to show: what a peer wrote is cut and escaped."""
+    if isinstance(error, aio.AioRpcError):
+        details = (error.details() or "").encode("unicode_escape").decode("ascii")
+        # grpc wraps the cause in several layers; the innermost one says what a person can act on.
+        cause = details.rsplit("last error: ", 1)[-1]
+        return f"{error.code().name}: {cause[:240]}"
+    if isinstance(error, UplinkError):
+        return str(error)
+    return f"{type(error).__name__}: {str(error)[:240]}"

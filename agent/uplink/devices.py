@@ -1,0 +1,274 @@
+"""One ConnectDevice stream per device, on the platform's channel: live readings and commands beside GatewayLink.
+
+Without GatewayLink the same streams carry everything: `Delivery` says what goes next and what has arrived. Every
+stream has its own task and its own back-off; a device that the platform does not know leaves the others alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Final
+
+import grpc
+import structlog
+from grpc import aio
+
+from agent.uplink.backoff import Backoff
+from agent.uplink.channel import describe, is_status
+from agent.uplink.delivery import Arrived, Delivery
+from agent.uplink.errors import LinkDownError, PlatformFaultError, UplinkError
+from agent.uplink.link import NotOfferedError
+from agent.uplink.listener import Listener, is_acknowledgement_only
+from agent.uplink.live import LiveReadings
+from agent.uplink.outbox import Outbox
+from agent.uplink.telemetry import opening_of
+from agent.uplink.together import Together
+from proto.energysettlement.v1.device_pb2 import DeviceTelemetry, GridCommand
+from proto.energysettlement.v1.device_pb2_grpc import EnergyDeviceStreamStub
+
+_log = structlog.get_logger()
+
+UNCONFIRMED_AFTER_S: Final = 10.0
+UNCONFIRMED_READINGS: Final = 500
+"""A platform that does not acknowledge gets a stream of at most so much, then we half-close and wait for its OK: what
+is sent again after a fault stays small, and the stream is away for commands only for a round trip."""
+BATCHES_LOADED: Final = 8
+LOOK_EVERY_S: Final = 1.0
+
+_DeviceCall = aio.StreamStreamCall[DeviceTelemetry, GridCommand]
+
+
+class _StreamEndedError(UplinkError):
+    """The platform ended one device's stream."""
+
+
+@dataclass(slots=True)
+class _Stream:
+    """One call for one device."""
+
+    call: _DeviceCall
+    half_closed: bool = False
+    waiting_since_s: float | None = None
+    """Since when readings are in flight without an acknowledgement; None while none are."""
+
+
+class DeviceStreams:
+    """The streams of one connection. `details` gets one sentence per device that has no stream; none is good."""
+
+    def __init__(
+        self,
+        channel: aio.Channel,
+        *,
+        live: MutableMapping[str, LiveReadings],
+        listener: Listener,
+        details: MutableMapping[str, str],
+        reconnect: Backoff,
+        stall_s: float,
+        draw: Callable[[], float],
+        carrying: Carrying | None = None,
+    ) -> None:
+        self._stub = EnergyDeviceStreamStub(channel)
+        self._live = live
+        self._listener = listener
+        self._monotonic_s = listener.clock.monotonic_s
+        self._details = details
+        self._reconnect = reconnect
+        self._stall_s = stall_s
+        self._draw = draw
+        self._carrying = carrying
+        self._running: set[str] = set()
+
+    async def run(self) -> None:
+        """Until cancelled, or with `carrying` until the connection is lost (LinkDownError, PlatformFaultError)."""
+        self._details.clear()
+        tasks = Together()
+        for device_id in self._live:
+            self._start(tasks, device_id)
+        if self._carrying is not None:
+            tasks.start(self._load(self._carrying, tasks))
+        await tasks.run()
+
+    def _start(self, tasks: Together, device_id: str) -> None:
+        if device_id not in self._running:
+            self._running.add(device_id)
+            tasks.start(self._keep(device_id))
+
+    async def _load(self, carrying: Carrying, tasks: Together) -> None:
+        """Feed the outbox to the streams, and note in it what has arrived."""
+        while True:
+            carrying.changed.clear()
+            if await carrying.advance(self._listener.clock.now().wall_us):
+                for device_id in carrying.delivery.device_ids:
+                    self._live.setdefault(device_id, LiveReadings()).changed.set()
+                    self._start(tasks, device_id)
+            else:
+                await carrying.changed.wait()
+
+    async def _keep(self, device_id: str) -> None:
+        """Hold one device's stream, over all its ends."""
+        backoff = self._reconnect
+        while True:
+            started_s = self._monotonic_s()
+            try:
+                await self._stream(device_id)
+                backoff = self._reconnect
+                continue
+            except Exception as error:
+                cause = error
+            if self._carrying is not None:
+                self._carrying.delivery.lost(device_id)
+                self._give_up_when_all_is_lost(cause)
+            elif is_status(cause, grpc.StatusCode.UNIMPLEMENTED):
+                self._details[device_id] = "the platform takes no live readings (ConnectDevice is not offered)"
+                return
+            self._details[device_id] = describe(cause)
+            if not isinstance(cause, UplinkError | aio.AioRpcError):
+                _log.error("uplink.device_stream_fault", device_id=device_id, error=describe(cause), exc_info=cause)
+            backoff = backoff.ended(self._monotonic_s() - started_s, useful=False)
+            await asyncio.sleep(backoff.wait_s(self._draw()))
+
+    def _give_up_when_all_is_lost(self, cause: Exception) -> None:
+        """A fault that is the connection's and not one device's ends the connection."""
+        if isinstance(cause, LinkDownError | PlatformFaultError):
+            raise cause
+        if is_status(cause, grpc.StatusCode.UNAVAILABLE):
+            raise LinkDownError(describe(cause))
+        if is_status(cause, grpc.StatusCode.UNIMPLEMENTED):
+            raise NotOfferedError("the platform offers neither GatewayLink nor ConnectDevice")
+
+    async def _stream(self, device_id: str) -> None:
+        """One call from opening to end. Returns when it was half-closed and ended with OK; raises for any other end."""
+        stream = _Stream(self._stub.ConnectDevice())
+        live = self._live[device_id]
+        live.keep_newest()
+        try:
+            tasks = Together()
+            reader = tasks.start(self._read(stream, device_id))
+            tasks.start(self._write(stream, device_id, live, reader))
+            await tasks.run()
+        finally:
+            stream.call.cancel()
+        if self._carrying is not None:
+            self._carrying.delivery.ended_well(device_id)
+            self._carrying.changed.set()
+
+    async def _read(self, stream: _Stream, device_id: str) -> None:
+        while True:
+            command = await stream.call.read()
+            if not isinstance(command, GridCommand):
+                if stream.half_closed:
+                    return
+                raise _StreamEndedError("the platform ended the stream")
+            self._details.pop(device_id, None)
+            if self._carrying is not None and command.acknowledged_sequence > 0:
+                self._carrying.acknowledged(device_id, command.acknowledged_sequence)
+                stream.waiting_since_s = None
+            if not is_acknowledgement_only(command):
+                await self._listener.command(command, device_id)
+
+    async def _write(self, stream: _Stream, device_id: str, live: LiveReadings, reader: asyncio.Task[None]) -> None:
+        await self._put(stream, opening_of(device_id))
+        while True:
+            live.changed.clear()
+            telemetry = self._next(device_id, live)
+            if telemetry is not None:
+                await self._put(stream, telemetry)
+                self._details.pop(device_id, None)
+            if self._carrying is not None and self._is_due(stream, device_id, self._carrying):
+                await self._half_close(stream, reader)
+                return
+            if telemetry is None:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(LOOK_EVERY_S, self._stall_s / 4)):
+                        await live.changed.wait()
+
+    def _next(self, device_id: str, live: LiveReadings) -> DeviceTelemetry | None:
+        """The newest first, then the backlog in order."""
+        while (telemetry := live.take()) is not None:
+            if self._carrying is None or self._carrying.delivery.sent_ahead(device_id, telemetry.sequence):
+                return telemetry
+        return None if self._carrying is None else self._carrying.delivery.next(device_id)
+
+    def _is_due(self, stream: _Stream, device_id: str, carrying: Carrying) -> bool:
+        """Whether to half-close now. Raises LinkDownError when a platform that acknowledges has stopped to."""
+        in_flight = carrying.delivery.in_flight(device_id)
+        if in_flight == 0:
+            stream.waiting_since_s = None
+            return carrying.delivery.needs_new_stream(device_id)
+        now_s = self._monotonic_s()
+        if stream.waiting_since_s is None:
+            stream.waiting_since_s = now_s
+        waited_s = now_s - stream.waiting_since_s
+        if not carrying.acknowledges:
+            return waited_s >= UNCONFIRMED_AFTER_S or in_flight >= UNCONFIRMED_READINGS
+        if waited_s > self._stall_s:
+            raise LinkDownError(f"no acknowledgement for {device_id} for {self._stall_s:g} s; connecting anew")
+        return False
+
+    async def _half_close(self, stream: _Stream, reader: asyncio.Task[None]) -> None:
+        stream.half_closed = True
+        await stream.call.done_writing()
+        done, _ = await asyncio.wait([reader], timeout=self._stall_s)
+        if not done:
+            raise LinkDownError(f"the platform did not end a finished stream within {self._stall_s:g} s")
+
+    async def _put(self, stream: _Stream, telemetry: DeviceTelemetry) -> None:
+        try:
+            await stream.call.write(telemetry)
+        except asyncio.InvalidStateError:
+            raise _StreamEndedError("the platform ended the stream") from None
+
+
+class Carrying:
+    """The outbox on its way over the devices' streams (no GatewayLink). Lives as long as the connection."""
+
+    def __init__(
+        self, outbox: Outbox, on_arrived: Callable[[Arrived], None], *, incarnation: int, acknowledges: bool
+    ) -> None:
+        self._outbox = outbox
+        self._on_arrived = on_arrived
+        self._incarnation = incarnation
+        self._older: deque[int] | None = None
+        """Incarnations before the present one that have something to send; None: not asked yet."""
+        self._loaded_number = 0
+        """Of the incarnation that is being loaded."""
+        self.acknowledges = acknowledges
+        """Whether this platform was seen to acknowledge."""
+        self.delivery = Delivery(incarnation)
+        self.changed = asyncio.Event()
+
+    def acknowledged(self, device_id: str, sequence: int) -> None:
+        """Raises PlatformFaultError for a sequence that was not sent."""
+        self.delivery.acknowledged(device_id, sequence)
+        self.acknowledges = True
+        self.changed.set()
+
+    async def advance(self, at_us: int) -> bool:
+        """Note what has arrived and load more; False when there is neither."""
+        arrived = self.delivery.collect()
+        if arrived is not None:
+            await self._outbox.acknowledge(arrived.incarnation, arrived.up_to_number, at_us)
+            self._on_arrived(arrived)
+        loaded = await self._load(BATCHES_LOADED - self.delivery.loaded_batches)
+        return arrived is not None or loaded
+
+    async def _load(self, room: int) -> bool:
+        if room <= 0:
+            return False
+        if self._older is None:
+            found = await self._outbox.unacknowledged_incarnations()
+            self._older = deque(each for each in found if each < self._incarnation)
+        which = self._older[0] if self._older else self._incarnation
+        waiting = await self._outbox.unacknowledged(self._loaded_number, room, incarnation=which)
+        for batch in waiting:
+            self.delivery.load(batch)
+            self._loaded_number = batch.number
+        if not waiting and self._older:
+            self._older.popleft()
+            self._loaded_number = 0
+            return True
+        return bool(waiting)

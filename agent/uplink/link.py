@@ -1,0 +1,190 @@
+"""Carries one Session over one GatewayLink call: reads, writes, and ends it when the platform falls silent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import grpc
+import structlog
+from grpc import aio
+
+from agent.uplink.channel import describe, is_status
+from agent.uplink.errors import LinkDownError, UplinkError
+from agent.uplink.listener import Listener
+from agent.uplink.outbox import Outbox
+from agent.uplink.session import (
+    Acknowledged,
+    ChannelArrived,
+    CommandArrived,
+    Event,
+    Refused,
+    Session,
+    Unknown,
+    Welcomed,
+)
+from agent.uplink.together import together
+from proto.energysettlement.v1.gateway_pb2 import ChannelFrame, GatewayFrame, PlatformFrame
+from proto.energysettlement.v1.gateway_pb2_grpc import GatewayLinkStub
+
+_log = structlog.get_logger()
+
+BATCHES_PER_QUERY: Final = 8
+"""At most 1 MiB each: what is read ahead of the window stays small."""
+LOOK_EVERY_S: Final = 1.0
+"""How often the stall is looked for; less when the stall time is short."""
+
+
+class NotOfferedError(UplinkError):
+    """The platform does not have this service (UNIMPLEMENTED)."""
+
+
+class GatewayLinkCall:
+    """One call. `changed` wakes the writer: a batch was sealed, a channel frame waits, or room came free."""
+
+    def __init__(
+        self,
+        channel: aio.Channel,
+        session: Session,
+        *,
+        outbox: Outbox,
+        listener: Listener,
+        channel_frames: deque[ChannelFrame],
+        changed: asyncio.Event,
+        stall_s: float,
+        on_acknowledged: Callable[[int, int], None],
+        on_refused: Callable[[Refused], None],
+    ) -> None:
+        self._call: aio.StreamStreamCall[GatewayFrame, PlatformFrame] = GatewayLinkStub(channel).Connect()
+        self._session = session
+        self._outbox = outbox
+        self._listener = listener
+        self._clock = listener.clock
+        self._channel_frames = channel_frames
+        self._changed = changed
+        self._stall_s = stall_s
+        self._on_acknowledged = on_acknowledged
+        self._on_refused = on_refused
+
+    async def open(self) -> Welcomed:
+        """Say hello and wait for the welcome. Raises NotOfferedError, LinkDownError or PlatformFaultError."""
+        try:
+            async with asyncio.timeout(self._stall_s):
+                await self._write_frame(self._session.hello())
+                event = None
+                while event is None:
+                    event = self._session.receive(await self._read_frame(), self._clock.monotonic_s())
+        except TimeoutError:
+            raise LinkDownError(f"no welcome from the platform within {self._stall_s:g} s") from None
+        assert isinstance(event, Welcomed)  # the session's table lets nothing else come first
+        return event
+
+    async def run(self) -> None:
+        """Carry frames until the link ends, which is always by an exception."""
+        await together(self._read(), self._write(), self._watch())
+
+    def close(self) -> None:
+        self._call.cancel()
+
+    async def _read_frame(self) -> PlatformFrame:
+        try:
+            frame = await self._call.read()
+        except aio.AioRpcError as error:
+            raise _ended(error) from error
+        if not isinstance(frame, PlatformFrame):
+            raise LinkDownError("the platform ended the link")
+        return frame
+
+    async def _write_frame(self, frame: GatewayFrame) -> None:
+        try:
+            await self._call.write(frame)
+        except aio.AioRpcError as error:
+            raise _ended(error) from error
+        except asyncio.InvalidStateError:
+            # The call is over already; its status says why.
+            code, details = await self._call.code(), await self._call.details()
+            if code is grpc.StatusCode.UNIMPLEMENTED:
+                raise NotOfferedError("the platform does not offer GatewayLink") from None
+            raise LinkDownError(f"{code.name}: {(details or 'the platform ended the link')[:240]}") from None
+
+    async def _read(self) -> None:
+        while True:
+            frame = await self._read_frame()
+            event = self._session.receive(frame, self._clock.monotonic_s())
+            if event is not None:
+                await self._take(event)
+
+    async def _take(self, event: Event) -> None:
+        match event:
+            case Acknowledged():
+                await self._outbox.acknowledge(event.incarnation, event.up_to_number, self._clock.now().wall_us)
+                self._on_acknowledged(event.incarnation, event.up_to_number)
+                if event.platform_time_us is not None:
+                    self._listener.on_platform_time(event.platform_time_us, event.round_trip_s)
+                self._changed.set()
+            case Unknown():
+                seen = event.acknowledgement
+                stored = await self._outbox.batches(seen.batch_number, 1, incarnation=seen.incarnation)
+                root = next((batch.root for batch in stored if batch.number == seen.batch_number), None)
+                await self._take(self._session.resolve(seen, root, self._clock.monotonic_s()))
+            case Refused():
+                self._on_refused(event)
+            case CommandArrived():
+                await self._listener.command(event.command, None)
+            case ChannelArrived():
+                await self._listener.channel(event.frame)
+            case Welcomed():
+                pass
+
+    async def _write(self) -> None:
+        # Batches of an older incarnation (a backup was restored) grow no more: they go first.
+        own = self._session.identity.incarnation
+        older = [each for each in await self._outbox.unacknowledged_incarnations() if each < own]
+        for incarnation in [*older, own]:
+            while True:
+                self._changed.clear()
+                await self._write_channel_frames()
+                waiting = await self._write_batches(incarnation)
+                if waiting is None and incarnation != own:
+                    break
+                if not waiting:
+                    await self._changed.wait()
+
+    async def _write_channel_frames(self) -> None:
+        while self._channel_frames:
+            await self._write_frame(GatewayFrame(channel=self._channel_frames.popleft()))
+
+    async def _write_batches(self, incarnation: int) -> bool | None:
+        """Fill the window. True: look again; False: there is no room; None: nothing is left to send."""
+        if not self._session.has_room():
+            return False
+        waiting = await self._outbox.unacknowledged(
+            self._session.sent_number(incarnation), BATCHES_PER_QUERY, incarnation=incarnation
+        )
+        for batch in waiting:
+            await self._write_channel_frames()
+            # An acknowledgement that came meanwhile may have covered it.
+            if batch.number <= self._session.sent_number(incarnation):
+                continue
+            if not self._session.has_room():
+                return False
+            await self._write_frame(self._session.send_batch(batch, self._clock.monotonic_s()))
+        return True if waiting else None
+
+    async def _watch(self) -> None:
+        look_every_s = min(LOOK_EVERY_S, self._stall_s / 4)
+        while True:
+            await asyncio.sleep(look_every_s)
+            stalls_at_s = self._session.stalls_at_s()
+            if stalls_at_s is not None and self._clock.monotonic_s() >= stalls_at_s:
+                raise LinkDownError(
+                    f"the platform has not acknowledged a batch for {self._stall_s:g} s; connecting anew"
+                )
+
+
+def _ended(error: aio.AioRpcError) -> UplinkError:
+    if is_status(error, grpc.StatusCode.UNIMPLEMENTED):
+        return NotOfferedError("the platform does not offer GatewayLink")
+    return LinkDownError(describe(error))

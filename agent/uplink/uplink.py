@@ -1,0 +1,301 @@
+"""The uplink: keeps one connection to the platform, over endpoints, faults and outages, and never gives up.
+
+Each connection tries GatewayLink first. A platform that does not offer it gets everything over the devices' streams.
+What waits, waits in the outbox; nothing leaves it but by an acknowledgement that was verified.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import grpc
+import structlog
+from grpc import aio
+
+from agent.clock import Clock
+from agent.config import PlatformSettings
+from agent.evidence.cose import VerifyKey
+from agent.uplink.backoff import Backoff
+from agent.uplink.channel import describe, open_channel
+from agent.uplink.delivery import Arrived
+from agent.uplink.devices import Carrying, DeviceStreams
+from agent.uplink.errors import LinkDownError, PlatformFaultError, UplinkError
+from agent.uplink.link import GatewayLinkCall, NotOfferedError
+from agent.uplink.listener import Listener, OnAlarm, OnChannel, OnCommand, OnConnected, OnPlatformTime
+from agent.uplink.live import LiveReadings
+from agent.uplink.outbox import Outbox
+from agent.uplink.session import Refused, Session, UplinkIdentity
+from agent.uplink.status import Carrier, UplinkStatus
+from agent.uplink.together import together
+from drivers.device import SignerUnavailableError
+from proto.energysettlement.v1.device_pb2 import DeviceTelemetry
+from proto.energysettlement.v1.gateway_pb2 import ChannelFrame
+
+_log = structlog.get_logger()
+
+MOST_CHANNEL_FRAMES: Final = 256
+ALARM_AGAIN_S: Final = 3600.0
+"""The same alarm about the same thing is said again after this long, not on every reconnect."""
+
+Credentials = Callable[[], grpc.ChannelCredentials]
+"""Makes the TLS credentials for the next connection; may block on files, and raises CredentialsError or
+SignerUnavailableError: see `tls.credentials_from_files`."""
+
+
+class Uplink:
+    """`run` it in a task of its own. Everything else may be called at any time from the same event loop.
+
+    Callbacks: `listener.py` gives their arguments. `identity.device_ids` get a stream each. `draw` is for tests.
+    """
+
+    def __init__(
+        self,
+        settings: PlatformSettings,
+        *,
+        identity: UplinkIdentity,
+        outbox: Outbox,
+        credentials: Credentials,
+        platform_key: VerifyKey,
+        clock: Clock,
+        on_command: OnCommand,
+        on_channel: OnChannel,
+        on_connected: OnConnected,
+        on_platform_time: OnPlatformTime,
+        on_alarm: OnAlarm,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self._settings = settings
+        self._identity = identity
+        self._outbox = outbox
+        self._credentials = credentials
+        self._platform_key = platform_key
+        self._monotonic_s = clock.monotonic_s
+        self._listener = Listener(
+            on_command=on_command,
+            on_channel=on_channel,
+            on_connected=on_connected,
+            on_platform_time=on_platform_time,
+            on_alarm=on_alarm,
+            clock=clock,
+        )
+        self._draw = draw
+        self._live = {device_id: LiveReadings() for device_id in identity.device_ids}
+        self._channel_frames: deque[ChannelFrame] = deque()
+        self._changed = asyncio.Event()
+        self._carrying: Carrying | None = None
+        self._session: Session | None = None
+        self._latest_platform_time_us = 0
+        self._acknowledging: set[str] = set()
+        """Endpoints that were seen to acknowledge on device streams."""
+        self._keepalive_s = settings.stall_s
+        self._alarmed_s: dict[tuple[str, str], float] = {}
+        self._carrier = Carrier.NONE
+        self._endpoint = settings.endpoints[0]
+        self._detail = "not started"
+        self._since_s = clock.monotonic_s()
+        self._next_try_s: float | None = None
+        self._platform_id = ""
+        self._reconnect_after_s = 0.0
+        self._useful = False
+        self._connections = 0
+        self._acknowledged_number: int | None = None
+        self._unconfirmed_number: int | None = None
+        self._device_details: dict[str, str] = {}
+
+    def batch_ready(self) -> None:
+        """A batch was sealed and stored."""
+        self._changed.set()
+        if self._carrying is not None:
+            self._carrying.changed.set()
+
+    def live(self, device_id: str, telemetry: DeviceTelemetry) -> None:
+        """Show this reading as soon as there is a link. Never blocks; the oldest are dropped when it cannot keep up."""
+        self._live.setdefault(device_id, LiveReadings()).put(telemetry)
+
+    async def send_channel(self, frame: ChannelFrame) -> None:
+        """Hand a frame to the link that is up. That it arrives is only known by the answer.
+
+        Raises LinkDownError when there is none: re-establishment after the next connection brings both sides together.
+        """
+        if self._carrier is not Carrier.GATEWAY_LINK:
+            raise LinkDownError("channel frames need the gateway link, which is not up")
+        if len(self._channel_frames) >= MOST_CHANNEL_FRAMES:
+            raise LinkDownError(f"{MOST_CHANNEL_FRAMES} channel frames wait already; the link is stuck")
+        self._channel_frames.append(frame)
+        self._changed.set()
+
+    def status(self) -> UplinkStatus:
+        """A snapshot."""
+        return UplinkStatus(
+            carrier=self._carrier,
+            endpoint=self._endpoint,
+            detail=self._detail,
+            since_monotonic_s=self._since_s,
+            next_try_monotonic_s=self._next_try_s,
+            platform_id=self._platform_id,
+            acknowledged_number=self._acknowledged_number,
+            unconfirmed_number=self._unconfirmed_number,
+            batches_in_flight=0 if self._session is None else self._session.batches_in_flight,
+            connections=self._connections,
+            device_details=dict(self._device_details),
+        )
+
+    async def run(self) -> None:
+        """Connect, serve, and connect again, until cancelled."""
+        backoff = Backoff(self._settings.reconnect_least_s, self._settings.reconnect_most_s)
+        place = 0
+        while True:
+            self._endpoint = self._settings.endpoints[place]
+            self._useful = False
+            self._reconnect_after_s = 0.0
+            connections = self._connections
+            started_s = self._monotonic_s()
+            self._detail = f"connecting to {self._endpoint}"
+            why = "the connection ended"
+            try:
+                await self._connection()
+            except Exception as error:
+                why = self._explain(error)
+            finally:
+                self._down()
+            backoff = backoff.ended(self._monotonic_s() - started_s, useful=self._useful)
+            # The first endpoint is preferred: after a link that was up, begin there again.
+            came_up = self._connections > connections
+            place = 0 if came_up else (place + 1) % len(self._settings.endpoints)
+            wait_s = max(backoff.wait_s(self._draw()), self._reconnect_after_s * (1 + self._draw() / 4))
+            self._detail = f"{self._endpoint}: {why}; next try within {wait_s:.1f} s"
+            self._next_try_s = self._monotonic_s() + wait_s
+            _log.warning("uplink.down", endpoint=self._endpoint, why=why, wait_s=round(wait_s, 1))
+            await asyncio.sleep(wait_s)
+            self._next_try_s = None
+
+    def _explain(self, cause: Exception) -> str:
+        if isinstance(cause, PlatformFaultError):
+            self._alarm("uplink.platform_fault", self._endpoint, str(cause))
+        elif not isinstance(cause, UplinkError | SignerUnavailableError | aio.AioRpcError):
+            # The outbox failed, or this code did: shown, logged with its trace, and tried again.
+            _log.error("uplink.fault", error=describe(cause), exc_info=cause)
+        why = describe(cause)
+        if "too_many_pings" in why:
+            # A strict server counts pings on a quiet link as abuse: ping less from now on.
+            self._keepalive_s *= 2
+        return why
+
+    def _alarm(self, code: str, subject: str, text: str) -> None:
+        now_s = self._monotonic_s()
+        last_s = self._alarmed_s.get((code, subject))
+        if last_s is None or now_s - last_s >= ALARM_AGAIN_S:
+            self._alarmed_s[code, subject] = now_s
+            self._listener.on_alarm(code, subject, text)
+
+    async def _connection(self) -> None:
+        """One connection to the present endpoint. Ends by an exception, always."""
+        credentials = await asyncio.to_thread(self._credentials)
+        channel = open_channel(
+            self._endpoint,
+            credentials,
+            server_name=self._settings.server_name,
+            keepalive_s=self._keepalive_s,
+        )
+        async with channel:
+            session = await self._new_session()
+            call = GatewayLinkCall(
+                channel,
+                session,
+                outbox=self._outbox,
+                listener=self._listener,
+                channel_frames=self._channel_frames,
+                changed=self._changed,
+                stall_s=self._settings.stall_s,
+                on_acknowledged=self._on_acknowledged,
+                on_refused=self._on_refused,
+            )
+            try:
+                try:
+                    welcome = await call.open()
+                except NotOfferedError:
+                    await self._carry(channel)
+                    return
+                self._session = session
+                self._platform_id = welcome.platform_id
+                self._reconnect_after_s = welcome.reconnect_after_s
+                self._up(Carrier.GATEWAY_LINK, f"connected to {self._endpoint}")
+                await together(call.run(), self._device_streams(channel, None).run(), self._listener.connected())
+            finally:
+                self._latest_platform_time_us = session.latest_platform_time_us
+                call.close()
+
+    async def _carry(self, channel: aio.Channel) -> None:
+        """The published contract alone: the devices' streams carry everything, until the connection is lost."""
+        self._carrying = Carrying(
+            self._outbox,
+            self._on_arrived,
+            incarnation=self._identity.incarnation,
+            acknowledges=self._endpoint in self._acknowledging,
+        )
+        self._up(Carrier.DEVICE_STREAMS, f"connected to {self._endpoint}, which has the published contract only")
+        try:
+            await self._device_streams(channel, self._carrying).run()
+        finally:
+            if self._carrying.acknowledges:
+                self._acknowledging.add(self._endpoint)
+
+    def _device_streams(self, channel: aio.Channel, carrying: Carrying | None) -> DeviceStreams:
+        return DeviceStreams(
+            channel,
+            live=self._live,
+            listener=self._listener,
+            details=self._device_details,
+            reconnect=Backoff(self._settings.reconnect_least_s, self._settings.reconnect_most_s),
+            stall_s=self._settings.stall_s,
+            draw=self._draw,
+            carrying=carrying,
+        )
+
+    async def _new_session(self) -> Session:
+        return Session(
+            self._identity,
+            self._platform_key,
+            next_batch_number=await self._outbox.acknowledged_number() + 1,
+            now_s=self._monotonic_s(),
+            stall_s=self._settings.stall_s,
+            latest_platform_time_us=self._latest_platform_time_us,
+        )
+
+    def _up(self, carrier: Carrier, detail: str) -> None:
+        self._carrier = carrier
+        self._detail = detail
+        self._since_s = self._monotonic_s()
+        self._connections += 1
+        # Frames of before belong to a re-establishment that is over.
+        self._channel_frames.clear()
+        _log.info("uplink.up", endpoint=self._endpoint, carrier=carrier.value, platform_id=self._platform_id)
+
+    def _down(self) -> None:
+        if self._carrier is not Carrier.NONE:
+            self._since_s = self._monotonic_s()
+        self._carrier = Carrier.NONE
+        self._session = None
+        self._carrying = None
+        self._device_details.clear()
+        self._channel_frames.clear()
+
+    def _on_acknowledged(self, incarnation: int, up_to_number: int) -> None:
+        self._useful = True
+        if incarnation == self._identity.incarnation:
+            self._acknowledged_number = max(self._acknowledged_number or 0, up_to_number)
+
+    def _on_arrived(self, arrived: Arrived) -> None:
+        self._useful = True
+        if arrived.confirmed:
+            self._acknowledged_number = max(self._acknowledged_number or 0, arrived.up_to_number)
+        else:
+            self._unconfirmed_number = max(self._unconfirmed_number or 0, arrived.up_to_number)
+
+    def _on_refused(self, refused: Refused) -> None:
+        _log.warning("uplink.acknowledgement_refused", code=refused.code, text=refused.text)
+        self._alarm(refused.code, self._endpoint, refused.text)
