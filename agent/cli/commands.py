@@ -1,0 +1,355 @@
+"""The commands of `v2g-gateway`, as a stranger reads them. Each has --json; exit code 0 good, 1 not, 2 wrong use."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn
+
+from agent.cli import evidence
+from agent.cli import init as initialising
+from agent.cli import scan as scanning
+from agent.cli.client import AgentUnreachableError, ask
+from agent.cli.logs import configure
+from agent.cli.output import console, emit_json, errors, fail, field, plain, table
+from agent.cli.status import EXIT_CODES, picture
+from agent.config import DEFAULT_PATH, ConfigError, SecretError, Settings, TokenSettings, read_settings
+from agent.evidence.bundle import BundleHead
+from agent.evidence.errors import EvidenceError
+from agent.identity.did import did_of
+from agent.identity.purposes import EVIDENCE_KEY
+from agent.store import Store, StoreError
+from agent.token.softhsm import SoftHsmError
+
+app = typer.Typer(
+    help="Edge gateway for V2G chargers, inverters, batteries and meters: signed readings out, grid commands in.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+config_app = typer.Typer(help="The configuration file.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+ConfigOption = Annotated[Path, typer.Option("--config", help="Configuration file.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value for machines.")]
+
+
+@app.callback()
+def _quiet() -> None:
+    """Logs of the parts go to standard error, and only when something is amiss."""
+    configure("warning")
+
+
+def _settings(path: Path, as_json: bool) -> Settings:
+    try:
+        return read_settings(path)
+    except ConfigError as error:
+        fail(str(error), as_json=as_json)
+
+
+def _who() -> str:
+    """Who gives an order here. STOP must not fail because a user id has no name."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        name = f"user {os.getuid()}"
+    return f"command line, {name}".encode("ascii", "replace").decode()
+
+
+@app.command()
+def run(config: ConfigOption = DEFAULT_PATH) -> None:
+    """Run the gateway until it is told to stop (SIGTERM, Ctrl-C). systemd does this; so can you."""
+    from agent.cli.run import main
+
+    raise typer.Exit(main(["--config", str(config)]))
+
+
+@config_app.command("check")
+def config_check(config: ConfigOption = DEFAULT_PATH, as_json: JsonOption = False) -> None:
+    """Read the configuration and say what is wrong with it: file, line, key, and what would be right."""
+    settings = _settings(config, as_json)
+    names = [device.id for device in settings.device]
+    if as_json:
+        emit_json({"ok": True, "file": str(config), "devices": names, "platform": settings.platform is not None})
+        return
+    text = f"{config}: good. {len(names)} devices{': ' if names else ''}{', '.join(names)}."
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    if settings.platform is None:
+        text = "There is no [platform]: the gateway measures, signs and stores, and takes no remote commands."
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def init(
+    state_dir: Annotated[Path, typer.Option(help="Where the gateway keeps its state.")] = Path("/var/lib/v2g-gateway"),
+    config_out: Annotated[
+        Path, typer.Option(help="Where to write the configuration, unless it is there.")
+    ] = DEFAULT_PATH,
+    name: Annotated[str, typer.Option(help="Name that people see.")] = "v2g-gateway",
+    module: Annotated[Path, typer.Option(help="PKCS#11 module.")] = Path("/usr/lib/softhsm/libsofthsm2.so"),
+    label: Annotated[str, typer.Option(help="Token label.")] = "v2g-gateway",
+    pin_secret: Annotated[
+        str | None, typer.Option(help='Where the PIN is or goes: "file:/path" or "credential:NAME".')
+    ] = None,
+    pin_stdin: Annotated[bool, typer.Option("--pin-stdin", help="Read the PIN from standard input.")] = False,
+    settled: Annotated[
+        list[str] | None, typer.Option(help="A settled device that needs a key; may be repeated.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make what is missing: the token, its keys (they cannot leave it), a certificate request, and a configuration.
+
+    Safe to run again: nothing that is there is replaced. Keys of the settled devices of an existing configuration are
+    made too.
+    """
+    reference = pin_secret or f"file:{state_dir.resolve() / 'token-pin'}"
+    devices = list(settled or [])
+    if config_out.exists():
+        settings = _settings(config_out, as_json)
+        name, tokens = settings.gateway.name, settings.token
+        reference = pin_secret or tokens.pin_secret
+        devices += [device.id for device in settings.device if device.settled]
+    else:
+        tokens = TokenSettings(module=module, label=label, pin_secret=reference)
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        pin = sys.stdin.readline().strip() if pin_stdin else initialising.read_pin(reference)
+        made = []
+        conf = initialising.choose_softhsm(tokens, state_dir)
+        if tokens.label is not None and conf is not None and initialising.make_softhsm_token(tokens, pin, conf):
+            made.append(f"token {tokens.label}")
+        done = asyncio.run(
+            initialising.make_keys(tokens, pin, name=name, state_dir=state_dir, settled=dict.fromkeys(devices))
+        )
+        given = {
+            "gateway": {"name": name, "state_dir": str(state_dir.resolve())},
+            "token": {"module": str(tokens.module), "label": label, "pin_secret": reference},
+        }
+        if initialising.write_config(config_out, given):
+            made.append(f"configuration {config_out}")
+    except (initialising.InitError, SecretError, SoftHsmError, OSError) as error:
+        fail(str(error), as_json=as_json)
+    made += done.made
+    if as_json:
+        emit_json(
+            {
+                "ok": True,
+                "gateway_id": done.gateway_id,
+                "made": made,
+                "enrolment_dir": str(done.enrolment_dir),
+            }
+        )
+        return
+    console.print(f"Gateway {done.gateway_id}", highlight=False, soft_wrap=True)
+    said = ", ".join(made) if made else "nothing; everything was there"
+    console.print(f"Made: {said}.", highlight=False, soft_wrap=True)
+    console.print(f"For enrolment, give the platform what is in {done.enrolment_dir}.", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def scan(
+    hosts: Annotated[list[str], typer.Argument(help="HOST[:PORT], port 502 unless given.")],
+    units: Annotated[str, typer.Option(help="Modbus unit ids to ask: 1-3,126")] = "1",
+    timeout_s: Annotated[float, typer.Option(help="How long a device may take to answer, s.")] = 1.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what SunSpec devices are there, as a table and as ready configuration. Nothing is written to them."""
+    try:
+        places = scanning.places(hosts, units)
+    except ValueError as error:
+        fail(str(error), code=2, as_json=as_json)
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), console=errors, transient=True) as progress:
+        task = progress.add_task("", total=len(places))
+        found = asyncio.run(
+            scanning.scan(places, timeout_s, lambda where: progress.update(task, description=f"asking {where}"))
+        )
+    if as_json:
+        emit_json([line.as_json() for line in found])
+    else:
+        console.print(table("Devices", ["Address", "Unit", "Device", "Models"], [line.cells() for line in found]))
+        ready = scanning.configuration(found)
+        if ready:
+            console.print("\nReady configuration, for gateway.toml:\n")
+            console.print(ready, markup=False, highlight=False, soft_wrap=True)
+    if not any(line.description for line in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(
+    config: ConfigOption = DEFAULT_PATH,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on until Ctrl-C.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """How the running gateway fares. Exit code 0: well, or in need of a look; 1: does not answer; 2: in trouble."""
+    state_dir = _settings(config, as_json).gateway.state_dir
+    try:
+        answer = ask(state_dir, "/api/status")
+        if as_json:
+            emit_json(answer)
+        elif watch:
+            with Live(picture(answer), console=console, screen=False) as live:
+                while True:
+                    time.sleep(1.0)
+                    answer = ask(state_dir, "/api/status")
+                    live.update(picture(answer))
+        else:
+            console.print(picture(answer))
+    except AgentUnreachableError as error:
+        fail(str(error), as_json=as_json)
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
+    raise typer.Exit(EXIT_CODES.get(str(field(answer, "verdict")), 2))
+
+
+@app.command()
+def stop(config: ConfigOption = DEFAULT_PATH, as_json: JsonOption = False) -> None:
+    """Local STOP: all controllable power to its safe value, at once and until `clear-stop`. Needs no working agent."""
+    settings = _settings(config, as_json)
+    file = settings.control.gateway_stop_file or settings.gateway.state_dir / "STOP"
+    by = _who()
+    noted = reached = False
+    problem = ""
+    try:
+        _note_stop(file, by)
+        noted = True
+    except OSError as error:
+        problem = f"{file}: {error.strerror}"
+    try:
+        ask(settings.gateway.state_dir, "/api/stop", press_by=by)
+        reached = True
+    except AgentUnreachableError as error:
+        problem = problem or str(error)
+    if as_json:
+        emit_json({"ok": noted or reached, "noted": noted, "agent_reached": reached, "problem": problem})
+    elif reached:
+        text = "STOP: the gateway takes all controllable power to its safe value. To end it: v2g-gateway clear-stop"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+    elif noted:
+        text = f"STOP is noted in {file}; no agent answered. It holds from the agent's next breath or start."
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+    if not noted and not reached:
+        fail(f"STOP could not be given: {problem}")
+
+
+def _note_stop(file: Path, by: str) -> None:
+    """Write the STOP file as the owner of its folder would: one of root's the agent could not write again.
+
+    Raises OSError. Never follows a link: root may run this, and the folder is not root's.
+    """
+    opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
+    with open(opened, "w", encoding="utf-8") as out:
+        if os.geteuid() == 0:
+            owner = file.parent.stat()
+            os.fchown(out.fileno(), owner.st_uid, owner.st_gid)
+        out.write(by + "\n")
+
+
+@app.command("clear-stop")
+def clear_stop(config: ConfigOption = DEFAULT_PATH, as_json: JsonOption = False) -> None:
+    """Take the local STOP back: the gateway controls the devices again."""
+    settings = _settings(config, as_json)
+    file = settings.control.gateway_stop_file or settings.gateway.state_dir / "STOP"
+    try:
+        file.unlink(missing_ok=True)
+    except OSError as error:
+        fail(f"{file}: {error.strerror}", as_json=as_json)
+    try:
+        ask(settings.gateway.state_dir, "/api/clear-stop", press_by=_who())
+        reached = True
+    except AgentUnreachableError:
+        reached = False
+    if as_json:
+        emit_json({"ok": True, "agent_reached": reached})
+    else:
+        console.print("STOP is cleared." if reached else "STOP is cleared; no agent runs now.")
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Argument(help="File to write.")],
+    config: ConfigOption = DEFAULT_PATH,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the evidence that this gateway holds to a file that `verify` reads. Works while the agent runs."""
+    settings = _settings(config, as_json)
+
+    async def write() -> tuple[int, str]:
+        async with Store.beside(settings.gateway.state_dir) as store:
+            pin = await store.note(f"journal/token/pin/{EVIDENCE_KEY.hex()}")
+            head = BundleHead(did_of(pin) if pin else "", (pin,) if pin else ())
+            written = 0
+            bar = Progress(SpinnerColumn(), TextColumn("{task.description}"), console=errors, transient=True)
+            with out.open("wb") as file, bar:
+                task = bar.add_task("batches")
+                async for written in evidence.export_batches(store, file, head):
+                    bar.update(task, description=f"{written} batches")
+            return written, head.gateway_id
+
+    try:
+        written, gateway_id = asyncio.run(write())
+    except (StoreError, OSError) as error:
+        fail(str(error), as_json=as_json)
+    if as_json:
+        emit_json({"ok": True, "file": str(out), "batches": written, "gateway_id": gateway_id})
+    else:
+        text = f"{out}: {written} batches of {gateway_id or 'a gateway that never signed'}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(help="Evidence, as `export` writes it.")],
+    gateway: Annotated[str | None, typer.Option(help="The gateway that you trust: did:key:...")] = None,
+    key: Annotated[list[Path] | None, typer.Option(help="A public key that you trust, PEM; may be repeated.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Verify evidence, and say what it proves and what it does not. Exit code 1 when anything does not hold."""
+    try:
+        with file.open("rb") as opened:
+            found = evidence.verify_file(opened, gateway, key or [])
+    except (evidence.VerifyError, EvidenceError, OSError) as error:
+        fail(f"{file}: {error}", as_json=as_json)
+    if as_json:
+        emit_json(
+            {
+                "ok": found.holds,
+                "gateway_id": found.gateway_id,
+                "batches": found.batches,
+                "statements": found.statements,
+                "first_number": found.first_number,
+                "last_number": found.last_number,
+                "first_us": found.first_us,
+                "last_us": found.last_us,
+                "chain_break": None if found.chain_break is None else found.chain_break.why,
+                "contradictions": found.contradictions,
+            }
+        )
+    else:
+        counted = ", ".join(f"{count} {kind}" for kind, count in found.statements.items()) or "no statements"
+        console.print(f"{file}: {found.batches} batches, {counted}.", highlight=False)
+        if found.chain_break is not None:
+            console.print(f"[red]The chain breaks:[/] {escape(plain(found.chain_break.why))}", highlight=False)
+        for subject in found.contradictions:
+            console.print(f"[red]Two contents under one identity:[/] {escape(plain(subject))}", highlight=False)
+        if found.holds:
+            console.print(f"All of it was signed by {found.gateway_id},", highlight=False, soft_wrap=True)
+            console.print(
+                f"in one unbroken chain of batches {found.first_number} to {found.last_number}."
+                if found.batches
+                else "There is nothing in it."
+            )
+            console.print(
+                "This proves who signed what, and in which order. It does not prove that a device told the truth:\n"
+                "each reading says how its value was obtained (open bus, authenticated link, signed by the meter)."
+            )
+    raise typer.Exit(0 if found.holds else 1)

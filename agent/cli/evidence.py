@@ -1,0 +1,120 @@
+"""`v2g-gateway export` and `verify`: evidence out of the store, and what it proves to somebody who trusts a key."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from agent.evidence import verify
+from agent.evidence.bundle import BundleHead, encode_batch_item, read_bundle
+from agent.evidence.cose import VerifyKey
+from agent.evidence.errors import EvidenceError, MalformedError
+from agent.evidence.statements import kind_of
+from agent.evidence.verify import ChainBreak, TrustedKey, VerifiedBatch, Verifier, Witness
+from agent.identity.did import key_of_did
+from agent.identity.errors import IdentityError
+from agent.identity.keys import verify_key_from_pem
+from agent.store import Reader
+
+PAGE: int = 256
+
+
+class VerifyError(Exception):
+    """The question cannot be answered. Says what is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a bundle proves."""
+
+    gateway_id: str
+    batches: int
+    statements: dict[str, int]
+    """By kind, without the sealings."""
+    first_number: int | None
+    last_number: int | None
+    first_us: int | None
+    last_us: int | None
+    chain_break: ChainBreak | None
+    contradictions: tuple[str, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Everything verified, in one unbroken chain, without contradictions."""
+        return self.chain_break is None and not self.contradictions
+
+
+async def export_batches(store: Reader, file: BinaryIO, head: BundleHead) -> AsyncIterator[int]:
+    """Write every batch that the store holds; gives the number of batches written, after each page."""
+    file.write(head.encode())
+    written = 0
+    for incarnation in await store.incarnations():
+        number = 1
+        while page := await store.batches(number, PAGE, incarnation=incarnation):
+            for batch in page:
+                file.write(encode_batch_item(batch.encoded))
+            written += len(page)
+            number = page[-1].number + 1
+            yield written
+
+
+def trusted_keys(head: BundleHead, gateway: str | None, key_files: Iterable[Path]) -> list[TrustedKey]:
+    """The keys that the person at the terminal trusts. Raises VerifyError when there is none, or one cannot be read."""
+    keys: list[VerifyKey] = []
+    if gateway is not None:
+        try:
+            keys.append(key_of_did(gateway))
+        except IdentityError as error:
+            raise VerifyError(f"--gateway: {error}") from error
+        if gateway != head.gateway_id:
+            raise VerifyError(f"the file is about {head.gateway_id[:80]}, not about {gateway[:80]}")
+    for path in key_files:
+        try:
+            keys.append(verify_key_from_pem(path.read_bytes(), what=f"--key {path}"))
+        except (OSError, IdentityError) as error:
+            raise VerifyError(str(error)) from error
+    if not keys:
+        raise VerifyError(
+            "name whom you trust: --gateway did:key:... (shown by v2g-gateway status), or --key FILE.pem; "
+            f"the file itself says that it is from {head.gateway_id[:80]}"
+        )
+    return [TrustedKey(head.gateway_id, key) for key in keys]
+
+
+def verify_file(file: BinaryIO, gateway: str | None, key_files: Iterable[Path]) -> Findings:
+    """Verify a bundle, batch by batch. Raises VerifyError, or EvidenceError with the place of the first fault."""
+    head, encoded_batches = read_bundle(file)
+    verifier = Verifier(trusted_keys(head, gateway, key_files))
+    witness = Witness()
+    kinds: Counter[str] = Counter()
+    contradictions: list[str] = []
+    first: VerifiedBatch | None = None
+    last: VerifiedBatch | None = None
+    chain_break: ChainBreak | None = None
+    count = 0
+    for count, encoded in enumerate(encoded_batches, start=1):
+        try:
+            batch = verifier.verify_batch(encoded)
+        except EvidenceError as error:
+            raise type(error)(f"batch {count} of the file: {error}") from error
+        if batch.identity.gateway_id != head.gateway_id:
+            raise MalformedError(f"batch {count} of the file is of another gateway: {batch.identity.gateway_id[:80]}")
+        kinds.update(kind_of(s.statement).name.lower() for s in batch.statements[1:])
+        contradictions.extend(found.subject for found in witness.see_batch(batch))
+        if chain_break is None:
+            chain_break = verify.first_break([batch], after=None if last is None else last.position)
+        first, last = first or batch, batch
+    return Findings(
+        gateway_id=head.gateway_id,
+        batches=count,
+        statements=dict(sorted(kinds.items())),
+        first_number=None if first is None else first.identity.number,
+        last_number=None if last is None else last.identity.number,
+        first_us=None if first is None else first.sealing.sealed_at_us,
+        last_us=None if last is None else last.sealing.sealed_at_us,
+        chain_break=chain_break,
+        contradictions=tuple(contradictions),
+    )

@@ -1,0 +1,150 @@
+"""`v2g-gateway init`: token, keys, certificate request and a commented configuration. Run again, it adds what lacks.
+
+A key that is there is never made anew: the gateway's identity is one of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+
+from agent.cli.template import Given, annotated_config
+from agent.config import TokenSettings, read_secret
+from agent.identity.csr import certificate_request
+from agent.identity.did import did_of
+from agent.identity.purposes import EVIDENCE_KEY, UPLINK_KEY, device_key
+from agent.token import softhsm
+from agent.token.errors import KeyExistsError
+from agent.token.token import Token, TokenState
+from drivers.device import SignerUnavailableError
+
+READY_S: Final = 30.0
+LOOK_EVERY_S: Final = 0.05
+
+
+class InitError(Exception):
+    """The gateway could not be set up. Says at which step, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Initialised:
+    """What there is now."""
+
+    gateway_id: str
+    made: tuple[str, ...]
+    """What was not there before, for a person."""
+    enrolment_dir: Path
+    """What the platform needs: uplink.csr, evidence.pem, and device-ID.pem of each settled device."""
+
+
+def make_softhsm_token(settings: TokenSettings, pin: str, conf: Path) -> bool:
+    """A SoftHSM token with this label, unless it is there. True when it was made. Raises softhsm.SoftHsmError.
+
+    The security officer's PIN is thrown away: a token whose user PIN is lost is made anew, with new keys.
+    """
+    assert settings.label is not None
+    if settings.label in softhsm.token_labels(module=settings.module, conf=conf):
+        return False
+    so_pin = secrets.token_hex(12)
+    softhsm.init_softhsm_token(module=settings.module, label=settings.label, so_pin=so_pin, user_pin=pin, conf=conf)
+    return True
+
+
+async def make_keys(
+    settings: TokenSettings, pin: str, *, name: str, state_dir: Path, settled: Iterable[str]
+) -> Initialised:
+    """Every key that is missing, and in `state_dir`/enrolment what the platform needs to know of them.
+
+    Raises InitError.
+    """
+    token = Token(module=settings.module, label=settings.label, serial=settings.serial, read_pin=lambda: pin)
+    token.start()
+    devices = list(settled)
+    made = []
+    try:
+        async with asyncio.timeout(READY_S):
+            await _until_ready(token)
+        for key_id in (EVIDENCE_KEY, UPLINK_KEY, *map(device_key, devices)):
+            try:
+                await token.create_key(key_id)
+                made.append(f"key {key_id.decode()}")
+            except KeyExistsError:
+                continue
+        publics = {"evidence": await token.signer(EVIDENCE_KEY).meet()}
+        for device_id in devices:
+            publics[f"device-{device_id}"] = await token.signer(device_key(device_id)).meet()
+        uplink = token.signer(UPLINK_KEY)
+        await uplink.meet()
+        gateway_id = did_of(publics["evidence"])
+        request = await certificate_request(uplink, common_name=name, did=gateway_id)
+    except TimeoutError:
+        raise InitError(f"the token did not become ready within {READY_S:g} s: {token.detail}") from None
+    except SignerUnavailableError as error:
+        raise InitError(f"the token: {error}") from error
+    finally:
+        await token.close()
+    files = {f"{use}.pem": _pem(public) for use, public in publics.items()} | {"uplink.csr": request}
+    await asyncio.to_thread(_write_files, state_dir / "enrolment", files)
+    return Initialised(gateway_id, tuple(made), state_dir / "enrolment")
+
+
+async def _until_ready(token: Token) -> None:
+    """Waits until the token can sign. Raises InitError at once for a wrong PIN, which is never tried again."""
+    ready = asyncio.create_task(token.wait_ready())
+    try:
+        while not ready.done():
+            if token.state is TokenState.WRONG_PIN:
+                raise InitError(f"the token: {token.detail}")
+            await asyncio.wait([ready], timeout=LOOK_EVERY_S)
+    finally:
+        ready.cancel()
+
+
+def _pem(public_key_der: bytes) -> bytes:
+    return load_der_public_key(public_key_der).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
+    folder.mkdir(exist_ok=True)
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+
+
+def write_config(path: Path, given: Given) -> bool:
+    """A commented configuration at `path`, unless there is one. True when it was written."""
+    if path.exists():
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(annotated_config(given), encoding="utf-8")
+    return True
+
+
+def read_pin(reference: str) -> str:
+    """The PIN at a secret reference; a file that does not exist is made with a random PIN (mode 0600)."""
+    kind, _, name = reference.partition(":")
+    path = Path(name)
+    if kind == "file" and not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_hex(8), encoding="ascii")
+    return read_secret(reference)
+
+
+def choose_softhsm(tokens: TokenSettings, state_dir: Path) -> Path | None:
+    """The SoftHSM configuration that counts in this process: SOFTHSM2_CONF, else the one in the state directory.
+
+    Sets the environment variable, which is all that the module looks at. None for another module.
+    """
+    if "softhsm" not in tokens.module.name:
+        return None
+    named = os.environ.get("SOFTHSM2_CONF")
+    conf = Path(named) if named else softhsm.write_softhsm_conf(state_dir / "token")
+    os.environ["SOFTHSM2_CONF"] = str(conf)
+    return conf

@@ -1,0 +1,24 @@
+"""Entry point of `v2g-gateway`. `run` goes straight to the agent; everything else is the command line for people.
+
+The running agent does without typer and rich: they cost memory on a small box and are of no use to it.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """The console script."""
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["run"] and not {"--help", "-h"} & set(arguments):
+        from agent.cli.run import main as run
+
+        sys.exit(run(arguments[1:]))
+    from agent.cli.commands import app
+
+    app(prog_name="v2g-gateway")
+
+
+if __name__ == "__main__":
+    main()

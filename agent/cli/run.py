@@ -1,0 +1,110 @@
+"""`v2g-gateway run`: the agent as a process. Signals, logging, systemd; the work itself is the gateway's."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from agent.cli.client import SOCKET_NAME
+from agent.cli.init import choose_softhsm
+from agent.cli.logs import configure
+from agent.cli.notify import ServiceNotifier
+from agent.config import DEFAULT_PATH, ConfigError, SecretError, Settings, read_settings
+from agent.gateway import Gateway, StartError
+from agent.web.server import CONTROL_STALE_S, serve, serve_locally
+
+EXIT_CONFIG: Final = 78
+"""sysexits.h EX_CONFIG: trying again changes nothing."""
+EXIT_UNAVAILABLE: Final = 69
+"""sysexits.h EX_UNAVAILABLE: something that the agent cannot do without."""
+STATUS_EVERY_S: Final = 5.0
+
+log = structlog.get_logger()
+
+
+def main(arguments: list[str]) -> int:
+    """Run until SIGTERM or SIGINT. Exit codes: 0 ended as asked, 69 cannot start, 78 the configuration is wrong."""
+    parser = argparse.ArgumentParser(prog="v2g-gateway run", description="Run the gateway until it is told to stop.")
+    parser.add_argument(
+        "--config", type=Path, default=DEFAULT_PATH, help=f"configuration file (default {DEFAULT_PATH})"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        settings = read_settings(options.config)
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_CONFIG
+    configure(settings.gateway.log_level)
+    choose_softhsm(settings.token, settings.gateway.state_dir)
+    try:
+        asyncio.run(_run(settings))
+    except (StartError, SecretError) as error:
+        log.error("gateway.cannot_start", reason=str(error))
+        return EXIT_UNAVAILABLE
+    # Everything is closed. grpc's signer (1.85) leaves a thread behind that is no daemon and never ends.
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+async def _run(settings: Settings) -> None:
+    notifier = ServiceNotifier()
+    ending = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ending.set)
+    async with Gateway.open(settings) as gateway:
+        work = asyncio.create_task(gateway.run(), name="gateway")
+        async with _faces(gateway, settings):
+            notifier.say("READY=1", f"STATUS={gateway.snapshot().sentence}")
+            log.info("gateway.started", name=settings.gateway.name, devices=len(settings.device))
+            feeding = asyncio.create_task(_feed_watchdog(gateway, notifier), name="watchdog")
+            waiting = asyncio.create_task(ending.wait(), name="signals")
+            try:
+                await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                notifier.say("STOPPING=1")
+                for task in (feeding, waiting):
+                    task.cancel()
+                await asyncio.gather(feeding, waiting, return_exceptions=True)
+                log.info("gateway.stopping")
+                await gateway.shut_down()
+                await work
+
+
+@contextlib.asynccontextmanager
+async def _faces(gateway: Gateway, settings: Settings) -> AsyncIterator[None]:
+    """Local socket and status page, as far as they can be had: a taken port must not keep a site uncontrolled."""
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(serve_locally(gateway, settings.gateway.state_dir / SOCKET_NAME))
+        except OSError as error:
+            gateway.note_problem("socket", f"v2g-gateway status cannot ask this agent: {error}")
+        try:
+            port = await stack.enter_async_context(serve(gateway, settings.web))
+        except (OSError, SecretError) as error:
+            gateway.note_problem("web", f"the status page cannot listen on {settings.web.listen}: {error}")
+        else:
+            log.info("web.listening", address=settings.web.listen, port=port)
+        yield
+
+
+async def _feed_watchdog(gateway: Gateway, notifier: ServiceNotifier) -> None:
+    """Feeds systemd's watchdog while the control loop makes progress, and only then."""
+    watchdog_s = notifier.watchdog_s()
+    period_s = min(STATUS_EVERY_S, watchdog_s / 3) if watchdog_s is not None else STATUS_EVERY_S
+    while True:
+        snapshot = gateway.snapshot()
+        if snapshot.control_age_s < CONTROL_STALE_S:
+            notifier.say("WATCHDOG=1", f"STATUS={snapshot.sentence}")
+        await asyncio.sleep(period_s)

@@ -1,0 +1,115 @@
+"""`v2g-gateway status`: the running agent's snapshot as a picture in the terminal."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.text import Text
+
+from agent.cli.output import field, plain, table
+
+_COLOURS = {"well": "green", "attention": "yellow", "trouble": "red"}
+EXIT_CODES = {"well": 0, "attention": 0, "trouble": 2}
+
+
+def picture(status: object) -> RenderableType:
+    """The snapshot (as JSON) for a person: headline, devices, commands, evidence, what needs a look."""
+    verdict = str(field(status, "verdict"))
+    sentence = str(field(status, "safe_mode") or field(status, "sentence"))
+    stopped_by = field(status, "stopped_by")
+    if stopped_by:
+        sentence = f"STOP was pressed ({stopped_by}). {sentence}"
+    colour = _COLOURS.get(verdict, "red")
+    parts: list[RenderableType] = [
+        Panel(Text(plain(sentence)), title=Text(plain(str(field(status, "name")))), border_style=colour),
+        _devices(status),
+    ]
+    commands = field(status, "commands")
+    if commands:
+        parts.append(_commands(commands))
+    parts.append(_counts(status))
+    problems = field(status, "problems")
+    for problem in problems if isinstance(problems, list) else []:
+        line = f"! {field(problem, 'subject')}: {field(problem, 'sentence')}"
+        parts.append(Text(plain(line), style=colour))
+    return Group(*parts)
+
+
+def _devices(status: object) -> RenderableType:
+    listed = field(status, "devices")
+    rows = [
+        [
+            str(field(d, "device_id")),
+            str(field(d, "link")),
+            watts(field(d, "power_w")),
+            "" if field(d, "state_of_charge_percent") is None else f"{field(d, 'state_of_charge_percent')} %",
+            band(field(d, "lowest_w"), field(d, "highest_w")),
+            str(
+                field(d, "reason")
+                or field(d, "vehicle")
+                or ("" if field(d, "link") == "online" else field(d, "detail"))
+            ),
+        ]
+        for d in (listed if isinstance(listed, list) else [])
+    ]
+    columns = ["Device", "Link", "Power", "Charge", "Held between", "Why"]
+    connection = watts(field(status, "connection_power_w"))
+    return table(f"At the connection: {connection}", columns, rows, right=["Power", "Charge"])
+
+
+def _commands(commands: object) -> RenderableType:
+    rows = [
+        [
+            ("> " if field(c, "in_force") else "  ") + str(field(c, "text")),
+            str(field(c, "state")),
+            _time(field(c, "start_us")),
+            _time(field(c, "end_us")),
+            str(field(c, "reason")),
+        ]
+        for c in (commands if isinstance(commands, list) else [])
+    ]
+    return table("Commands", ["Command", "State", "From", "Until", "Reason"], rows)
+
+
+def _counts(status: object) -> RenderableType:
+    link = next((p for p in _parts(status) if field(p, "name") == "link"), None)
+    return Text.assemble(
+        ("Link ", "bold"),
+        f"{field(link, 'state')}   ",
+        ("Readings ", "bold"),
+        f"{field(status, 'evidence', 'readings')} stored   ",
+        ("Statements ", "bold"),
+        f"{field(status, 'evidence', 'sealed')} sealed, {field(status, 'evidence', 'acknowledged')} acknowledged   ",
+        ("Windows ", "bold"),
+        f"{field(status, 'settlement', 'windows_countersigned')} of {field(status, 'settlement', 'windows_closed')} "
+        "signed by both sides",
+    )
+
+
+def _parts(status: object) -> list[object]:
+    parts = field(status, "parts")
+    return parts if isinstance(parts, list) else []
+
+
+def watts(value: object) -> str:
+    """Power for a person; + import, - export."""
+    if not isinstance(value, int | float):
+        return "-"
+    return f"{value / 1000:+.1f} kW" if abs(value) >= 10_000 else f"{value:+.0f} W"
+
+
+def band(lowest: object, highest: object) -> str:
+    """What a setpoint allows."""
+    if lowest is None and highest is None:
+        return "free"
+    if lowest == highest:
+        return watts(lowest)
+    return f"{'...' if lowest is None else watts(lowest)} to {'...' if highest is None else watts(highest)}"
+
+
+def _time(microseconds: object) -> str:
+    if not isinstance(microseconds, int):
+        return "-"
+    return datetime.fromtimestamp(microseconds / 1e6).astimezone().strftime("%H:%M:%S")

@@ -1,0 +1,141 @@
+"""Writes a commented configuration file from the settings classes: every key with meaning, unit, range and default."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from enum import Enum
+from types import UnionType
+from typing import Final, Literal, TypeAlias, Union, get_args, get_origin
+
+import annotated_types
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from agent import config
+
+Given: TypeAlias = Mapping[str, Mapping[str, str | int | float | bool]]
+
+_EXAMPLES: Final = """\
+# ---- Devices: one [[device]] each. `v2g-gateway scan HOST` prints these ready for inverters, batteries and meters.
+
+# The meter at the grid connection. Everything behind it names it as parent.
+#[[device]]
+#id = "grid"
+#kind = "meter"
+#driver = "sunspec"
+#address = "tcp://192.0.2.10:502"
+#unit = 1
+
+#[[device]]
+#id = "pv-1"
+#kind = "pv"
+#driver = "sunspec"
+#address = "tcp://192.0.2.11:502"
+#unit = 1
+#parent = "grid"
+#settled = true
+
+# A charger connects to us: set its CSMS URL to ws://<this gateway>:9000/CS-1 and its password to the file's content.
+#[[device]]
+#id = "car-1"
+#kind = "charger"
+#driver = "ocpp"
+#charger_id = "CS-1"
+#password_secret = "file:/etc/v2g-gateway/cs-1.password"
+#parent = "grid"
+#settled = true
+#fallback_import_w = 4140
+#local_tokens = ["04A1B2C3D4E5F6"]
+
+# A car is discharged only with its owner's mandate, for the token that it charges with.
+#[[control.mandate]]
+#token_id = "04A1B2C3D4E5F6"
+#minimum_soc_percent = 30
+#least_price_micro_per_kwh = 0
+"""
+
+_HEAD: Final = """\
+# Configuration of the V2G gateway. Check it with: v2g-gateway config check
+# A line that begins with # shows a default; take the # away to change it. Powers: + is import, - is export.
+# Secrets never stand here: a key that ends in _secret names a file ("file:/path") or a systemd credential
+# ("credential:NAME").
+"""
+
+_PLATFORM: Final = (
+    "# Without this section the gateway works alone: it measures, signs, stores, and obeys local rules.\n"
+)
+
+
+def annotated_config(given: Given) -> str:
+    """The file as text. `given` are the values to write, by section and key; all else stands there as a comment."""
+    parts = [_HEAD]
+    for name in config.Settings.model_fields:
+        if name == "device":
+            continue
+        section = config.model_at((name,))
+        assert section is not None
+        values = given.get(name, {})
+        optional = name == "platform" and not values
+        parts.append((_PLATFORM if name == "platform" else "") + _section(name, section, values, hide=optional))
+    parts.append(_EXAMPLES)
+    return "\n".join(parts)
+
+
+def _section(name: str, model: type[BaseModel], values: Mapping[str, str | int | float | bool], *, hide: bool) -> str:
+    lines = [f"{'#' if hide else ''}[{name}]"]
+    for key, field in model.model_fields.items():
+        if name == "control" and key == "mandate":
+            continue
+        lines.extend(textwrap.wrap(_explain(field), width=116, initial_indent="# ", subsequent_indent="# "))
+        if key in values:
+            lines.append(f"{key} = {_toml(values[key])}")
+        elif field.default is PydanticUndefined or field.default is None:
+            lines.append(f"#{key} =")
+        else:
+            lines.append(f"#{key} = {_toml(field.default)}")
+    return "\n".join(lines) + "\n"
+
+
+def _explain(field: FieldInfo) -> str:
+    said = f"{field.description}."
+    bounds = _range(field)
+    if bounds:
+        said += f" {bounds}."
+    choices = _choices(field.annotation)
+    if choices:
+        said += f" One of: {', '.join(choices)}."
+    if field.is_required():
+        said += " Required."
+    return said
+
+
+def _range(field: FieldInfo) -> str:
+    low = next((m.ge for m in field.metadata if isinstance(m, annotated_types.Ge)), None)
+    high = next((m.le for m in field.metadata if isinstance(m, annotated_types.Le)), None)
+    if low is None or high is None:
+        return f"At least {low}" if low is not None else ""
+    return f"{low} to {high}"
+
+
+def _choices(annotation: object) -> list[str]:
+    if get_origin(annotation) is Literal:
+        return [_toml(value) for value in get_args(annotation)]
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return [_toml(member.value) for member in annotation]
+    if get_origin(annotation) in (Union, UnionType):
+        return [choice for part in get_args(annotation) for choice in _choices(part)]
+    return []
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Enum):
+        return _toml(value.value)
+    if isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'

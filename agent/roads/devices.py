@@ -1,0 +1,178 @@
+"""Makes the devices of the configuration: the drivers' objects, each with its own place in the store."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agent.clock import Clock
+from agent.config import DeviceSettings, SecretError, Settings, read_secret, split_address
+from agent.ledger.state import ChannelTerms
+from agent.measure.meter import MeteredDevice
+from agent.store import Store
+from drivers.device import Device
+from drivers.ocpp.server import OcppServer
+from drivers.ocpp.settings import ChargerSettings
+from drivers.sunspec.connection import ConnectionPool
+from drivers.sunspec.device import SunSpecDevice
+from drivers.sunspec.errors import SunSpecError
+from firmware_attest.measurement import Setting
+
+
+@dataclass(frozen=True, slots=True)
+class SiteDevices:
+    """Every device of the site, and the server that chargers connect to."""
+
+    devices: dict[str, Device]
+    ocpp: OcppServer | None
+    """None where no charger is configured."""
+    connections: ConnectionPool
+    problems: dict[str, str]
+    """Devices that could not be made, with what to do about it."""
+
+
+def make_devices(
+    settings: Settings, *, store: Store, clock: Clock, on_event: Callable[[str, str, str], None]
+) -> SiteDevices:
+    """The devices, not started. One that cannot be made is left out and named: the others work."""
+    connections = ConnectionPool(clock.monotonic_s)
+    devices: dict[str, Device] = {}
+    problems: dict[str, str] = {}
+    for device in settings.device:
+        if device.driver == "sunspec":
+            try:
+                devices[device.id] = _sunspec(device, store=store, clock=clock, connections=connections)
+            except (ValueError, SunSpecError) as error:
+                problems[device.id] = str(error)
+    ocpp = _ocpp_server(settings, store=store, clock=clock, on_event=on_event, problems=problems)
+    if ocpp is not None:
+        devices.update(ocpp.devices)
+    return SiteDevices(devices, ocpp, connections, problems)
+
+
+def _sunspec(device: DeviceSettings, *, store: Store, clock: Clock, connections: ConnectionPool) -> SunSpecDevice:
+    assert device.address is not None
+    return SunSpecDevice(
+        device.id,
+        device.kind,
+        device.address,
+        device.unit,
+        period_s=device.period_s,
+        timeout_s=device.timeout_s,
+        connections=connections,
+        monotonic_s=clock.monotonic_s,
+        journal=store.journal(f"sunspec/{device.id}"),
+        rated_import_w=device.rated_import_w,
+        rated_export_w=device.rated_export_w,
+        fallback_import_w=device.fallback_import_w,
+        fallback_export_w=device.fallback_export_w,
+        phases=tuple(device.phases),
+    )
+
+
+def _ocpp_server(
+    settings: Settings,
+    *,
+    store: Store,
+    clock: Clock,
+    on_event: Callable[[str, str, str], None],
+    problems: dict[str, str],
+) -> OcppServer | None:
+    chargers = []
+    for device in settings.device:
+        if device.driver != "ocpp":
+            continue
+        assert device.charger_id is not None
+        try:
+            password = None if device.password_secret is None else read_secret(device.password_secret)
+        except SecretError as error:
+            # Without its password a charger must not get in at all.
+            problems[device.id] = str(error)
+            continue
+        chargers.append(
+            ChargerSettings(
+                device_id=device.id,
+                charger_id=device.charger_id,
+                password=password,
+                evse_id=device.evse_id,
+                discharge=device.discharge,
+                local_tokens=tuple(device.local_tokens),
+                fallback_import_w=device.fallback_import_w,
+                rated_import_w=device.rated_import_w,
+                rated_export_w=device.rated_export_w,
+                phases=tuple(device.phases),
+                nominal_voltage_v=settings.site.nominal_voltage_v,
+            )
+        )
+    if not chargers:
+        return None
+    try:
+        tls = _server_tls(settings)
+    except OSError as error:
+        # Without TLS that was asked for no charger gets in; meters and inverters work.
+        why = f"the OCPP server's certificate {settings.ocpp.certificate_file} or its key cannot be used: {error}"
+        problems.update((charger.device_id, why) for charger in chargers)
+        return None
+    host, port = split_address(settings.ocpp.listen)
+    return OcppServer(
+        host,
+        port,
+        chargers,
+        heartbeat_s=settings.ocpp.heartbeat_s,
+        meter_interval_s=settings.ocpp.meter_interval_s,
+        call_timeout_s=settings.ocpp.call_timeout_s,
+        monotonic_s=clock.monotonic_s,
+        wall_us=lambda: clock.now().wall_us,
+        journal=store.journal("ocpp"),
+        on_event=on_event,
+        ssl=tls,
+    )
+
+
+def _server_tls(settings: Settings) -> ssl.SSLContext | None:
+    if settings.ocpp.certificate_file is None:
+        return None
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(settings.ocpp.certificate_file, settings.ocpp.certificate_key_file)
+    return tls
+
+
+def metered(device: DeviceSettings) -> MeteredDevice:
+    """What measuring is told of a device beforehand."""
+    return MeteredDevice(
+        device_id=device.id,
+        rated_import_w=device.rated_import_w,
+        rated_export_w=device.rated_export_w,
+        period_s=device.period_s,
+    )
+
+
+def channel_terms(settings: Settings, gateway_id: str, device_id: str) -> ChannelTerms:
+    """The terms of a settled device's channel, from the configuration."""
+    s = settings.settlement
+    return ChannelTerms(
+        gateway_id=gateway_id,
+        device_id=device_id,
+        chain_id=s.chain_id,
+        contract=bytes.fromhex(s.contract[2:]),
+        participant=bytes.fromhex(s.participant[2:]),
+        counterparty=bytes.fromhex(s.counterparty[2:]),
+        agreement_hash=bytes.fromhex(s.agreement_hash),
+    )
+
+
+def metrology_settings(settings: Settings) -> dict[str, Setting]:
+    """The settings that bear on what is measured and settled, for attestation."""
+    return {
+        "device": [
+            device.model_dump(
+                mode="json",
+                include={"id", "kind", "driver", "address", "unit", "charger_id", "evse_id", "settled", "parent"},
+            )
+            for device in settings.device
+        ],
+        "settlement": settings.settlement.model_dump(mode="json"),
+        "evidence": settings.evidence.model_dump(mode="json", include={"linger_s", "linger_leaves"}),
+        "token": settings.token.model_dump(mode="json", include={"label", "serial", "key_protection"}),
+    }

@@ -1,0 +1,150 @@
+"""The whole gateway at one moment, as a person or a monitor wants to see it. Values only; `gateway.py` fills them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Verdict(StrEnum):
+    """What one look must tell."""
+
+    WELL = "well"
+    ATTENTION = "attention"
+    """Works, and somebody should see to something."""
+    TROUBLE = "trouble"
+    """Does not do its job now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Something that is not as it should be, and what to do."""
+
+    severity: Verdict
+    subject: str
+    """"token", "link", a device id."""
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockLine:
+    """How far wall time is trusted."""
+
+    quality: str
+    error_bound_us: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartLine:
+    """A part with a state of its own: the token, the link, the store."""
+
+    name: str
+    ok: bool
+    state: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceLine:
+    """Statements on their way from measurement to the platform."""
+
+    readings: int
+    """Measured and stored since the agent's first start."""
+    queued: int
+    """Stored, not sealed yet."""
+    sealed: int
+    """Statements in sealed batches, since the agent's first start."""
+    acknowledged: int
+    """Statements in batches that the platform has acknowledged."""
+    batches_waiting: int
+    """Sealed batches that the platform has not acknowledged."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceLine:
+    """One device."""
+
+    device_id: str
+    kind: str
+    link: str
+    detail: str
+    settled: bool
+    power_w: int | None
+    import_wh: int | None
+    export_wh: int | None
+    state_of_charge_percent: int | None
+    vehicle: str
+    """One phrase about the car; empty where there is none."""
+    lowest_w: int | None
+    highest_w: int | None
+    reason: str
+    """Why it does what it does; empty when it is left to itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandLine:
+    """One command that is in force, waiting or just ended."""
+
+    command_id: str
+    text: str
+    """"DISCHARGE 6 kW at battery, car"."""
+    state: str
+    start_us: int
+    end_us: int
+    in_force: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettlementLine:
+    """Windows and channels."""
+
+    window_s: int
+    windows_closed: int
+    windows_countersigned: int
+    windows_waiting: int
+    """Closed, and not countersigned yet."""
+    channels_frozen: int
+    last_window_end_us: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """Everything on the status page, in `/api/status` and in `v2g-gateway status --json`."""
+
+    taken_at_us: int
+    name: str
+    version: str
+    gateway_id: str
+    """did:key of the evidence key; empty until the token has been seen once."""
+    incarnation: int
+    boot_id: str
+    uptime_s: float
+    verdict: Verdict
+    sentence: str
+    """The verdict in words."""
+    problems: tuple[Problem, ...]
+    stopped_by: str | None
+    """Who pressed the local STOP; None when it is not pressed."""
+    safe_mode: str | None
+    """Why the site is in safe mode; None when it is not."""
+    control_age_s: float
+    """Since the control loop last made progress."""
+    connection_power_w: int | None
+    """At the grid connection: + import, - export."""
+    clock: ClockLine
+    parts: tuple[PartLine, ...]
+    evidence: EvidenceLine
+    devices: tuple[DeviceLine, ...]
+    commands: tuple[CommandLine, ...]
+    settlement: SettlementLine
+
+
+def verdict_of(problems: tuple[Problem, ...]) -> tuple[Verdict, str]:
+    """The worst problem decides; its sentence is the headline."""
+    for severity in (Verdict.TROUBLE, Verdict.ATTENTION):
+        worst = [problem for problem in problems if problem.severity is severity]
+        if worst:
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            return severity, f"{worst[0].subject}: {worst[0].sentence}{more}"
+    return Verdict.WELL, "All is well."

@@ -1,0 +1,72 @@
+"""Prometheus metrics, made from one snapshot at each scrape: nothing is counted twice, nothing is kept here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from agent.status import Snapshot, Verdict
+
+
+class SnapshotCollector(Collector):
+    """Turns a snapshot into metrics. Energy in Wh and power in W, + import, - export."""
+
+    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
+        self._snapshot = snapshot
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing at registration: there may be no device yet."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """One family per quantity; absent values are left out, never 0."""
+        now = self._snapshot()
+        yield from _devices(now)
+        for name, text, value in (
+            ("v2g_gateway_uptime_seconds", "Since the agent started", now.uptime_s),
+            ("v2g_gateway_control_age_seconds", "Since the control loop made progress", now.control_age_s),
+            ("v2g_gateway_stopped", "Local STOP is pressed", float(now.stopped_by is not None)),
+            ("v2g_gateway_safe_mode", "The site is in safe mode", float(now.safe_mode is not None)),
+            ("v2g_gateway_trouble", "0 well, 1 attention, 2 trouble", float(list(Verdict).index(now.verdict))),
+            ("v2g_gateway_statements_queued", "Stored, not sealed", float(now.evidence.queued)),
+            ("v2g_gateway_batches_waiting", "Sealed, not acknowledged", float(now.evidence.batches_waiting)),
+            ("v2g_gateway_commands_in_force", "Commands in force", float(sum(c.in_force for c in now.commands))),
+            ("v2g_gateway_windows_waiting", "Closed, not countersigned", float(now.settlement.windows_waiting)),
+            ("v2g_gateway_channels_frozen", "Channels in conflict", float(now.settlement.channels_frozen)),
+        ):
+            yield GaugeMetricFamily(name, text, value)
+        for name, text, count in (
+            ("v2g_gateway_readings", "Readings measured and stored", now.evidence.readings),
+            ("v2g_gateway_statements_sealed", "Statements in sealed batches", now.evidence.sealed),
+            ("v2g_gateway_statements_acknowledged", "Statements acknowledged", now.evidence.acknowledged),
+            ("v2g_gateway_windows_closed", "Settlement windows closed", now.settlement.windows_closed),
+            ("v2g_gateway_windows_countersigned", "Windows countersigned", now.settlement.windows_countersigned),
+        ):
+            yield CounterMetricFamily(name, text, count)
+        parts = GaugeMetricFamily("v2g_gateway_part_ok", "1 when the part works", labels=["part"])
+        for part in now.parts:
+            parts.add_metric([part.name], float(part.ok))
+        yield parts
+
+
+def _devices(now: Snapshot) -> Iterator[Metric]:
+    labels = ["device", "kind"]
+    power = GaugeMetricFamily("v2g_device_power_watts", "+ import, - export", labels=labels)
+    imported = CounterMetricFamily("v2g_device_import_watt_hours", "Import register", labels=labels)
+    exported = CounterMetricFamily("v2g_device_export_watt_hours", "Export register", labels=labels)
+    charge = GaugeMetricFamily("v2g_device_state_of_charge_percent", "Battery or vehicle", labels=labels)
+    online = GaugeMetricFamily("v2g_device_online", "1 when the device answers", labels=labels)
+    for device in now.devices:
+        key = [device.device_id, device.kind]
+        online.add_metric(key, float(device.link == "online"))
+        for family, value in (
+            (power, device.power_w),
+            (imported, device.import_wh),
+            (exported, device.export_wh),
+            (charge, device.state_of_charge_percent),
+        ):
+            if value is not None:
+                family.add_metric(key, value)
+    yield from (power, imported, exported, charge, online)

@@ -1,0 +1,191 @@
+"""HTTP: the status page and its JSON, /healthz, /metrics, and local STOP; on TCP as configured and on a Unix socket.
+
+Beyond loopback every request needs the password, over TLS (config refuses anything less). On loopback a web page from
+elsewhere must not press STOP through the owner's browser: the Host must be ours and a press carries our own header.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hmac
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+from typing import Final, Protocol
+
+import orjson
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+
+from agent.config import WebSettings, is_loopback, read_secret, split_address
+from agent.status import Snapshot
+from agent.web.metrics import SnapshotCollector
+
+CONTROL_STALE_S: Final = 10.0
+"""A control loop without progress for this long is not healthy."""
+PRESS_HEADER: Final = "X-V2G-Gateway"
+USER_NAME: Final = "installer"
+_ASSETS: Final = {
+    "/": ("page.html", "text/html"),
+    "/page.js": ("page.js", "text/javascript"),
+    "/page.css": ("page.css", "text/css"),
+}
+_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "base-uri 'none'; frame-ancestors 'none'; form-action 'none'"
+)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Site(Protocol):
+    """What the faces need of the gateway."""
+
+    def snapshot(self) -> Snapshot: ...
+
+    async def stop(self, by: str) -> None: ...
+
+    async def clear_stop(self, by: str) -> None: ...
+
+
+def make_app(site: Site, *, guard: Callable[[web.Request], web.Response | None]) -> web.Application:
+    """The application; `guard` gives the refusal of a request, or None when it may pass."""
+
+    @web.middleware
+    async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+        refused = guard(request)
+        response = refused if refused is not None else await handler(request)
+        response.headers["Content-Security-Policy"] = _POLICY
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Referrer-Policy"] = "no-referrer"
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+    registry = CollectorRegistry()
+    registry.register(SnapshotCollector(site.snapshot))
+    app = web.Application(middlewares=[guarded], client_max_size=4096)
+
+    async def status(_: web.Request) -> web.Response:
+        return _json(asdict(site.snapshot()))
+
+    async def health(_: web.Request) -> web.Response:
+        snapshot = site.snapshot()
+        moving = snapshot.control_age_s < CONTROL_STALE_S
+        store_well = all(part.ok for part in snapshot.parts if part.name == "store")
+        body = {
+            "healthy": moving and store_well,
+            "verdict": snapshot.verdict,
+            "sentence": snapshot.sentence
+            if moving
+            else f"control loop stands still since {snapshot.control_age_s:.0f} s",
+            "control_age_s": round(snapshot.control_age_s, 3),
+        }
+        return _json(body, status=200 if moving and store_well else 503)
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(registry), content_type="text/plain", charset="utf-8")
+
+    async def press(request: web.Request) -> web.Response:
+        by = request.headers.get(PRESS_HEADER, "")
+        if not by:
+            return _json({"error": f"a press needs the header {PRESS_HEADER}: who presses"}, status=403)
+        if request.path == "/api/stop":
+            await site.stop(by[:64])
+        else:
+            await site.clear_stop(by[:64])
+        return _json({"stopped_by": site.snapshot().stopped_by})
+
+    for path, (name, content_type) in _ASSETS.items():
+        app.router.add_get(path, _asset(name, content_type))
+    app.router.add_get("/api/status", status)
+    app.router.add_get("/healthz", health)
+    app.router.add_get("/metrics", metrics)
+    app.router.add_post("/api/stop", press)
+    app.router.add_post("/api/clear-stop", press)
+    return app
+
+
+def network_guard(settings: WebSettings) -> Callable[[web.Request], web.Response | None]:
+    """The guard of the TCP listener. Raises SecretError when the password cannot be read."""
+    host, _ = split_address(settings.listen)
+    if is_loopback(settings.listen):
+        ours = {"localhost", "127.0.0.1", "[::1]", "::1", host}
+
+        def by_host(request: web.Request) -> web.Response | None:
+            # A page elsewhere whose name was made to resolve to 127.0.0.1 still carries its own Host.
+            if split_address(request.host)[0] in ours if ":" in request.host else request.host in ours:
+                return None
+            return _json({"error": "this listener answers to localhost only"}, status=403)
+
+        return by_host
+    assert settings.password_secret is not None
+    password = read_secret(settings.password_secret)
+    expected = f"{USER_NAME}:{password}".encode()
+
+    def by_password(request: web.Request) -> web.Response | None:
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        with suppress(binascii.Error, ValueError):
+            if scheme.lower() == "basic" and hmac.compare_digest(base64.b64decode(given, validate=True), expected):
+                return None
+        refusal = _json({"error": "user and password are needed"}, status=401)
+        refusal.headers["WWW-Authenticate"] = 'Basic realm="v2g-gateway", charset="UTF-8"'
+        return refusal
+
+    return by_password
+
+
+@asynccontextmanager
+async def serve(site: Site, settings: WebSettings) -> AsyncIterator[int]:
+    """Listen as configured while the context is open; gives the port.
+
+    Raises OSError when the address is taken or the certificate cannot be read, SecretError for the password.
+    """
+    host, port = split_address(settings.listen)
+    tls = None
+    if settings.certificate_file is not None:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(settings.certificate_file, settings.certificate_key_file)
+    async with _running(make_app(site, guard=network_guard(settings))) as runner:
+        await web.TCPSite(runner, host, port, ssl_context=tls).start()
+        yield int(runner.addresses[0][1])
+
+
+@asynccontextmanager
+async def serve_locally(site: Site, socket: Path) -> AsyncIterator[None]:
+    """Listen on a Unix socket (mode 0600) while the context is open. Raises OSError."""
+    async with _running(make_app(site, guard=lambda _: None)) as runner:
+        await asyncio.to_thread(socket.unlink, missing_ok=True)
+        await web.UnixSite(runner, str(socket)).start()
+        try:
+            await asyncio.to_thread(socket.chmod, 0o600)
+            yield
+        finally:
+            await asyncio.to_thread(socket.unlink, missing_ok=True)
+
+
+@asynccontextmanager
+async def _running(app: web.Application) -> AsyncIterator[web.AppRunner]:
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+    try:
+        await runner.setup()
+        yield runner
+    finally:
+        await runner.cleanup()
+
+
+def _asset(name: str, content_type: str) -> Handler:
+    body = resources.files(__package__).joinpath(name).read_bytes()
+
+    async def give(_: web.Request) -> web.Response:
+        return web.Response(body=body, content_type=content_type, charset="utf-8")
+
+    return give
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    return web.Response(body=orjson.dumps(value), content_type="application/json", status=status)

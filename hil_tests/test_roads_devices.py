@@ -1,0 +1,75 @@
+"""Devices are made from the configuration over the real store; one that cannot be made is named, the others work."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from agent.config import Settings
+from agent.roads.devices import SiteDevices, make_devices
+from agent.store import Store
+from drivers.device import DeviceKind, LinkState
+from hil_tests.roads_parts import HandClock
+
+METER: dict[str, object] = {"id": "grid", "kind": "meter", "driver": "sunspec", "address": "tcp://127.0.0.1:502"}
+CHARGER: dict[str, object] = {"id": "car-1", "kind": "charger", "driver": "ocpp", "charger_id": "CS-1"}
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    async with await Store.open(tmp_path / "state") as opened:
+        yield opened
+
+
+def made(store: Store, *devices: dict[str, object], **sections: object) -> SiteDevices:
+    settings = Settings.model_validate({"token": {"label": "t"}, "device": list(devices), **sections})
+    return make_devices(settings, store=store, clock=HandClock().clock, on_event=lambda *_: None)
+
+
+async def test_every_configured_device_is_there_before_it_answers(store: Store) -> None:
+    site = made(store, METER, CHARGER)
+    assert set(site.devices) == {"grid", "car-1"}
+    assert {d.kind for d in site.devices.values()} == {DeviceKind.METER, DeviceKind.CHARGER}
+    assert {d.status().link for d in site.devices.values()} == {LinkState.STARTING}
+    assert site.ocpp is not None
+    assert site.problems == {}
+
+
+async def test_without_chargers_nothing_listens(store: Store) -> None:
+    assert made(store, METER).ocpp is None
+
+
+async def test_a_charger_whose_password_cannot_be_read_is_named_and_left_out(store: Store, tmp_path: Path) -> None:
+    site = made(
+        store,
+        METER,
+        {**CHARGER, "password_secret": f"file:{tmp_path / 'none'}"},
+        {**CHARGER, "id": "car-2", "charger_id": "CS-2"},
+    )
+    assert set(site.devices) == {"grid", "car-2"}
+    assert str(tmp_path / "none") in site.problems["car-1"]
+
+
+@pytest.mark.parametrize("address", ["rtu:///dev/ttyUSB0", "tcp://meter:99999", "tcp://:502"])
+async def test_an_address_that_the_driver_cannot_use_is_named_and_costs_no_other_device(
+    store: Store, address: str
+) -> None:
+    site = made(store, {**METER, "address": address}, CHARGER)
+    assert set(site.devices) == {"car-1"}
+    assert address in site.problems["grid"]
+
+
+@pytest.mark.parametrize("content", [None, "not a certificate"], ids=["missing", "no PEM"])
+async def test_a_certificate_for_chargers_that_cannot_be_used_costs_no_other_device(
+    store: Store, tmp_path: Path, content: str | None
+) -> None:
+    certificate = tmp_path / "server.pem"
+    if content is not None:
+        certificate.write_text(content)
+    files = {"certificate_file": str(certificate), "certificate_key_file": str(certificate)}
+    site = made(store, METER, CHARGER, ocpp=files)
+    assert set(site.devices) == {"grid"}
+    assert site.ocpp is None
+    assert str(certificate) in site.problems["car-1"]
