@@ -292,6 +292,12 @@ class Settings(_Section):
             raise ValueError(f"device ids must differ; more than once: {', '.join(twice)}")
         for d in self.device:
             _check_path(d, by_id)
+        open_charger = next((d.id for d in self.device if d.driver == "ocpp" and d.password_secret is None), None)
+        if open_charger is not None and not is_loopback(self.ocpp.listen):
+            raise ValueError(
+                f"device {open_charger} has no password_secret, and [ocpp] listens on {self.ocpp.listen}: "
+                "anybody on that network could pretend to be this charger"
+            )
         for i, d in enumerate(self.device):
             for other in self.device[:i]:
                 same_bus = d.address is not None and (d.address, d.unit) == (other.address, other.unit)

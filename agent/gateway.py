@@ -22,12 +22,13 @@ from agent.control.controller import Controller
 from agent.control.errors import ControlError
 from agent.evidence.batch import KeyProtection, SealedBatch
 from agent.evidence.seal import SealPolicy
-from agent.evidence.statements import Attestation, MeteringPoint, MeteringTree, Severity
+from agent.evidence.statements import Attestation, MeteringPoint, Severity
 from agent.identity.did import did_of
 from agent.identity.errors import IdentityError
 from agent.identity.keys import verify_key_from_pem
 from agent.identity.purposes import EVIDENCE_KEY, UPLINK_KEY, device_key
 from agent.identity.trust import TrustList
+from agent.ledger.metering import metering_tree
 from agent.roads import overview
 from agent.roads.alarms import Alarms
 from agent.roads.desk import Desk
@@ -77,7 +78,7 @@ class Gateway:
         self._token = token
         self._boot_id = secrets.token_bytes(16)
         self._started_s = clock.monotonic_s()
-        self._version = metadata.version("v2g-gateway") if _is_installed() else "0+checkout"
+        self._version = _version()
         self._gateway_id = ""
         self._problems: dict[str, Problem] = {}
         self._trust: TrustKeeper | None = None
@@ -200,10 +201,10 @@ class Gateway:
     async def _state_facts(self) -> None:
         """What is true of this run from its start: the metering tree, and what software runs."""
         now_us = self._clock.now().wall_us
-        points = tuple(
+        points = [
             MeteringPoint(device_id=device.id, parent_id=device.parent, settled=device.settled)
-            for device in sorted(self._settings.device, key=lambda device: device.id)
-        )
+            for device in self._settings.device
+        ]
         software = await asyncio.to_thread(measure_software, installed_root())
         attestation = Attestation(
             timestamp_us=now_us,
@@ -212,7 +213,7 @@ class Gateway:
             software_digest=software.digest,
             metrology_digest=measure_settings(metrology_settings(self._settings)),
         )
-        await self._desk.put([MeteringTree(timestamp_us=now_us, points=points), attestation])
+        await self._desk.put([metering_tree(points, now_us), attestation])
 
     async def _link_up(self, group: asyncio.TaskGroup) -> None:
         platform = self._settings.platform
@@ -413,9 +414,9 @@ async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
     tasks.clear()
 
 
-def _is_installed() -> bool:
+def _version() -> str:
+    """Of the installed wheel; a checkout says that it is one."""
     try:
-        metadata.version("v2g-gateway")
+        return metadata.version("v2g-gateway")
     except metadata.PackageNotFoundError:
-        return False
-    return True
+        return "checkout"

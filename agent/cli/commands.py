@@ -35,6 +35,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"max_content_width": 110},
 )
 config_app = typer.Typer(help="The configuration file.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
@@ -66,11 +67,14 @@ def _who() -> str:
 
 
 @app.command()
-def run(config: ConfigOption = DEFAULT_PATH) -> None:
+def run(
+    config: ConfigOption = DEFAULT_PATH,
+    as_json: Annotated[bool, typer.Option("--json", help="Log JSON lines, also on a terminal.")] = False,
+) -> None:
     """Run the gateway until it is told to stop (SIGTERM, Ctrl-C). systemd does this; so can you."""
     from agent.cli.run import main
 
-    raise typer.Exit(main(["--config", str(config)]))
+    raise typer.Exit(main(["--config", str(config), *(["--json"] if as_json else [])]))
 
 
 @config_app.command("check")

@@ -12,9 +12,9 @@ import structlog
 _SECRET: Final = re.compile(r"pin|password|secret|credential|private", re.IGNORECASE)
 
 
-def configure(level: str) -> None:
+def configure(level: str, *, as_json: bool = False) -> None:
     """Set up structlog for the process; `level` is a name as in the configuration."""
-    readable = sys.stderr.isatty()
+    readable = sys.stderr.isatty() and not as_json
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -22,7 +22,9 @@ def configure(level: str) -> None:
             _without_secrets,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            structlog.dev.ConsoleRenderer() if readable else structlog.processors.JSONRenderer(),
+            structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+            if readable
+            else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

@@ -38,13 +38,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--config", type=Path, default=DEFAULT_PATH, help=f"configuration file (default {DEFAULT_PATH})"
     )
+    parser.add_argument("--json", action="store_true", help="log JSON lines, also on a terminal")
     options = parser.parse_args(arguments)
     try:
         settings = read_settings(options.config)
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_CONFIG
-    configure(settings.gateway.log_level)
+    configure(settings.gateway.log_level, as_json=options.json)
     choose_softhsm(settings.token, settings.gateway.state_dir)
     try:
         asyncio.run(_run(settings))

@@ -143,7 +143,7 @@ def _problems(parts: Parts, controls: Mapping[str, DeviceControl]) -> list[Probl
         found.append(Problem(severity=Verdict.ATTENTION, subject="settlement", sentence=sentence))
     found += token_problems(parts.token)
     found += control_problems(parts.control)
-    found += link_problems(parts.link)
+    found += link_problems(parts.link, parts.now.monotonic_s)
     for status in parts.devices:
         found += device_problems(status, controls.get(status.device_id))
     return found
@@ -228,11 +228,12 @@ def token_problems(status: TokenStatus) -> list[Problem]:
     return [Problem(severity=severity, subject="token", sentence=sentence)]
 
 
-def link_problems(status: UplinkStatus | None) -> list[Problem]:
-    """A link that is down: the gateway goes on, and what it measures waits."""
+def link_problems(status: UplinkStatus | None, monotonic_s: float) -> list[Problem]:
+    """A link that is down: the gateway goes on, and what it measures waits. Why it is down stands with the parts."""
     if status is None or status.connected:
         return []
-    sentence = f"{status.detail}; readings wait, stored commands are obeyed"
+    down_s = max(0.0, monotonic_s - status.since_monotonic_s)
+    sentence = f"no link to the platform for {down_s:.0f} s; readings wait, and stored commands are obeyed"
     return [Problem(severity=Verdict.ATTENTION, subject="link", sentence=sentence)]
 
 

@@ -68,6 +68,11 @@ def test_a_secret_in_the_file_is_refused_and_not_repeated(tmp_path: Path) -> Non
         (TOKEN + PV.replace("address", "# address"), "needs `address`"),
         (TOKEN + '[[device]]\nid = "c"\nkind = "charger"\ndriver = "ocpp"\n', "needs `charger_id`"),
         (TOKEN + "[settlement]\nwindow_s = 700\n", "does not divide a day"),
+        (
+            TOKEN + '[ocpp]\nlisten = "0.0.0.0:9000"\n'
+            '[[device]]\nid = "c"\nkind = "charger"\ndriver = "ocpp"\ncharger_id = "C"\n',
+            "pretend to be this charger",
+        ),
         (TOKEN + "x = [", "is not TOML"),
     ],
 )

@@ -128,12 +128,12 @@ def test_a_link_that_is_down_needs_a_look_and_none_at_all_does_not() -> None:
     def status(carrier: Carrier) -> UplinkStatus:
         return UplinkStatus(carrier=carrier, endpoint="p:443", detail="refused", since_monotonic_s=0.0)
 
-    assert overview.link_problems(None) == []
-    assert overview.link_problems(status(Carrier.GATEWAY_LINK)) == []
-    [problem] = overview.link_problems(status(Carrier.NONE))
+    assert overview.link_problems(None, 12.0) == []
+    assert overview.link_problems(status(Carrier.GATEWAY_LINK), 12.0) == []
+    [problem] = overview.link_problems(status(Carrier.NONE), 12.0)
     assert (problem.severity, problem.sentence) == (
         Verdict.ATTENTION,
-        "refused; readings wait, stored commands are obeyed",
+        "no link to the platform for 12 s; readings wait, and stored commands are obeyed",
     )
 
 
