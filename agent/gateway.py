@@ -394,6 +394,7 @@ class Gateway:
                 evidence=self._counts,
                 latest=self._measuring.latest,
                 store_trouble=self._measuring.trouble,
+                trust=self._trust_list(),
                 trust_trouble="" if self._trust is None else self._trust.trouble,
                 settling=self._settling,
                 devices=[device.status() for device in self._site.devices.values()],

@@ -19,7 +19,7 @@ def picture(status: object) -> RenderableType:
     verdict = str(field(status, "verdict"))
     sentence = str(field(status, "safe_mode") or field(status, "sentence"))
     stopped_by = field(status, "stopped_by")
-    if stopped_by:
+    if stopped_by and "STOP" not in sentence:
         sentence = f"STOP was pressed ({stopped_by}). {sentence}"
     colour = _COLOURS.get(verdict, "red")
     parts: list[RenderableType] = [

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
 
 from agent.clock import Instant
-from agent.config import Settings
+from agent.config import Settings, UnsignedCommands
 from agent.control.snapshot import CommandControl, ControlSnapshot, DeviceControl
+from agent.identity.trust import TrustList
 from agent.measure.reading import Reading
 from agent.roads.settling import Settling
 from agent.status import (
@@ -48,6 +51,7 @@ class Parts:
     evidence: EvidenceLine
     latest: Mapping[str, Reading]
     store_trouble: str
+    trust: TrustList | None
     trust_trouble: str
     settling: Settling | None
     devices: Sequence[DeviceStatus]
@@ -108,6 +112,33 @@ def _part_lines(parts: Parts) -> tuple[PartLine, ...]:
             state="not set up" if link is None else link.carrier.value,
             detail="" if link is None else link.detail,
         ),
+        _commands_line(parts),
+    )
+
+
+_UNSIGNED: Final = {
+    UnsignedCommands.REFUSE: "unsigned ones are refused",
+    UnsignedCommands.RESTRICTIVE: "unsigned ones are obeyed where they only restrict",
+    UnsignedCommands.ALL: "UNSIGNED ONES ARE OBEYED",
+}
+
+
+def _commands_line(parts: Parts) -> PartLine:
+    """Whose commands are obeyed here: the auditor's first question."""
+    unsigned = parts.settings.control.unsigned_commands
+    trust = parts.trust
+    if trust is None:
+        detail = "there is no trust list: signed commands cannot be checked and are refused"
+    elif trust.expired(parts.now.wall_us):
+        detail = f"trust list version {trust.version} has expired: only IDLE and CURTAIL are obeyed"
+    else:
+        until = datetime.fromtimestamp(trust.expires_us / 1e6, UTC).date().isoformat()
+        detail = f"trust list version {trust.version} with {len(trust.issuers)} keys, until {until}"
+    return PartLine(
+        name="commands",
+        ok=unsigned is not UnsignedCommands.ALL,
+        state=_UNSIGNED[unsigned],
+        detail=detail if parts.settings.platform is not None else "there is no platform",
     )
 
 

@@ -80,7 +80,7 @@ function show(s) {
   document.title = `${s.name}: ${s.verdict}`;
   $("verdict").className = s.verdict;
   $("name").textContent = s.name;
-  $("sentence").textContent = s.stopped_by ? `STOP was pressed (${s.stopped_by}). ${s.sentence}` : s.safe_mode ? `Safe mode: ${s.safe_mode}` : s.sentence;
+  $("sentence").textContent = s.stopped_by && !s.sentence.includes("STOP") ? `STOP was pressed (${s.stopped_by}). ${s.sentence}` : s.safe_mode ? `Safe mode: ${s.safe_mode}` : s.sentence;
   $("clear").hidden = !s.stopped_by;
   $("stop").hidden = !!s.stopped_by;
   tiles(s);

@@ -177,6 +177,7 @@ def parts(**changes: object) -> Parts:
         evidence=EvidenceLine(readings=1, queued=0, sealed=1, acknowledged=1, batches_waiting=0),
         latest={"pv-1": reading(1)},
         store_trouble="",
+        trust=None,
         trust_trouble="",
         settling=None,
         devices=[ONLINE],
@@ -225,3 +226,32 @@ def test_a_store_that_fails_is_no_part_that_is_well() -> None:
     for failing in (parts(store_trouble="full"), parts(control=replace(CONTROL, store_trouble="full"))):
         [store] = [part for part in overview.snapshot(failing).parts if part.name == "store"]
         assert (store.ok, store.detail) == (False, "full")
+
+
+def test_the_page_says_whose_commands_are_obeyed() -> None:
+    device = {"id": "pv-1", "kind": "pv", "driver": "sunspec", "address": "tcp://inverter:502"}
+    platform = {
+        "endpoints": ["p:443"],
+        "ca_file": "a",
+        "certificate_file": "b",
+        "platform_key_file": "c",
+        "trust_root_file": "d",
+        "trust_list_file": "e",
+    }
+
+    def said(unsigned: str) -> tuple[bool, str, str]:
+        settings = Settings.model_validate(
+            {
+                "token": {"label": "t"},
+                "device": [device],
+                "platform": platform,
+                "control": {"unsigned_commands": unsigned},
+            }
+        )
+        line = next(part for part in overview.snapshot(parts(settings=settings)).parts if part.name == "commands")
+        return line.ok, line.state, line.detail
+
+    assert said("restrictive")[:2] == (True, "unsigned ones are obeyed where they only restrict")
+    assert said("refuse")[:2] == (True, "unsigned ones are refused")
+    assert said("all")[:2] == (False, "UNSIGNED ONES ARE OBEYED")
+    assert "no trust list" in said("refuse")[2]
