@@ -94,7 +94,9 @@ class ChargerSession:
             await self.dropped.over()
             made = self.connections
             try:
-                await self._connect_and_serve()
+                # A task of its own: the cancellation count that a TaskGroup leaves behind before Python 3.13
+                # (python/cpython#116720) would turn the next time-out of this one into a cancellation.
+                await asyncio.create_task(self._connect_and_serve())
             except* (OSError, WebSocketException, _SessionEndedError) as lost:
                 causes = "; ".join(f"{type(error).__name__}: {error}"[:200] for error in lost.exceptions)
                 _log.info("connection_lost", charger=self.charger.settings.charger_id, causes=causes)
