@@ -94,8 +94,8 @@ class ChargerSession:
             await self.dropped.over()
             made = self.connections
             try:
-                # A task of its own: the cancellation count that a TaskGroup leaves behind before Python 3.13
-                # (python/cpython#116720) would turn the next time-out of this one into a cancellation.
+                # A task of its own: before Python 3.13 a TaskGroup that fails leaves a cancellation count behind
+                # (python/cpython#116720), which would turn the next time-out of this task into a cancellation.
                 await asyncio.create_task(self._connect_and_serve())
             except* (OSError, WebSocketException, _SessionEndedError) as lost:
                 causes = "; ".join(f"{type(error).__name__}: {error}"[:200] for error in lost.exceptions)
@@ -103,12 +103,21 @@ class ChargerSession:
             finally:
                 self._socket = None
                 self.charger.connection_lost()
+            if self._ending():
+                # The same fault loses the cancellation where the connection fails in the moment in which it comes.
+                raise asyncio.CancelledError
             if self.charger.reboot_wanted:
                 await asyncio.sleep(BOOT_S)
                 self.charger.rebooted()
                 self._boot_reason = "RemoteReset"
             back_off_s = FIRST_BACK_OFF_S if self.connections > made else min(LONGEST_BACK_OFF_S, 2 * back_off_s)
             await asyncio.sleep(back_off_s * self._random.uniform(0.5, 1.0))
+
+    @staticmethod
+    def _ending() -> bool:
+        """Whether our own task was cancelled, whatever became of the CancelledError."""
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > 0
 
     async def _connect_and_serve(self) -> None:
         settings = self.charger.settings
