@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from agent.cli.client import SOCKET_NAME
 from agent.evidence.batch import KeyProtection
+from agent.evidence.bundle import BundleHead
 from agent.evidence.seal import SealPolicy
 from agent.identity.did import did_of
 from agent.identity.purposes import EVIDENCE_KEY
@@ -252,3 +254,39 @@ def test_a_scan_of_nobody_names_the_place_and_fails() -> None:
     [line] = json.loads(done.stdout)
     assert (done.returncode, line["address"], line["kind"]) == (1, "tcp://127.0.0.1:1", None)
     assert line["problem"]
+
+
+def test_a_file_cannot_speak_to_the_terminal_of_its_auditor(tmp_path: Path) -> None:
+    """Evidence comes from strangers: what it says of itself is shown, and moves no cursor and sets no title."""
+    file = tmp_path / "evil.bundle"
+    file.write_bytes(BundleHead("did:\x1b]0;owned\x07\x1b[2J\x9b1m", ()).encode())
+    done = command("verify", file)
+    assert done.returncode == 1
+    assert "owned" in done.stderr
+    assert all(letter.isprintable() or letter == "\n" for letter in done.stdout + done.stderr)
+
+
+def test_what_the_agent_makes_is_for_its_user_alone(config: Path, tmp_path: Path) -> None:
+    """Also where it is started by hand, with a umask that lets others in."""
+    arguments = [sys.executable, "-m", "agent.cli.main", "run", "--config", str(config)]
+    agent = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.DEVNULL, umask=0)
+    try:
+        deadline_s = time.monotonic() + PATIENCE_S
+        while not (tmp_path / "state" / SOCKET_NAME).exists() and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+        assert command("stop", "--config", config).returncode == 0
+        made = {path.name: path.stat().st_mode & 0o077 for path in (tmp_path / "state").rglob("*")}
+    finally:
+        agent.terminate()
+        agent.wait(PATIENCE_S)
+    assert {SOCKET_NAME, "evidence.db"} <= made.keys()
+    assert {name for name, others in made.items() if others and name != "STOP"} == set()
+
+
+async def test_an_export_is_for_its_owner_alone(config: Path, tmp_path: Path) -> None:
+    """It says when somebody is at home. Whom to give it is the owner's to decide."""
+    async with await Store.open(tmp_path / "state"):
+        pass
+    out = tmp_path / "evidence.bundle"
+    assert command("export", out, "--config", config).returncode == 0
+    assert out.stat().st_mode & 0o777 == 0o600

@@ -256,13 +256,13 @@ async def test_no_batch_exceeds_its_leaves(store: Store) -> None:
 
 async def test_no_batch_exceeds_its_bytes(store: Store) -> None:
     bench = Bench(store, SoftwareSigner())
-    await bench.desk.put([alarm("x" * 60_000) for _ in range(40)])
+    await bench.desk.put([alarm("x" * 4_000) for _ in range(600)])
     async with running(bench.sealer.run()):
-        await bench.sealed(40)
+        await bench.sealed(600)
     stored = await store.batches(1, 10)
     assert len(stored) == 3
     assert max(len(b.encoded) for b in stored) <= MAX_BATCH_BYTES
-    assert sum(map(len, await bench.batches())) == 40
+    assert sum(map(len, await bench.batches())) == 600
 
 
 async def test_two_sealings_at_once_never_sign_one_number_twice(store: Store) -> None:

@@ -293,7 +293,7 @@ def export(
             head = BundleHead(did_of(pin) if pin else "", (pin,) if pin else ())
             written = 0
             bar = Progress(SpinnerColumn(), TextColumn("{task.description}"), console=errors, transient=True)
-            with out.open("wb") as file, bar:
+            with evidence.private_file(out) as file, bar:
                 task = bar.add_task("batches")
                 async for written in evidence.export_batches(store, file, head):
                     bar.update(task, description=f"{written} batches")
@@ -334,6 +334,7 @@ def verify(
                 "last_number": found.last_number,
                 "first_us": found.first_us,
                 "last_us": found.last_us,
+                "incarnations": found.incarnations,
                 "chain_break": None if found.chain_break is None else found.chain_break.why,
                 "contradictions": found.contradictions,
             }
@@ -345,10 +346,16 @@ def verify(
             console.print(f"[red]The chain breaks:[/] {escape(plain(found.chain_break.why))}", highlight=False)
         for subject in found.contradictions:
             console.print(f"[red]Two contents under one identity:[/] {escape(plain(subject))}", highlight=False)
+        if len(found.incarnations) > 1:
+            lives = ", ".join(map(str, found.incarnations))
+            text = f"It has incarnations {lives}: the gateway's store was lost or a backup restored. Ask its owner why."
+            console.print(text, style="yellow", highlight=False, soft_wrap=True)
         if found.holds:
-            console.print(f"All of it was signed by {found.gateway_id},", highlight=False, soft_wrap=True)
+            signer = escape(plain(found.gateway_id))
+            console.print(f"All of it was signed by {signer},", highlight=False, soft_wrap=True)
             console.print(
-                f"in one unbroken chain of batches {found.first_number} to {found.last_number}."
+                f"in one unbroken chain of batches {found.first_number} to {found.last_number}"
+                + (" of the last incarnation." if len(found.incarnations) > 1 else ".")
                 if found.batches
                 else "There is nothing in it."
             )

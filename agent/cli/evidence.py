@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from agent.evidence.cose import VerifyKey
 from agent.evidence.errors import EvidenceError, MalformedError
 from agent.evidence.statements import kind_of
 from agent.evidence.verify import ChainBreak, TrustedKey, VerifiedBatch, Verifier, Witness
-from agent.identity.did import key_of_did
+from agent.identity.did import did_of, key_of_did
 from agent.identity.errors import IdentityError
 from agent.identity.keys import verify_key_from_pem
 from agent.store import Reader
@@ -38,6 +39,8 @@ class Findings:
     last_number: int | None
     first_us: int | None
     last_us: int | None
+    incarnations: tuple[int, ...]
+    """Lives of the gateway's store, in order. More than one is no break, but somebody must be able to explain it."""
     chain_break: ChainBreak | None
     contradictions: tuple[str, ...]
 
@@ -45,6 +48,14 @@ class Findings:
     def holds(self) -> bool:
         """Everything verified, in one unbroken chain, without contradictions."""
         return self.chain_break is None and not self.contradictions
+
+
+def private_file(path: Path) -> BinaryIO:
+    """A file to write evidence to. Readings say when somebody is at home: whom to show them is for the owner to decide.
+
+    Raises OSError.
+    """
+    return open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 async def export_batches(store: Reader, file: BinaryIO, head: BundleHead) -> AsyncIterator[int]:
@@ -81,7 +92,21 @@ def trusted_keys(head: BundleHead, gateway: str | None, key_files: Iterable[Path
             "name whom you trust: --gateway did:key:... (shown by v2g-gateway status), or --key FILE.pem; "
             f"the file itself says that it is from {head.gateway_id[:80]}"
         )
+    if gateway is None and head.gateway_id not in map(_name_of, keys):
+        # A key vouches for its own gateway. That it belongs to another one only its enrolment can say.
+        raise VerifyError(
+            f"the file is about {head.gateway_id[:80]}, which none of these keys is: name that gateway too with "
+            "--gateway, if you know it as enrolled with this key"
+        )
     return [TrustedKey(head.gateway_id, key) for key in keys]
+
+
+def _name_of(key: VerifyKey) -> str | None:
+    """The did:key of a key; None for kinds that have none."""
+    try:
+        return did_of(key.public_key_der)
+    except IdentityError:
+        return None
 
 
 def verify_file(file: BinaryIO, gateway: str | None, key_files: Iterable[Path]) -> Findings:
@@ -94,6 +119,7 @@ def verify_file(file: BinaryIO, gateway: str | None, key_files: Iterable[Path]) 
     first: VerifiedBatch | None = None
     last: VerifiedBatch | None = None
     chain_break: ChainBreak | None = None
+    incarnations: dict[int, None] = {}
     count = 0
     for count, encoded in enumerate(encoded_batches, start=1):
         try:
@@ -106,6 +132,7 @@ def verify_file(file: BinaryIO, gateway: str | None, key_files: Iterable[Path]) 
         contradictions.extend(found.subject for found in witness.see_batch(batch))
         if chain_break is None:
             chain_break = verify.first_break([batch], after=None if last is None else last.position)
+        incarnations.setdefault(batch.identity.incarnation)
         first, last = first or batch, batch
     return Findings(
         gateway_id=head.gateway_id,
@@ -115,6 +142,7 @@ def verify_file(file: BinaryIO, gateway: str | None, key_files: Iterable[Path]) 
         last_number=None if last is None else last.identity.number,
         first_us=None if first is None else first.sealing.sealed_at_us,
         last_us=None if last is None else last.sealing.sealed_at_us,
+        incarnations=tuple(incarnations),
         chain_break=chain_break,
         contradictions=tuple(contradictions),
     )

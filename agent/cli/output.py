@@ -26,7 +26,9 @@ def fail(message: str, *, code: int = 1, as_json: bool = False) -> NoReturn:
     if as_json:
         emit_json({"ok": False, "error": message})
     else:
-        errors.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+        # Line by line: a configuration has one line for each of its faults.
+        shown = "\n".join(plain(line) for line in message.split("\n"))
+        errors.print(f"[bold red]error:[/] {escape(shown)}", soft_wrap=True, highlight=False)
     raise typer.Exit(code)
 
 

@@ -11,14 +11,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
-import cbor2
-
 from agent.evidence import cbor
 from agent.evidence.batch import MAX_BATCH_BYTES
 from agent.evidence.errors import MalformedError
 
 MAGIC: Final = "v2g-gateway/bundle"
 VERSION: Final = 1
+MAX_HEAD_BYTES: Final = 64 * 1024
+
+# Of the first byte of a CBOR item (RFC 8949 section 3).
+_BYTE_STRING: Final = 2
+_SHORT: Final = 23
+_LONGEST_HEAD: Final = 27
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,36 +47,36 @@ def read_bundle(file: BinaryIO) -> tuple[BundleHead, Iterator[bytes]]:
 
     Raises MalformedError, also while iterating.
     """
-    head = _next_item(file, "the head of the bundle")
-    match head:
+    what = "the head of the bundle"
+    start = file.tell()
+    value, size = cbor.decode_first(file.read(MAX_HEAD_BYTES), what=what)
+    file.seek(start + size)
+    match value:
         case [str(magic), int(version), str(gateway_id), list(keys)] if magic == MAGIC and version == VERSION:
             if all(isinstance(key, bytes) for key in keys):
-                return BundleHead(gateway_id, tuple(keys)), _batches(file)
+                return BundleHead(gateway_id, tuple(key for key in keys if isinstance(key, bytes))), _batches(file)
     raise MalformedError(f"not a bundle: it does not begin with [{MAGIC!r}, {VERSION}, ...]")
 
 
 def _batches(file: BinaryIO) -> Iterator[bytes]:
     place = 0
-    while _more(file):
+    while first := file.read(1):
         place += 1
-        item = _next_item(file, f"batch {place} of the bundle")
-        if not isinstance(item, bytes) or len(item) > MAX_BATCH_BYTES:
-            raise MalformedError(f"batch {place} of the bundle is not a byte string of at most {MAX_BATCH_BYTES}")
-        yield item
+        yield _byte_string(file, first, f"batch {place} of the bundle")
 
 
-def _more(file: BinaryIO) -> bool:
-    here = file.tell()
-    more = bool(file.read(1))
-    file.seek(here)
-    return more
-
-
-def _next_item(file: BinaryIO, what: str) -> object:
-    try:
-        item: object = cbor2.CBORDecoder(file).decode()
-    except cbor2.CBORDecodeEOF as error:
-        raise MalformedError(f"{what}: the file ends in the middle of it") from error
-    except (cbor2.CBORError, ValueError, RecursionError, MemoryError, OverflowError) as error:
-        raise MalformedError(f"{what}: {str(error)[:120]}") from error
+def _byte_string(file: BinaryIO, first: bytes, what: str) -> bytes:
+    """The byte string whose head begins with `first`; its length is judged before it is read."""
+    argument = first[0] & 0x1F
+    if first[0] >> 5 != _BYTE_STRING or argument > _LONGEST_HEAD:
+        raise MalformedError(f"{what} is not a byte string of at most {MAX_BATCH_BYTES}")
+    more = file.read(1 << (argument - 24)) if argument > _SHORT else b""
+    length = int.from_bytes(more) if argument > _SHORT else argument
+    if length > MAX_BATCH_BYTES:
+        raise MalformedError(f"{what} is not a byte string of at most {MAX_BATCH_BYTES}")
+    content = file.read(length)
+    if len(content) < length:
+        raise MalformedError(f"{what}: the file ends in the middle of it")
+    item = cbor.decode(first + more + content, what=what, most_bytes=MAX_BATCH_BYTES + 9)
+    assert isinstance(item, bytes)
     return item

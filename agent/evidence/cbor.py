@@ -36,14 +36,19 @@ def decode(encoded: bytes, *, what: str, most_bytes: int = 1 << 20) -> Value:
     """
     if len(encoded) > most_bytes:
         raise MalformedError(f"{what}: {len(encoded)} bytes, at most {most_bytes} are allowed")
-    try:
-        value, end = _read(encoded, 0, MAX_DEPTH)
-    except (ValueError, IndexError) as error:
-        reason = "ends in the middle of a value" if isinstance(error, IndexError) else str(error)
-        raise MalformedError(f"{what}: not deterministic CBOR of this format: {reason[:120]}") from error
+    value, end = decode_first(encoded, what=what)
     if end != len(encoded):
         raise MalformedError(f"{what}: {len(encoded) - end} bytes follow the value")
     return value
+
+
+def decode_first(encoded: bytes, *, what: str) -> tuple[Value, int]:
+    """The value at the start of these bytes, and how many of them it takes. Raises MalformedError as `decode`."""
+    try:
+        return _read(encoded, 0, MAX_DEPTH)
+    except (ValueError, IndexError) as error:
+        reason = "ends in the middle of a value" if isinstance(error, IndexError) else str(error)
+        raise MalformedError(f"{what}: not deterministic CBOR of this format: {reason[:120]}") from error
 
 
 def _read(data: bytes, at: int, depth: int) -> tuple[Value, int]:

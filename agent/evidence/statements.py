@@ -19,6 +19,8 @@ from agent.measure.reading import Quality, Reading
 from drivers.device import ValueSource
 
 MAX_STATEMENT_BYTES: Final = 64 * 1024
+MAX_WORDS: Final = 4096
+"""Characters of a text for a person: what is longer is cut."""
 
 
 class Kind(IntEnum):
@@ -195,7 +197,7 @@ def _fields(s: Statement) -> cbor.Value:
         case CommandReceipt():
             return [
                 int(Kind.COMMAND_RECEIPT), VERSION, s.command_hash, s.command_id, int(s.state), s.timestamp_us,
-                s.reason, s.delivered_energy_wh,
+                _words(s.reason), s.delivered_energy_wh,
             ]  # fmt: skip
         case SettlementWindow():
             return [
@@ -210,10 +212,19 @@ def _fields(s: Statement) -> cbor.Value:
                 s.software_digest, s.metrology_digest,
             ]  # fmt: skip
         case Alarm():
-            return [int(Kind.ALARM), VERSION, s.timestamp_us, int(s.severity), s.code, s.subject, s.text]
+            subject, text = _words(s.subject), _words(s.text)
+            return [int(Kind.ALARM), VERSION, s.timestamp_us, int(s.severity), s.code, subject, text]
         case MeteringTree():
             points: list[cbor.Value] = [[p.device_id, p.parent_id, p.settled] for p in s.points]
             return [int(Kind.METERING_TREE), VERSION, s.timestamp_us, points]
+
+
+def _words(text: str) -> str:
+    """Text for a person, as it can be stored and verified: cut, and half characters (undecoded bytes) as "?".
+
+    Words come from faults and peers, and one statement that cannot be encoded or read again would hold up all others.
+    """
+    return text[:MAX_WORDS].encode("utf-8", "replace").decode("utf-8")
 
 
 def decode(encoded: bytes) -> Statement:

@@ -167,6 +167,27 @@ def test_what_is_no_identifier_of_a_gateway_is_refused() -> None:
         verify_file(BytesIO(GOOD), "did:web:example.org", [])
 
 
+def test_another_life_of_the_store_is_no_break_and_is_told() -> None:
+    after = [*CHAIN, sealed(1, None, ALARM, incarnation=2)]
+    found = verify_file(BytesIO(bundle(after)), GATEWAY, [])
+    assert found.holds
+    assert found.incarnations == (1, 2)
+    assert verify_file(BytesIO(GOOD), GATEWAY, []).incarnations == (1,)
+
+
+def test_a_key_file_alone_speaks_for_no_gateway_but_its_own(tmp_path: Path) -> None:
+    """Else one gateway's key would vouch for what a file says of another gateway."""
+    key = tmp_path / "key.pem"
+    public = load_der_public_key(KEY.public_key_der)
+    key.write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    other = did_of(STRANGER.public_key_der)
+    forged = bundle([sealed(1, None, ALARM, gateway_id=other)], other)
+    with pytest.raises(VerifyError, match="--gateway"):
+        verify_file(BytesIO(forged), None, [key])
+    # Who says that this gateway was enrolled with that key may trust it.
+    assert verify_file(BytesIO(forged), other, [key]).holds
+
+
 def test_a_key_file_is_trusted_and_one_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     def pem(name: str, key: SoftwareSigner) -> Path:
         content = load_der_public_key(key.public_key_der).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
@@ -174,7 +195,7 @@ def test_a_key_file_is_trusted_and_one_that_cannot_be_read_is_named(tmp_path: Pa
         return tmp_path / name
 
     assert verify_file(BytesIO(GOOD), None, [pem("good.pem", KEY)]).holds
-    with pytest.raises(SignatureError):
+    with pytest.raises(VerifyError, match="none of these keys"):
         verify_file(BytesIO(GOOD), None, [pem("stranger.pem", STRANGER)])
     with pytest.raises(VerifyError, match=r"none\.pem"):
         verify_file(BytesIO(GOOD), None, [tmp_path / "none.pem"])

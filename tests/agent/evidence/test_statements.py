@@ -80,7 +80,7 @@ def test_one_changed_byte_is_another_statement_or_an_error(data: st.DataObject) 
 
 def test_a_statement_longer_than_64_kib_is_refused() -> None:
     alarm = Alarm(
-        timestamp_us=0, severity=Severity.INFO, code="a", subject="b", text="x" * statements.MAX_STATEMENT_BYTES
+        timestamp_us=0, severity=Severity.INFO, text="a", subject="b", code="x" * statements.MAX_STATEMENT_BYTES
     )
     with pytest.raises(MalformedError, match="at most"):
         statements.decode(statements.encode(alarm))
@@ -111,3 +111,21 @@ def test_the_numbers_of_the_format_stay() -> None:
     assert [state.value for state in CommandState if state.final] == [10, 11, 12, 13, 14]
     assert [quality.value for quality in ClockQuality] == [0, 1, 2]
     assert [source.value for source in ValueSource] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("words", ["half a character \ud800", "bytes of a header \udcff\udcfe", "x" * 100_000])
+def test_words_for_a_person_never_make_a_statement_that_cannot_be_stored_or_verified(words: str) -> None:
+    """Words come from faults and peers. One that no verifier can read would hold up every batch behind it."""
+    alarm = Alarm(timestamp_us=1, severity=Severity.INFO, code="c", subject=words, text=words)
+    receipt = statements.CommandReceipt(
+        command_hash=bytes(32),
+        command_id="c",
+        state=CommandState.REJECTED,
+        timestamp_us=1,
+        reason=words,
+        delivered_energy_wh=None,
+    )
+    for statement in (alarm, receipt):
+        encoded = statements.encode(statement)
+        assert len(encoded) <= statements.MAX_STATEMENT_BYTES
+        assert statements.encode(statements.decode(encoded)) == encoded
