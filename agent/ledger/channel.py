@@ -89,6 +89,10 @@ class Channel:
     established: bool = False
     """The platform has answered since this start of the agent."""
     frozen_because: str = ""
+    refused: bool = False
+    """The platform refused the newest state: nothing is proposed until another window closes."""
+    alerted: tuple[int, frozenset[str]] = (0, frozenset())
+    """A version, and the codes of the alerts that were raised while it was the highest: one of each is enough."""
 
 
 Outcome: TypeAlias = "tuple[Channel, list[Output]]"
@@ -103,9 +107,12 @@ def start(
     newest: ChannelRow | None,
     countersigned: ChannelRow | None,
     waiting: Sequence[bytes],
+    conflicts: Sequence[bytes] = (),
 ) -> Channel:
     """The channel as the store has it: its newest row, its newest COUNTERSIGNED row, window statements not settled.
 
+    `conflicts`: what Keep has given to be kept. With one of this channel it is frozen from the start: a platform that
+    once showed our other history must not get a second one by denying it after a restart.
     Raises LedgerError when what is stored does not hold together.
     """
     settled = None if countersigned is None else decode_signed(countersigned.encoded)
@@ -120,6 +127,9 @@ def start(
         waiting=tuple(windows),
         version=0 if newest is None else newest.version,
     )
+    for kept in map(decode_signed, conflicts):
+        if kept.state.channel_id == terms.channel_id:
+            return replace(channel, phase=Phase.FROZEN, frozen_because=_foreign(kept, "is signed by us, too"))
     if newest is None or newest.stage is Stage.COUNTERSIGNED:
         return channel
     current = decode_signed(newest.encoded)
@@ -132,9 +142,20 @@ def step(channel: Channel, happened: Input) -> Outcome:
         raise LedgerError(f"channel of {channel.terms.device_id}: nothing was asked for version {happened.version}")
     handler = _ANYWHERE.get(type(happened)) or _TABLE[channel.phase].get(type(happened))
     if handler is not None:
-        return handler(channel, happened)
+        return _alerted_once(*handler(channel, happened))
     # A late or repeated report or message. What matters of it comes again with the next Retry or question.
     return channel, []
+
+
+def _alerted_once(channel: Channel, outputs: list[Output]) -> Outcome:
+    """Without the alerts that were raised before about this version: each is signed, stored and sent, and a peer that
+    lies again and again must not fill the disk with them."""
+    version, codes = channel.alerted
+    if version != channel.version:
+        codes = frozenset()
+    kept = [output for output in outputs if not (isinstance(output, Alert) and output.code in codes)]
+    codes |= {output.code for output in kept if isinstance(output, Alert)}
+    return replace(channel, alerted=(channel.version, codes)), kept
 
 
 def _window_closed(channel: Channel, happened: WindowClosed) -> Outcome:
@@ -145,12 +166,12 @@ def _window_closed(channel: Channel, happened: WindowClosed) -> Outcome:
     end_us = channel.waiting[-1].window.window_end_us if channel.waiting else settled_until_us
     if window.window.window_start_us < end_us:
         raise LedgerError(f"window of {channel.terms.device_id} at {window.window.window_start_us} overlaps another")
-    return _propose(replace(channel, waiting=(*channel.waiting, window)))
+    return _propose(replace(channel, waiting=(*channel.waiting, window), refused=False))
 
 
 def _propose(channel: Channel) -> Outcome:
     """Begin the next state where nothing is under way and there is something to settle."""
-    if channel.phase is not Phase.RESTING or not channel.established or not channel.waiting:
+    if channel.phase is not Phase.RESTING or not channel.established or not channel.waiting or channel.refused:
         return channel, []
     version = channel.version + 1
     state = successor(
@@ -249,7 +270,7 @@ def _refused(channel: Channel, happened: Refusal) -> Outcome:
         return channel, []
     # The version is spent. Its windows go into the next state, which the next closing window begins.
     alert = Alert("channel.refused", f"{state}: the platform refused: {happened.reason[:200]}")
-    return replace(channel, phase=Phase.RESTING, current=None), [alert]
+    return replace(channel, phase=Phase.RESTING, current=None, refused=True), [alert]
 
 
 def _link_up(channel: Channel, happened: LinkUp) -> Outcome:
@@ -283,9 +304,14 @@ def _reestablish(channel: Channel, happened: Reestablish) -> Outcome:
             return channel, [Alert("channel.bad_answer", f"the platform presents a state that is not ours: {error}")]
         if (held.state.version, held.state.incarnation) != (happened.version, happened.incarnation):
             return channel, [Alert("channel.bad_answer", "the platform's answer names another state than it presents")]
-    if channel.phase is Phase.FROZEN:
-        return channel, []
+        if not held.state.has_terms(channel.terms):
+            # Our key may have signed it, under other terms: that is another channel, with versions of its own.
+            return channel, [Alert("channel.bad_answer", f"{held.state}: the platform presents another channel")]
     settled = channel.settled
+    if channel.phase is Phase.FROZEN:
+        # Kept again, for the store may have failed when it was first seen; the same name, so the same note.
+        ours = [known.state.digest for known in (settled, channel.current) if known is not None]
+        return channel, [] if held is None or held.state.digest in ours else [_kept(held)]
     if held is None or (settled is not None and held.state.version < settled.state.version):
         if settled is None:
             return _resume(channel)
@@ -314,9 +340,17 @@ def _resume(channel: Channel) -> Outcome:
 
 
 def _freeze(channel: Channel, held: SignedState, code: str, why: str) -> Outcome:
-    text = f"{held.state}: {why}, and this store does not know it; was a backup restored, or a card cloned?"
+    text = _foreign(held, why)
     channel = replace(channel, phase=Phase.FROZEN, in_step=True, frozen_because=text)
-    return channel, [Keep(f"conflict/{held.state.digest.hex()}", held.encode()), Alert(code, text)]
+    return channel, [_kept(held), Alert(code, text)]
+
+
+def _kept(held: SignedState) -> Keep:
+    return Keep(f"conflict/{held.state.digest.hex()}", held.encode())
+
+
+def _foreign(held: SignedState, why: str) -> str:
+    return f"{held.state}: {why}, and this store does not know it; was a backup restored, or a card cloned?"
 
 
 def _current(channel: Channel) -> SignedState:

@@ -20,6 +20,8 @@ from agent.evidence.statements import SettlementWindow
 from agent.ledger.errors import LedgerError
 from agent.measure.reading import Quality, Reading
 
+MOST_COMMAND_HASHES: Final = 1024
+"""In one window statement, so that it stays below the most that a statement may have."""
 MOST_DUE: Final = 96
 """Windows closed in one go after an outage; the caller asks again."""
 _PROGRESS_VERSION: Final = 1
@@ -89,7 +91,8 @@ def due(progress: Progress, now: Instant, *, window_us: int, settle_us: int, mos
     if now.quality is ClockQuality.UNTRUSTED:
         return []
     first_us = progress.closed_until_us - progress.closed_until_us % window_us + window_us
-    return list(range(first_us, now.wall_us - settle_us + 1, window_us))[:most]
+    # Cut before it is made: after a leap of time there would be more than memory holds.
+    return list(range(first_us, now.wall_us - settle_us + 1, window_us)[:most])
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +118,8 @@ def close_window(
     `readings`: the device's with sequences above `progress.last_sequence`, each with its statement bytes, in order;
     more than belong to the window are welcome, those that it must not take are left. `tolerance_us`: how far the last
     reading may be from a boundary before the energy counts as estimated, about two telemetry periods.
-    `command_hashes`: commands that were in force for the device. Raises LedgerError when readings are out of order.
+    `command_hashes`: commands that were in force for the device, in order; the first MOST_COMMAND_HASHES are named.
+    Raises LedgerError when readings are out of order.
     """
     start_us = progress.closed_until_us
     if end_us <= start_us:
@@ -146,7 +150,7 @@ def close_window(
         readings_root=merkle.root([merkle.leaf_hash(encoded) for _, encoded in taken]),
         meter_epoch=0 if energy.standing is None else energy.standing.meter_epoch,
         quality=quality,
-        command_hashes=tuple(command_hashes),
+        command_hashes=tuple(command_hashes[:MOST_COMMAND_HASHES]),
     )
     last = sequences[-1] if sequences else progress.last_sequence
     return Closed(window, Progress(end_us, last, energy.standing))

@@ -39,9 +39,10 @@ class Kept:
 
     rows: list[ChannelRow] = field(default_factory=list)
     waiting: list[bytes] = field(default_factory=list)
+    conflicts: list[bytes] = field(default_factory=list)
 
     def copy(self) -> Kept:
-        return Kept(list(self.rows), list(self.waiting))
+        return Kept(list(self.rows), list(self.waiting), list(self.conflicts))
 
     def newest(self, stage: Stage | None = None) -> ChannelRow | None:
         rows = [row for row in self.rows if stage is None or row.stage == stage]
@@ -125,6 +126,7 @@ class Bench:
             newest=self.kept.newest(),
             countersigned=self.kept.newest(Stage.COUNTERSIGNED),
             waiting=self.kept.waiting,
+            conflicts=self.kept.conflicts,
         )
 
     def feed(self, happened: Input) -> None:
@@ -166,8 +168,9 @@ class Bench:
                     assert stored, "released before the signature was committed"
                     self.released.setdefault(state.order, set()).add(state.digest)
                 self.link.append((True, message))
-            case Keep(name, _):
+            case Keep(name, encoded):
                 self.conflicts.append(name)
+                self.kept.conflicts.append(encoded)
             case Alert(code, _):
                 self.alerts.append(code)
 

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from agent.clock import ClockQuality, Instant
 from agent.evidence import merkle, statements
 from agent.ledger.errors import LedgerError
-from agent.ledger.window import Closed, Progress, Standing, close_window, decode_progress, due, first_progress
+from agent.ledger.window import (
+    MOST_COMMAND_HASHES,
+    MOST_DUE,
+    Closed,
+    Progress,
+    Standing,
+    close_window,
+    decode_progress,
+    due,
+    first_progress,
+)
 from agent.measure.reading import Quality, Reading
 from drivers.device import ValueSource
 
@@ -56,6 +66,11 @@ def close(progress: Progress, readings: list[Reading], end_us: int = START_US + 
 
 
 OPEN = Progress(START_US, 0, Standing(START_US, 1, 5_000_999, 700))
+
+
+def test_a_leap_of_time_makes_no_list_of_all_the_windows_in_it() -> None:
+    leap = Instant(2**53, 0.0, ClockQuality.SYNCED, 0)
+    assert len(due(Progress(START_US), leap, window_us=5, settle_us=0)) == MOST_DUE
 
 
 def test_energy_is_the_difference_of_whole_register_wh_at_the_boundaries() -> None:
@@ -238,3 +253,19 @@ def test_progress_is_read_back_as_it_was_kept(progress: Progress) -> None:
 def test_damaged_progress_is_refused(damaged: bytes) -> None:
     with pytest.raises(LedgerError, match="window progress"):
         decode_progress(damaged)
+
+
+def test_a_window_with_any_number_of_commands_can_be_verified() -> None:
+    """Else one window would hold up every batch behind it, for ever."""
+    hashes = [number.to_bytes(32) for number in range(5000)]
+    closed = close_window(
+        Progress(START_US),
+        [],
+        device_id="pv-1",
+        incarnation=1,
+        end_us=START_US + WINDOW_US,
+        tolerance_us=S,
+        command_hashes=hashes,
+    )
+    assert statements.decode(statements.encode(closed.window)) == closed.window
+    assert closed.window.command_hashes == tuple(hashes[:MOST_COMMAND_HASHES])
