@@ -9,7 +9,9 @@ from grpc import aio
 
 from agent.uplink.errors import UplinkError
 
-MOST_RECEIVE_BYTES: Final = 4 << 20
+MOST_RECEIVE_BYTES: Final = 256 << 10
+"""Of one message. The largest that this contract has is a command with an authorization of 32 KiB; commands that cannot
+be judged yet are held, and a hundred of grpc's 4 MiB would be all our memory."""
 
 
 def open_channel(
@@ -42,10 +44,15 @@ def is_status(error: BaseException, code: grpc.StatusCode) -> bool:
 def describe(error: BaseException) -> str:
     """One sentence, safe to show: what a peer wrote is cut and escaped."""
     if isinstance(error, aio.AioRpcError):
-        details = (error.details() or "").encode("unicode_escape").decode("ascii")
+        details = escaped(error.details() or "")
         # grpc wraps the cause in several layers; the innermost one says what a person can act on.
         cause = details.rsplit("last error: ", 1)[-1]
         return f"{error.code().name}: {cause[:240]}"
     if isinstance(error, UplinkError):
         return str(error)
     return f"{type(error).__name__}: {str(error)[:240]}"
+
+
+def escaped(words: str) -> str:
+    """What a peer wrote, as ASCII that moves no terminal and breaks no line."""
+    return words.encode("unicode_escape").decode("ascii")

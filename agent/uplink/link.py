@@ -11,7 +11,7 @@ import grpc
 import structlog
 from grpc import aio
 
-from agent.uplink.channel import describe, is_status
+from agent.uplink.channel import describe, escaped, is_status
 from agent.uplink.errors import LinkDownError, UplinkError
 from agent.uplink.listener import Listener
 from agent.uplink.outbox import Outbox
@@ -107,7 +107,7 @@ class GatewayLinkCall:
             code, details = await self._call.code(), await self._call.details()
             if code is grpc.StatusCode.UNIMPLEMENTED:
                 raise NotOfferedError("the platform does not offer GatewayLink") from None
-            raise LinkDownError(f"{code.name}: {(details or 'the platform ended the link')[:240]}") from None
+            raise LinkDownError(f"{code.name}: {escaped(details or 'the platform ended the link')[:240]}") from None
 
     async def _read(self) -> None:
         while True:

@@ -25,6 +25,10 @@ MOST_BYTES_IN_FLIGHT: Final = 4 << 20
 """Enough to fill a slow mobile link with a long round trip; little enough to hold in memory and to send again."""
 WITNESS_ROUND_TRIP_S: Final = 5.0
 """An acknowledgement that took longer says too little about the present time."""
+LEAST_TIME_US: Final = 1_735_689_600_000_000
+"""2025-01-01, before there was any gateway."""
+MOST_TIME_US: Final = 2**53
+"""Year 2255, the end of time of commands. Beyond int64 no reading could be stored, and the floor of time would stay."""
 
 
 class State(Enum):
@@ -249,7 +253,7 @@ class Session:
         fit = (
             sent is not None
             and now_s - sent.sent_s <= WITNESS_ROUND_TRIP_S
-            and seen.platform_time_us >= self.latest_platform_time_us
+            and max(self.latest_platform_time_us, LEAST_TIME_US) <= seen.platform_time_us < MOST_TIME_US
         )
         if fit:
             self.latest_platform_time_us = seen.platform_time_us

@@ -20,7 +20,7 @@ from agent.clock import Clock
 from agent.config import PlatformSettings
 from agent.evidence.cose import VerifyKey
 from agent.uplink.backoff import Backoff
-from agent.uplink.channel import describe, open_channel
+from agent.uplink.channel import describe, escaped, open_channel
 from agent.uplink.delivery import Arrived
 from agent.uplink.devices import Carrying, DeviceStreams
 from agent.uplink.errors import LinkDownError, PlatformFaultError, UplinkError
@@ -221,7 +221,7 @@ class Uplink:
                     await self._carry(channel)
                     return
                 self._session = session
-                self._platform_id = welcome.platform_id
+                self._platform_id = escaped(welcome.platform_id)
                 self._reconnect_after_s = welcome.reconnect_after_s
                 self._up(Carrier.GATEWAY_LINK, f"connected to {self._endpoint}")
                 await together(call.run(), self._device_streams(channel, None).run(), self._listener.connected())
@@ -297,5 +297,5 @@ class Uplink:
             self._unconfirmed_number = max(self._unconfirmed_number or 0, arrived.up_to_number)
 
     def _on_refused(self, refused: Refused) -> None:
-        _log.warning("uplink.acknowledgement_refused", code=refused.code, text=refused.text)
+        # The alarm is logged, too, and not more often than it is raised: a flood of forgeries must not fill the disk.
         self._alarm(refused.code, self._endpoint, refused.text)

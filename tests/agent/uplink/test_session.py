@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from agent.uplink.errors import PlatformFaultError
 from agent.uplink.session import (
+    LEAST_TIME_US,
     MOST_BATCHES_IN_FLIGHT,
+    MOST_TIME_US,
     Acknowledged,
     ChannelArrived,
     CommandArrived,
@@ -245,3 +247,17 @@ def test_what_is_in_flight_is_what_was_sent_and_not_acknowledged(steps: list[str
             assert open_.receive(ack(ROWS[data.draw(st.integers(1, acknowledged)) - 1]), 100.0) is None
         assert open_.batches_in_flight == sent - acknowledged
         assert open_.sent_number(1) == sent
+
+
+@pytest.mark.parametrize("time_us", [0, 1, LEAST_TIME_US - 1, MOST_TIME_US, 2**63 - 1])
+def test_a_time_that_cannot_be_is_no_witness_and_spoils_no_later_one(time_us: int) -> None:
+    """It would move our clock beyond what a reading can hold, and the floor of time would keep it there."""
+    open_ = session()
+    open_.send_batch(ROWS[0], 100.0)
+    open_.send_batch(ROWS[1], 100.0)
+    refused = open_.receive(ack(ROWS[0], platform_time_us=time_us), 100.1)
+    assert isinstance(refused, Acknowledged)
+    assert refused.platform_time_us is None
+    taken = open_.receive(ack(ROWS[1]), 100.1)
+    assert isinstance(taken, Acknowledged)
+    assert taken.platform_time_us == FIRST_US
