@@ -103,6 +103,17 @@ class Site:
 
     def __init__(self, controller: Controller, devices: dict[str, FakeDevice], desk: StoreDesk, clock: Clock) -> None:
         self.controller, self.devices, self.desk, self.clock = controller, devices, desk, clock
+        self.task = asyncio.create_task(controller.run())
+
+    async def end(self) -> None:
+        self.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await self.task
+
+    async def run_again(self) -> None:
+        """As its supervisor does."""
+        await self.end()
+        self.task = asyncio.create_task(self.controller.run())
 
     def states(self, message: GridCommand) -> list[CommandState]:
         return [s.state for s in self.receipts(message)]
@@ -143,13 +154,11 @@ async def running(folder: Path, *, clock: Clock | None = None, full: bool = Fals
             desk=desk,
             notes=desk,
         )
-        task = asyncio.create_task(controller.run())
+        site = Site(controller, dict(devices), desk, clock)
         try:
-            yield Site(controller, devices, desk, clock)
+            yield site
         finally:
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
+            await site.end()
 
 
 async def command(site_clock: Clock, name: str, seconds: float, **changes: object) -> GridCommand:

@@ -67,24 +67,32 @@ def hold_raises(
 
 
 def _level(total_w: int, ranges: Mapping[str, Range]) -> dict[str, int]:
-    def at(level: int) -> dict[str, int]:
-        return {name: min(max(level, r.low), r.high) for name, r in ranges.items()}
-
     if not ranges:
         return {}
-    lowest = min(r.low for r in ranges.values())
-    highest = max(r.high for r in ranges.values())
-    # The highest level whose sum is not above the total; the sum never falls as the level rises.
-    while lowest < highest:
-        middle = (lowest + highest + 1) // 2
-        if sum(at(middle).values()) <= total_w:
-            lowest = middle
-        else:
-            highest = middle - 1
-    powers = at(lowest)
+    level = _common_level(total_w, ranges)
+    powers = {name: min(max(level, r.low), r.high) for name, r in ranges.items()}
+    left_w = total_w - sum(powers.values())
     for name in sorted(powers):
-        if sum(powers.values()) >= total_w:
+        if left_w <= 0:
             break
-        if powers[name] == lowest and powers[name] < ranges[name].high:
+        if powers[name] == level and powers[name] < ranges[name].high:
             powers[name] += 1
+            left_w -= 1
     return powers
+
+
+def _common_level(total_w: int, ranges: Mapping[str, Range]) -> int:
+    """The highest level whose sum is not above the total, within the ranges; the sum never falls as the level rises.
+
+    Between the ends of ranges the sum rises by as many watts per watt as there are ranges around the level.
+    """
+    ends = sorted([(r.low, 1) for r in ranges.values()] + [(r.high, -1) for r in ranges.values()])
+    level, around, sum_w = ends[0][0], 0, sum(r.low for r in ranges.values())
+    if sum_w > total_w:
+        return level
+    for end, change in ends:
+        if sum_w + around * (end - level) > total_w:
+            return level + (total_w - sum_w) // around
+        sum_w += around * (end - level)
+        level, around = end, around + change
+    return level

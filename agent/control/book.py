@@ -7,7 +7,7 @@ decides who gives way to whom: a later command of one issuer replaces an earlier
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -52,7 +52,8 @@ RESERVED_FOR_RESTRICTIVE: Final = 100
 """Of MAX_OPEN: a flood of permissive commands never shuts out the one that stops."""
 MAX_KEPT: Final = 1000
 """Final ones kept, to answer a repeated command with the same receipts."""
-KEPT_FOR_US: Final = 24 * 3600 * 1_000_000
+HOUR_US: Final = 3600 * 1_000_000
+KEPT_FOR_US: Final = 24 * HOUR_US
 """After its end a command is kept so long: a day is what dual control adds up over (SAFETY 10)."""
 
 
@@ -102,6 +103,8 @@ class Book:
 
     entries: Mapping[bytes, Entry] = field(default_factory=dict)
     windows: Mapping[tuple[bytes, str], ReplayWindow] = field(default_factory=dict)
+    forgotten: Mapping[bytes, Mapping[int, int]] = field(default_factory=dict)
+    """By issuer key and hour of receipt: Wh ordered by commands that are kept no more; they still count (SAFETY 10)."""
 
     def known_by_id(self, command_id: str) -> Entry | None:
         """The admitted command of an id. Refused ones do not hold their id: a forgery must not block the real one."""
@@ -124,15 +127,9 @@ class Book:
 
     def ordered_wh(self, issuer_key: bytes, since_us: int) -> int:
         """Energy that one issuer ordered since then, at full power and for as long as each order stood (SAFETY 10)."""
-        total = 0
-        for entry in self._of(issuer_key):
-            if entry.state is CommandState.REJECTED or entry.order.received_us < since_us:
-                continue
-            end_us = entry.order.command.end_us
-            if entry.state.final:
-                end_us = min(end_us, entry.receipts[-1].timestamp_us)
-            total += ordered_energy_wh(entry.order.command, end_us)
-        return total
+        hours = self.forgotten.get(issuer_key, {})
+        total = sum(energy_wh for hour, energy_wh in hours.items() if hour >= since_us // HOUR_US)
+        return total + sum(_ordered_wh(e) for e in self._of(issuer_key) if e.order.received_us >= since_us)
 
     def _of(self, issuer_key: bytes) -> list[Entry]:
         return [entry for entry in self.entries.values() if entry.order.issuer_key == issuer_key]
@@ -153,7 +150,7 @@ class Book:
             return Change(self, (receipt,))
         # Its sequence number stays free: it was never obeyed, and its hash answers for it.
         entries = {**self.entries, order.hash: Entry(order=order, receipts=(receipt,))}
-        return Change(Book(entries, self.windows), (receipt,))
+        return Change(replace(self, entries=entries), (receipt,))
 
     def admitted(self, order: Order, state: CommandState, reason: str, now: Now) -> Change:
         """RECEIVED and then ACCEPTED or PARTIAL; and whatever it cancels ends. Not durable until `committed`."""
@@ -162,7 +159,7 @@ class Book:
             _receipt(order, state, reason, now.wall_us, None),
         )
         entries = {**self.entries, order.hash: Entry(order=order, receipts=made, durable=False)}
-        change = Change(Book(entries, self._used(order)), made)
+        change = Change(replace(self, entries=entries, windows=self._used(order)), made)
         for cancelled in order.command.cancels:
             entry = change.book.entries.get(cancelled)
             if entry is None or entry.state.final or entry.order.issuer_key != order.issuer_key:
@@ -209,6 +206,17 @@ class Book:
         closed = replace(_followed(entry, receipt), tally=entry.tally.paused())
         return Change(self._with(closed), (*before, receipt))
 
+    def next_change_us(self, wall_us: int) -> int | None:
+        """The next moment at which a command starts or ends; None: none does."""
+        moments = (
+            moment_us
+            for entry in self.entries.values()
+            if not entry.state.final
+            for moment_us in (entry.order.command.start_us, entry.order.command.end_us)
+            if moment_us > wall_us
+        )
+        return min(moments, default=None)
+
     def candidates(self, now: Now) -> tuple[Order, ...]:
         """What stands now, highest first; the plan decides between those that want the same device."""
         standing = [
@@ -239,9 +247,13 @@ class Book:
                 entry, receipts = _followed(entry, receipt), (*receipts, receipt)
             change = Change(change.book._with(entry), receipts)
             most_wh, delivered_wh = entry.order.command.max_energy_wh, tally.delivered_wh()
-            if most_wh is not None and delivered_wh is not None and entry.executed:
+            if most_wh is not None and delivered_wh is not None:
                 along = -delivered_wh if entry.order.command.signed_power_w < 0 else delivered_wh
                 if along >= most_wh:
+                    if not entry.executed:
+                        # Never quite where the plan wanted it, and yet: what was delivered proves that it was obeyed.
+                        receipt = _receipt(entry.order, CommandState.EXECUTING, outcome.reason, now.wall_us, None)
+                        entry, receipts = _followed(entry, receipt), (*receipts, receipt)
                     reason = f"its {most_wh} Wh are delivered"
                     change = change.book._ended(entry, CommandState.COMPLETED, reason, now, receipts)
         return change
@@ -264,7 +276,23 @@ class Book:
                     gone.add(entry.order.hash)
         if not gone:
             return self, ()
-        return Book({h: e for h, e in self.entries.items() if h not in gone}, self.windows), tuple(sorted(gone))
+        kept = {h: e for h, e in self.entries.items() if h not in gone}
+        return Book(kept, self.windows, self._forgetting(gone, now)), tuple(sorted(gone))
+
+    def _forgetting(self, gone: Set[bytes], now: Now) -> dict[bytes, dict[int, int]]:
+        """The sums by issuer and hour with those that go, and without what is older than a day."""
+        oldest = (now.wall_us - KEPT_FOR_US) // HOUR_US if now.time_known else 0
+        sums = {
+            key: {hour: energy_wh for hour, energy_wh in hours.items() if hour >= oldest}
+            for key, hours in self.forgotten.items()
+        }
+        for order_hash in gone:
+            entry = self.entries[order_hash]
+            energy_wh, hour = _ordered_wh(entry), entry.order.received_us // HOUR_US
+            if energy_wh > 0 and hour >= oldest:
+                hours = sums.setdefault(entry.order.issuer_key, {})
+                hours[hour] = hours.get(hour, 0) + energy_wh
+        return {key: hours for key, hours in sums.items() if hours}
 
     def joined(self, restored: Book) -> Book:
         """This book, begun while the store was away, together with the stored one."""
@@ -272,7 +300,7 @@ class Book:
         for key, window in self.windows.items():
             windows[key] = window.joined(windows[key]) if key in windows else window
         entries = {**self.entries, **restored.entries}
-        return Book(entries, windows)
+        return Book(entries, windows, restored.forgotten)
 
     def in_force_between(self, device_id: str, start_us: int, end_us: int, *, is_meter: bool) -> tuple[bytes, ...]:
         """Hashes of the commands that were in force for a device in a window, in order; for settlement windows.
@@ -326,7 +354,17 @@ class Book:
             yield theirs
 
     def _with(self, entry: Entry) -> Book:
-        return Book({**self.entries, entry.order.hash: entry}, self.windows)
+        return Book({**self.entries, entry.order.hash: entry}, self.windows, self.forgotten)
+
+
+def _ordered_wh(entry: Entry) -> int:
+    """What a command ordered at most, for as long as it stood."""
+    if entry.state is CommandState.REJECTED:
+        return 0
+    end_us = entry.order.command.end_us
+    if entry.state.final:
+        end_us = min(end_us, entry.receipts[-1].timestamp_us)
+    return ordered_energy_wh(entry.order.command, end_us)
 
 
 def _followed(entry: Entry, receipt: CommandReceipt) -> Entry:

@@ -19,10 +19,11 @@ from agent.config import ControlSettings, DeviceSettings, SiteSettings
 from agent.control.admission import Admitted, Duplicate, Nothing, Policy, Refused, Undecided, judge
 from agent.control.book import Book, Change
 from agent.control.dispatcher import Dispatcher
-from agent.control.notes import PREFIX, changed_notes, entry_key, restore
+from agent.control.notes import DEVICES_KEY, PREFIX, changed_notes, decode_names, encode_names, entry_key, restore
+from agent.control.onlooker import Onlooker
 from agent.control.order import Now, Order
 from agent.control.plain import plain_hash
-from agent.control.plan import METER_SUBJECT, Plan, make_plan
+from agent.control.plan import METER_SUBJECT, Plan, make_plan, stop_order
 from agent.control.recorder import Desk, Notes, Recorder
 from agent.control.site import SiteView
 from agent.control.snapshot import ControlSnapshot, show_command, show_device
@@ -31,13 +32,16 @@ from agent.control.tally import Register
 from agent.control.viewing import SafeMode, is_islanded, register_of, settings_view, step_safe_mode, view_site
 from agent.evidence.statements import Alarm, CommandReceipt, CommandState, Severity, Statement
 from agent.identity.trust import TrustList
-from drivers.device import Device, Sample
+from drivers.device import Device, Sample, SampleFlag
 from proto.energysettlement.v1 import device_pb2
 
 LEAST_BETWEEN_PLANS_S: Final = 0.2
 """Meter samples do not bring a plan more often; commands and STOP do."""
 RESTORE_PATIENCE_S: Final = 5.0
 """Commands wait so long for the stored ones to be read; then what restricts goes ahead."""
+STOP_FILE_RETRY_S: Final = 5.0
+REGISTER_OLD_S: Final = 30.0
+"""Energy of a command is counted from a register at most so old: an older one holds what came before the command."""
 METER_PATIENCE_S: Final = 10.0
 """After the start the grid meter may take so long to its first sample before that is a reason for safe mode."""
 UNDECIDED_MOST_S: Final = 25.0
@@ -88,16 +92,21 @@ class Controller:
         self._clock = clock
         self._trust = trust
         self._notes = notes
-        controllable = {name: devices[name] for name in self._settings.controllable if name in devices}
-        self._dispatcher = Dispatcher(controllable, lease_s=control.lease_s, monotonic_s=clock.monotonic_s)
+        self._controllable = {name: devices[name] for name in self._settings.controllable if name in devices}
+        self._looks = Onlooker(devices)
+        self._dispatcher = Dispatcher(
+            self._controllable, looks=self._looks, lease_s=control.lease_s, monotonic_s=clock.monotonic_s
+        )
         self._recorder = Recorder(desk)
         self._button = StopButton(stop_file)
+        self._stop_to_keep = asyncio.Event()
         self._book = Book()
         self._written = Book()
         self._restored = False
         self._started_s = clock.monotonic_s()
         self._time_known = not clock.rebooted
-        self._registers: dict[str, Register] = {}
+        self._registers: dict[str, tuple[Register, float]] = {}
+        """With the monotonic time of their measurement."""
         self._waiting: dict[bytes, _Waiting] = {}
         self._answered: dict[bytes, float] = {}
         self._refusals: dict[bytes, CommandReceipt] = {}
@@ -107,6 +116,10 @@ class Controller:
         self._flooded = False
         self._safe_mode = SafeMode()
         self._stopped_by: str | None = None
+        self._trouble = ""
+        """Why no plan can be made; empty while one can."""
+        self._in_devices: frozenset[str] | None = None
+        """Devices that hold something of ours, as noted; None: not read yet."""
         self._view: SiteView | None = None
         self._plan = Plan({}, {})
         self._wake = asyncio.Event()
@@ -131,16 +144,17 @@ class Controller:
     def on_sample(self, sample: Sample) -> None:
         """Every sample of every device, as it comes. Never blocks."""
         register = register_of(sample)
-        if register is not None:
-            self._registers[sample.device_id] = register
+        if register is not None and not sample.flags & SampleFlag.QUEUED:
+            self._registers[sample.device_id] = (register, sample.monotonic_s)
         if sample.device_id == self._settings.meter_id:
             if register is not None:
-                self._registers[METER_SUBJECT] = register
+                self._registers[METER_SUBJECT] = (register, sample.monotonic_s)
             self._wake.set()
 
     def stop(self, by: str) -> None:
         """Local STOP, at once; needs nothing but this process (SAFETY 1)."""
         self._button.press(by)
+        self._stop_to_keep.set()
         self._hurry()
 
     def clear_stop(self, by: str) -> None:
@@ -180,9 +194,9 @@ class Controller:
     async def run(self) -> None:
         """Control the site until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._recorder.run(), name="control recorder")
+            tasks.create_task(self._record(), name="control recorder")
             tasks.create_task(self._dispatcher.run(), name="control dispatcher")
-            tasks.create_task(self._restore(), name="control restore")
+            tasks.create_task(self._keep_stop(), name="control stop file")
             tasks.create_task(self._plan_for_ever(), name="control plan")
 
     # -- inside -----------------------------------------------------------------------------------------------------
@@ -191,21 +205,57 @@ class Controller:
         while True:
             self._wake.clear()
             self._urgent.clear()
-            self._tick()
-            self.progress_s = self._clock.monotonic_s()
+            try:
+                self._tick()
+            except Exception as error:
+                # A fault of ours: what allows power is renewed no more and ends in the devices, and STOP still works.
+                self._cannot_plan(error)
+            else:
+                self._trouble = ""
+                self.progress_s = self._clock.monotonic_s()
             await self._rest()
+
+    def _cannot_plan(self, error: Exception) -> None:
+        if not self._trouble:
+            self._trouble = f"no plan can be made: {error!r}"[:400]
+            log.exception("control.cannot_plan")
+            self._alarm(Severity.CRITICAL, "control.cannot_plan", "control", self._trouble)
+        pressed_by = self._button.pressed_by()
+        if pressed_by is not None:
+            self._dispatcher.follow({name: stop_order(name, pressed_by) for name in self._controllable})
+
+    async def _keep_stop(self) -> None:
+        """Make a local STOP outlast a power cut; nothing waits for it."""
+        while True:
+            await self._stop_to_keep.wait()
+            self._stop_to_keep.clear()
+            while not await asyncio.to_thread(self._button.keep):  # noqa: ASYNC110 - no event tells of a disk with room
+                await asyncio.sleep(STOP_FILE_RETRY_S)
 
     async def _rest(self) -> None:
         """Until it is time for another plan: after the interval, sooner for a meter sample, at once for STOP."""
         begun_s = self._clock.monotonic_s()
-        if not await _set_within(self._wake, self._control.interval_s):
+        if not await _set_within(self._wake, self._until_next_s()):
             return
         passed_s = self._clock.monotonic_s() - begun_s
         await _set_within(self._urgent, LEAST_BETWEEN_PLANS_S - passed_s)
 
+    def _until_next_s(self) -> float:
+        """To the next plan: at the moment at which a command starts or ends, if that is sooner than the interval."""
+        change_us = self._book.next_change_us(self._clock.now().wall_us) if self._time_known else None
+        if change_us is None:
+            return self._control.interval_s
+        return min(self._control.interval_s, max(0.0, (change_us - self._clock.now().wall_us) / 1e6) + 0.001)
+
     def _hurry(self) -> None:
         self._urgent.set()
         self._wake.set()
+
+    async def _record(self) -> None:
+        """Write what there is to record; but first read what an earlier run has written, so as not to write over it."""
+        if not self._restored:  # A part that failed is run again; what it knows is newer than the store.
+            await self._restore()
+        await self._recorder.run()
 
     async def _restore(self) -> None:
         """Read the stored commands, as soon as the store lets us."""
@@ -219,8 +269,15 @@ class Controller:
                 await asyncio.sleep(delay_s)
                 delay_s = min(5.0, delay_s * 2)
         restored, faults = restore(stored)
-        self._book, self._written = self._book.joined(restored), restored
+        # A command that came again meanwhile goes on with the life that it had, not with two.
+        twice = restored.entries.keys() & self._book.entries.keys()
+        self._recorder.drop(twice, {entry_key(order_hash) for order_hash in twice})
+        self._book = self._book.joined(restored)
+        # The replay windows are written anew: those that wait to be written know of nothing before this start.
+        self._written = replace(self._book, windows={})
         self._restored = True
+        self._in_devices = decode_names(stored.get(DEVICES_KEY))
+        self._dispatcher.touch(self._in_devices)
         for fault in faults:
             self._alarm(Severity.WARNING, "command.note_damaged", fault.partition(":")[0], fault[:400])
         log.info("control.restored", commands=len(restored.entries), damaged=len(faults))
@@ -245,13 +302,14 @@ class Controller:
         view = self._look(now, instant.monotonic_s, self._book.candidates(now))
         plan = make_plan(view)
         self._dispatcher.follow(plan.orders)
+        self._note_devices()
         self._view, self._plan = view, plan
         outcomes = {order_hash: command.outcome for order_hash, command in plan.commands.items()}
-        self._adopt(self._book.observe(outcomes, self._registers, now))
+        self._adopt(self._book.observe(outcomes, self._fresh_registers(instant.monotonic_s), now))
         self._tidy(now)
 
     def _look(self, now: Now, monotonic_s: float, orders: tuple[Order, ...]) -> SiteView:
-        statuses = {name: device.status() for name, device in self._devices.items()}
+        statuses = self._looks.statuses()
         view = view_site(
             self._settings, statuses, self._dispatcher.held, now, monotonic_s, orders=orders, stop=self._stopped_by
         )
@@ -268,6 +326,18 @@ class Controller:
             self._alarm(Severity.INFO, "site.safe_mode_left", "site", f"safe mode has ended; it was: {before}")
         return replace(view, safe_mode=self._safe_mode.reason)
 
+    def _note_devices(self) -> None:
+        """Note which devices hold something of ours: one without a timer of its own would keep it over our death."""
+        touched = self._dispatcher.touched()
+        if self._in_devices is not None and touched != self._in_devices:
+            self._in_devices = touched
+            self._recorder.submit((), {DEVICES_KEY: encode_names(touched)})
+
+    def _fresh_registers(self, monotonic_s: float) -> dict[str, Register]:
+        return {
+            name: register for name, (register, at_s) in self._registers.items() if monotonic_s - at_s <= REGISTER_OLD_S
+        }
+
     def _meter_is_due(self, monotonic_s: float) -> bool:
         """Whether the meter ought to have spoken: right after the start it is only being connected to."""
         return METER_SUBJECT in self._registers or monotonic_s - self._started_s >= METER_PATIENCE_S
@@ -275,6 +345,7 @@ class Controller:
     def _note_stop(self) -> None:
         pressed_by = self._button.pressed_by()
         if pressed_by is not None and self._stopped_by is None:
+            self._stop_to_keep.set()
             self._alarm(Severity.CRITICAL, "site.stop", "site", f"local STOP by {pressed_by}")
         elif pressed_by is None and self._stopped_by is not None:
             self._alarm(Severity.INFO, "site.stop_cleared", "site", f"the local STOP by {self._stopped_by} was cleared")
@@ -283,10 +354,10 @@ class Controller:
     def _tidy(self, now: Now) -> None:
         self._book, gone = self._book.tidied(now)
         if gone:
-            self._written = Book(
-                {h: e for h, e in self._written.entries.items() if h in self._book.entries}, self._written.windows
-            )
-            self._recorder.submit((), {entry_key(order_hash): None for order_hash in gone})
+            kept = {h: e for h, e in self._written.entries.items() if h in self._book.entries}
+            notes: dict[str, bytes | None] = {**changed_notes(replace(self._written, entries=kept), self._book)}
+            self._written = self._book
+            self._recorder.submit((), notes | {entry_key(order_hash): None for order_hash in gone})
             for order_hash in gone:
                 self._answered.pop(order_hash, None)
 
@@ -297,7 +368,7 @@ class Controller:
             gateway_id=self._gateway_id(),
             zones=frozenset(self._control.zones),
             unsigned=self._control.unsigned_commands,
-            controllable=frozenset(name for name in self._settings.controllable if name in self._devices),
+            controllable=frozenset(self._controllable),
             site_rating_w=self._site_rating_w,
         )
 
@@ -307,6 +378,8 @@ class Controller:
         decision = judge(message, device_id, policy, self._trust(), self._book, now)
         waited_s = self._clock.monotonic_s() - since_s
         restrictive = isinstance(decision, Admitted) and decision.order.command.restrictive
+        if isinstance(decision, Admitted) and self._recorder.backlog > MOST_UNRECORDED * (1 + restrictive):
+            decision = Undecided("nothing can be recorded at present, and too much waits for it", restrictive)
         if not self._restored and not (restrictive and self._waited_for_store()):
             decision = Undecided("the stored commands have not been read yet", restrictive=restrictive)
         elif not policy.gateway_id and message.authorization:

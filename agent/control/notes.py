@@ -1,4 +1,4 @@
-"""How the book of commands lies in the store: one note for each command, one for each replay window.
+"""How the book of commands lies in the store: one note for each command, one for each replay window, and few more.
 
 Written in the same transaction as the receipts of the change, so that a receipt and the state that it tells of are
 never apart. Keys: "command/entry/HASH" and "command/window/..." in hex.
@@ -20,13 +20,35 @@ from agent.evidence import cbor, statements
 from agent.evidence.errors import EvidenceError
 
 PREFIX: Final = "command/"
+DEVICES_KEY: Final = PREFIX + "devices"
+"""Names of the devices that hold an order of ours: after a restart they are given back."""
 _ENTRY: Final = PREFIX + "entry/"
 _WINDOW: Final = PREFIX + "window/"
+_ORDERED: Final = PREFIX + "ordered/"
 
 
 def entry_key(order_hash: bytes) -> str:
     """Key of a command's note."""
     return _ENTRY + order_hash.hex()
+
+
+def encode_names(names: frozenset[str]) -> bytes:
+    """For DEVICES_KEY."""
+    return cbor.encode([1, *sorted(names)])
+
+
+def decode_names(note: bytes | None) -> frozenset[str]:
+    """The names of a note; none where it is missing or damaged, which costs a release, not the start."""
+    if note is None:
+        return frozenset()
+    try:
+        value = cbor.decode(note, what="devices note")
+    except EvidenceError:
+        return frozenset()
+    match value:
+        case [1, *names]:
+            return frozenset(name for name in names if isinstance(name, str))
+    return frozenset()
 
 
 def changed_notes(before: Book, after: Book) -> dict[str, bytes]:
@@ -42,7 +64,30 @@ def changed_notes(before: Book, after: Book) -> dict[str, bytes]:
     for key, window in after.windows.items():
         if before.windows.get(key) != window:
             notes[_window_key(window)] = window.encode()
+    for issuer_key in after.forgotten.keys() | before.forgotten.keys():
+        hours = after.forgotten.get(issuer_key, {})
+        if before.forgotten.get(issuer_key, {}) != hours:
+            sums: list[cbor.Value] = [[hour, energy_wh] for hour, energy_wh in sorted(hours.items())]
+            notes[_ORDERED + issuer_key.hex()[:64]] = cbor.encode([1, issuer_key, sums])
     return notes
+
+
+def _decode_ordered(note: bytes) -> tuple[bytes, dict[int, int]]:
+    try:
+        value = cbor.decode(note, what="ordered note")
+    except EvidenceError as error:
+        raise RestoreError(str(error)) from error
+    match value:
+        case [1, bytes(issuer_key), list(items)]:
+            hours = {}
+            for item in items:
+                match item:
+                    case [int(hour), int(energy_wh)]:
+                        hours[hour] = energy_wh
+                    case _:
+                        raise RestoreError("ordered note: an hour is not laid out as version 1")
+            return issuer_key, hours
+    raise RestoreError("ordered note: not laid out as version 1")
 
 
 def _worth_writing(entry: Entry) -> tuple[object, ...]:
@@ -104,6 +149,7 @@ def restore(notes: Mapping[str, bytes]) -> tuple[Book, tuple[str, ...]]:
     """The book of these notes, and a sentence for each note that could not be read. One bad note costs one command."""
     entries: dict[bytes, Entry] = {}
     windows: dict[tuple[bytes, str], ReplayWindow] = {}
+    forgotten: dict[bytes, dict[int, int]] = {}
     faults = []
     for key, note in sorted(notes.items()):
         try:
@@ -113,6 +159,10 @@ def restore(notes: Mapping[str, bytes]) -> tuple[Book, tuple[str, ...]]:
             elif key.startswith(_WINDOW):
                 window = decode_window(note)
                 windows[window.issuer_key, window.audience] = window
+            elif key.startswith(_ORDERED):
+                issuer_key, hours = _decode_ordered(note)
+                if hours:
+                    forgotten[issuer_key] = hours
         except RestoreError as error:
             faults.append(f"{key}: {error}")
-    return Book(entries, windows), tuple(faults)
+    return Book(entries, windows, forgotten), tuple(faults)

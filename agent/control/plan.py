@@ -15,6 +15,7 @@ from typing import Final
 
 from agent.control.book import Outcome
 from agent.control.command import Command, Mode, Point, Price
+from agent.control.order import Now
 from agent.control.rules.defaults import set_default
 from agent.control.rules.draft import Draft, Rule
 from agent.control.rules.limits import limit_by_commands, limit_connection
@@ -40,6 +41,8 @@ class DeviceOrder:
     reason: str
     """One sentence: the target's cause, and the rules that bound it."""
     bound_by: tuple[Rule, ...] = ()
+    authority_s: float | None = None
+    """Seconds until the command ends that allows the power; None: nobody's end takes it away, or it only restricts."""
 
     @property
     def released(self) -> bool:
@@ -88,6 +91,17 @@ class Plan:
     commands: Mapping[bytes, CommandPlan]
 
 
+def stop_order(device_id: str, stopped_by: str) -> DeviceOrder:
+    """Local STOP for one device, without a plan."""
+    return DeviceOrder(
+        device_id=device_id,
+        lowest_w=0,
+        highest_w=0,
+        reason=f"local STOP by {stopped_by}; it is cleared only here",
+        bound_by=(Rule.STOP,),
+    )
+
+
 def tolerance_w(power_w: int) -> int:
     """How far from a target still counts as obeyed."""
     return max(TOLERANCE_W, abs(power_w) * TOLERANCE_PERCENT // 100)
@@ -111,7 +125,7 @@ def make_plan(site: SiteView) -> Plan:
             draft.bind(Rule.SILENT)
     stop_all(drafts, site)
     return Plan(
-        orders={name: _order(draft) for name, draft in drafts.items()},
+        orders={name: _order(draft, site.now) for name, draft in drafts.items()},
         commands={target.order.hash: _command_plan(target, drafts, site) for target in targets},
     )
 
@@ -126,7 +140,7 @@ def _prices(drafts: dict[str, Draft], site: SiteView) -> dict[str, Price | None]
     return prices
 
 
-def _order(draft: Draft) -> DeviceOrder:
+def _order(draft: Draft, now: Now) -> DeviceOrder:
     reason = draft.cause
     if draft.bound:
         reason += "; bound by " + ", ".join(rule.value for rule in draft.bound)
@@ -136,6 +150,7 @@ def _order(draft: Draft) -> DeviceOrder:
         highest_w=draft.high,
         reason=reason,
         bound_by=tuple(draft.bound),
+        authority_s=None if draft.until_us is None else max(0.0, (draft.until_us - now.wall_us) / 1e6),
     )
 
 
@@ -197,8 +212,9 @@ def _responded(command: Command, planned_w: int | None, metered_w: int | None) -
         case Mode.SETPOINT:
             if planned_w is None or (planned_w == 0 and command.power_w != 0):
                 return False
-            # On the way counts from nine tenths: a ramp ends slowly.
-            return abs(metered_w - planned_w) <= 2 * tolerance_w(planned_w)
+            # On the way counts from nine tenths, since a ramp ends slowly; but half of the way at least has been gone.
+            near = abs(metered_w - planned_w) <= 2 * tolerance_w(planned_w)
+            return near and (command.power_w == 0 or abs(metered_w - planned_w) * 2 <= abs(planned_w))
 
 
 def _what_binds(command: Command, target: Target, drafts: dict[str, Draft], planned_w: int | None) -> str:
@@ -215,4 +231,4 @@ def _what_binds(command: Command, target: Target, drafts: dict[str, Draft], plan
     return f"{planned_w} W of {command.signed_power_w} W are possible{because}"[:500]
 
 
-__all__ = ["CommandPlan", "DeviceOrder", "Plan", "make_plan", "sentence", "tolerance_w"]
+__all__ = ["CommandPlan", "DeviceOrder", "Plan", "make_plan", "sentence", "stop_order", "tolerance_w"]

@@ -7,13 +7,13 @@ has acted already (DESIGN: law 5).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import structlog
 
-from agent.evidence.statements import Statement
+from agent.evidence.statements import CommandReceipt, Statement
 
 RETRY_LEAST_S: Final = 0.2
 RETRY_MOST_S: Final = 5.0
@@ -67,6 +67,21 @@ class Recorder:
         if statements or notes or on_committed is not None:
             self._waiting.append(_Record(tuple(statements), notes, on_committed))
             self._arrived.set()
+
+    def drop(self, order_hashes: Set[bytes], keys: Set[str]) -> None:
+        """Leave out what waits about these commands, before `run`: they have another life in the store."""
+        self._waiting = [
+            replace(
+                record,
+                statements=tuple(
+                    s
+                    for s in record.statements
+                    if not (isinstance(s, CommandReceipt) and s.command_hash in order_hashes)
+                ),
+                notes={key: note for key, note in record.notes.items() if key not in keys},
+            )
+            for record in self._waiting
+        ]
 
     async def run(self) -> None:
         """Write until cancelled."""

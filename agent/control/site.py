@@ -52,6 +52,8 @@ class Held:
 
     lowest_w: int | None
     highest_w: int | None
+    age_s: float = float("inf")
+    """Since it was confirmed, or ordered anew without an answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +97,13 @@ class DeviceView:
         return power_w if self.held.highest_w is None else min(power_w, self.held.highest_w)
 
     @property
+    def settled(self) -> bool:
+        """Whether its last sample shows what its band has made of it."""
+        if self.held is None or self.capabilities is None:
+            return True
+        return self.held.age_s - self.sample_age_s >= self.capabilities.response_s
+
+    @property
     def likely_w(self) -> int:
         """Power by the last sample, or by the band where the sample is old."""
         return self.expected_w if self.sample_age_s > SAMPLE_OLD_S else self.present_w
@@ -120,6 +129,8 @@ class DeviceView:
             fallback_w = max(0, self.capabilities.fallback_highest_w)
         elif self.capabilities is not None:
             fallback_w = self.most_import_w
+        elif self.fallback_import_w is None and self.kind is DeviceKind.CHARGER:
+            fallback_w = self.rated_import_w or 0
         return max(0, grant_w or 0, self.present_w, fallback_w)
 
     @property
@@ -131,6 +142,11 @@ class DeviceView:
             fallback_w = max(0, -self.capabilities.fallback_lowest_w)
         elif self.capabilities is not None:
             fallback_w = self.most_export_w
+        elif self.fallback_export_w is None and self.kind is DeviceKind.PV:
+            fallback_w = self.rated_export_w or 0
+        if self.kind is DeviceKind.PV and self.held is not None and grant_w is None:
+            # Nothing of ours is in it, no fallback either: the sun decides.
+            fallback_w = max(fallback_w, self.most_export_w)
         return max(0, -(grant_w or 0), -self.present_w, fallback_w)
 
 
@@ -175,20 +191,34 @@ class SiteView:
 
     @property
     def house_most_w(self) -> int | None:
-        """The larger of the house by the devices' samples and by their bands."""
-        return None if self.meter is None else self.meter.power_w - min(self._by_samples_w, self._by_bands_w)
+        """The larger of the house by the devices' samples and by their bands.
+
+        A silent device may have left its last power: what it stopped taking in is then no relief of the house. How
+        much of the difference is the house is not known, but no more than the reserve.
+        """
+        if self.meter is None:
+            return None
+        seen_w = self.meter.power_w - min(self._counted_w)
+        doubt_w = sum(d.present_w + d.worst_export_w for d in self.devices.values() if not d.online)
+        return max(seen_w, min(seen_w + doubt_w, self.limits.house_reserve_w))
 
     @property
     def house_least_w(self) -> int | None:
-        return None if self.meter is None else self.meter.power_w - max(self._by_samples_w, self._by_bands_w)
+        """As `house_most_w`, the smaller one; for the silent, not below 0."""
+        if self.meter is None:
+            return None
+        seen_w = self.meter.power_w - max(self._counted_w)
+        doubt_w = sum(d.worst_import_w - d.present_w for d in self.devices.values() if not d.online)
+        return min(seen_w, max(seen_w - doubt_w, 0))
 
     @property
-    def _by_samples_w(self) -> int:
-        return sum(device.present_w for device in self.devices.values())
-
-    @property
-    def _by_bands_w(self) -> int:
-        return sum(device.expected_w for device in self.devices.values())
+    def _counted_w(self) -> tuple[int, int]:
+        """All devices by their samples, and by their bands."""
+        by_samples_w = by_bands_w = 0
+        for device in self.devices.values():
+            by_samples_w += device.present_w
+            by_bands_w += device.expected_w
+        return by_samples_w, by_bands_w
 
 
 def _lower(bound: int | None, nameplate: int | None) -> int:

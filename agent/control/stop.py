@@ -6,6 +6,8 @@ also press it by making the file (the command line does) and clear it by removin
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 from typing import Final
 
@@ -29,25 +31,57 @@ class StopButton:
         self._file = file
         self._pressed_by: str | None = None
         self._in_file = False
+        self._kept = False
+        """The file is on the disk."""
+        self._in_trouble = False
+        self._lock = threading.Lock()
+        """Between `keep` in its thread and `clear`: what was cleared is not written after all."""
 
     def press(self, by: str) -> None:
-        """STOP. Never fails: without a disk the flag in memory holds."""
+        """STOP, in memory: at once, whatever the disk does. `keep` makes it last."""
         self._pressed_by = by
         log.warning("control.stop", by=by)
-        try:
-            self._file.write_text(by[:MOST_BYTES] + "\n", encoding="utf-8")
+
+    def keep(self) -> bool:
+        """Write the file, so that a power cut does not end STOP. Blocks as long as the disk does; for a thread.
+
+        Returns False while STOP holds in memory only.
+        """
+        with self._lock:
+            if self._pressed_by is None or self._kept:
+                return True
+            try:
+                # A file that is there is left as it is: were it removed meanwhile, that would be the end of STOP.
+                with self._file.open("r" if self._in_file else "w", encoding="utf-8") as file:
+                    if not self._in_file:
+                        file.write(self._pressed_by[:MOST_BYTES] + "\n")
+                        file.flush()
+                    os.fsync(file.fileno())
+                folder = os.open(self._file.parent, os.O_RDONLY | os.O_DIRECTORY)
+                try:
+                    os.fsync(folder)
+                finally:
+                    os.close(folder)
+            except OSError as error:
+                if self._in_file and isinstance(error, FileNotFoundError):
+                    return True  # Just removed; the next look sees it.
+                if not self._in_trouble:
+                    log.error("control.stop_file", file=str(self._file), error=str(error))
+                self._in_trouble = True
+                return False
+            self._in_trouble, self._kept = False, True
             self._in_file = True
-        except OSError as error:
-            self._in_file = False
-            log.error("control.stop_file", file=str(self._file), error=str(error))
+            return True
 
     def clear(self, by: str) -> None:
         """End of STOP. Raises StopNotClearedError while the file cannot be removed."""
-        try:
-            self._file.unlink(missing_ok=True)
-        except OSError as error:
-            raise StopNotClearedError(f"{self._file}: cannot be removed, so STOP holds: {error.strerror}") from error
-        self._pressed_by, self._in_file = None, False
+        with self._lock:
+            try:
+                self._file.unlink(missing_ok=True)
+            except OSError as error:
+                text = f"{self._file}: cannot be removed, so STOP holds: {error.strerror}"
+                raise StopNotClearedError(text) from error
+            self._pressed_by, self._in_file, self._kept = None, False, False
         log.warning("control.stop_cleared", by=by)
 
     def pressed_by(self) -> str | None:
@@ -57,10 +91,11 @@ class StopButton:
         except FileNotFoundError:
             if self._in_file:
                 # It was there: somebody has cleared STOP by removing it.
-                self._pressed_by, self._in_file = None, False
+                self._pressed_by, self._in_file, self._kept = None, False, False
             return self._pressed_by
         except OSError:
             return self._pressed_by or f"the unreadable file {self._file}"
+        # A file that was made by somebody else, or half by us, is not kept until `keep` says so.
         self._in_file = True
         self._pressed_by = self._pressed_by or (quoted(words) if words else f"the file {self._file}")
         return self._pressed_by

@@ -45,6 +45,8 @@ class Draft:
     low: int | None = None
     """The band so far; None on both sides gives the device back to itself."""
     high: int | None = None
+    until_us: int | None = None
+    """When the command ends that allows the power; None where none does."""
     cause: str = ""
     """Where the target comes from: a sentence."""
     bound: list[Rule] = field(default_factory=list)

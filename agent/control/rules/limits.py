@@ -20,6 +20,10 @@ STEP_W: Final = 100
 """Bounds that follow the meter move in such steps, downwards: not every watt of the house is an order to a device."""
 NEAR: Final = 0.7
 """PV is held back by a bound that follows the meter only when it makes more than this part of it."""
+CALM_W: Final = 200
+"""Export above the limit by less than this, just after PV was given another bound, is what others take time to take."""
+FULL_PERMILLE: Final = 990
+"""A battery above this is not offered more: it tapers, and stops without a word."""
 
 Drafts = dict[str, Draft]
 
@@ -122,7 +126,7 @@ def limit_connection(drafts: Drafts, targets: Iterable[Target], site: SiteView) 
         return
     if not site.limits.discharge_permitted:
         _no_export_from_storage(drafts, site.house_least_w)
-    _closed_loop_export(drafts, site.house_least_w + export_w, export_rule)
+    _closed_loop_export(drafts, site, site.house_least_w, export_w, export_rule)
     _closed_loop_import(drafts, import_w - site.house_most_w, import_rule)
     for phase in range(1, site.limits.phases + 1):
         _phase(drafts, site, phase)
@@ -149,6 +153,7 @@ def _static_sums(drafts: Drafts, site: SiteView, import_w: int, export_w: int) -
 def _no_export_from_storage(drafts: Drafts, house_w: int) -> None:
     """Without the contract's permission storage may cover the site's own demand and no more."""
     demand_w = house_w + sum(_import_now_w(d) for d in drafts.values()) - sum(_pv_now_w(d) for d in drafts.values())
+    demand_w -= sum(d.view.worst_export_w for d in drafts.values() if not d.view.online)
     ordered = _ordered_discharge(drafts.values())
     kept = fit(demand_w, ordered)
     for name, power_w in kept.items():
@@ -156,27 +161,89 @@ def _no_export_from_storage(drafts: Drafts, house_w: int) -> None:
             drafts[name].cap_low(-(power_w // STEP_W * STEP_W), Rule.STORAGE_EXPORT)
 
 
-def _closed_loop_export(drafts: Drafts, allowed_w: int, rule: Rule) -> None:
+def _closed_loop_export(drafts: Drafts, site: SiteView, house_w: int, export_w: int, rule: Rule) -> None:
     """Storage gives way before PV: its energy is kept, the sun's would be lost. What is left then bounds PV."""
-    budget_w = allowed_w + sum(_import_now_w(d) for d in drafts.values())
-    budget_w -= sum(d.view.worst_export_w for d in drafts.values() if not d.view.online)
-    budget_w -= sum(max(0, -d.view.present_w) for d in drafts.values() if _on_its_own(d))
-    pv = {name: d for name, d in drafts.items() if d.view.online and d.view.kind is DeviceKind.PV}
+    online = [d for d in drafts.values() if d.view.online]
+    budget_w = house_w + export_w - sum(d.view.worst_export_w for d in drafts.values() if not d.view.online)
+    own_w = 0
+    for draft in online:
+        if _exports_freely(draft):
+            own_w += draft.view.present_w
+        else:
+            budget_w += _import_now_w(draft)
+    budget_w += min(0, own_w)
+    pv = {d.view.device_id: d for d in online if d.view.kind is DeviceKind.PV}
     pv_now_w = sum(_pv_now_w(d) for d in pv.values())
-    ordered = _ordered_discharge(drafts.values())
-    kept = fit(budget_w - pv_now_w, ordered)
-    for name, power_w in kept.items():
-        if power_w < ordered[name]:
-            drafts[name].cap_low(-(power_w // STEP_W * STEP_W), rule)
-    left_w = max(0, budget_w - sum(kept.values()))
+    kept = _share_discharge(online, budget_w - pv_now_w, rule)
+    # What a battery takes in by its own control is room for the sun alone: nobody's storage shall fill it.
+    left_w = max(0, budget_w - sum(kept.values())) + max(0, own_w) + _probe_w(online, site, export_w)
+    late_w = sum(max(0, -drafts[name].view.present_w - power_w) for name, power_w in kept.items())
+    left_w = max(left_w - late_w, min(left_w, pv_now_w))
+    room_w = budget_w - min(0, own_w) - sum(kept.values())
+    left_w = _proven_w(list(pv.values()), online, site, export_w, room_w, left_w)
     most = {name: d.view.most_export_w if d.low is None else -d.low for name, d in pv.items()}
     commanded = rule is Rule.EXPORT_COMMAND
     holding = any(d.view.held is not None and d.view.held.lowest_w is not None for d in pv.values())
-    if left_w >= sum(most.values()) or not (commanded or holding or pv_now_w > NEAR * left_w):
+    keeping = commanded and holding
+    if (left_w >= sum(most.values()) and not keeping) or not (commanded or holding or pv_now_w > NEAR * left_w):
         return
     for name, share_w in fit(left_w, most).items():
-        if share_w < most[name]:
-            _cap_own_control(pv[name], share_w // STEP_W * STEP_W, rule)
+        # A bound that a command brought goes up step by step, and goes away with the command.
+        if share_w < most[name] or keeping:
+            _cap_own_control(pv[name], share_w if share_w == most[name] else share_w // STEP_W * STEP_W, rule)
+
+
+def _proven_w(pv: list[Draft], online: list[Draft], site: SiteView, export_w: int, room_w: int, left_w: int) -> int:
+    """The bound that PV holds already, as long as the meter shows no harm in it; else what is `left_w`.
+
+    What batteries once took in by their own control they take again when a cloud has passed. `room_w`: without them.
+    """
+    bounds = [d.view.held.lowest_w for d in pv if d.view.held is not None and d.view.held.lowest_w is not None]
+    if site.meter is None or not bounds or len(bounds) < len(pv):
+        return left_w
+    held_w, over_w = -sum(bounds), -export_w - site.meter.power_w
+    if not all(draft.view.settled for draft in pv):
+        # While the last step is not to be seen in the samples, only a meter that shows too much is believed.
+        return held_w if over_w <= CALM_W else left_w
+    if over_w > STEP_W // 2:
+        return left_w
+    takes_w = 0
+    for draft in online:
+        if _exports_freely(draft):
+            charge = draft.view.state_of_charge_permille
+            can_take = charge is not None and charge < FULL_PERMILLE
+            takes_w += draft.view.most_import_w if can_take else max(0, draft.view.present_w)
+    return max(left_w, min(held_w, room_w + takes_w))
+
+
+def _share_discharge(online: list[Draft], budget_w: int, rule: Rule) -> dict[str, int]:
+    """Cut the ordered discharges to the budget; raises wait for what must come down first. What each keeps, W."""
+    storage = {d.view.device_id: d for d in online if d.view.kind is not DeviceKind.PV and not _exports_freely(d)}
+    ordered = {name: max(0, -(d.low or 0)) for name, d in storage.items()}
+    kept = fit(budget_w, ordered)
+    granted = {name: max(0, -(d.view.held.lowest_w or 0)) if d.view.held else 0 for name, d in storage.items()}
+    metered = {name: max(0, -d.view.present_w) for name, d in storage.items()}
+    held = hold_raises(budget_w, kept, granted, metered)
+    for name, power_w in held.items():
+        if power_w < ordered[name]:
+            storage[name].cap_low(-(power_w // STEP_W * STEP_W), rule if power_w == kept[name] else Rule.RAISE_LATER)
+    return held
+
+
+def _probe_w(online: list[Draft], site: SiteView, export_w: int) -> int:
+    """Where next to no export is allowed the sun offers a step more than a battery takes in, so that it can take more.
+
+    It follows within a second; where it does not, the meter shows it and the step is taken back.
+    """
+    if export_w >= 2 * STEP_W or site.meter is None or site.meter.power_w < -export_w - STEP_W // 2:
+        return 0
+    for draft in online:
+        charge = draft.view.state_of_charge_permille
+        room_w = draft.view.most_import_w - draft.view.present_w
+        looks_after_itself = draft.view.kind is DeviceKind.BATTERY and draft.released
+        if looks_after_itself and charge is not None and charge < FULL_PERMILLE and room_w > STEP_W:
+            return STEP_W + STEP_W // 2  # the half outweighs that bounds are rounded down
+    return 0
 
 
 def _closed_loop_import(drafts: Drafts, allowed_w: int, rule: Rule) -> None:
@@ -197,39 +264,48 @@ def _closed_loop_import(drafts: Drafts, allowed_w: int, rule: Rule) -> None:
 def _phase(drafts: Drafts, site: SiteView, phase: int) -> None:
     """One phase's fuse, both ways. A device's power is spread evenly over its phases."""
     assert site.meter is not None
-    parts = {name: _parts_on(d, phase, site.limits.phases) for name, d in drafts.items()}
-    on = {name: d for name, d in drafts.items() if parts[name]}
+    on: dict[str, tuple[Draft, int]] = {}
+    by_samples_w = by_bands_w = import_w = export_w = 0
+    for name, draft in drafts.items():
+        parts = _parts_on(draft, phase, site.limits.phases)
+        if not parts:
+            continue
+        view = draft.view
+        by_samples_w += view.present_w // parts
+        by_bands_w += view.expected_w // parts
+        if not view.online:
+            import_w -= view.worst_import_w // parts
+            export_w -= view.worst_export_w // parts
+            continue
+        on[name] = (draft, parts)
+        import_w += _export_now_w(draft) // parts
+        export_w += (_import_now_w(draft) - _pv_now_w(draft)) // parts
+        if _on_its_own(draft):
+            import_w -= max(0, view.present_w) // parts
+            export_w -= max(0, -view.present_w) // parts
     fuse_w = site.limits.phase_limit_w
     if len(site.meter.phase_power_w) >= site.limits.phases:
         meter_w = site.meter.phase_power_w[phase - 1]
-        by_samples_w = sum(d.view.present_w // parts[name] for name, d in on.items())
-        by_bands_w = sum(d.view.expected_w // parts[name] for name, d in on.items())
-        most_w, least_w = meter_w - min(by_samples_w, by_bands_w), meter_w - max(by_samples_w, by_bands_w)
+        import_w += fuse_w - (meter_w - min(by_samples_w, by_bands_w))
+        export_w += fuse_w + (meter_w - max(by_samples_w, by_bands_w))
     else:
-        most_w = (site.house_most_w or 0) // site.limits.phases
-        least_w = (site.house_least_w or 0) // site.limits.phases
-    import_w, export_w = fuse_w - most_w, fuse_w + least_w
-    for name, draft in on.items():
-        if not draft.view.online:
-            import_w -= draft.view.worst_import_w // parts[name]
-            export_w -= draft.view.worst_export_w // parts[name]
-        else:
-            import_w += _export_now_w(draft) // parts[name]
-            export_w += _import_now_w(draft) // parts[name]
-            if _on_its_own(draft):
-                import_w -= max(0, draft.view.present_w) // parts[name]
-                export_w -= max(0, -draft.view.present_w) // parts[name]
-            export_w -= _pv_now_w(draft) // parts[name]
-    online = {name: d for name, d in on.items() if d.view.online}
-    wishes = {name: -(-(d.high or 0) // parts[name]) for name, d in online.items() if d.high is not None and d.high > 0}
-    minimums = {name: _minimum_w(on[name]) // parts[name] for name in wishes}
+        import_w += fuse_w - (site.house_most_w or 0) // site.limits.phases
+        export_w += fuse_w + (site.house_least_w or 0) // site.limits.phases
+    wishes = {name: -(-d.high // parts) for name, (d, parts) in on.items() if d.high is not None and d.high > 0}
+    minimums = {name: _minimum_w(on[name][0]) // on[name][1] for name in wishes}
     for name, share_w in fit(import_w, wishes, minimums).items():
+        draft, parts = on[name]
         if share_w < wishes[name]:
-            on[name].cap_high(_stepped(on[name], share_w * parts[name]), Rule.PHASE)
-    ordered = {name: -(power_w // -parts[name]) for name, power_w in _ordered_discharge(online.values()).items()}
+            draft.cap_high(_stepped(draft, share_w * parts), Rule.PHASE)
+    ordered = {
+        name: -(d.low // parts)
+        for name, (d, parts) in on.items()
+        if d.low is not None and d.low < 0 and d.view.kind is not DeviceKind.PV
+    }
     for name, share_w in fit(export_w, ordered).items():
+        draft, parts = on[name]
         if share_w < ordered[name]:
-            on[name].cap_low(-(share_w * parts[name] // STEP_W * STEP_W), Rule.PHASE)
+            draft.cap_low(-(share_w * parts // STEP_W * STEP_W), Rule.PHASE)
 
 
 def _parts_on(draft: Draft, phase: int, site_phases: int) -> int:
@@ -250,6 +326,11 @@ def _ordered_discharge(drafts: Iterable[Draft]) -> dict[str, int]:
 def _on_its_own(draft: Draft) -> bool:
     """A battery in its own self-consumption: it follows the house, so it counts as it is metered."""
     return draft.view.online and draft.released and draft.view.kind is not DeviceKind.PV
+
+
+def _exports_freely(draft: Draft) -> bool:
+    """A battery that nothing bounds downwards: by its own control it brings the connection to zero."""
+    return draft.view.online and draft.low is None and draft.view.kind is not DeviceKind.PV
 
 
 def _import_now_w(draft: Draft) -> int:

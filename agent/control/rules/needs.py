@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from agent.control.command import Price
@@ -11,6 +12,8 @@ from drivers.device import DeadMan, DeviceKind, VehicleSession
 
 SOC_FRESH_S: Final = 300.0
 """A car's state of charge is believed for 5 min (SAFETY 9)."""
+SMALL_BATTERY_WH: Final = 20_000
+"""Of a car that does not say how large its battery is."""
 DEPARTURE_MARGIN: Final = 0.8
 """Part of the charging power that is counted on until departure: cars taper, clocks err."""
 DEPARTURE_RESERVE_S: Final = 900
@@ -88,7 +91,7 @@ def _no_discharge(draft: Draft, site: SiteView, car: VehicleSession, price: Pric
     age_s = draft.view.state_of_charge_age_s
     if car.state_of_charge_permille is None or age_s is None or age_s > SOC_FRESH_S:
         return Rule.CAR_STATE
-    if car.state_of_charge_permille <= mandate.minimum_soc_permille:
+    if car.state_of_charge_permille - _given_since_permille(draft, car, age_s) <= mandate.minimum_soc_permille:
         return Rule.CAR_MINIMUM
     if mandate.least_price_micro_per_kwh > 0 and (
         price is None or price.currency != mandate.currency or price.micro_per_kwh < mandate.least_price_micro_per_kwh
@@ -97,6 +100,14 @@ def _no_discharge(draft: Draft, site: SiteView, car: VehicleSession, price: Pric
     if _slack_s(draft, site, car, 0) < DEPARTURE_RESERVE_S:
         return Rule.CAR_DEPARTURE
     return None
+
+
+def _given_since_permille(draft: Draft, car: VehicleSession, age_s: float) -> int:
+    """What the car can have given since its state of charge was measured, rounded up."""
+    held = draft.view.held
+    most_w = max(0, -draft.view.present_w, -(held.lowest_w or 0) if held is not None else 0)
+    capacity_wh = car.battery_capacity_wh or SMALL_BATTERY_WH
+    return math.ceil(most_w * age_s / 3600 * 1000 / capacity_wh)
 
 
 def _slack_s(draft: Draft, site: SiteView, car: VehicleSession, unknown_need: int) -> float:

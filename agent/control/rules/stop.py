@@ -12,5 +12,6 @@ def stop_all(drafts: dict[str, Draft], site: SiteView) -> None:
         return
     for draft in drafts.values():
         draft.low = draft.high = 0
+        draft.until_us = None
         draft.cause = f"local STOP by {site.stop}; it is cleared only here"
         draft.bound = [Rule.STOP]

@@ -87,17 +87,33 @@ def _share_out(target: Target, free: tuple[str, ...], drafts: dict[str, Draft], 
     if command.point is Point.CONNECTION:
         assert site.house_w is not None, "suspension() holds such a target back without a meter"
         others = [name for name in drafts if name not in free]
-        rest_w -= site.house_w + sum(drafts[name].view.likely_w for name in others)
+        _rest_of_the_batteries(target.order, [drafts[name] for name in others])
+        rest_w -= site.house_w + sum(_counted_w(drafts[name]) for name in others)
     pv = [name for name in fixed if drafts[name].view.kind is DeviceKind.PV and drafts[name].view.online]
     pv_w = sum(drafts[name].view.likely_w for name in pv)
     rest_w -= sum(drafts[name].view.likely_w for name in fixed) - pv_w
     ranges = {name: _range(drafts[name]) for name in movable}
+    by = sentence(target.order)
     for name, power_w in fill(rest_w - pv_w, ranges).items():
         drafts[name].set_power(power_w)
+        drafts[name].until_us = command.end_us if power_w else None
         drafts[name].bound.clear()
-        drafts[name].cause = f"{power_w} W of {sentence(target.order)}"
+        drafts[name].cause = f"{power_w} W of {by}"
     _cap_pv(target.order, pv, sum(r.high for r in ranges.values()) - rest_w, drafts)
     return tuple(sorted([*movable, *pv]))
+
+
+def _counted_w(draft: Draft) -> int:
+    """Where a device will be that the command does not move: at its point, else where it is."""
+    return draft.view.likely_w if draft.point_w is None or not draft.view.online else draft.point_w
+
+
+def _rest_of_the_batteries(order: Order, others: list[Draft]) -> None:
+    """A battery that looks after the house would bring the connection back to zero, against the command."""
+    for draft in others:
+        if draft.view.kind is DeviceKind.BATTERY and draft.dispatchable and draft.released:
+            draft.set_power(0)
+            draft.cause = f"rests, since the connection's power is set by {sentence(order)}"
 
 
 def _range(draft: Draft) -> Range:
@@ -113,10 +129,11 @@ def _range(draft: Draft) -> Range:
 def _idle(order: Order, online: list[str], drafts: dict[str, Draft]) -> tuple[str, ...]:
     """Everything that stands in its scope rests, but for the car whose driver said "charge now"."""
     resting = [name for name in online if not drafts[name].must_charge]
+    by = sentence(order)
     for name in resting:
         drafts[name].set_power(0)
         drafts[name].bound.clear()
-        drafts[name].cause = f"0 W, by {sentence(order)}"
+        drafts[name].cause = f"0 W, by {by}"
     return tuple(resting)
 
 
@@ -126,9 +143,10 @@ def _cap_pv(order: Order, pv: list[str], most_w: int, drafts: dict[str, Draft]) 
     if most_w >= rated_w:
         return
     shares = fill(max(0, most_w), {name: Range(0, drafts[name].view.most_export_w) for name in pv})
+    by = sentence(order)
     for name, share_w in shares.items():
         drafts[name].low, drafts[name].high = -share_w, None
-        drafts[name].cause = f"at most {share_w} W out, by {sentence(order)}"
+        drafts[name].cause = f"at most {share_w} W out, by {by}"
 
 
 def sentence(order: Order) -> str:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from agent.control.book import MAX_OPEN, RESERVED_FOR_RESTRICTIVE, TRANSITIONS, Book, Change, Outcome
+from agent.control.book import MAX_KEPT, MAX_OPEN, RESERVED_FOR_RESTRICTIVE, TRANSITIONS, Book, Change, Outcome
 from agent.control.command import CommandType
 from agent.control.notes import changed_notes, decode_entry, encode_entry, restore
 from agent.control.order import Now, Order
@@ -75,6 +75,16 @@ def test_a_command_is_complete_when_its_energy_is_delivered() -> None:
     assert _states(change) == []
     change = change.book.observe({order.hash: IN_FORCE}, {"battery": Register("m", -100_000)}, NOW)
     assert _states(change) == [CommandState.COMPLETED]
+
+
+def test_a_command_ends_with_its_energy_although_the_power_was_never_quite_where_it_should_be() -> None:
+    """A derated battery must not go on for the command's whole time: its authority is used up."""
+    order = _order("a", 1, max_energy_wh=100)
+    slow = replace(IN_FORCE, responded=False)
+    book = _admitted(Book(), order).observe({order.hash: slow}, {"battery": Register("m", 0)}, NOW).book
+    change = book.observe({order.hash: slow}, {"battery": Register("m", -100_000)}, NOW)
+    assert _states(change) == [CommandState.EXECUTING, CommandState.COMPLETED]
+    assert change.receipts[-1].delivered_energy_wh == -100
 
 
 def test_energy_survives_a_restart_and_a_replaced_meter() -> None:
@@ -166,6 +176,35 @@ def test_rank_goes_before_priority_and_the_more_restrictive_before_the_earlier()
         ).candidates(NOW)
     ]
     assert names == ["idle", "weak", "strong"]
+
+
+def test_the_next_change_is_the_next_start_or_end_of_a_command_that_is_not_over() -> None:
+    book = _admitted(_admitted(Book(), _order("a", 1)), _order("b", 2, start_us=END_US, end_us=END_US + HOUR_US))
+    assert book.next_change_us(START_US) == END_US
+    assert book.next_change_us(END_US) == END_US + HOUR_US
+    assert book.next_change_us(END_US + HOUR_US) is None
+
+
+def test_what_an_issuer_ordered_counts_for_a_day_however_many_commands_came_after_it() -> None:
+    """SAFETY 10: a flood of small commands must not make the large ones forgotten."""
+    now = _at(END_US + 1)
+    book = _admitted(Book(), _order("large", 1, power_w=40_000)).settle(now).book
+    for number in range(MAX_KEPT + 5):
+        order = _order(f"small{number}", number + 2, power_w=0, type=CommandType.IDLE)
+        book = book.refused(order.hash, order.command_id, order, "no", _at(END_US + 2 + number)).book
+    book, gone = book.tidied(now)
+    assert gone
+    assert book.ordered_wh(b"grid", START_US) == 10_000
+    for number in range(MAX_KEPT + 5):
+        order = _order(f"tiny{number}", number + 2, power_w=4)
+        book = _admitted(book, order)
+    book, gone = book.settle(now).book.tidied(now)
+    assert gone
+    assert book.ordered_wh(b"grid", START_US) >= 10_000 + MAX_KEPT
+    restored, _ = restore(changed_notes(Book(), book))
+    assert restored.ordered_wh(b"grid", START_US) == book.ordered_wh(b"grid", START_US)
+    later = _at(END_US + 30 * HOUR_US)
+    assert book.tidied(later)[0].ordered_wh(b"grid", later.wall_us - 24 * HOUR_US) == 0
 
 
 def test_a_flood_of_permissive_commands_leaves_room_for_one_that_restricts() -> None:

@@ -91,6 +91,15 @@ def test_a_setpoint_at_the_connection_is_met_with_the_house_and_pv_counted() -> 
     assert plan.commands[order.hash].planned_w == -9_000
 
 
+def test_a_battery_does_not_work_against_a_setpoint_at_the_connection_that_another_device_shall_reach() -> None:
+    order = _setpoint(-4_000, "car", point=Point.CONNECTION)
+    charging = replace(BATTERY, power_w=3_000)
+    plan = make_plan(site(charging, CAR, house_w=1_000, orders=(order,)))
+    assert _band(plan, "battery") == (0, 0)
+    assert _band(plan, "car") == (-5_000, -5_000)
+    assert "rests" in plan.orders["battery"].reason
+
+
 def test_pv_counts_in_a_discharge_that_names_it() -> None:
     plan = make_plan(site(orders=(_setpoint(-7_000, "battery", "pv"),)))
     assert _band(plan, "battery") == (-2_000, -2_000)
@@ -150,6 +159,17 @@ def test_a_command_that_cannot_be_met_says_what_is_possible_and_why() -> None:
     assert Rule.BATTERY_MINIMUM.value in command.reason
 
 
+def test_a_plan_of_next_to_nothing_is_not_obeyed_by_nothing() -> None:
+    """A receipt that says EXECUTING and COMPLETED must not be had by standing still."""
+    tight = replace(LIMITS, export_limit_w=0)
+    order = _setpoint(-5_000, "battery")
+    view = site(BATTERY, house_w=150, orders=(order,), limits=tight)
+    assert make_plan(view).commands[order.hash].planned_w == -100
+    assert not make_plan(view).commands[order.hash].responded
+    follows = replace(BATTERY, power_w=-100, held=Held(lowest_w=-100, highest_w=-100))
+    assert make_plan(replace(view, devices={"battery": follows})).commands[order.hash].responded
+
+
 def test_the_power_that_responds_is_the_metered_one() -> None:
     order = _setpoint(-5_000, "battery")
     assert not make_plan(site(orders=(order,))).commands[order.hash].responded
@@ -181,6 +201,19 @@ def test_a_car_is_not_discharged_where_anything_is_unknown_or_forbids_it(car: De
     plan = make_plan(site(car, orders=(order,)))
     assert (plan.orders["car"].lowest_w or 0) >= 0
     assert rule.value in plan.commands[order.hash].reason
+
+
+def test_an_old_state_of_charge_is_counted_less_what_the_car_can_have_given_since() -> None:
+    """SAFETY 9: never below the minimum, which the next value would only show too late."""
+    order = _setpoint(-11_000, "car")
+    giving = replace(
+        _car(state_of_charge_permille=304), power_w=-11_000, held=Held(lowest_w=-11_000, highest_w=-11_000)
+    )
+    fresh = make_plan(site(replace(giving, state_of_charge_age_s=1.0), orders=(order,)))
+    assert (fresh.orders["car"].lowest_w or 0) < 0
+    old = make_plan(site(replace(giving, state_of_charge_age_s=120.0), orders=(order,)))  # 11 kW x 120 s = 0.6 %
+    assert old.orders["car"].lowest_w == 0
+    assert Rule.CAR_MINIMUM.value in old.commands[order.hash].reason
 
 
 def test_without_the_sites_permission_no_car_is_discharged() -> None:
@@ -240,8 +273,63 @@ def test_a_silent_device_is_counted_at_the_largest_of_grant_power_and_fallback()
     nameplate = replace(PLAIN, capabilities=capabilities(22_000, 0, dead_man=DeadMan.NONE), online=False)
     assert nameplate.worst_import_w == 22_000
     view = site(silent, CAR, house_w=0)
-    plan = make_plan(replace(view, limits=replace(LIMITS, import_limit_w=12_000)))
+    plan = make_plan(replace(view, limits=replace(LIMITS, import_limit_w=12_000, house_reserve_w=0)))
     assert plan.orders["car"].highest_w == 3_000
+
+
+def test_a_silent_device_that_stopped_since_makes_no_room_that_it_can_take_back() -> None:
+    """SAFETY 3: its old power is no relief of the house."""
+    silent = replace(PLAIN, online=False, power_w=11_000)
+    view = site(silent, CAR, limits=replace(LIMITS, import_limit_w=15_000))
+    # The meter shows 1 kW: that is the house, since the silent charger draws nothing just now.
+    plan = make_plan(replace(view, meter=MeterView(power_w=1_000)))
+    assert plan.orders["car"].highest_w == 3_000
+    # It draws on: the house is the same, and no more than the reserve is set aside for what is not known.
+    plan = make_plan(replace(view, meter=MeterView(power_w=12_000), limits=replace(LIMITS, import_limit_w=20_000)))
+    assert plan.orders["car"].highest_w == 4_000
+
+
+def test_a_silent_inverter_that_produces_less_since_makes_no_room_for_export() -> None:
+    silent = replace(PV, device_id="roof", online=False, power_w=-5_000)
+    view = site(silent, BATTERY, orders=(_setpoint(-10_000, "battery"),), limits=replace(LIMITS, export_limit_w=8_000))
+    plan = make_plan(replace(view, meter=MeterView(power_w=-1_000)))  # it makes 2 kW just now, of 5 kW before
+    assert _band(plan, "battery") == (-3_000, -3_000)
+
+
+def test_an_inverter_that_was_left_to_itself_counts_at_its_nameplate_when_it_falls_silent() -> None:
+    free = replace(PV, online=False, power_w=0, held=Held(lowest_w=None, highest_w=None))
+    assert free.worst_export_w == 8_000
+    assert replace(free, held=None).worst_export_w == 0  # at the fallback that is in it
+    assert replace(free, held=Held(lowest_w=-2_000, highest_w=None)).worst_export_w == 2_000
+
+
+def test_a_device_that_was_never_heard_counts_at_its_share_or_else_at_the_installers_bound() -> None:
+    unheard = replace(PLAIN, online=False, capabilities=None, power_w=None, rated_import_w=22_000)
+    assert unheard.worst_import_w == 4_000
+    assert replace(unheard, fallback_import_w=None).worst_import_w == 22_000
+    assert replace(PV, online=False, capabilities=None, power_w=None, rated_export_w=8_000).worst_export_w == 8_000
+
+
+def test_a_discharge_waits_until_another_device_has_stopped_exporting() -> None:
+    """SAFETY 3: lower first, confirm by meter, then raise another; of export too."""
+    tight = replace(LIMITS, export_limit_w=5_000)
+    coming_down = replace(BATTERY, power_w=-5_000, held=Held(lowest_w=-5_000, highest_w=-5_000))
+    idle = order_of(replace(SOME_COMMAND, type=CommandType.IDLE, power_w=0, targets=("battery",)), "idle")
+    orders = (idle, _setpoint(-5_000, "car"))
+    plan = make_plan(site(coming_down, CAR, house_w=0, orders=orders, limits=tight))
+    assert _band(plan, "battery") == (0, 0)
+    assert _band(plan, "car") == (0, 0)
+    assert Rule.RAISE_LATER in plan.orders["car"].bound_by
+    down = replace(BATTERY, held=Held(lowest_w=0, highest_w=0))
+    plan = make_plan(site(down, CAR, house_w=0, orders=orders, limits=tight))
+    assert _band(plan, "car") == (-5_000, -5_000)
+
+
+def test_without_permission_storage_does_not_cover_what_a_silent_inverter_covers() -> None:
+    silent = replace(PV, device_id="roof", online=False, power_w=-5_000)
+    view = site(silent, BATTERY, house_w=2_000, orders=(_setpoint(-10_000, "battery"),))
+    plan = make_plan(replace(view, limits=replace(LIMITS, discharge_permitted=False)))
+    assert _band(plan, "battery") == (0, 0)
 
 
 def test_a_raise_waits_until_the_other_has_come_down() -> None:
@@ -400,7 +488,7 @@ def test_ordered_discharge_never_exceeds_the_export_limit(view: SiteView) -> Non
     storage = sum(
         _exported(plan.orders[n], d)
         for n, d in online.items()
-        if d.kind is not DeviceKind.PV and not plan.orders[n].released
+        if d.kind is not DeviceKind.PV and plan.orders[n].lowest_w is not None  # else it looks after the house
     )
     imports = sum(max(0, d.present_w) for d in online.values())
     assert storage <= max(0, view.limits.export_limit_w + view.house_least_w + imports)
