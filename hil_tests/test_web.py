@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import aiohttp
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
-from agent.config import ConfigError, WebSettings, read_settings
+from agent.config import ConfigError, SecretError, WebSettings, read_settings
 from agent.status import (
     ClockLine,
     DeviceLine,
@@ -22,6 +27,8 @@ from agent.status import (
     Verdict,
     verdict_of,
 )
+from agent.web import server
+from agent.web.connections import Connections
 from agent.web.server import PRESS_HEADER, network_guard, serve, serve_locally
 
 WELL = Snapshot(
@@ -160,6 +167,130 @@ async def test_a_press_without_our_header_is_refused(page: aiohttp.ClientSession
 async def test_another_host_name_is_refused_on_loopback(page: aiohttp.ClientSession) -> None:
     async with page.get("/api/status", headers={"Host": "evil.example:8080"}) as answer:
         assert answer.status == 403
+
+
+async def test_a_host_that_is_no_address_is_refused_and_no_fault(page: aiohttp.ClientSession) -> None:
+    for host in ("localhost:", "localhost:x", "[::1]x", "::", "evil:80:80", "127.0.0.1:8080.evil.example"):
+        async with page.get("/api/status", headers={"Host": host}) as answer:
+            assert answer.status == 403, host
+
+
+async def test_every_way_to_write_loopback_is_ours(page: aiohttp.ClientSession) -> None:
+    for host in ("localhost", "LOCALHOST:8080", "127.0.0.1", "127.0.0.1:1", "[::1]", "[::1]:8080"):
+        async with page.get("/api/status", headers={"Host": host}) as answer:
+            assert answer.status == 200, host
+
+
+async def raw(port: int, *lines: bytes) -> bytes:
+    """What the server says to a request that no client library would send."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"\r\n".join([*lines, b"Connection: close", b"", b""]))
+    said = await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+    return said
+
+
+async def test_who_presses_is_printable_text_whatever_the_header_holds(site: FakeSite) -> None:
+    """It is signed, stored and shown: bytes that are no text would stop all three."""
+    async with serve(site, WebSettings(listen="127.0.0.1:0")) as port:
+        press = f"{PRESS_HEADER}: ".encode() + b"a\xff\xc2\x9b2Jb \xe2\x80\xae" + b"x" * 100
+        said = await raw(port, b"POST /api/stop HTTP/1.1", b"Host: localhost", press)
+        assert said.startswith(b"HTTP/1.1 200")
+        assert site.now.stopped_by is not None
+        assert site.now.stopped_by.isascii()
+        assert site.now.stopped_by.isprintable()
+        assert len(site.now.stopped_by) <= 64
+        assert (await raw(port, b"GET /api/status HTTP/1.1", b"Host: localhost")).startswith(b"HTTP/1.1 200")
+
+
+async def test_what_is_no_http_is_refused_and_does_not_fill_the_log(
+    site: FakeSite, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serve(site, WebSettings(listen="127.0.0.1:0")) as port:
+        for line in (b"GET / HTTP/9.9", b"GET " + b"a" * 9000 + b" HTTP/1.1", b"\x16\x03\x01\x02"):
+            assert (await raw(port, line)).startswith(b"HTTP/1.0 400")
+    assert caplog.records == []
+
+
+async def test_a_fault_of_ours_is_logged(site: FakeSite, caplog: pytest.LogCaptureFixture) -> None:
+    def fails() -> Snapshot:
+        raise RuntimeError("our fault")
+
+    async with serve(site, WebSettings(listen="127.0.0.1:0")) as port:
+        site.snapshot = fails  # type: ignore[method-assign]
+        assert (await raw(port, b"GET /healthz HTTP/1.1", b"Host: localhost")).startswith(b"HTTP/1.1 500")
+    assert "our fault" in caplog.text
+
+
+async def test_connections_that_never_ask_are_few_and_do_not_last(
+    site: FakeSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slow or silent clients must not take the descriptors that the gateway's own work needs."""
+    monkeypatch.setattr(server, "Connections", partial(Connections, most=4, quiet_s=0.3))
+    async with serve(site, WebSettings(listen="127.0.0.1:0")) as port:
+        slow = [await asyncio.open_connection("127.0.0.1", port) for _ in range(8)]
+        for _, writer in slow:
+            writer.write(b"GET / HTTP/1.1\r\nX-Slow: ")
+        await asyncio.sleep(0.1)
+        ended = [reader.at_eof() for reader, _ in slow]
+        assert ended.count(False) <= 4
+        for reader, _ in slow:
+            with contextlib.suppress(ConnectionError):
+                await asyncio.wait_for(reader.read(), 5)
+        said = await raw(port, b"GET /healthz HTTP/1.1", b"Host: localhost")
+        assert said.startswith(b"HTTP/1.1 200")
+        for _, writer in slow:
+            writer.close()
+
+
+async def test_a_client_that_goes_on_asking_keeps_its_connection(
+    site: FakeSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "Connections", partial(Connections, most=1, quiet_s=0.3))
+    async with serve(site, WebSettings(listen="127.0.0.1:0")) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(4):
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await asyncio.wait_for(reader.readuntil(b"}"), 1)).startswith(b"HTTP/1.1 200")
+            await asyncio.sleep(0.15)
+        writer.close()
+
+
+async def test_an_empty_password_lets_nobody_in(tmp_path: Path) -> None:
+    secret = tmp_path / "password"
+    secret.write_text("\n")
+    secret.chmod(0o600)
+    settings = WebSettings(
+        listen="0.0.0.0:8080",
+        password_secret=f"file:{secret}",
+        certificate_file=tmp_path / "c",
+        certificate_key_file=tmp_path / "k",
+    )
+    with pytest.raises(SecretError, match="is empty"):
+        network_guard(settings)
+
+
+async def test_the_local_socket_is_ours_alone_from_its_first_moment(
+    site: FakeSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mode that is set after the bind leaves a moment in which others may connect, and stay."""
+    modes: list[int] = []
+    bind = socket.socket.bind
+
+    def watched(self: socket.socket, address: object) -> None:
+        bind(self, address)  # type: ignore[arg-type]
+        if isinstance(address, str):
+            modes.append(Path(address).stat().st_mode & 0o777)
+
+    monkeypatch.setattr(socket.socket, "bind", watched)
+    before = os.umask(0)
+    try:
+        async with serve_locally(site, tmp_path / "s"):
+            pass
+        assert os.umask(0) == 0, "the umask of the process is as before"
+    finally:
+        os.umask(before)
+    assert [mode & 0o077 for mode in modes] == [0]
 
 
 async def test_the_local_socket_needs_no_password_and_is_ours_alone(site: FakeSite, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 Beyond loopback every request needs the password, over TLS (config refuses anything less). On loopback a web page from
 elsewhere must not press STOP through the owner's browser: the Host must be ours and a press carries our own header.
+What a client sends is never trusted to be text, and how many clients there are is bounded (`connections.py`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,10 @@ import asyncio
 import base64
 import binascii
 import hmac
+import logging
+import os
+import re
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -20,16 +25,22 @@ from typing import Final, Protocol
 
 import orjson
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CollectorRegistry, generate_latest
 
-from agent.config import WebSettings, is_loopback, read_secret, split_address
+from agent.config import SecretError, WebSettings, is_loopback, read_secret, split_address
 from agent.status import Snapshot
+from agent.web.connections import Connections
 from agent.web.metrics import SnapshotCollector
 
 CONTROL_STALE_S: Final = 10.0
 """A control loop without progress for this long is not healthy."""
 PRESS_HEADER: Final = "X-V2G-Gateway"
+MOST_NAME: Final = 64
+"""Characters of who presses."""
 USER_NAME: Final = "installer"
+TLS_HANDSHAKE_S: Final = 5.0
+_HOST: Final = re.compile(r"(\[[0-9A-Fa-f:]+\]|[^:\[\]]+)(?::[0-9]{1,5})?")
 _ASSETS: Final = {
     "/": ("page.html", "text/html"),
     "/page.js": ("page.js", "text/javascript"),
@@ -53,11 +64,14 @@ class Site(Protocol):
     async def clear_stop(self, by: str) -> None: ...
 
 
-def make_app(site: Site, *, guard: Callable[[web.Request], web.Response | None]) -> web.Application:
+def make_app(
+    site: Site, *, guard: Callable[[web.Request], web.Response | None], connections: Connections
+) -> web.Application:
     """The application; `guard` gives the refusal of a request, or None when it may pass."""
 
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+        connections.asked(request.transport)
         refused = guard(request)
         response = refused if refused is not None else await handler(request)
         response.headers["Content-Security-Policy"] = _POLICY
@@ -91,13 +105,13 @@ def make_app(site: Site, *, guard: Callable[[web.Request], web.Response | None])
         return web.Response(body=generate_latest(registry), content_type="text/plain", charset="utf-8")
 
     async def press(request: web.Request) -> web.Response:
-        by = request.headers.get(PRESS_HEADER, "")
+        by = _words(request.headers.get(PRESS_HEADER, ""))
         if not by:
             return _json({"error": f"a press needs the header {PRESS_HEADER}: who presses"}, status=403)
         if request.path == "/api/stop":
-            await site.stop(by[:64])
+            await site.stop(by)
         else:
-            await site.clear_stop(by[:64])
+            await site.clear_stop(by)
         return _json({"stopped_by": site.snapshot().stopped_by})
 
     for path, (name, content_type) in _ASSETS.items():
@@ -114,17 +128,20 @@ def network_guard(settings: WebSettings) -> Callable[[web.Request], web.Response
     """The guard of the TCP listener. Raises SecretError when the password cannot be read."""
     host, _ = split_address(settings.listen)
     if is_loopback(settings.listen):
-        ours = {"localhost", "127.0.0.1", "[::1]", "::1", host}
+        ours = {"localhost", "127.0.0.1", "::1", host.lower()}
 
         def by_host(request: web.Request) -> web.Response | None:
             # A page elsewhere whose name was made to resolve to 127.0.0.1 still carries its own Host.
-            if split_address(request.host)[0] in ours if ":" in request.host else request.host in ours:
+            named = _HOST.fullmatch(request.host)
+            if named is not None and named[1].strip("[]").lower() in ours:
                 return None
             return _json({"error": "this listener answers to localhost only"}, status=403)
 
         return by_host
     assert settings.password_secret is not None
     password = read_secret(settings.password_secret)
+    if not password:
+        raise SecretError(f"{settings.password_secret}: is empty, and an empty password would let everybody in")
     expected = f"{USER_NAME}:{password}".encode()
 
     def by_password(request: web.Request) -> web.Response | None:
@@ -150,32 +167,70 @@ async def serve(site: Site, settings: WebSettings) -> AsyncIterator[int]:
     if settings.certificate_file is not None:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         tls.load_cert_chain(settings.certificate_file, settings.certificate_key_file)
-    async with _running(make_app(site, guard=network_guard(settings))) as runner:
-        await web.TCPSite(runner, host, port, ssl_context=tls).start()
-        yield int(runner.addresses[0][1])
+    connections = Connections()
+    app = make_app(site, guard=network_guard(settings), connections=connections)
+    async with _running(app, connections):
+        listener = await asyncio.get_running_loop().create_server(
+            connections, host, port, ssl=tls, ssl_handshake_timeout=None if tls is None else TLS_HANDSHAKE_S
+        )
+        try:
+            yield int(listener.sockets[0].getsockname()[1])
+        finally:
+            listener.close()
 
 
 @asynccontextmanager
-async def serve_locally(site: Site, socket: Path) -> AsyncIterator[None]:
+async def serve_locally(site: Site, path: Path) -> AsyncIterator[None]:
     """Listen on a Unix socket (mode 0600) while the context is open. Raises OSError."""
-    async with _running(make_app(site, guard=lambda _: None)) as runner:
-        await asyncio.to_thread(socket.unlink, missing_ok=True)
-        await web.UnixSite(runner, str(socket)).start()
+    connections = Connections()
+    app = make_app(site, guard=lambda _: None, connections=connections)
+    async with _running(app, connections):
+        await asyncio.to_thread(path.unlink, missing_ok=True)
+        listener = await asyncio.get_running_loop().create_unix_server(connections, sock=_bound(path))
         try:
-            await asyncio.to_thread(socket.chmod, 0o600)
             yield
         finally:
-            await asyncio.to_thread(socket.unlink, missing_ok=True)
+            listener.close()
+            await asyncio.to_thread(path.unlink, missing_ok=True)
+
+
+def _bound(path: Path) -> socket.socket:
+    """A Unix socket that is nobody else's from its first moment: chmod after bind would leave a gap to slip through."""
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # The umask is the process's: for this moment what another thread makes is its owner's alone, too.
+    before = os.umask(0o077)
+    try:
+        made.bind(str(path))
+        path.chmod(0o600)
+    except BaseException:
+        made.close()
+        raise
+    finally:
+        os.umask(before)
+    return made
 
 
 @asynccontextmanager
-async def _running(app: web.Application) -> AsyncIterator[web.AppRunner]:
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+async def _running(app: web.Application, connections: Connections) -> AsyncIterator[None]:
+    logger = logging.getLogger(__name__)
+    logger.addFilter(_is_ours)
+    runner = web.AppRunner(app, access_log=None, logger=logger, shutdown_timeout=1)
     try:
         await runner.setup()
-        yield runner
+        connections.server = runner.server
+        yield
     finally:
         await runner.cleanup()
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """A request that is no HTTP is its sender's fault: eight kilobytes of trace for each would fill the journal."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
+
+
+def _words(header: str) -> str:
+    """A header as text that can be signed, stored and shown: bytes beyond ASCII come as half characters."""
+    return "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in header[:MOST_NAME])
 
 
 def _asset(name: str, content_type: str) -> Handler:
