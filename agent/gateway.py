@@ -10,9 +10,9 @@ import asyncio
 import contextlib
 import functools
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib import metadata
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
@@ -53,13 +53,15 @@ from proto.energysettlement.v1.gateway_pb2 import ChannelFrame
 CLOCK_NOTE: Final = "clock"
 CLOCK_NOTE_EVERY_S: Final = 60.0
 UPKEEP_EVERY_S: Final = 600.0
-IDENTITY_RETRY_S: Final = 1.0
+COME_UP_RETRY_S: Final = 1.0
 ENROLMENT_RETRY_S: Final = 10.0
 TLS_SIGN_S: Final = 10.0
 LAST_SEAL_S: Final = 5.0
 LAST_SEND_S: Final = 3.0
 CANCEL_AGAIN_S: Final = 0.5
 ATTESTATION_DAYS: Final = 30
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -134,8 +136,8 @@ class Gateway:
                 gateway = Gateway(settings, store=store, clock=clock, token=token)
                 await gateway._restore()
                 yield gateway
+                await gateway._note_clock()
             finally:
-                await store.set_note(CLOCK_NOTE, clock.state())
                 await token.close()
 
     async def _restore(self) -> None:
@@ -167,18 +169,33 @@ class Gateway:
             for device in self._site.devices.values():
                 part = functools.partial(device.run, self._on_sample)
                 self._device_tasks.append(keep(group, f"device {device.device_id}", part))
-            self._up_tasks.append(group.create_task(self._come_up(group), name="come up"))
+            self._up_tasks.append(self._supervisor.once(group, "come up", functools.partial(self._come_up, group)))
 
     async def _come_up(self, group: asyncio.TaskGroup) -> None:
-        """What needs the gateway's name, as soon as it is known; then what needs the platform's, once enrolled."""
-        journal = self._store.journal("token")
+        """What needs the gateway's name, as soon as it is known; then what needs the platform's, once enrolled.
+
+        Started again after a fault: what is up already stays as it is.
+        """
+        if self._sealer is None:
+            await self._begin_sealing(group)
+        if self._uplink is None:
+            await self._link_up(group)
+
+    async def _patiently(self, step: Callable[[], Awaitable[T]]) -> T:
+        """The result of a step, tried until neither the token nor the store stands in its way: both show why."""
+        waits = False
         while True:
             try:
-                evidence = await self._token.pinned_signer(EVIDENCE_KEY, journal)
-                break
-            except SignerUnavailableError as error:
-                log.info("gateway.waits_for_token", reason=str(error))
-                await asyncio.sleep(IDENTITY_RETRY_S)
+                return await step()
+            except (SignerUnavailableError, StoreError) as error:
+                if not waits:
+                    log.info("gateway.waits", reason=str(error))
+                waits = True
+                await asyncio.sleep(COME_UP_RETRY_S)
+
+    async def _begin_sealing(self, group: asyncio.TaskGroup) -> None:
+        journal = self._store.journal("token")
+        evidence = await self._patiently(lambda: self._token.pinned_signer(EVIDENCE_KEY, journal))
         self._gateway_id = did_of(evidence.public_key_der)
         log.info("gateway.identity", gateway_id=self._gateway_id, incarnation=self._store.incarnation)
         self._sealer = Sealer(
@@ -195,8 +212,8 @@ class Gateway:
             on_sealed=self._on_sealed,
         )
         self._up_tasks.append(self._supervisor.keep(group, "sealing", self._sealer.run))
-        await self._state_facts()
-        await self._link_up(group)
+        facts = functools.partial(self._patiently, self._state_facts)
+        self._up_tasks.append(self._supervisor.once(group, "facts", facts))
 
     async def _state_facts(self) -> None:
         """What is true of this run from its start: the metering tree, and what software runs."""
@@ -240,11 +257,16 @@ class Gateway:
                     if device.settled
                 ]
                 break
-            except (OSError, IdentityError, SignerUnavailableError) as error:
+            except (SignerUnavailableError, StoreError) as error:
+                log.info("gateway.waits", reason=str(error))
+                await asyncio.sleep(COME_UP_RETRY_S)
+            except (OSError, IdentityError) as error:
                 self.note_problem("enrolment", f"{error}; enrol this gateway, then it connects by itself")
                 await asyncio.sleep(ENROLMENT_RETRY_S)
         self._problems.pop("enrolment", None)
         self._trust = TrustKeeper(platform.trust_list_file, root_key, store=self._store, clock=self._clock)
+        # Before the link: a command that it brings must not be refused because nobody has looked yet.
+        await self._trust.look()
         self._settling = Settling(
             settled,
             store=self._store,
@@ -255,7 +277,7 @@ class Gateway:
             send=self._send_channel,
             commands_of=self._controller.commands_in_force,
         )
-        await self._settling.restore()
+        await self._patiently(self._settling.restore)
         self._uplink = Uplink(
             platform,
             identity=UplinkIdentity(
@@ -334,17 +356,26 @@ class Gateway:
     async def _upkeep(self) -> None:
         """The clock's note each minute, pruning now and then, and the counts for the status page each second."""
         noted_s = pruned_s = float("-inf")
+        noted_trust = False
         while True:
-            now_s = self._clock.monotonic_s()
-            await self._refresh_counts()
-            if now_s - noted_s >= CLOCK_NOTE_EVERY_S:
-                await self._store.set_note(CLOCK_NOTE, self._clock.state())
-                noted_s = now_s
             now = self._clock.now()
-            if now_s - pruned_s >= UPKEEP_EVERY_S and now.quality is not ClockQuality.UNTRUSTED:
+            trusted = now.quality is not ClockQuality.UNTRUSTED
+            await self._refresh_counts()
+            # Trust that was just won is noted at once: whoever is killed now would start again without it.
+            if now.monotonic_s - noted_s >= CLOCK_NOTE_EVERY_S or trusted != noted_trust:
+                await self._note_clock()
+                noted_s, noted_trust = now.monotonic_s, trusted
+            if now.monotonic_s - pruned_s >= UPKEEP_EVERY_S and trusted:
                 await self._store.prune(now.wall_us, self._settings.evidence.retain_days)
-                pruned_s = now_s
+                pruned_s = now.monotonic_s
             await asyncio.sleep(1.0)
+
+    async def _note_clock(self) -> None:
+        """Keep the clock's state over a restart. What cannot be kept on a full disk costs trust, and nothing else."""
+        try:
+            await self._store.set_note(CLOCK_NOTE, self._clock.state())
+        except StoreError as error:
+            log.warning("gateway.clock_not_noted", reason=str(error))
 
     async def _refresh_counts(self) -> None:
         counts = await self._store.counts()

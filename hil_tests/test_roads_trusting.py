@@ -10,7 +10,7 @@ import pytest
 from agent.identity.trust import TrustList, prepare_trust_list
 from agent.roads import trusting as module
 from agent.roads.trusting import PIN_NOTE, TrustKeeper
-from agent.store import Store
+from agent.store import Store, StoreFullError
 from hil_tests.roads_parts import START_US, HandClock, running, until
 from tests.agent.identity.software import SoftwareSigner
 
@@ -168,3 +168,29 @@ async def test_without_trusted_time_the_moment_of_issue_is_not_held_against_a_li
     keeper = TrustKeeper(file, ROOT.verify_key, store=store, clock=hand.clock)
     await keeper.look()
     assert version(keeper) == 1
+
+
+async def test_on_a_full_disk_the_list_in_force_is_known_again_and_a_newer_one_waits(
+    keeper: TrustKeeper, file: Path, store: Store, hand: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(file, signed(1))
+    await keeper.look()
+    note = store.set_note
+
+    async def refuse(key: str, value: bytes) -> None:
+        raise StoreFullError("no space left")
+
+    monkeypatch.setattr(store, "set_note", refuse)
+    restarted = TrustKeeper(file, ROOT.verify_key, store=store, clock=hand.clock)
+    await restarted.look()
+    assert (version(restarted), restarted.trouble) == (1, "")
+
+    # Nobody would know later that it was used: an older one could be put in its place.
+    write(file, signed(2))
+    await restarted.look()
+    assert version(restarted) == 1
+    assert "no space left" in restarted.trouble
+
+    monkeypatch.setattr(store, "set_note", note)
+    await restarted.look()
+    assert (version(restarted), restarted.trouble) == (2, "")

@@ -114,7 +114,19 @@ def _pem(public_key_der: bytes) -> bytes:
 def _write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
     folder.mkdir(exist_ok=True)
     for name, content in contents.items():
-        (folder / name).write_bytes(content)
+        _put(folder / name, content, mode=0o644)
+
+
+def _put(path: Path, content: bytes, *, mode: int) -> None:
+    """Write a file whole or not at all, and through no link: root may run this in a folder of the service's user."""
+    beside = path.with_name(path.name + ".new")
+    beside.unlink(missing_ok=True)
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+    with open(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
 
 
 def write_config(path: Path, given: Given) -> bool:
@@ -132,8 +144,7 @@ def read_pin(reference: str) -> str:
     path = Path(name)
     if kind == "file" and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)
-        path.write_text(secrets.token_hex(8), encoding="ascii")
+        _put(path, secrets.token_hex(8).encode(), mode=0o600)
     return read_secret(reference)
 
 

@@ -27,13 +27,18 @@ EXIT_CONFIG: Final = 78
 """sysexits.h EX_CONFIG: trying again changes nothing."""
 EXIT_UNAVAILABLE: Final = 69
 """sysexits.h EX_UNAVAILABLE: something that the agent cannot do without."""
+EXIT_SOFTWARE: Final = 70
+"""sysexits.h EX_SOFTWARE: a fault in the agent; it is in the log."""
 STATUS_EVERY_S: Final = 5.0
 
 log = structlog.get_logger()
 
 
 def main(arguments: list[str]) -> int:
-    """Run until SIGTERM or SIGINT. Exit codes: 0 ended as asked, 69 cannot start, 78 the configuration is wrong."""
+    """Run until SIGTERM or SIGINT, then end the process.
+
+    Exit codes: 0 ended as asked, 69 cannot start, 70 a fault of its own, 78 the configuration is wrong (returned).
+    """
     parser = argparse.ArgumentParser(prog="v2g-gateway run", description="Run the gateway until it is told to stop.")
     parser.add_argument(
         "--config", type=Path, default=DEFAULT_PATH, help=f"configuration file (default {DEFAULT_PATH})"
@@ -46,16 +51,22 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(f"{error}\n")
         return EXIT_CONFIG
     configure(settings.gateway.log_level, as_json=options.json)
+    # Evidence, STOP, token: what this process makes is for its user alone, also where systemd does not say so.
+    os.umask(0o077)
     choose_softhsm(settings.token, settings.gateway.state_dir)
+    code = 0
     try:
         asyncio.run(_run(settings))
     except (StartError, SecretError) as error:
         log.error("gateway.cannot_start", reason=str(error))
-        return EXIT_UNAVAILABLE
+        code = EXIT_UNAVAILABLE
+    except Exception:  # A fault of ours. Whoever supervises us starts us again, if only we end.
+        log.exception("gateway.failed")
+        code = EXIT_SOFTWARE
     # Everything is closed. grpc's signer (1.85) leaves a thread behind that is no daemon and never ends.
     logging.shutdown()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(code)
 
 
 async def _run(settings: Settings) -> None:

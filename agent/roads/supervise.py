@@ -28,13 +28,19 @@ class Supervisor:
         """Run `part` in the group until it is cancelled; a part that ends or raises is started again."""
         return group.create_task(self._run(name, part), name=name)
 
-    async def _run(self, name: str, part: Callable[[], Awaitable[None]]) -> None:
+    def once(self, group: asyncio.TaskGroup, name: str, part: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        """Run `part` in the group until it has returned; one that raises is started again."""
+        return group.create_task(self._run(name, part, may_end=True), name=name)
+
+    async def _run(self, name: str, part: Callable[[], Awaitable[None]], *, may_end: bool = False) -> None:
         wait_s = AGAIN_LEAST_S
         while True:
             started_s = self._monotonic_s()
             try:
                 self.down.pop(name, None)
                 await part()
+                if may_end:
+                    return
                 reason = "ended by itself"
             except Exception as error:
                 # One part's fault must stop no other; CancelledError and KeyboardInterrupt pass.

@@ -12,7 +12,7 @@ from agent.clock import Clock, ClockQuality
 from agent.evidence.cose import VerifyKey
 from agent.identity.errors import IdentityError
 from agent.identity.trust import TrustList, TrustListPin, decode_pin, decode_trust_list
-from agent.store import Store
+from agent.store import Store, StoreError
 
 LOOK_EVERY_S: Final = 10.0
 PIN_NOTE: Final = "trust-list/pin"
@@ -40,7 +40,10 @@ class TrustKeeper:
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def look(self) -> None:
-        """Take the file's list if it is a good one. A bad one is named, and the one in force stays."""
+        """Take the file's list if it is a good one. A bad one is named, and the one in force stays.
+
+        A new one counts only once it is noted which it is: else an older one could come after it.
+        """
         try:
             encoded = await asyncio.to_thread(self._path.read_bytes)
         except OSError as error:
@@ -52,18 +55,20 @@ class TrustKeeper:
             return
         now = self._clock.now()
         try:
+            pinned = await self._pin()
             taken = decode_trust_list(
                 encoded,
                 self._root,
                 None if now.quality is ClockQuality.UNTRUSTED else now.wall_us,
-                pinned=await self._pin(),
+                pinned=pinned,
             )
-        except IdentityError as error:
+            if taken.pin != pinned:
+                await self._store.set_note(PIN_NOTE, taken.pin.encode())
+        except (IdentityError, StoreError) as error:
             if self.trouble != str(error):
                 log.error("trust.refused", file=str(self._path), reason=str(error))
             self.trouble = str(error)
             return
-        await self._store.set_note(PIN_NOTE, taken.pin.encode())
         self._seen, self.current, self.trouble = encoded, taken, ""
         log.info("trust.taken", version=taken.version, issuers=len(taken.issuers))
 

@@ -72,3 +72,29 @@ def test_another_module_is_left_to_itself(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.delenv("SOFTHSM2_CONF", raising=False)
     assert init.choose_softhsm(TokenSettings(module=Path("/usr/lib/libtpm2_pkcs11.so"), label="v2g"), tmp_path) is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_given_to_the_platform_is_written_beside_and_never_through_a_link(tmp_path: Path) -> None:
+    """Root may run init in a folder of the service's user."""
+    roots = tmp_path / "roots"
+    roots.write_text("before")
+    folder = tmp_path / "enrolment"
+    folder.mkdir()
+    (folder / "evidence.pem").symlink_to(roots)
+    (folder / "evidence.pem.new").symlink_to(roots)
+    init._write_files(folder, {"evidence.pem": b"key"})
+    assert roots.read_text() == "before"
+    assert (folder / "evidence.pem").read_bytes() == b"key"
+    assert [path.name for path in folder.iterdir()] == ["evidence.pem"]
+
+
+def test_a_pin_file_is_never_there_without_its_pin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash between making and writing it would leave a PIN that is empty, for ever."""
+
+    def fails(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("secrets.token_hex", fails)
+    with pytest.raises(KeyboardInterrupt):
+        init.read_pin(f"file:{tmp_path / 'pin'}")
+    assert not (tmp_path / "pin").exists()

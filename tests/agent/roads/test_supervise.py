@@ -118,3 +118,12 @@ async def test_cancelling_ends_a_part_and_is_no_failure() -> None:
         pass
     assert part.cancelled
     assert (part.starts, supervisor.down) == (1, {})
+
+
+async def test_a_step_that_is_done_once_is_tried_until_it_returns_and_not_again() -> None:
+    supervisor = Supervisor(lambda: 0.0)
+    step = Part(RuntimeError("not yet"), RuntimeError("nor now"), None)
+    async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
+        await supervisor.once(group, "step", step.run)
+    assert step.starts == 3
+    assert supervisor.down == {}

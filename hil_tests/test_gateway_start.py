@@ -1,0 +1,185 @@
+"""The agent's start with everything away, with a wrong clock, and on a full disk."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.measure.reading import Quality
+from hil_tests.gateway_parts import (
+    DEVICES,
+    gateway_site,
+    needs_softhsm,
+    part_of,
+    problem_of,
+)
+
+pytestmark = needs_softhsm
+AHEAD_S = 3600.0
+"""Worse than behind: whatever believed it once would have to go back in time."""
+FAILING_AGENT = """
+from agent import gateway
+from agent.cli.main import main
+
+async def fail(self):
+    raise RuntimeError("this fault is a test")
+
+gateway.Gateway.shut_down = fail
+main()
+"""
+
+
+async def test_it_starts_with_everything_away_says_so_and_comes_up_as_each_appears(tmp_path: Path) -> None:
+    async with gateway_site(tmp_path) as site:
+        stage = site.stage
+        stage.take_token_away()
+        await stage.start_gateway()
+
+        status = await site.shows(lambda s: part_of(s, "token")["state"] == "absent", "the token is absent")
+        assert status["verdict"] == "trouble"
+        assert "readings are stored and wait" in problem_of(status, "token")
+        assert part_of(status, "link")["state"] == "not set up"
+        assert status["gateway_id"] == ""
+        status = await site.shows(
+            lambda s: all(problem_of(s, device_id) for device_id in DEVICES), "a sentence for each device that is away"
+        )
+        assert {line["link"] for line in status["devices"]} <= {"starting", "silent"}
+        assert status["control_age_s"] < 5, "the control loop stands still"
+
+        await stage.start_site()
+        status = await site.shows(
+            lambda s: {line["link"] for line in s["devices"]} == {"online"} and s["evidence"]["queued"] > len(DEVICES),
+            "every device online, and its readings waiting for the token",
+        )
+        assert status["evidence"]["sealed"] == 0
+
+        stage.put_token_back()
+        status = await site.shows(
+            lambda s: s["evidence"]["sealed"] > 0 and bool(problem_of(s, "link")), "readings sealed, and no link yet"
+        )
+        assert status["gateway_id"] == stage.gateway_id
+        assert status["evidence"]["acknowledged"] == 0
+
+        await stage.start_platform()
+        await site.well()
+        await site.shows(lambda s: s["evidence"]["acknowledged"] > len(DEVICES), "what waited, acknowledged")
+        assert await stage.gateway.end() == 0
+        await site.nothing_lost()
+
+
+async def test_a_wrong_clock_is_no_trusted_time_until_the_platform_tells_it(tmp_path: Path) -> None:
+    async with gateway_site(tmp_path) as site:
+        stage = site.stage
+        wrong = ("-m", "hil_tests.rig.wrong_clock", f"{AHEAD_S:g}")
+        await stage.start_site()
+        await stage.start_gateway(*wrong)
+        await site.shows(lambda s: s["evidence"]["sealed"] > len(DEVICES), "readings before any platform")
+        await stage.start_platform()
+        told_s = time.time()
+        await site.well()
+        await site.grows(*DEVICES, beyond=await site.newest_sequences(), by=3)
+
+        # The trust outlives the process, as the machine's own clock went on: no platform is needed to start again.
+        stage.link.cut()
+        told = sum((await site.newest_sequences()).values())
+        await stage.gateway.kill()
+        await stage.start_gateway(*wrong)
+        await site.shows(lambda s: s["evidence"]["readings"] > told + len(DEVICES), "readings after the restart")
+        stage.link.restore()
+        await site.well()
+        await site.discharge(5_000, 20, "battery-1")
+        await site.delivers(-5_000, "battery-1")
+        assert await stage.gateway.end() == 0
+
+        evidence = await site.nothing_lost()
+        for readings in evidence.readings.values():
+            untrusted = [bool(reading.quality & Quality.CLOCK_UNTRUSTED) for reading, _ in readings]
+            assert untrusted[0], "a reading before the first witness claims to know the time"
+            known = untrusted.index(False)
+            assert not any(untrusted[known:]), "the time was known, and then it was not"
+            for reading, _ in readings[known:]:
+                assert told_s - 2 <= reading.timestamp_us / 1e6 <= time.time() + 2
+            for reading, _ in readings[:known]:
+                assert abs(reading.timestamp_us / 1e6 - AHEAD_S - told_s) < 60
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of a few MiB, mounted for one test."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=10m", "v2g-test", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"this process may not mount a file system: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+async def test_a_full_disk_stops_neither_control_nor_commands_and_loses_nothing(
+    tmp_path: Path, small_disk: Path
+) -> None:
+    async with gateway_site(tmp_path, state_dir=small_disk / "state") as site:
+        stage = site.stage
+        await stage.start_all()
+        await site.well()
+        await site.grows(*DEVICES, beyond={})
+        filled = small_disk / "somebody-elses"
+        fill(filled)
+        status = await site.shows(lambda s: not part_of(s, "store")["ok"], "a store that is full")
+        assert status["verdict"] == "trouble"
+        assert problem_of(status, "store")
+
+        # Space is kept back for what may not wait: a command comes, is obeyed and receipted on a full disk.
+        command_id = await site.discharge(5_000, 6, "battery-1")
+        await site.delivers(-5_000, "battery-1")
+        await site.receipted(command_id, "COMPLETED")
+        status = await site.shows(lambda s: not part_of(s, "store")["ok"], "a store that is still full")
+        assert status["control_age_s"] < 5
+        told = await site.newest_sequences()
+
+        # Without any space at all, and starting so, it still does what only reduces power.
+        await stage.gateway.kill()
+        fill(small_disk / "more")
+        await stage.start_gateway()
+        await site.shows(lambda s: not part_of(s, "store")["ok"], "a store that was full at the start")
+        command_id = await site.issue(type="IDLE", duration_s=30, targets=["battery-1"])
+        await site.delivers(0, "battery-1")
+
+        filled.unlink()
+        (small_disk / "more").unlink()
+        await site.receipted(command_id, "EXECUTING")
+        await site.well()
+        await site.grows(*DEVICES, beyond=told)
+        assert await stage.gateway.end() == 0
+        evidence = await site.nothing_lost()
+        for device_id, readings in evidence.readings.items():
+            assert any(reading.quality & Quality.AFTER_GAP for reading, _ in readings), f"{device_id} hides its gap"
+
+
+def fill(file: Path) -> None:
+    """Take all the space that the file system of `file` has left."""
+    with file.open("wb", buffering=0) as taken:
+        chunk = bytes(64 * 1024)
+        while chunk:
+            try:
+                taken.write(chunk)
+            except OSError:
+                chunk = chunk[: len(chunk) // 2]
+
+
+async def test_an_agent_that_fails_ends_with_an_error_and_does_not_hang(tmp_path: Path) -> None:
+    async with gateway_site(tmp_path) as site:
+        stage = site.stage
+        await stage.start_platform()
+        await stage.start_gateway("-c", FAILING_AGENT)
+        await site.shows(lambda s: part_of(s, "link")["ok"], "the link as up")
+        assert await stage.gateway.end() == 70
+        assert "this fault is a test" in stage.gateway.words()
