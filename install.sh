@@ -184,7 +184,9 @@ make_user_and_folders() {
   if getent group dialout >/dev/null && ! id -nG "$user" | grep -qw dialout; then usermod -aG dialout "$user"; fi
   install -d -m 0755 "$prefix" "$prefix/versions"
   install -d -m 0750 -o root -g "$user" "$etc"
-  install -d -m 0700 -o "$user" -g "$user" "$state" "$state/token"
+  install -d -m 0700 -o "$user" -g "$user" "$state"
+  # What is below belongs to the service's user, links included: root would follow one and give away where it leads.
+  as_service_user mkdir -p -m 0700 "$state/token"
 }
 
 # make_version FOLDER: the gateway with its packages. Nothing to do when it is there, whole.
@@ -214,8 +216,11 @@ make_identity() {
     [ -z "$(ls -A "$state/token")" ] || die "$etc/token-pin is missing, and the token in $state/token opens with no other
 PIN: put the file back from a backup. Without it the keys are lost; ./install.sh uninstall --purge makes way for new ones"
     # The service's user reads it, and nobody else. It goes nowhere but into this file.
-    (umask 077 && od -An -N12 -tx1 /dev/urandom | tr -d ' \n' >"$etc/token-pin")
-    chown "$user:$user" "$etc/token-pin"
+    (umask 077 && od -An -N12 -tx1 /dev/urandom | tr -d ' \n' >"$etc/token-pin.new")
+    chown "$user:$user" "$etc/token-pin.new"
+    # On the disk before a token depends on it: without its PIN the keys are lost.
+    sync "$etc/token-pin.new"
+    mv -f "$etc/token-pin.new" "$etc/token-pin"
   fi
   # The configuration's folder is root's, so that the service cannot change what it is told.
   made=$config
@@ -230,7 +235,9 @@ PIN: put the file back from a backup. Without it the keys are lost; ./install.sh
     --config-out "$made" "$@" | sed "s|$made|$config|" >&2 ||
     die "the token and its keys could not be made; the lines above say why"
   if [ "$made" != "$config" ]; then
-    put "$config" 0640 "$user" <"$made"
+    # Read as the user that wrote it: by now it may be a link to what only root may read.
+    as_service_user cat "$made" >"$scratch/config" || die "$made cannot be read by $user, who made it"
+    put "$config" 0640 "$user" <"$scratch/config"
     rm -f "$made"
   fi
   changed=1

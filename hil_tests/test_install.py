@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import configparser
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -193,6 +194,65 @@ def test_the_test_command_fails_with_the_first_check_that_fails(checkout: Path, 
     assert tested.returncode != 0
     assert called.read_text().splitlines()[-1] == failing
     assert not set(called.read_text().split()) & set(order[order.index(failing) + 1 :])
+
+
+# -- What the service's user may not make root do ---------------------------------------------------------------------
+
+
+SOMEBODY: Final = "daemon"
+"""A user with a group of the same name, which Debian has from the start; stands in for the service's."""
+
+
+@pytest.fixture
+def theirs() -> Iterator[Path]:
+    """A folder that everybody may enter, with `state`, which belongs to the service's user."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    (folder / "state").mkdir(mode=0o700)
+    shutil.chown(folder / "state", SOMEBODY, SOMEBODY)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def installing(folder: Path, step: str) -> subprocess.CompletedProcess[str]:
+    """Run a step of the installation with every folder inside `folder`. Nobody is put into another group by it."""
+    given = f"prefix={folder}/opt; etc={folder}/etc; state={folder}/state; user={SOMEBODY}; getent() {{ return 1; }}\n"
+    return call(SCRIPT, f"{given}umask 022; cd /; {step}")
+
+
+@needs_root
+def test_the_folders_are_made_and_are_the_services_alone(theirs: Path) -> None:
+    made = installing(theirs, "make_user_and_folders")
+    assert made.returncode == 0, made.stderr
+    for folder in (theirs / "state", theirs / "state" / "token"):
+        assert (folder.stat().st_uid, folder.stat().st_mode & 0o777) == (pwd.getpwnam(SOMEBODY).pw_uid, 0o700)
+    assert installing(theirs, "make_user_and_folders").returncode == 0
+
+
+@needs_root
+def test_a_link_among_the_services_folders_gives_nothing_away(theirs: Path) -> None:
+    """Who has taken over the service must not become the owner of a folder of root's at the next upgrade."""
+    (theirs / "roots").mkdir(mode=0o755)
+    (theirs / "state" / "token").symlink_to(theirs / "roots")
+    installing(theirs, "make_user_and_folders")
+    assert ((theirs / "roots").stat().st_uid, (theirs / "roots").stat().st_mode & 0o777) == (0, 0o755)
+
+
+@needs_root
+def test_a_link_in_the_place_of_the_new_configuration_shows_no_file_of_roots(theirs: Path) -> None:
+    secret = theirs / "secret"
+    secret.write_text("for root alone")
+    secret.chmod(0o600)
+    program = theirs / "venv" / "bin" / "v2g-gateway"
+    program.parent.mkdir(parents=True)
+    program.write_text(f"#!/bin/sh\nln -s {secret} {theirs}/state/gateway.toml.new\n")
+    program.chmod(0o755)
+    (theirs / "etc").mkdir()
+    (theirs / "etc" / "token-pin").write_text("1234")
+    (theirs / "state" / "token").mkdir()
+    made = installing(theirs, f"make_identity {theirs}/venv")
+    assert made.returncode != 0
+    assert not (theirs / "etc" / "gateway.toml").exists()
 
 
 # -- Token and configuration ------------------------------------------------------------------------------------------
