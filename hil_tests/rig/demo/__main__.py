@@ -21,7 +21,7 @@ from rich.live import Live
 
 from agent.evidence.errors import EvidenceError
 from hil_tests.rig.demo import score, screen
-from hil_tests.rig.demo.stage import Stage, StageError, set_up
+from hil_tests.rig.demo.stage import Stage, StageError
 from hil_tests.rig.demo.story import CURTAIL_W, CYCLE_SECONDS, DISCHARGE_W, Act, Story, tell
 
 READY_S: Final = 45.0
@@ -79,9 +79,10 @@ async def run(seconds: float | None, folder: Path, *, setup_seconds: float | Non
     ended = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
-    stage = await set_up(folder, story)
+    stage = await Stage.prepare(folder, story)
     play = Play(stage, story)
     try:
+        await stage.start_all()
         async with aiohttp.ClientSession() as session, _shown(play, session, seconds, quiet=quiet):
             await _until_ready(stage, session)
             cycles = 0
@@ -94,11 +95,7 @@ async def run(seconds: float | None, folder: Path, *, setup_seconds: float | Non
             play.act = "stopping"
         exit_code = await stage.gateway.end()
     finally:
-        await stage.site.end()
-        await stage.platform.end()
-        if stage.gateway.running:
-            await stage.gateway.end()
-        await stage.link.__aexit__()
+        await stage.close()
     evidence = score.read_evidence(await stage.export(), stage.gateway_id)
     books = json.loads(stage.books_file.read_text(encoding="utf-8"))
     judged = score.Run(

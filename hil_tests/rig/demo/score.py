@@ -23,6 +23,9 @@ SHARE_OBEYED: Final = 0.95
 END_MARGIN_S: Final = 0.5
 """The last look of a command may already see its end: clocks of site and platform are one, their ticks are not."""
 REGISTER_SLACK_WH: Final = 1.0
+ENDED_WELL: Final = frozenset({"COMPLETED", "SUPERSEDED"})
+ENDED: Final = ENDED_WELL | {"EXPIRED", "FAILED", "REJECTED"}
+"""Final states of a command: exactly one of them belongs to each."""
 
 
 class ScoreError(Exception):
@@ -136,11 +139,7 @@ def ordered(commands: Iterable[Mapping[str, object]]) -> list[Ordered]:
                 targets=tuple(str(target) for target in targets),
                 start_s=_float(command["start_us"]) / 1e6,
                 end_s=_float(command["end_us"]) / 1e6,
-                final_states=tuple(
-                    str(receipt["state"])
-                    for receipt in receipts
-                    if receipt["state"] in ("COMPLETED", "SUPERSEDED", "EXPIRED", "FAILED", "REJECTED")
-                ),
+                final_states=tuple(str(receipt["state"]) for receipt in receipts if receipt["state"] in ENDED),
             )
         )
     return found
@@ -255,12 +254,13 @@ def summarise(run: Run, evidence: Evidence, books: Mapping[str, object], truth: 
     finals = {command.command_id: command.final_states for command in ordered(page["commands"])}
     lost = 0
     mismatch = {}
-    for device_id, readings in evidence.readings.items():
-        record = page["devices"].get(device_id)
-        lost += missing_sequences(readings)
-        arrived = 0 if record is None else record["readings"]
-        lost += max(0, len(readings) - arrived)
-        if record is not None and arrived == len(readings) and record["digest"] != digest_of(readings):
+    # A device of which nothing is known on one side, or on neither, has lost everything.
+    for device_id in sorted({*truth[0].net_milliwatt_hours, *evidence.readings, *page["devices"]}):
+        readings = evidence.readings.get(device_id, ())
+        record = page["devices"].get(device_id, {"readings": 0, "digest": digest_of(())})
+        lost += missing_sequences(readings) if readings else 1
+        lost += abs(len(readings) - record["readings"])
+        if record["readings"] == len(readings) and record["digest"] != digest_of(readings):
             # As many, and not the same: every one of them is in doubt.
             lost += len(readings)
         error_wh = energy_error_wh(readings, device_id, truth)
@@ -270,7 +270,9 @@ def summarise(run: Run, evidence: Evidence, books: Mapping[str, object], truth: 
     channels = page["channels"].values()
     weights = sum(o.seconds for o in obediences)
     sealed = sum(len(readings) for readings in evidence.readings.values())
-    obeyed = sum(o.obeyed and len(finals[o.command_id]) == 1 for o in obediences)
+    obeyed = sum(
+        o.obeyed and len(finals[o.command_id]) == 1 and finals[o.command_id][0] in ENDED_WELL for o in obediences
+    )
     figures: dict[str, object] = {
         "readings_sealed": sealed,
         "readings_acknowledged": sum(record["readings"] for record in page["devices"].values()),

@@ -7,7 +7,9 @@ Keys of `command`, all but the first three optional: `id`; `type` CHARGE, DISCHA
 device (connection; IDLE: device); `targets` device ids ([]); `audience` ("did:key:..." or "zone:NAME"; the gateway);
 `max_energy_wh`; `price_micro_per_kwh` with `currency` ("EUR"); `issuer`; `epoch` (0); `sequence` (the next one);
 `priority` 0 to 2 (0); `campaign`; `cancels` hex hashes; `resume` (false); `signed_by` operational, governance, both or
-nobody (operational); `stream` a device id: send it on that device's own stream and not on the gateway's link.
+nobody (operational); `stream` a device id: send it on that device's own stream and not on the gateway's link;
+`spoiled` signature (a bit of it is flipped) or power (the plain field says twice what was signed): a message that a
+gateway must refuse.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from proto.energysettlement.v1.device_pb2 import GridCommand
 _KNOWN = frozenset({
     "id", "type", "duration_s", "power_w", "start_in_s", "mode", "point", "targets", "audience", "max_energy_wh",
     "price_micro_per_kwh", "currency", "issuer", "epoch", "sequence", "priority", "campaign", "cancels", "resume",
-    "signed_by", "stream",
+    "signed_by", "spoiled", "stream",
 })  # fmt: skip
 
 
@@ -101,8 +103,18 @@ async def issue(
             authorization = b""
         case other:
             raise OrderError(f"signed_by {other!r} is none of operational, governance, both, nobody")
+    message = grid_command(command_id, command, authorization)
+    match order.get("spoiled"):
+        case None:
+            pass
+        case "signature":
+            message.authorization = authorization[:-1] + bytes([authorization[-1] ^ 1])
+        case "power":
+            message.power_limit_kw *= 2
+        case other:
+            raise OrderError(f"spoiled {other!r} is neither signature nor power")
     stream = order.get("stream")
-    return Issued(grid_command(command_id, command, authorization), command, None if stream is None else str(stream))
+    return Issued(message, command, None if stream is None else str(stream))
 
 
 def _command(order: dict[str, object], gateway_id: str, now_us: int, next_sequence: int) -> Command:
