@@ -115,6 +115,7 @@ def _why(path: str, error: Exception) -> str:
         return "this user may not open the port; add it to the group that owns it (dialout)"
     if number in (errno.EBUSY, errno.EAGAIN) or "exclusively lock" in str(error):
         return "another program has the port open; stop it, one master is all that a line can have"
-    if number in (errno.ENOTTY, errno.EISDIR):
+    # pyserial wraps what termios says in words.
+    if number in (errno.ENOTTY, errno.EISDIR) or "Inappropriate ioctl" in str(error):
         return f"{path} is no serial port"
     return f"the port cannot be opened: {error}"

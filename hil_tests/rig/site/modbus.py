@@ -6,6 +6,7 @@ Source: MODBUS Application Protocol V1.1b3 and MODBUS Messaging on TCP/IP V1.0b.
 from __future__ import annotations
 
 import asyncio
+import ssl
 import struct
 from collections.abc import Callable
 from contextlib import suppress
@@ -101,9 +102,9 @@ class ModbusTcpServer:
         self.requests = 0
         """Requests answered, for tests that count them."""
 
-    async def start(self, host: str, port: int) -> None:
+    async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
         """Listen; `port` 0 lets the system choose, and `self.port` says what it chose. Raises OSError."""
-        self._server = await asyncio.start_server(self._converse, host, port)
+        self._server = await asyncio.start_server(self._converse, host, port, ssl=tls)
         self.port = int(self._server.sockets[0].getsockname()[1])
 
     async def stop(self) -> None:
