@@ -241,9 +241,17 @@ class DeviceSettings(_Section):
     )
     fallback_export_w: int | None = Field(None, ge=0, description="Static export share when the gateway is silent, W")
     # sunspec
-    address: str | None = Field(None, description='"tcp://host:port" or "rtu:///dev/ttyUSB0?baudrate=9600"')
+    address: str | None = Field(
+        None, description='"tcp://host:port", "tls://...", "rtutcp://..." or "rtu:///dev/ttyUSB0?baudrate=9600"'
+    )
     unit: int = Field(1, ge=0, le=247, description="Modbus unit id")
     timeout_s: float = Field(1.0, ge=0.1, le=10, description="Modbus answer time, s")
+    ca_file: Path | None = Field(None, description="tls://: PEM certificate of whoever certifies the device")
+    certificate_file: Path | None = Field(None, description="tls://: our certificate, where the device asks for one")
+    certificate_key_file: Path | None = Field(None, description="tls://: its key, mode 0600")
+    tls_name: str | None = Field(
+        None, min_length=1, max_length=253, description="tls://: name in the device's certificate; absent: the host"
+    )
     # ocpp
     charger_id: str | None = Field(None, min_length=1, max_length=48, description="Charger's OCPP identity")
     password_secret: SecretReference | None = Field(None, description="Charger's basic-auth password")
@@ -262,6 +270,15 @@ class DeviceSettings(_Section):
                 raise ValueError('a sunspec device needs `address`, such as "tcp://192.0.2.10:502"')
             if self.kind is DeviceKind.CHARGER:
                 raise ValueError("a charger has driver ocpp")
+            if self.address.startswith("tls://"):
+                if self.ca_file is None:
+                    raise ValueError(
+                        "a tls:// device needs `ca_file`: without it anybody could pretend to be the device"
+                    )
+            elif self.ca_file or self.certificate_file or self.tls_name:
+                raise ValueError("ca_file, certificate_file and tls_name are for a device at a tls:// address")
+            if (self.certificate_file is None) != (self.certificate_key_file is None):
+                raise ValueError("certificate_file and certificate_key_file go together")
         else:
             if self.charger_id is None:
                 raise ValueError("an ocpp device needs `charger_id`, the identity at the end of the charger's URL")

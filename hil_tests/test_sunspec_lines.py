@@ -331,3 +331,29 @@ async def test_a_converter_that_goes_away_comes_back_by_itself() -> None:
     assert await read_when_back(connection.read) == [100, 101]
     pool.close()
     await server.stop()
+
+
+async def test_control_of_a_device_overtakes_the_polls_of_its_neighbours() -> None:
+    async with site_with("rtu") as (site, devices):
+        for device in devices.values():
+            await device.look()
+
+        async def polled(name: str) -> None:
+            while True:
+                await devices[name].look()
+
+        # Far more polls than the line can carry: whoever queues behind them waits for all of them.
+        tasks = [asyncio.create_task(polled(name)) for name in (METER, PV) for _ in range(20)]
+        try:
+            await until(lambda: len(site.bus.heard) > 200)
+            before = len(site.bus.heard)
+            await devices[BATTERY].apply(order(-2000, -2000))
+            heard = site.bus.heard[before:]
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+    # One poll is on the line already, and one more is let in before each request of the order is made.
+    between = heard[: len(heard) - heard[::-1].index(3)]
+    assert between.count(3) >= 3
+    assert len(between) - between.count(3) <= between.count(3) + 1

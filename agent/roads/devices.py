@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from agent.clock import Clock
@@ -16,7 +17,9 @@ from drivers.ocpp.server import OcppServer
 from drivers.ocpp.settings import ChargerSettings
 from drivers.sunspec.connection import ConnectionPool
 from drivers.sunspec.device import SunSpecDevice
+from drivers.sunspec.endpoint import Endpoint, parse_address
 from drivers.sunspec.errors import SunSpecError
+from drivers.sunspec.tls import TlsFiles
 from firmware_attest.measurement import Setting
 
 
@@ -36,7 +39,7 @@ def make_devices(
     settings: Settings, *, store: Store, clock: Clock, on_event: Callable[[str, str, str], None]
 ) -> SiteDevices:
     """The devices, not started. One that cannot be made is left out and named: the others work."""
-    connections = ConnectionPool(clock.monotonic_s)
+    connections = ConnectionPool(clock.monotonic_s, tls=_tls_by_endpoint(settings))
     devices: dict[str, Device] = {}
     problems: dict[str, str] = {}
     for device in settings.device:
@@ -49,6 +52,26 @@ def make_devices(
     if ocpp is not None:
         devices.update(ocpp.devices)
     return SiteDevices(devices, ocpp, connections, problems)
+
+
+def _tls_by_endpoint(settings: Settings) -> dict[Endpoint, TlsFiles]:
+    """What tls:// lines need. Devices of one line share it: the first one's files are used."""
+    found: dict[Endpoint, TlsFiles] = {}
+    for device in settings.device:
+        if device.address is None or device.ca_file is None:
+            continue
+        with suppress(SunSpecError):  # said when the device is made
+            endpoint = parse_address(device.address)
+            found.setdefault(
+                endpoint,
+                TlsFiles(
+                    ca_file=device.ca_file,
+                    certificate_file=device.certificate_file,
+                    key_file=device.certificate_key_file,
+                    server_name=device.tls_name,
+                ),
+            )
+    return found
 
 
 def _sunspec(device: DeviceSettings, *, store: Store, clock: Clock, connections: ConnectionPool) -> SunSpecDevice:

@@ -34,6 +34,7 @@ from drivers.sunspec.errors import (
 )
 from drivers.sunspec.measurement import Measurement
 from drivers.sunspec.ratings import Bounds
+from drivers.sunspec.turns import urgently
 
 RETRY_LEAST_S: Final = 1.0
 RETRY_MOST_S: Final = 5.0
@@ -167,7 +168,7 @@ class SunSpecDevice:
 
     async def apply(self, setpoint: Setpoint) -> None:
         """Hold the band: own registers only, timer at the lease, read back. See `drivers.device.Device`."""
-        async with self._control_lock:
+        async with self._control_lock, urgently():
             ends_s = self._monotonic_s() + setpoint.lease_s
             contact = await self._for_control("does not hold the band")
             if self._order_ends_s is None:
@@ -186,7 +187,7 @@ class SunSpecDevice:
 
     async def release(self) -> None:
         """Put back the settings of first contact. See `drivers.device.Device`."""
-        async with self._control_lock:
+        async with self._control_lock, urgently():
             contact = await self._for_control("was not released")
             try:
                 await contact.controls.release()
@@ -201,7 +202,7 @@ class SunSpecDevice:
         """
         if self._order_ends_s is None or self._monotonic_s() < self._order_ends_s:
             return
-        async with self._control_lock:
+        async with self._control_lock, urgently():
             if self._order_ends_s is None or self._monotonic_s() < self._order_ends_s:
                 return  # renewed or released while we waited
             if self._setpoint is not None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Final
 
@@ -17,8 +17,8 @@ MOST_WAITING: Final = 256
 _urgent: ContextVar[bool] = ContextVar("sunspec_urgent", default=False)
 
 
-@contextmanager
-def urgently() -> Iterator[None]:
+@asynccontextmanager
+async def urgently() -> AsyncIterator[None]:
     """Inside, every request of this task overtakes the polls that wait on its line. Writes do so anyway."""
     token = _urgent.set(True)
     try:

@@ -78,7 +78,7 @@ async def open_wire(endpoint: Endpoint, tls: TlsFiles | None, timeout_s: float) 
         raise NoAnswerError(f"{endpoint}: no TLS with it: {error.reason or error}") from error
     except (OSError, TimeoutError) as error:
         wire.close()
-        why = "" if isinstance(error, TimeoutError) else f" ({error.strerror or error})"
+        why = "" if isinstance(error, TimeoutError) else f" ({error.strerror or str(error) or type(error).__name__})"
         raise NoAnswerError(
             f"{endpoint}: no connection within {timeout_s:g} s{why}; is it on, is the address right?"
         ) from error

@@ -182,7 +182,7 @@ async def test_an_order_overtakes_polls_that_wait_on_its_line() -> None:
 
     async def control() -> None:
         await connection.write(1, 9, [1], 1.0)
-        with urgently():
+        async with urgently():
             await connection.read(1, 9, 1, 1.0)
 
     async with asyncio.TaskGroup() as tasks:

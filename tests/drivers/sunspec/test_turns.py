@@ -91,6 +91,6 @@ def test_cancelling_whoever_waits_loses_no_turn(asking: list[tuple[bool, bool, b
 
 async def test_urgency_ends_with_its_block() -> None:
     assert not is_urgent()
-    with urgently():
+    async with urgently():
         assert is_urgent()
     assert not is_urgent()
