@@ -246,6 +246,7 @@ class DeviceSettings(_Section):
     )
     unit: int = Field(1, ge=0, le=247, description="Modbus unit id")
     timeout_s: float = Field(1.0, ge=0.1, le=10, description="Modbus answer time, s")
+    gap_s: float = Field(0.0, ge=0, le=2, description="Pause between Modbus requests on its line, s")
     ca_file: Path | None = Field(None, description="tls://: PEM certificate of whoever certifies the device")
     certificate_file: Path | None = Field(None, description="tls://: our certificate, where the device asks for one")
     certificate_key_file: Path | None = Field(None, description="tls://: its key, mode 0600")

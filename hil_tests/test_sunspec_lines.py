@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -357,3 +357,29 @@ async def test_control_of_a_device_overtakes_the_polls_of_its_neighbours() -> No
     between = heard[: len(heard) - heard[::-1].index(3)]
     assert between.count(3) >= 3
     assert len(between) - between.count(3) <= between.count(3) + 1
+
+
+async def test_a_line_that_is_never_silent_is_not_spoken_on(tmp_path: Path) -> None:
+    bus = numbered_bus(1)
+    async with pty_line(bus, tmp_path) as (line, address, pool):
+        connection = pool.connection(address)
+        assert (await connection.read(1, 100, 2, 1.0)).words == [100, 101]
+
+        async def babble() -> None:
+            while True:
+                with suppress(BlockingIOError):
+                    line.say(b"U")
+                await asyncio.sleep(0)
+
+        async def read_on() -> None:
+            while True:
+                # The first may still be asked before anything of it has arrived; its answer is found in the noise.
+                assert (await connection.read(1, 100, 2, 1.0)).words == [100, 101]
+
+        task = asyncio.create_task(babble())
+        try:
+            with pytest.raises(NoAnswerError, match="never silent"):
+                await read_on()
+        finally:
+            task.cancel()
+        assert await read_when_back(connection.read) == [100, 101]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 
 from agent.clock import Clock
@@ -39,7 +38,7 @@ def make_devices(
     settings: Settings, *, store: Store, clock: Clock, on_event: Callable[[str, str, str], None]
 ) -> SiteDevices:
     """The devices, not started. One that cannot be made is left out and named: the others work."""
-    connections = ConnectionPool(clock.monotonic_s, tls=_tls_by_endpoint(settings))
+    connections = _connection_pool(settings, clock)
     devices: dict[str, Device] = {}
     problems: dict[str, str] = {}
     for device in settings.device:
@@ -54,24 +53,22 @@ def make_devices(
     return SiteDevices(devices, ocpp, connections, problems)
 
 
-def _tls_by_endpoint(settings: Settings) -> dict[Endpoint, TlsFiles]:
-    """What tls:// lines need. Devices of one line share it: the first one's files are used."""
-    found: dict[Endpoint, TlsFiles] = {}
+def _connection_pool(settings: Settings, clock: Clock) -> ConnectionPool:
+    """Devices of one line share what is set for it: the longest pause, the first one's TLS files."""
+    gaps_s: dict[Endpoint, float] = {}
+    tls: dict[Endpoint, TlsFiles] = {}
     for device in settings.device:
-        if device.address is None or device.ca_file is None:
+        if device.address is None:
             continue
-        with suppress(SunSpecError):  # said when the device is made
+        try:
             endpoint = parse_address(device.address)
-            found.setdefault(
-                endpoint,
-                TlsFiles(
-                    ca_file=device.ca_file,
-                    certificate_file=device.certificate_file,
-                    key_file=device.certificate_key_file,
-                    server_name=device.tls_name,
-                ),
-            )
-    return found
+        except SunSpecError:
+            continue  # said when the device is made
+        gaps_s[endpoint] = max(gaps_s.get(endpoint, 0.0), device.gap_s)
+        if device.ca_file is not None:
+            files = TlsFiles(device.ca_file, device.certificate_file, device.certificate_key_file, device.tls_name)
+            tls.setdefault(endpoint, files)
+    return ConnectionPool(clock.monotonic_s, gaps_s=gaps_s, tls=tls)
 
 
 def _sunspec(device: DeviceSettings, *, store: Store, clock: Clock, connections: ConnectionPool) -> SunSpecDevice:

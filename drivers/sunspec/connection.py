@@ -133,15 +133,18 @@ class Connection:
             if not self._line.connected:
                 await self._connect(timeout_s)
             patience = self._patience.setdefault(unit, Patience())
+            # Alone on its line a silent unit slows nobody: it may take its time.
+            has_neighbours = len(self._patience) > 1
             silent_s = patience.pause_s(self._monotonic_s())
-            if silent_s > 0 and not urgent:
+            if silent_s > 0 and has_neighbours and not urgent:
                 raise NoAnswerError(
                     f"{self.endpoint} unit {unit}: no answer {patience.silences} times; next try in {silent_s:.1f} s"
                 )
             pause_s = self._free_s - self._monotonic_s()
             if pause_s > 0:
                 await asyncio.sleep(min(pause_s, self._gap_s))
-            return await self._ask(ask, unit, patience, patience.timeout_s(timeout_s))
+            patient_s = patience.timeout_s(timeout_s) if has_neighbours else timeout_s
+            return await self._ask(ask, unit, patience, patient_s)
         finally:
             self._turns.give_back()
 
@@ -253,14 +256,17 @@ class ConnectionPool:
         monotonic_s: Callable[[], float],
         *,
         gap_s: float = 0.0,
+        gaps_s: Mapping[Endpoint, float] | None = None,
         line: Callable[[Endpoint], Line] | None = None,
         tls: Mapping[Endpoint, TlsFiles] | None = None,
     ) -> None:
-        """`gap_s`: pause between an answer and the next request of the same endpoint, seconds. `tls`: what the
-        endpoints of tls:// addresses need. `line` makes the lines, in place of `open_line`.
+        """`gap_s`: pause between an answer and the next request of the same endpoint, seconds; `gaps_s` for those that
+        need another. `tls`: what the endpoints of tls:// addresses need. `line` makes the lines, in place of
+        `open_line`.
         """
         self._monotonic_s = monotonic_s
         self._gap_s = gap_s
+        self._gaps_s = gaps_s or {}
         self._tls = tls or {}
         self._line = line or self._open_line
         self._connections: dict[Endpoint, Connection] = {}
@@ -276,7 +282,10 @@ class ConnectionPool:
                         "they share one line, write the same address for both"
                     )
             self._connections[endpoint] = Connection(
-                endpoint, monotonic_s=self._monotonic_s, gap_s=self._gap_s, line=self._line
+                endpoint,
+                monotonic_s=self._monotonic_s,
+                gap_s=self._gaps_s.get(endpoint, self._gap_s),
+                line=self._line,
             )
         return self._connections[endpoint]
 

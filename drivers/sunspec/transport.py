@@ -4,8 +4,9 @@ A line does one request at a time (its Connection sees to that), checks every an
 reconnects by itself: those are decisions, and `connection.py` makes them.
 
 The lines are our own, on asyncio's transports. pymodbus's clients take a late RTU answer for the next request's, take
-transaction 0 for an answer to anything, say "no answer" where there was a wrong one, and cost several times the CPU
-of a request. pymodbus builds the requests (`pdu.py`) and is the independent peer of the tests in hil_tests.
+transaction 0 for an answer to anything, say "no answer" where there was a wrong one, and cost a fifth more CPU
+(`hil_tests/bench/modbus_lines.py`). pymodbus builds the requests (`pdu.py`) and is the independent peer of the tests
+in hil_tests.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ DRAIN_S: Final = 0.05
 MOST_NOISE_S: Final = 0.5
 """A line that is not silent for so long is of no use at present."""
 
+BROADCAST: Final = 0
+"""On a serial line: heard by all, answered by none. MODBUS over Serial Line V1.02, section 2.1."""
+
 
 class Line(Protocol):
     """One open way to an endpoint. Every method raises NoAnswerError, BadAnswerError or ModbusExceptionError."""
@@ -65,6 +69,7 @@ class _WireLine:
 
     def __init__(self, endpoint: Endpoint, tls: TlsFiles | None = None) -> None:
         self._endpoint = endpoint
+        self._name = str(endpoint)
         self._tls = tls
         self._wire: Wire | None = None
         self._answer: asyncio.Future[bytes] | None = None
@@ -103,7 +108,7 @@ class _WireLine:
         """A new wire is there."""
 
     def _where(self, request: Request) -> str:
-        return f"{self._endpoint} {request.what}"
+        return f"{self._name} {request.what}"
 
     def _open_wire(self, where: str) -> Wire:
         wire = self._wire
@@ -113,23 +118,28 @@ class _WireLine:
 
     async def _answered(self, wire: Wire, message: bytes, timeout_s: float) -> bytes:
         """Send and wait for whoever completes `_answer`. Raises TimeoutError and what the answer raises."""
-        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[bytes] = loop.create_future()
         self._answer = answer
+        # Lighter than asyncio.timeout: no second scope, no cancelling, on what is done thousands of times a minute.
+        timer = loop.call_later(timeout_s, self._settle, TimeoutError())
         try:
             wire.send(message)
-            async with asyncio.timeout(timeout_s):
-                return await answer
+            return await answer
         finally:
+            timer.cancel()
             self._answer = None
+            if answer.done() and not answer.cancelled():
+                answer.exception()  # seen, also when we were cancelled in the moment it came
 
-    def _settle(self, answer: bytes | SunSpecError) -> None:
+    def _settle(self, answer: bytes | SunSpecError | TimeoutError) -> None:
         waiting = self._answer
         if waiting is None or waiting.done():
             return
-        if isinstance(answer, SunSpecError):
-            waiting.set_exception(answer)
-        else:
+        if isinstance(answer, bytes):
             waiting.set_result(answer)
+        else:
+            waiting.set_exception(answer)
 
     def _lost(self, reason: str) -> None:
         self._settle(NoAnswerError(f"{self._endpoint}: the connection is lost: {reason}"))
@@ -215,6 +225,9 @@ class RtuLine(_WireLine):
         self._drains = False
 
     async def _ask(self, request: Request, timeout_s: float) -> bytes:
+        if request.unit == BROADCAST:
+            # A write would reach every device of the line.
+            raise NoAnswerError(f"{self._where(request)}: not asked, unit 0 is all units; write the device's own id")
         loop = asyncio.get_running_loop()
         probe = self._unanswered.probe(request, loop.time())
         if probe is not None:
