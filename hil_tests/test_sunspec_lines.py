@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from pymodbus.simulator import DataType, SimData, SimDevice
 
 from drivers.device import DeviceKind, LinkState, Sample, Setpoint
 from drivers.sunspec import ConnectionPool, SunSpecDevice, discover
+from drivers.sunspec.connection import SILENCES_BEFORE_RECONNECT
 from drivers.sunspec.errors import NoAnswerError
 from drivers.sunspec.patience import BURST
 from hil_tests.rig.site.serial_line import PtyLine, RtuBus, RtuTcpServer, RtuUnit
@@ -25,6 +29,7 @@ from tests.drivers.sunspec.fakes import MemoryJournal, pv
 KINDS = {METER: DeviceKind.METER, PV: DeviceKind.PV, BATTERY: DeviceKind.BATTERY}
 LINES: tuple[LineKind, ...] = ("tcp", "rtu", "rtutcp")
 TIMEOUT_S = 0.15
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class Numbered:
@@ -293,7 +298,7 @@ async def test_a_dead_unit_is_asked_rarely_and_never_twice_before_its_neighbour(
         first_answer = bus.heard.index(1)
         assert (9, 9) not in list(itertools.pairwise(bus.heard[first_answer:]))
         assert bus.heard.count(1) > 10 * bus.heard.count(9), "between its attempts the neighbour has the line"
-        assert connection.generation == 1
+        assert connection.is_open
 
 
 async def test_pymodbus_behind_a_converter_understands_us() -> None:
@@ -383,3 +388,48 @@ async def test_a_line_that_is_never_silent_is_not_spoken_on(tmp_path: Path) -> N
         finally:
             task.cancel()
         assert await read_when_back(connection.read) == [100, 101]
+
+
+async def test_a_device_that_was_exchanged_on_an_open_line_is_not_taken_for_the_old_one() -> None:
+    async with site_with("rtu") as (site, devices), running(devices[METER], devices[PV]) as samples:
+        await until(lambda: all(samples[name] for name in (METER, PV)))
+        old = samples[PV][-1].meter_id
+        unit = site.line_units[PV]
+        unit.silent.begin(60)
+        await until(lambda: devices[PV].status().link is LinkState.SILENT)
+        unit.requests.clear()
+        unit.registers = Site(SiteSettings(plant=replace(site.settings.plant, seed=77))).pv
+        await until(lambda: len(unit.requests) >= SILENCES_BEFORE_RECONNECT)
+        unit.silent.end()
+        seen = len(samples[PV])
+        await until(lambda: len(samples[PV]) > seen)
+        assert old not in {sample.meter_id for sample in samples[PV][seen:]}
+        assert devices[METER].status().link is LinkState.ONLINE
+
+
+async def test_the_site_as_a_process_has_its_devices_on_one_serial_line(tmp_path: Path) -> None:
+    port = tmp_path / "ttyRIG0"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "hil_tests.rig.site", "--csms", "none", "--end-with-stdin"),
+        *("--line", "rtu", "--serial-port", str(port)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        cwd=ROOT,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(30):
+            ready = json.loads(await process.stdout.readline())
+            assert ready["units"] == {METER: 1, PV: 2, BATTERY: 3}
+            assert ready["pv"] == ready["meter"] == f"rtu://{port}?baudrate=115200"
+            found = await discover(ready["battery"], ready["units"][BATTERY])
+            assert found.likely_kind is DeviceKind.BATTERY
+            for out in (b"true", b"false"):
+                process.stdin.write(b'{"do":"pull","out":%b}\n' % out)
+                assert json.loads(await process.stdout.readline()) == {"done": "pull"}
+                assert port.exists() == (out == b"false")
+            assert (await discover(ready["meter"], ready["units"][METER])).likely_kind is DeviceKind.METER
+    finally:
+        process.stdin.close()
+        await process.wait()

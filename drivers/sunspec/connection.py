@@ -23,7 +23,8 @@ BACKOFF_LEAST_S: Final = 0.5
 BACKOFF_MOST_S: Final = 5.0
 """Short: a device that came back should not stay unseen, and one SYN each 5 s costs nothing."""
 SILENCES_BEFORE_RECONNECT: Final = 3
-"""Requests in a row, over all units, without an answer: the connection is taken for half open."""
+"""Requests in a row, over all units, without an answer: the connection is taken for half open. In a row of one unit,
+beside others that answer: that unit may have been exchanged."""
 
 BUSY: Final = frozenset({5, 6})
 """Exceptions "acknowledge" and "busy": the same read may succeed in a moment."""
@@ -67,7 +68,7 @@ class Connection:
     ) -> None:
         self.endpoint = endpoint
         self.generation = 0
-        """Grows with each new connection: what is at the other end may be another device now."""
+        """Grows with each new connection, and when a unit falls silent: what answers may be another device now."""
         self._line = line(endpoint)
         self._monotonic_s = monotonic_s
         self._gap_s = gap_s
@@ -157,18 +158,19 @@ class Connection:
                 # The gateway lives, the unit behind it does not answer.
                 self._silences, self._backoff_s = 0, 0.0
                 self._silent.clear()
-                patience.was_silent(self._monotonic_s())
+                self._was_silent(patience)
             else:
                 self._heard_from(unit, patience, asked_s)
             raise
         except NoAnswerError as error:
-            patience.was_silent(self._monotonic_s())
             self._silences += 1
             self._silent.add(unit)
             # One dead unit is not a dead connection while its neighbours have not been asked since.
             half_open = self._silences >= SILENCES_BEFORE_RECONNECT and self._heard <= self._silent
             if half_open or not self._line.connected:
                 self._drop(str(error))
+            else:
+                self._was_silent(patience)
             raise
         except BadAnswerError as error:
             # The two sides no longer agree on what was asked: only a new connection settles that.
@@ -179,6 +181,12 @@ class Connection:
             self._free_s = self._monotonic_s() + self._gap_s
         self._heard_from(unit, patience, asked_s)
         return answer
+
+    def _was_silent(self, patience: Patience) -> None:
+        patience.was_silent(self._monotonic_s())
+        if patience.silences == SILENCES_BEFORE_RECONNECT:
+            # Behind a line that stays open a device can be exchanged: whoever answers next says first who it is.
+            self.generation += 1
 
     def _heard_from(self, unit: int, patience: Patience, asked_s: float) -> None:
         patience.answered(self._monotonic_s() - asked_s)

@@ -10,7 +10,13 @@ from itertools import pairwise
 import pytest
 
 from drivers.sunspec.connection import BACKOFF_LEAST_S, BACKOFF_MOST_S, SILENCES_BEFORE_RECONNECT, ConnectionPool
-from drivers.sunspec.errors import AddressError, BadAnswerError, ModbusExceptionError, NoAnswerError
+from drivers.sunspec.errors import (
+    AddressError,
+    BadAnswerError,
+    ModbusExceptionError,
+    NoAnswerError,
+    ReconnectedError,
+)
 from drivers.sunspec.patience import FULL_EVERY, SHORT_S
 from drivers.sunspec.transport import Endpoint, Line
 from drivers.sunspec.turns import urgently
@@ -305,3 +311,17 @@ def test_one_port_with_two_settings_is_refused() -> None:
     with pytest.raises(AddressError, match="write the same address for both"):
         pool.connection("rtu:///dev/ttyUSB0?baudrate=19200")
     assert pool.connection("rtu:///dev/ttyUSB0") is pool.connection("rtu:///dev/ttyUSB0?parity=N")
+
+
+async def test_a_unit_that_was_silent_beside_others_says_first_who_it_is() -> None:
+    device = FakeDevice({0: 7}, deaf=True)
+    connection = pool_of(FakeLine({1: FakeDevice({0: 7}), 2: device}), Time()).connection(ADDRESS)
+    await connection.read(1, 0, 1, 1.0)
+    known = connection.generation
+    for _ in range(SILENCES_BEFORE_RECONNECT):
+        with pytest.raises(NoAnswerError):
+            await connection.read(2, 0, 1, 1.0, known)
+    device.deaf = False
+    with pytest.raises(ReconnectedError):
+        await connection.write(2, 0, [1], 1.0, known)
+    assert device.writes == []
