@@ -93,6 +93,7 @@ class ModelPoll:
         self._learned_s = since_s if self.unreadable else None
         self._planned: list[_Stretch] = []
         self._far: _Far | None = None
+        self._torn: list[Field] = []
         self._plan([field for field in self._fields if field.path not in self.unreadable])
 
     async def read(self, read: Read, now_s: float) -> Look:
@@ -106,6 +107,10 @@ class ModelPoll:
         for stretch, words in taken:
             values.update(stretch.decode(words.words))
             moment = words.monotonic_s if moment is None else moment
+        if self._torn:
+            # Refused for what lies between value and factor, it seems: each is asked for alone.
+            apart = [*self._torn, *(self._far.fields if self._far is not None else ())]
+            self._far, self._torn = _Far(self._layout, apart), []
         if self._far is not None:
             far_values, far_moment = await self._read_far(self._far, read, now_s)
             values.update(far_values)
@@ -156,7 +161,10 @@ class ModelPoll:
     def _split(self, stretch: _Stretch) -> list[_Stretch]:
         fields = stretch.fields
         if len(fields) == 1:
-            self.unreadable |= {fields[0].path}
+            if stretch.is_torn:
+                self._torn.append(fields[0])
+            else:
+                self.unreadable |= {fields[0].path}
             return []
         half = len(fields) // 2
         parts = (fields[:half], fields[half:])
@@ -187,6 +195,11 @@ class _Stretch:
     def regroup(fields: Iterable[Field]) -> list[tuple[Field, ...]]:
         return stretches(fields)
 
+    @property
+    def is_torn(self) -> bool:
+        """One point, with other registers between it and its factor."""
+        return len(self.fields) == 1 and self.count > self.fields[0].point.size + 1
+
 
 class _BareStretch(_Stretch):
     """One request: values or factors alone."""
@@ -199,6 +212,10 @@ class _BareStretch(_Stretch):
     @staticmethod
     def regroup(fields: Iterable[Field]) -> list[tuple[Field, ...]]:
         return _grouped([((field.offset, field.end), field) for field in fields], MOST_READ)
+
+    @property
+    def is_torn(self) -> bool:
+        return False
 
 
 class _Far:

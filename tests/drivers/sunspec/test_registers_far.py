@@ -110,3 +110,33 @@ async def test_a_model_without_counts_costs_no_request(number: int) -> None:
 def test_devices_of_one_build_share_their_layout() -> None:
     assert layout(definition(160), LENGTH) is place()
     assert layout(definition(160), LENGTH - 20) is not place()
+
+
+async def test_a_hole_between_a_value_and_its_factor_hides_neither() -> None:
+    words = model_words(103, {"PhVphA": 2301, "V_SF": -1, "W": 5, "W_SF": 0})
+    device = FakeDevice({100 + index: word for index, word in enumerate(words)})
+    poll = ModelPoll(layout(definition(103), 50), 100, ["PhVphA", "W"])
+    device.unreadable = {111}  # PhVphB, which nobody asked for
+    for _ in range(2):
+        look = await poll.read(reading(device), 0.0)
+        assert {path: value.scaled() for path, value in look.values.items()} == {"PhVphA": 230.1, "W": 5}
+    assert poll.unreadable == frozenset()
+    assert device.reads[-4:] == [(114, 2), (113, 1), (110, 1), (113, 1)]
+
+
+async def test_a_factor_that_moves_between_reads_never_tears_a_value() -> None:
+    # A SolarEdge showed 0, -1 and -2 in turn: 5000 W is 5000 x 1, 500 x 10 or 5 x 1000.
+    device = FakeDevice({100 + index: word for index, word in enumerate(model_words(103, {}))})
+    pairs = [(5000, 0), (500, 1), (50, 2), (5, 3)]
+    turn = 0
+
+    async def read(address: int, count: int) -> Words:
+        nonlocal turn
+        value, factor = pairs[turn % len(pairs)]
+        turn += 1
+        device.store(114, [value, factor])
+        return Words(device.read(address, count), 1.0, 3.0)
+
+    poll = ModelPoll(layout(definition(103), 50), 100, ["W", "Hz", "WH"])
+    for _ in range(8):
+        assert (await poll.read(read, 0.0)).values["W"].in_parts(1) == 5000
