@@ -5,15 +5,15 @@ For the plan (its own droop, its reconnect delay), and for people. Nothing of it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from drivers.sunspec.codec import Value
+from drivers.sunspec.codec import Layout, Value
 from drivers.sunspec.description import DeviceDescription, FoundModel
 from drivers.sunspec.models import Point, model_definition
-from drivers.sunspec.registers import ModelPoll, Read, layout_of
+from drivers.sunspec.registers import MapPoll, Read, layout_of
 
 Values = Mapping[str, Value]
 
@@ -127,25 +127,29 @@ _FREQ_WATT_ACTIVE: Final = 1 << 4 | 1 << 5  # 122 StActCtl: Freq-Watt-Param, Fre
 class StandingPoll:
     """The models of one device that say how it is, read again and again."""
 
-    def __init__(self, polls: Mapping[int, ModelPoll]) -> None:
-        self._polls = polls
+    def __init__(self, numbers: Sequence[int], poll: MapPoll) -> None:
+        self._numbers = numbers
+        self._poll = poll
 
     @classmethod
     async def of(cls, read: Read, description: DeviceDescription) -> StandingPoll:
         """Finds out how many strings there are. Raises SunSpecErrors."""
-        polls: dict[int, ModelPoll] = {}
+        numbers: list[int] = []
+        wanted: list[tuple[Layout, int, tuple[str, ...]]] = []
         for number, paths in _PATHS.items():
             found = description.find(number)
             if found is not None and not description.is_phantom(found):
-                polls[number] = await _poll(read, found, paths)
-        return cls(polls)
+                numbers.append(number)
+                wanted.append(await _wanted(read, found, paths))
+        return cls(numbers, MapPoll(wanted))
 
     async def read(self, read: Read, now_s: float) -> Standing:
-        """One look: a request or two per model. Raises SunSpecErrors, but not for what the device hides."""
-        return standing({number: (await poll.read(read, now_s)).values for number, poll in self._polls.items()})
+        """One look: few requests. Raises SunSpecErrors, but not for what the device hides."""
+        look = await self._poll.read(read, now_s)
+        return standing(dict(zip(self._numbers, look.values, strict=True)))
 
 
-async def _poll(read: Read, found: FoundModel, paths: tuple[str, ...]) -> ModelPoll:
+async def _wanted(read: Read, found: FoundModel, paths: tuple[str, ...]) -> tuple[Layout, int, tuple[str, ...]]:
     definition = model_definition(found.number)
     assert definition is not None  # every model of _PATHS is an official one
     place = await layout_of(read, definition, found.address, found.length)
@@ -153,7 +157,7 @@ async def _poll(read: Read, found: FoundModel, paths: tuple[str, ...]) -> ModelP
         group, alarms = _STRINGS[found.number]
         names = (*_STRING_POINTS, alarms)
         paths += tuple(f"{group}[{index}].{name}" for index in range(1, MOST_STRINGS + 1) for name in names)
-    return ModelPoll(place, found.address, paths)
+    return place, found.address, paths
 
 
 def standing(values: Mapping[int, Values]) -> Standing:

@@ -1,0 +1,70 @@
+"""Bench `sunspec`: CPU of a full poll against pysunspec2 and raw asyncio, and of 50 devices once a second.
+
+21 models, 1579 registers, served by a process of its own on loopback. Each client runs in a process of its own too, in
+turns, and only the CPU time of its process counts. `cpu_ratio_vs_pysunspec2` shall be at most 1, and
+`core_share_50_devices` at most 0.05 (one device: 1 ms of CPU a second).
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+ROUNDS: Final = 3
+POLLS: Final = 100
+DEVICES: Final = 50
+SECONDS: Final = 20.0
+CLIENTS: Final = ("ours", "pysunspec2", "raw")
+
+
+def run(
+    progress: Callable[[str], None], *, rounds: int = ROUNDS, polls: int = POLLS, seconds: float = SECONDS
+) -> dict[str, float]:
+    """The figures, by the names that the README has."""
+    cpu_s: dict[str, list[float]] = {client: [] for client in CLIENTS}
+    with serving(DEVICES) as ports:
+        for turn in range(1, rounds + 1):
+            for client in CLIENTS:
+                cpu_s[client].append(measured(client, polls, ports[:1])["cpu_s"])
+            progress(
+                f"round {turn} of {rounds}, CPU ms per full poll: "
+                + ", ".join(f"{client} {1000 * times[-1]:.2f}" for client, times in cpu_s.items())
+            )
+        progress(f"{DEVICES} devices once a second, for {seconds:g} s")
+        site = measured("site", seconds, ports)
+        progress(f"{site['polls']:.0f} polls")
+    middle = {client: statistics.median(times) for client, times in cpu_s.items()}
+    return {
+        "cpu_ratio_vs_pysunspec2": round(middle["ours"] / middle["pysunspec2"], 3),
+        "cpu_ratio_vs_raw": round(middle["ours"] / middle["raw"], 3),
+        "core_share_50_devices": round(site["core_share"], 4),
+        "timestamp_jitter_ms_p99": round(site["jitter_ms_p99"], 3),
+    }
+
+
+@contextmanager
+def serving(count: int) -> Iterator[list[int]]:
+    """Ports of as many devices, while it lasts."""
+    command = [sys.executable, "-m", "hil_tests.bench._sunspec_site", str(count)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        try:
+            ports: list[int] = json.loads(server.stdout.readline())
+            yield ports
+        finally:
+            server.stdin.close()  # which ends it
+            server.wait(timeout=10)
+
+
+def measured(client: str, amount: float, ports: Sequence[int]) -> dict[str, float]:
+    """What one client says of itself, in a process of its own."""
+    command = [sys.executable, "-m", "hil_tests.bench._sunspec_clients", client, str(amount), *map(str, ports)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=300)
+    figures: dict[str, float] = json.loads(done.stdout)
+    return figures
