@@ -14,7 +14,7 @@ from drivers.sunspec.codec import Layout, Value, layout
 from drivers.sunspec.connection import Words
 from drivers.sunspec.errors import ModbusExceptionError
 from drivers.sunspec.models import Model
-from drivers.sunspec.stretches import Part, Placed, Stretch, plan
+from drivers.sunspec.stretches import Part, Placed, Stretch, arrange, bare_values, factors_of, plan
 from drivers.sunspec.transport import MOST_READ
 
 RELEARN_S: Final = 600.0
@@ -104,30 +104,37 @@ class MapPoll:
             apart = [*self._torn, *(self._far.wanted if self._far is not None else ())]
             self._far, self._torn = _Far(self._parts, apart), []
         if self._far is not None:
-            far_moment = await self._read_far(self._far, values, read, now_s)
+            far_moment = await self._read_far(self._far, taken, values, read, now_s)
             moment = far_moment if moment is None else moment
         return MapLook(values, moment)
 
     async def _read_far(
-        self, far: _Far, values: tuple[dict[str, Value], ...], read: Read, now_s: float
+        self,
+        far: _Far,
+        near: Sequence[tuple[Stretch, Words]],
+        values: tuple[dict[str, Value], ...],
+        read: Read,
+        now_s: float,
     ) -> float | None:
-        """Values whose scale factor lies too far for one request: the factor is read again, and must not have moved."""
-        far.factors, before = await self._take(far.factors, read, now_s, bare=True)
+        """Values apart from their scale factors: the factor is read before and after, and must not have moved.
+
+        `near` was read just before, and holds most of the factors.
+        """
+        before = _by_address(near)
+        missing = [stretch for stretch in far.factors if any(at not in before for at in stretch.addresses)]
+        _, more = await self._take(missing, read, now_s, bare=True)
+        before |= _by_address(more)
         far.values, taken = await self._take(far.values, read, now_s, bare=True)
-        far.factors, after = await self._take(far.factors, read, now_s, bare=True)
-        seen = _by_address(taken)
-        firm = _by_address(after)
-        seen |= {at: word for at, word in _by_address(before).items() if firm.get(at) == word}
-        for at, word in _by_address(before).items():
-            if firm.get(at) != word:
-                seen.pop(at, None)
+        far.factors, again = await self._take(far.factors, read, now_s, bare=True)
+        after, seen = _by_address(again), _by_address(taken)
+        firm = {at: word for at, word in after.items() if before.get(at) == word}
         for placed, decode in far.decoders:
             field, address = placed.field, self._parts[placed.part].address
-            needed = [*range(field.offset, field.end), *(() if field.factor_offset is None else (field.factor_offset,))]
-            if all(address + at in seen for at in needed):
-                first, end = field.span
-                row = [seen.get(address + at, 0) for at in range(first, end)]
-                values[placed.part].update(decode(row))
+            own = {address + at: seen.get(address + at) for at in range(field.offset, field.end)}
+            if field.factor_offset is not None:
+                own[address + field.factor_offset] = firm.get(address + field.factor_offset)
+            if None not in own.values():
+                values[placed.part].update(decode([own.get(at) or 0 for at in range(placed.first, placed.end)]))
         return taken[0][1].monotonic_s if taken else None
 
     async def _take(
@@ -160,13 +167,8 @@ class MapPoll:
         return [smaller for half in stretch.halves() for smaller in plan(self._parts, half, bare=bare)]
 
     def _plan(self, wanted: Sequence[Placed]) -> None:
-        self._planned = plan(self._parts, wanted)
-        far = [
-            placed
-            for placed in wanted
-            if placed.end - placed.first > MOST_READ and placed.field.point.size <= MOST_READ
-        ]
-        self._far = _Far(self._parts, far) if far else None
+        self._planned, apart = arrange(self._parts, wanted)
+        self._far = _Far(self._parts, apart) if apart else None
 
 
 class ModelPoll:
@@ -190,30 +192,12 @@ class ModelPoll:
 
 
 class _Far:
-    """Points that lie too far from their scale factors for one request, or with a hole between."""
+    """Points that are read apart from their scale factors."""
 
     def __init__(self, parts: Sequence[Part], wanted: Sequence[Placed]) -> None:
         self.wanted = wanted
-        factors = {
-            (placed.part, placed.field.factor_offset): parts[placed.part]
-            for placed in wanted
-            if placed.field.factor_offset is not None
-        }
-        self.factors = plan(
-            parts,
-            [
-                Placed.bare(number, part.address, field)
-                for (number, offset), part in factors.items()
-                for field in part.layout.fields.values()
-                if field.offset == offset
-            ],
-            bare=True,
-        )
-        self.values = plan(
-            parts,
-            [Placed.bare(placed.part, parts[placed.part].address, placed.field) for placed in wanted],
-            bare=True,
-        )
+        self.factors = plan(parts, factors_of(parts, wanted), bare=True)
+        self.values = plan(parts, bare_values(parts, wanted), bare=True)
         self.decoders = [
             (placed, parts[placed.part].layout.decoder([placed.field.path], first, end - first))
             for placed in wanted

@@ -10,7 +10,7 @@ from drivers.sunspec.codec import layout
 from drivers.sunspec.connection import Words
 from drivers.sunspec.errors import ModbusExceptionError, NoAnswerError
 from drivers.sunspec.registers import RELEARN_S, MapPoll, ModelPoll, Read
-from drivers.sunspec.stretches import Placed, grouped
+from drivers.sunspec.stretches import Part, Placed, arrange
 from tests.drivers.sunspec.fakes import FakeDevice, definition, model_words
 
 
@@ -30,12 +30,14 @@ def model_103(**values: int) -> FakeDevice:
 def test_stretches_hold_every_point_with_its_factor_within_125_registers(number: int, data: st.DataObject) -> None:
     place = layout(definition(number), 1000)
     chosen = data.draw(st.sets(st.sampled_from(sorted(place.fields))))
-    groups = grouped(Placed.whole(0, 40000, place.fields[path]) for path in chosen)
-    assert sorted(placed.field.path for group in groups for placed in group) == sorted(chosen)
-    for group in groups:
-        first, last = min(at.first for at in group), max(at.end for at in group)
-        assert last - first <= 125
-        assert all((at.first - 40000, at.end - 40000) == at.field.span for at in group)
+    parts = [Part(place, 40000)]
+    planned, apart = arrange(parts, [Placed.whole(0, 40000, place.fields[path]) for path in chosen])
+    together = [at for stretch in planned for at in stretch.placed]
+    assert sorted(at.field.path for at in [*together, *apart]) == sorted(chosen)
+    for stretch in planned:
+        assert stretch.count <= 125
+        for at in stretch.placed:
+            assert {40000 + at.field.span[0], 40000 + at.field.span[1] - 1} <= set(stretch.addresses)
 
 
 async def test_a_value_and_its_factor_come_from_one_request() -> None:

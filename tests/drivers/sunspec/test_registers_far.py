@@ -33,21 +33,30 @@ async def test_a_value_far_from_its_factor_is_read_between_two_looks_at_the_fact
     assert (look.values["module[1].DCW"].scaled(), look.values[LAST].scaled()) == (11.1, 99.9)
     factor, value = place().fields[LAST].factor_offset, place().fields[LAST].offset
     assert factor is not None
-    assert device.reads[1:] == [(100 + factor, 1), (100 + value, 1), (100 + factor, 1)]
+    assert 100 + factor in range(*_span(device.reads[0])), "the first look is that of the points nearby"
+    assert device.reads[1:] == [(100 + value, 1), (100 + factor, 1)]
+    device.reads.clear()
+    await ModelPoll(place(), 100, [LAST]).read(reading(device), 0.0)
+    assert device.reads == [(100 + factor, 1), (100 + value, 1), (100 + factor, 1)]
 
 
-async def test_a_far_value_is_absent_while_its_factor_moves() -> None:
+def _span(read: tuple[int, int]) -> tuple[int, int]:
+    return read[0], sum(read)
+
+
+@pytest.mark.parametrize("nearby", [[], ["module[1].DCW"]])
+async def test_a_far_value_is_absent_while_its_factor_moves(nearby: list[str]) -> None:
     device = strings_160()
     factor = 100 + (place().fields[LAST].factor_offset or 0)
 
     async def moving(address: int, count: int) -> Words:
         words = device.read(address, count)
-        if address == factor:
+        if factor in range(address, address + count):
             device.registers[factor] = (device.registers[factor] + 1) & 0xFFFF
         return Words(words, 1.0, 3.0)
 
-    look = await ModelPoll(place(), 100, [LAST]).read(moving, 0.0)
-    assert look.values == {}
+    look = await ModelPoll(place(), 100, [*nearby, LAST]).read(moving, 0.0)
+    assert set(look.values) == set(nearby)
     assert LAST in (await ModelPoll(place(), 100, [LAST]).read(reading(device), 0.0)).values
 
 
