@@ -13,6 +13,7 @@ import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from drivers.sunspec.models import HEADER_SIZE, Group, Model, Point, PointKind
@@ -122,7 +123,7 @@ class Layout:
 
 
 class Decoder:
-    """Certain points of one stretch of registers: one `unpack` over all of it, then one look at each point."""
+    """Certain points of one stretch of registers: one `unpack` over all of it, then one pass over its points."""
 
     def __init__(self, fields: Sequence[Field], first: int, count: int) -> None:
         """`fields` lie, with their scale factors, within `count` registers from `first`, both from the model's ID."""
@@ -136,33 +137,54 @@ class Decoder:
             form += f"{2 * (offset - at)}x{code}"
             at = offset + size
         self._unpack = struct.Struct(form + f"{2 * (first + count - at)}x").unpack
-        self._plan = [
-            (
-                field.path,
-                columns[field.offset],
-                FORMS[field.point.kind].empty,
-                FORMS[field.point.kind].finish,
-                None if field.factor_offset is None else columns[field.factor_offset],
-                field.constant_factor,
-            )
-            for field in fields
-        ]
+        constants = tuple(dict.fromkeys(field.constant_factor for field in fields))
+        self._constants = constants
+        """Follow the row's columns, so that every point has a column for its factor."""
+        self._raws = _columns([columns[field.offset] for field in fields])
+        self._factors = _columns(
+            [
+                len(columns) + constants.index(field.constant_factor)
+                if field.factor_offset is None
+                else columns[field.factor_offset]
+                for field in fields
+            ]
+        )
+        own = {field.factor_offset for field in fields if field.factor_offset is not None}
+        self._own_factors = _columns([columns[offset] for offset in sorted(own)])
+        forms = [FORMS[field.point.kind] for field in fields]
+        self._paths = [field.path for field in fields]
+        self._empties = [form.empty for form in forms]
+        self._finishes = [(index, form.finish) for index, form in enumerate(forms) if form.finish is not None]
 
     def __call__(self, words: Sequence[int]) -> dict[str, Value]:
         """The implemented points of exactly the registers of the stretch."""
+        if not self._paths:
+            return {}
         row = self._unpack(self._pack(*words))
-        found: dict[str, Value] = {}
-        for path, column, empty, finish, factor_column, constant in self._plan:
-            raw = row[column]
-            if raw == empty:
-                continue
-            if finish is not None and (raw := finish(raw)) is None:
-                continue
-            factor = constant if factor_column is None else row[factor_column]
-            if not -LARGEST_FACTOR <= factor <= LARGEST_FACTOR:  # -32768 is "not implemented"
-                continue
-            found[path] = _new_value(Value, (raw, factor))
-        return found
+        raws: Sequence[Raw | None] = self._raws(row)
+        if self._finishes:
+            raws = list(raws)
+            for index, finish in self._finishes:
+                raws[index] = finish(raws[index])
+        factors = self._factors(row + self._constants)
+        found = {
+            path: _new_value(Value, (raw, factor))
+            for path, raw, empty, factor in zip(self._paths, raws, self._empties, factors, strict=True)
+            if raw != empty
+        }
+        own = self._own_factors(row)
+        if min(own, default=0) >= -LARGEST_FACTOR and max(own, default=0) <= LARGEST_FACTOR:
+            return found
+        # One is impossible, or -32768, "not implemented": its values are too.
+        return {path: value for path, value in found.items() if -LARGEST_FACTOR <= value.factor <= LARGEST_FACTOR}
+
+
+def _columns(chosen: Sequence[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
+    """Picks columns of a row."""
+    if len(chosen) == 1:
+        only = chosen[0]
+        return lambda row: (row[only],)
+    return itemgetter(*chosen) if chosen else lambda row: ()
 
 
 _new_value: Final = tuple.__new__

@@ -7,10 +7,10 @@ and tried again after a while (an inverter that hides registers at night shows t
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from drivers.sunspec.codec import Layout, Value, layout
+from drivers.sunspec.codec import Decoder, Layout, Value, layout
 from drivers.sunspec.connection import Words
 from drivers.sunspec.errors import ModbusExceptionError
 from drivers.sunspec.models import Model
@@ -92,12 +92,14 @@ class MapPoll:
         if self._learned_s is not None and now_s - self._learned_s >= RELEARN_S:
             self._plan(self._wanted)
             self._learned_s, self.unreadable = None, frozenset()
-        values: tuple[dict[str, Value], ...] = tuple({} for _ in self._parts)
+        values: list[dict[str, Value]] = [{}] * len(self._parts)
         moment: float | None = None
         self._planned, taken = await self._take(self._planned, read, now_s, bare=False)
         for stretch, words in taken:
             for owner in stretch.parts:
-                values[owner.part].update(owner.decode(words.words[owner.start : owner.end]))
+                found = owner.decode(words.words[owner.start : owner.end])
+                # The first stretch of a model makes its dict: copying a thousand values counts.
+                values[owner.part] = values[owner.part] | found if values[owner.part] else found
             moment = words.monotonic_s if moment is None else moment
         if self._torn:
             # Refused for what lies between value and factor, it seems: each is asked for alone.
@@ -106,13 +108,13 @@ class MapPoll:
         if self._far is not None:
             far_moment = await self._read_far(self._far, taken, values, read, now_s)
             moment = far_moment if moment is None else moment
-        return MapLook(values, moment)
+        return MapLook(tuple(values), moment)
 
     async def _read_far(
         self,
         far: _Far,
         near: Sequence[tuple[Stretch, Words]],
-        values: tuple[dict[str, Value], ...],
+        values: list[dict[str, Value]],
         read: Read,
         now_s: float,
     ) -> float | None:
@@ -120,21 +122,24 @@ class MapPoll:
 
         `near` was read just before, and holds most of the factors.
         """
-        before = _by_address(near)
-        missing = [stretch for stretch in far.factors if any(at not in before for at in stretch.addresses)]
+        before = _words_at(far.factor_addresses, near)
+        missing = [
+            stretch for stretch in far.factors if not before.keys() >= set(stretch.addresses) & far.factor_addresses
+        ]
         _, more = await self._take(missing, read, now_s, bare=True)
-        before |= _by_address(more)
+        before |= _words_at(far.factor_addresses, more)
         far.values, taken = await self._take(far.values, read, now_s, bare=True)
         far.factors, again = await self._take(far.factors, read, now_s, bare=True)
-        after, seen = _by_address(again), _by_address(taken)
+        after = _words_at(far.factor_addresses, again)
         firm = {at: word for at, word in after.items() if before.get(at) == word}
-        for placed, decode in far.decoders:
-            field, address = placed.field, self._parts[placed.part].address
-            own = {address + at: seen.get(address + at) for at in range(field.offset, field.end)}
-            if field.factor_offset is not None:
-                own[address + field.factor_offset] = firm.get(address + field.factor_offset)
-            if None not in own.values():
-                values[placed.part].update(decode([own.get(at) or 0 for at in range(placed.first, placed.end)]))
+        seen = {at: word for stretch, words in taken for at, word in enumerate(words.words, stretch.first)}
+        for point in far.points:
+            own = [seen.get(at) for at in point.value_addresses]
+            if point.factor_address is not None:
+                own.append(firm.get(point.factor_address))
+            row = [word for word in own if word is not None]
+            if len(row) == len(own):
+                values[point.part] = values[point.part] | point.decode(row)
         return taken[0][1].monotonic_s if taken else None
 
     async def _take(
@@ -196,14 +201,37 @@ class _Far:
 
     def __init__(self, parts: Sequence[Part], wanted: Sequence[Placed]) -> None:
         self.wanted = wanted
-        self.factors = plan(parts, factors_of(parts, wanted), bare=True)
+        factors = factors_of(parts, wanted)
+        self.factor_addresses = frozenset(placed.first for placed in factors)
+        self.factors = plan(parts, factors, bare=True)
         self.values = plan(parts, bare_values(parts, wanted), bare=True)
-        self.decoders = [
-            (placed, parts[placed.part].layout.decoder([placed.field.path], first, end - first))
-            for placed in wanted
-            for first, end in (placed.field.span,)
-        ]
+        self.points = [_FarPoint.of(parts[placed.part].address, placed) for placed in wanted]
 
 
-def _by_address(taken: Sequence[tuple[Stretch, Words]]) -> dict[int, int]:
-    return {at: word for stretch, words in taken for at, word in enumerate(words.words, stretch.first)}
+@dataclass(frozen=True, slots=True)
+class _FarPoint:
+    """One point apart from its factor, decoded from its own words with the factor's behind them."""
+
+    part: int
+    value_addresses: range
+    factor_address: int | None
+    decode: Callable[[Sequence[int]], dict[str, Value]]
+
+    @classmethod
+    def of(cls, address: int, placed: Placed) -> _FarPoint:
+        field = placed.field
+        factor = None if field.factor_offset is None else address + field.factor_offset
+        behind = replace(field, offset=0, factor_offset=None if factor is None else field.point.size)
+        return cls(
+            placed.part,
+            range(address + field.offset, address + field.end),
+            factor,
+            Decoder([behind], 0, field.point.size + (factor is not None)),
+        )
+
+
+def _words_at(addresses: Iterable[int], taken: Sequence[tuple[Stretch, Words]]) -> dict[int, int]:
+    """Those of the addresses that were read, with their words."""
+    return {
+        at: words.words[at - stretch.first] for stretch, words in taken for at in addresses if at in stretch.addresses
+    }
