@@ -11,7 +11,6 @@ import json
 import pkgutil
 import sys
 from collections.abc import Callable, Sequence
-from types import ModuleType
 from typing import cast
 
 import hil_tests.bench
@@ -21,12 +20,11 @@ Run = Callable[[Callable[[str], None]], dict[str, float]]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one benchmark. 0 when it gave its figures."""
-    benches = _benches()
     parser = argparse.ArgumentParser(prog="python -m hil_tests.bench", description="Figures are ratios and shares.")
-    parser.add_argument("name", choices=sorted(benches), help="what to measure")
+    parser.add_argument("name", choices=names(), help="what to measure")
     parser.add_argument("--json", action="store_true", help="figures as one JSON object on standard output")
     chosen = parser.parse_args(arguments)
-    bench = benches[chosen.name]
+    bench = importlib.import_module(f"{hil_tests.bench.__name__}.{chosen.name}")
     figures = cast(Run, bench.run)(_progress)
     if chosen.json:
         print(json.dumps(figures))
@@ -38,13 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _benches() -> dict[str, ModuleType]:
-    modules = (
-        importlib.import_module(f"{hil_tests.bench.__name__}.{found.name}")
-        for found in pkgutil.iter_modules(hil_tests.bench.__path__)
-        if not found.name.startswith("_")
-    )
-    return {module.__name__.rsplit(".", 1)[-1]: module for module in modules if hasattr(module, "run")}
+def names() -> list[str]:
+    """What can be measured: every module here without an underscore."""
+    return sorted(found.name for found in pkgutil.iter_modules(hil_tests.bench.__path__) if found.name[0] != "_")
 
 
 def _progress(text: str) -> None:

@@ -12,7 +12,7 @@ import struct
 import sys
 import time
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import structlog
 import sunspec2.modbus.client
@@ -70,7 +70,12 @@ def pysunspec2(port: int, polls: int) -> dict[str, float]:
             model.read()
     cpu_s = (time.process_time() - started) / polls
     device.disconnect()
-    return {"cpu_s": cpu_s}
+    return {"cpu_s": cpu_s, "points": sum(_implemented(model) for model in models)}
+
+
+def _implemented(group: Any) -> int:
+    inside = [one for child in group.groups.values() for one in (child if isinstance(child, list) else [child])]
+    return sum(point.value is not None for point in group.points.values()) + sum(_implemented(one) for one in inside)
 
 
 async def raw(port: int, polls: int) -> dict[str, float]:
