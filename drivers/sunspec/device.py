@@ -161,7 +161,7 @@ class SunSpecDevice:
         fault = await contact.look_slowly(self._journal, self._monotonic_s())
         if fault is not None:
             _log.warning("sunspec.slow_data_failed", device=self._device_id, error=str(fault))
-        sample = self._sample(contact, contact.measuring.interpret(look.values), look.monotonic_s)
+        sample = self._sample(contact, contact.interpret(look, look.monotonic_s), look.monotonic_s)
         self._seen(contact, sample)
         return sample
 
@@ -260,7 +260,7 @@ class SunSpecDevice:
         if self._link is not LinkState.ONLINE:
             _log.info("sunspec.online", device=self._device_id, unit=str(self._unit))
         self._link = LinkState.ONLINE
-        self._detail = f"{contact.description.title} at {self._unit}"
+        self._detail = f"{contact.description.title} at {self._unit}{contact.standing.in_words()}"
         self._last_sample = sample
         self._capabilities = contact.capabilities(self._phases)
         band = self._setpoint

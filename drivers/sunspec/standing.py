@@ -78,6 +78,12 @@ class Standing:
     strings: tuple[DcString, ...] = ()
     battery: Battery | None = None
 
+    def in_words(self) -> str:
+        """What a person must know of it, to follow the name of the device; empty when all is well."""
+        fault = [] if self.operating is not OperatingState.FAULT else ["is in its state of fault"]
+        alarms = [] if not self.alarms else [f"reports {', '.join(self.alarms)}"]
+        return "".join(f"; {text}" for text in fault + alarms)
+
 
 UNKNOWN_STANDING: Final = Standing()
 """Nothing was read, or nothing is said."""
