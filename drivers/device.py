@@ -173,6 +173,9 @@ class DeviceStatus:
     last_sample: Sample | None = None
     setpoint: Setpoint | None = None
     """The band that the device holds now, as confirmed by the device; None: released, or the lease has ended."""
+    follows: bool | None = None
+    """Whether metered power is in that band; False only after the device had its time to get there. None: nothing is
+    ordered, not metered, or not to be judged now. A confirmed register is no obedience."""
     vehicle: VehicleSession | None = None
 
 

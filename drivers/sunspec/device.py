@@ -122,6 +122,7 @@ class SunSpecDevice:
             capabilities=self._capabilities,
             last_sample=self._last_sample,
             setpoint=self._setpoint if self._monotonic_s() < self._lease_ends_s else None,
+            follows=self._follows(),
         )
 
     async def run(self, emit: Callable[[Sample], None]) -> None:
@@ -289,10 +290,22 @@ class SunSpecDevice:
         below = band.lowest_w is not None and power_w < band.lowest_w - margin_w
         return below or (band.highest_w is not None and power_w > band.highest_w + margin_w)
 
-    def _disobedience(self) -> str:
+    def _follows(self) -> bool | None:
         """A read-back proves the register, not obedience: what metered power says about a band that was confirmed."""
+        band, sample, found = self._setpoint, self._last_sample, self._capabilities
+        if band is None or sample is None or sample.power_w is None or self._monotonic_s() >= self._lease_ends_s:
+            return None
+        if self._link is not LinkState.ONLINE or sample.flags & SampleFlag.ISLANDED:
+            return None
+        if self._outside_since_s is None:
+            return None if self._is_outside(band, sample.power_w) else True  # an order newer than the sample
+        # The device's own response time, where that is the longer one: a slow device is not a disobedient one.
+        patience_s = max(DISOBEDIENCE_AFTER_S, 0.0 if found is None else found.response_s)
+        return None if sample.monotonic_s - self._outside_since_s < patience_s else False
+
+    def _disobedience(self) -> str:
         band, since_s, sample = self._setpoint, self._outside_since_s, self._last_sample
-        if band is None or since_s is None or sample is None or sample.monotonic_s - since_s < DISOBEDIENCE_AFTER_S:
+        if self._follows() is not False or band is None or since_s is None or sample is None:
             return ""
         return (
             f"; does not follow: {sample.power_w} W, for {sample.monotonic_s - since_s:.0f} s outside of the band "
