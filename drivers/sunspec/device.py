@@ -118,7 +118,7 @@ class SunSpecDevice:
             device_id=self._device_id,
             kind=self._kind,
             link=self._link,
-            detail=self._detail + self._disobedience(),
+            detail=self._detail + self._disobedience() + self._disturbance(),
             capabilities=self._capabilities,
             last_sample=self._last_sample,
             setpoint=self._setpoint if self._monotonic_s() < self._lease_ends_s else None,
@@ -173,6 +173,8 @@ class SunSpecDevice:
             contact = await self._for_control("does not hold the band")
             if self._order_ends_s is None:
                 self._order_ends_s = ends_s
+            if self._monotonic_s() >= self._lease_ends_s:
+                contact.controls.order_ended()
             try:
                 await contact.controls.hold(setpoint.lowest_w, setpoint.highest_w, setpoint.lease_s)
             except SunSpecError as error:
@@ -302,6 +304,10 @@ class SunSpecDevice:
         # The device's own response time, where that is the longer one: a slow device is not a disobedient one.
         patience_s = max(DISOBEDIENCE_AFTER_S, 0.0 if found is None else found.response_s)
         return None if sample.monotonic_s - self._outside_since_s < patience_s else False
+
+    def _disturbance(self) -> str:
+        seen = "" if self._contact is None or self._setpoint is None else self._contact.controls.disturbed
+        return f"; {seen}" if seen else ""
 
     def _disobedience(self) -> str:
         band, since_s, sample = self._setpoint, self._outside_since_s, self._last_sample
