@@ -139,7 +139,14 @@ class Controls:
         Never in the way: while the journal is away the settings are kept in memory, and the next call tries again.
         """
         for control in (self._limit, self._setpoint):
-            if control is None or control.is_recorded:
+            if control is None:
+                continue
+            way = f"writes/{self._description.meter_id}/{control.function.model}/{control.function.enable}"
+            try:
+                await control.writer.record(journal, way)
+            except Exception as error:  # as below
+                _log.error("sunspec.way_of_writing_not_recorded", key=way, error=str(error))
+            if control.is_recorded:
                 continue
             key = f"found/{self._description.meter_id}/{control.function.model}/{control.function.enable}"
             earlier: bytes | None = None

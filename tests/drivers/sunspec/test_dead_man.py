@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from drivers.device import DeadMan, DeviceKind, DeviceRefusedError, DeviceUnreachableError
+from drivers.sunspec.contact import SLOW_PERIOD_S
 from tests.drivers.sunspec.fakes import (
     FakeDevice,
     MemoryJournal,
@@ -265,3 +266,19 @@ async def test_what_the_devices_own_timer_changed_is_nobody_elses_write() -> Non
     rig.time.now_s += 61
     await rig.hold(-2000, None)
     assert "another master" not in rig.device.status().detail
+
+
+async def test_how_a_device_takes_writes_is_learned_once_and_known_after_a_restart() -> None:
+    journal = MemoryJournal()
+    fake = pv()
+    fake.refuses_writes_across = set(registers_of(fake, 704, ["WMaxLimPct"]))
+    first = await Rig(fake, DeviceKind.PV, journal=journal).ready()
+    await first.hold(-2000, None)
+    first.time.now_s += SLOW_PERIOD_S
+    await first.device.look()
+    fake.writes.clear()
+    again = await Rig(fake, DeviceKind.PV, journal=journal).ready()
+    fake.refuses_writes_across = set()  # a run would be taken now: it is not even tried
+    await again.hold(-2000, None)
+    assert fake.writes
+    assert all(len(words) <= 2 for _, words in fake.writes)
