@@ -16,7 +16,15 @@ from drivers.sunspec.errors import ModbusExceptionError, NoAnswerError
 from drivers.sunspec.models import Model, PointKind, model_definition
 from drivers.sunspec.transport import Endpoint, Line
 
-FIXTURES = Path(__file__).resolve().parents[4] / "shared" / "fixtures" / "sunspec"
+FIXTURES = next(
+    (
+        found
+        for folder in Path(__file__).resolve().parents
+        if (found := folder / "shared" / "fixtures" / "sunspec").is_dir()
+    ),
+    Path("../shared/fixtures/sunspec"),
+)
+"""Beside the project; from a worktree, beside a folder further up."""
 ADDRESS = "tcp://192.0.2.10:502"
 
 _UNIMPLEMENTED = {
