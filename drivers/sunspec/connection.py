@@ -15,6 +15,7 @@ import structlog
 
 from drivers.sunspec.errors import AddressError, BadAnswerError, ModbusExceptionError, NoAnswerError, ReconnectedError
 from drivers.sunspec.patience import Patience
+from drivers.sunspec.pdu import READ, READ_INPUT
 from drivers.sunspec.tls import TlsFiles
 from drivers.sunspec.transport import Endpoint, Line, open_line, parse_address
 from drivers.sunspec.turns import Turns, is_urgent
@@ -89,12 +90,18 @@ class Connection:
     def is_open(self) -> bool:
         return self._line.connected
 
-    async def read(self, unit: int, address: int, count: int, timeout_s: float, only: int | None = None) -> Words:
-        """`count` holding registers from `address`, at most 125. A device that is busy is asked again, a few times."""
+    async def read(
+        self, unit: int, address: int, count: int, timeout_s: float, only: int | None = None, function: int = READ
+    ) -> Words:
+        """`count` registers from `address`, at most 125: holding (function 3) or input registers (function 4).
+
+        A device that is busy is asked again, a few times.
+        """
+        read = self._line.read_input if function == READ_INPUT else self._line.read
 
         async def ask(patient_s: float) -> Words:
             asked_s = self._monotonic_s()
-            words = await self._line.read(unit, address, count, patient_s)
+            words = await read(unit, address, count, patient_s)
             return Words(words, asked_s, self._monotonic_s())
 
         for pause_s in BUSY_PAUSES_S:
@@ -246,8 +253,8 @@ class Unit:
     def __str__(self) -> str:
         return f"{self.connection.endpoint} unit {self.number}"
 
-    async def read(self, address: int, count: int) -> Words:
-        return await self.connection.read(self.number, address, count, self._timeout_s, self.only)
+    async def read(self, address: int, count: int, function: int = READ) -> Words:
+        return await self.connection.read(self.number, address, count, self._timeout_s, self.only, function)
 
     async def write(self, address: int, words: Sequence[int]) -> None:
         await self.connection.write(self.number, address, words, self._timeout_s, self.only)

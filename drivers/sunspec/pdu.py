@@ -14,6 +14,7 @@ from typing import Final
 
 from pymodbus.pdu.register_message import (
     ReadHoldingRegistersRequest,
+    ReadInputRegistersRequest,
     WriteMultipleRegistersRequest,
     WriteSingleRegisterRequest,
 )
@@ -25,6 +26,8 @@ MOST_READ: Final = 125
 MOST_WRITTEN: Final = 123
 """Registers in one write, section 6.12."""
 READ: Final = 3
+READ_INPUT: Final = 4
+READS: Final = (READ, READ_INPUT)
 WRITE_ONE: Final = 6
 WRITE: Final = 16
 EXCEPTION: Final = 0x80
@@ -53,11 +56,12 @@ class Request:
         return int.from_bytes(self.pdu[1:3], "big")
 
 
-def read_request(unit: int, address: int, count: int) -> Request:
-    """`count` holding registers from `address` (function 3)."""
-    body = ReadHoldingRegistersRequest(address=address, count=count, dev_id=unit).encode()
-    what = f"unit {unit}, reading {count} at {address}"
-    return Request(unit, bytes((READ,)) + body, bytes((READ, 2 * count)), 2 + 2 * count, what)
+def read_request(unit: int, address: int, count: int, function: int = READ) -> Request:
+    """`count` registers from `address`: holding registers by function 3, input registers by function 4."""
+    kind = ReadInputRegistersRequest if function == READ_INPUT else ReadHoldingRegistersRequest
+    body = kind(address=address, count=count, dev_id=unit).encode()
+    what = f"unit {unit}, reading {count}{' input registers' if function == READ_INPUT else ''} at {address}"
+    return Request(unit, bytes((function,)) + body, bytes((function, 2 * count)), 2 + 2 * count, what)
 
 
 def write_request(unit: int, address: int, words: Sequence[int]) -> Request:
@@ -84,9 +88,9 @@ def check(where: str, request: Request, unit: int, pdu: bytes) -> bytes:
     if pdu[0] != request.function:
         raise BadAnswerError(f"{where}: the answer is to function {pdu[0]}")
     if len(pdu) != request.answer_size:
-        held = f"holds {max(0, len(pdu) - 2) // 2} registers" if request.function == READ else f"is {len(pdu)} bytes"
+        held = f"holds {max(0, len(pdu) - 2) // 2} registers" if request.function in READS else f"is {len(pdu)} bytes"
         raise BadAnswerError(f"{where}: the answer {held}")
-    if request.function == READ:
+    if request.function in READS:
         raise BadAnswerError(f"{where}: the answer says {pdu[1]} bytes and has {len(pdu) - 2}")
     at, second = struct.unpack(">HH", pdu[1:5])
     raise BadAnswerError(f"{where}: the answer is about {second} at {at}, which was not written")

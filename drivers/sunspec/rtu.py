@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from drivers.sunspec.pdu import EXCEPTION, MOST_READ, READ, Request, read_request
+from drivers.sunspec.pdu import EXCEPTION, MOST_READ, READ, READS, Request, read_request
 
 SILENT_CHARACTERS: Final = 3.5
 """Between frames."""
@@ -101,7 +101,7 @@ class RtuFramer:
     def _size(self, function: int, third: int) -> int | None:
         """Bytes of a frame that begins like this, or None when none does that could answer us."""
         if function == self._request.function:
-            return 5 + third if function == READ else 8
+            return 5 + third if function in READS else 8
         if function == self._request.function | EXCEPTION and not self._exactly:
             return 5
         return None
@@ -116,21 +116,21 @@ class Unanswered:
 
     def __init__(self) -> None:
         self._open: dict[int, _Open] = {}
-        self._good: dict[int, dict[int, int]] = {}
+        self._good: dict[int, dict[_Shape, Request]] = {}
 
     def asked(self, request: Request, now_s: float, *, is_probe: bool = False) -> None:
         """No answer came to it, or was not waited for. A probe does not make us wait longer, but its shape is spent."""
         left = self._open.setdefault(request.unit, _Open(now_s))
         if not is_probe:
             left.since_s = now_s
-        if request.function == READ:
-            left.counts.add(_count(request))
+        if request.function in READS:
+            left.shapes.add(_shape(request))
 
     def answered(self, request: Request, *, refused: bool = False) -> None:
         """The request's own answer came, which no earlier one can be taken for."""
         self._open.pop(request.unit, None)
-        if request.function == READ and not refused:
-            self._good.setdefault(request.unit, {})[_count(request)] = request.address
+        if request.function in READS and not refused:
+            self._good.setdefault(request.unit, {})[_shape(request)] = request
 
     def probe(self, request: Request, now_s: float) -> Request | None:
         """What to read before `request` is made; None: nothing, no late answer is to be expected."""
@@ -141,20 +141,25 @@ class Unanswered:
             del self._open[request.unit]
             return None
         # Best is what this unit has answered before; else as little as possible where we want to go anyway.
-        for count, address in self._good.get(request.unit, {}).items():
-            if count not in left.counts:
-                return read_request(request.unit, address, count)
-        free = (count for count in range(1, MOST_READ + 1) if count not in left.counts)
+        for shape, good in self._good.get(request.unit, {}).items():
+            if shape not in left.shapes:
+                return good
+        function = request.function if request.function in READS else READ
+        free = (count for count in range(1, MOST_READ + 1) if (function, count) not in left.shapes)
         count = next(free, MOST_READ)
-        return read_request(request.unit, min(request.address, 0x10000 - count), count)
+        return read_request(request.unit, min(request.address, 0x10000 - count), count, function)
+
+
+_Shape = tuple[int, int]
+"""Function and registers of a read: what an answer to it shows of it."""
 
 
 @dataclass(slots=True)
 class _Open:
     since_s: float
-    counts: set[int] = field(default_factory=set)
-    """Registers that a late answer may carry."""
+    shapes: set[_Shape] = field(default_factory=set)
+    """What a late answer may look like."""
 
 
-def _count(request: Request) -> int:
-    return (request.answer_size - 2) // 2
+def _shape(request: Request) -> _Shape:
+    return request.function, (request.answer_size - 2) // 2

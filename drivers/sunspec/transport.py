@@ -22,6 +22,7 @@ from drivers.sunspec.pdu import (
     EXCEPTION,
     MOST_READ,
     MOST_WRITTEN,
+    READ_INPUT,
     Request,
     check,
     read_request,
@@ -48,6 +49,10 @@ class Line(Protocol):
 
     async def read(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
         """Exactly `count` holding registers (function 3)."""
+        ...
+
+    async def read_input(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
+        """Exactly `count` input registers (function 4): where many meters without SunSpec have their values."""
         ...
 
     async def write(self, unit: int, address: int, words: Sequence[int], timeout_s: float) -> None:
@@ -94,6 +99,9 @@ class _WireLine:
 
     async def read(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
         return words_of(await self._ask(read_request(unit, address, count), timeout_s))
+
+    async def read_input(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
+        return words_of(await self._ask(read_request(unit, address, count, READ_INPUT), timeout_s))
 
     async def write(self, unit: int, address: int, words: Sequence[int], timeout_s: float) -> None:
         await self._ask(write_request(unit, address, words), timeout_s)

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from drivers.sunspec.connection import BACKOFF_LEAST_S, BACKOFF_MOST_S, SILENCES_BEFORE_RECONNECT, ConnectionPool
+from drivers.sunspec.connection import BACKOFF_LEAST_S, BACKOFF_MOST_S, SILENCES_BEFORE_RECONNECT, ConnectionPool, Unit
 from drivers.sunspec.errors import (
     AddressError,
     BadAnswerError,
@@ -18,6 +18,7 @@ from drivers.sunspec.errors import (
     ReconnectedError,
 )
 from drivers.sunspec.patience import FULL_EVERY, SHORT_S
+from drivers.sunspec.pdu import READ_INPUT
 from drivers.sunspec.transport import Endpoint, Line
 from drivers.sunspec.turns import urgently
 from tests.drivers.sunspec.fakes import ADDRESS, FakeDevice, FakeLine, Time, pool_of
@@ -325,3 +326,11 @@ async def test_a_unit_that_was_silent_beside_others_says_first_who_it_is() -> No
     with pytest.raises(ReconnectedError):
         await connection.write(2, 0, [1], 1.0, known)
     assert device.writes == []
+
+
+async def test_input_registers_are_asked_for_by_function_4_only_where_that_is_wanted() -> None:
+    device = FakeDevice({0: 3}, inputs={0: 4})
+    unit = Unit(pool_of(FakeLine({1: device}), Time()).connection(ADDRESS), 1, 1.0)
+    assert (await unit.read(0, 1)).words == [3]
+    assert (await unit.read(0, 1, function=READ_INPUT)).words == [4]
+    assert (device.reads, device.input_reads) == ([(0, 1)], [(0, 1)])

@@ -7,14 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drivers.sunspec.errors import BadAnswerError, ModbusExceptionError
-from drivers.sunspec.pdu import Request, check, read_request, words_of, write_one_request, write_request
+from drivers.sunspec.pdu import READ_INPUT, Request, check, read_request, words_of, write_one_request, write_request
 
-REQUESTS = [read_request(1, 40000, 2), write_request(1, 5, [1, 2]), write_one_request(1, 5, 0x1234)]
+REQUESTS = [
+    read_request(1, 40000, 2),
+    read_request(1, 52, 2, READ_INPUT),
+    write_request(1, 5, [1, 2]),
+    write_one_request(1, 5, 0x1234),
+]
 
 
 def test_requests_are_those_of_the_specification() -> None:
-    # MODBUS application protocol V1.1b3, sections 6.3, 6.6 and 6.12: their own examples.
+    # MODBUS application protocol V1.1b3, sections 6.3, 6.4, 6.6 and 6.12: their own examples.
     assert read_request(1, 0x6B, 3).pdu == bytes.fromhex("03006b0003")
+    assert read_request(1, 8, 1, READ_INPUT).pdu == bytes.fromhex("0400080001")
     assert write_one_request(1, 1, 3).pdu == bytes.fromhex("0600010003")
     assert write_request(1, 1, [0x000A, 0x0102]).pdu == bytes.fromhex("100001000204000a0102")
 
@@ -46,7 +52,7 @@ def test_a_wrong_answer_is_told_how_it_differs(answer: bytes, said: str) -> None
 @pytest.mark.parametrize("echo", [b"\x10\0\x06\0\x02", b"\x10\0\x05\0\x01"])
 def test_the_echo_of_another_write_is_refused(echo: bytes) -> None:
     with pytest.raises(BadAnswerError, match="which was not written"):
-        check("here", REQUESTS[1], 1, echo)
+        check("here", write_request(1, 5, [1, 2]), 1, echo)
 
 
 def test_another_unit_is_refused() -> None:

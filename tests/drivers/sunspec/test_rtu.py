@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymodbus.framer.rtu import FramerRTU
 
-from drivers.sunspec.pdu import read_request, write_one_request, write_request
+from drivers.sunspec.pdu import READ_INPUT, read_request, write_one_request, write_request
 from drivers.sunspec.rtu import LATEST_ANSWER_S, RtuFramer, Unanswered, crc16, frame
 
 READ_TWO = read_request(7, 40000, 2)
@@ -107,6 +107,25 @@ def test_without_a_missing_answer_nothing_is_probed() -> None:
     assert unanswered.probe(READ_TWO, 0.0) is None
     unanswered.asked(READ_TWO, 0.0)
     assert unanswered.probe(read_request(8, 0, 2), 0.0) is None, "another unit's answer names its unit"
+
+
+def test_a_late_answer_of_input_registers_is_not_taken_for_one_of_holding_registers() -> None:
+    unanswered = Unanswered()
+    input_two = read_request(7, 52, 2, READ_INPUT)
+    unanswered.answered(input_two)
+    unanswered.asked(READ_TWO, 0.0)
+    probe = unanswered.probe(READ_TWO, 0.0)
+    assert probe == input_two, "its answer has another function"
+    assert RtuFramer(probe, exactly=True).feed(frame(7, b"\x03\x04SunS")) is None
+    assert RtuFramer(probe, exactly=True).feed(frame(7, b"\x04\x04SunS")) == b"\x04\x04SunS"
+
+
+def test_the_probe_of_a_unit_that_never_answered_is_of_the_requests_own_function() -> None:
+    unanswered = Unanswered()
+    unanswered.asked(read_request(7, 52, 1, READ_INPUT), 0.0)
+    probe = unanswered.probe(read_request(7, 52, 2, READ_INPUT), 0.0)
+    assert probe is not None
+    assert (probe.function, probe.answer_size) == (READ_INPUT, 6)
 
 
 @given(st.lists(st.tuples(st.integers(1, 125), st.integers(0, 65000)), max_size=40))
