@@ -90,3 +90,12 @@ async def test_a_certificate_for_chargers_that_cannot_be_used_costs_no_other_dev
     assert set(site.devices) == {"grid"}
     assert site.ocpp is None
     assert str(certificate) in site.problems["car-1"]
+
+
+async def test_a_mapped_device_is_made_and_one_without_its_map_is_named(store: Store, tmp_path: Path) -> None:
+    mapped = {**METER, "driver": "modbus", "map": "eastron-sdm630"}
+    nowhere = str(tmp_path / "none.toml")
+    site = made(store, mapped, {**mapped, "id": "other", "unit": 2, "map": nowhere})
+    assert set(site.devices) == {"grid"}
+    assert nowhere in site.problems["other"]
+    assert "no such file" in site.problems["other"]

@@ -12,6 +12,7 @@ from agent.ledger.state import ChannelTerms
 from agent.measure.meter import MeteredDevice
 from agent.store import Store
 from drivers.device import Device
+from drivers.modbus import MapDevice, MapError, load_map
 from drivers.ocpp.server import OcppServer
 from drivers.ocpp.settings import ChargerSettings
 from drivers.sunspec.connection import ConnectionPool
@@ -46,6 +47,11 @@ def make_devices(
             try:
                 devices[device.id] = _sunspec(device, store=store, clock=clock, connections=connections)
             except (ValueError, SunSpecError) as error:
+                problems[device.id] = str(error)
+        elif device.driver == "modbus":
+            try:
+                devices[device.id] = _mapped(device, clock=clock, connections=connections)
+            except (ValueError, MapError, SunSpecError) as error:
                 problems[device.id] = str(error)
     ocpp = _ocpp_server(settings, store=store, clock=clock, on_event=on_event, problems=problems)
     if ocpp is not None:
@@ -87,6 +93,25 @@ def _sunspec(device: DeviceSettings, *, store: Store, clock: Clock, connections:
         rated_export_w=device.rated_export_w,
         fallback_import_w=device.fallback_import_w,
         fallback_export_w=device.fallback_export_w,
+        phases=tuple(device.phases),
+    )
+
+
+def _mapped(device: DeviceSettings, *, clock: Clock, connections: ConnectionPool) -> MapDevice:
+    assert device.address is not None
+    assert device.map is not None
+    return MapDevice(
+        device.id,
+        device.kind,
+        device.address,
+        device.unit,
+        load_map(device.map),
+        period_s=device.period_s,
+        timeout_s=device.timeout_s,
+        connections=connections,
+        monotonic_s=clock.monotonic_s,
+        rated_import_w=device.rated_import_w,
+        rated_export_w=device.rated_export_w,
         phases=tuple(device.phases),
     )
 
@@ -190,9 +215,20 @@ def metrology_settings(settings: Settings) -> dict[str, Setting]:
                 mode="json",
                 include={"id", "kind", "driver", "address", "unit", "charger_id", "evse_id", "settled", "parent"},
             )
+            | _map_as_used(device)
             for device in settings.device
         ],
         "settlement": settings.settlement.model_dump(mode="json"),
         "evidence": settings.evidence.model_dump(mode="json", include={"linger_s", "linger_leaves"}),
         "token": settings.token.model_dump(mode="json", include={"label", "serial", "key_protection"}),
     }
+
+
+def _map_as_used(device: DeviceSettings) -> dict[str, Setting]:
+    """What a register map says, and not only its name: who changes the file changes what is measured."""
+    if device.map is None:
+        return {}
+    try:
+        return {"map": load_map(device.map).model_dump(mode="json")}
+    except MapError:
+        return {"map": None}
