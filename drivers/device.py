@@ -122,6 +122,10 @@ class Capabilities:
     response_s: float = 2.0
     """From an order to the metered power."""
     phases: tuple[int, ...] = (1, 2, 3)
+    own_droop: bool = False
+    """It answers the grid's frequency by itself: nothing is added to that (SAFETY 5)."""
+    reconnect_delay_s: int = 0
+    """Its own wait after grid return, its random part at the longest (SAFETY 7)."""
     notes: tuple[str, ...] = ()
     """What it cannot do, in sentences for a person: "no device-side dead man"."""
 
@@ -173,6 +177,9 @@ class DeviceStatus:
     last_sample: Sample | None = None
     setpoint: Setpoint | None = None
     """The band that the device holds now, as confirmed by the device; None: released, or the lease has ended."""
+    follows: bool | None = None
+    """Whether metered power is in that band; False only after the device had its time to get there. None: nothing is
+    ordered, not metered, or not to be judged now. A confirmed register is no obedience."""
     vehicle: VehicleSession | None = None
 
 

@@ -11,6 +11,7 @@ from agent.config import Settings
 from agent.roads.devices import SiteDevices, make_devices
 from agent.store import Store
 from drivers.device import DeviceKind, LinkState
+from drivers.sunspec.errors import NoAnswerError
 from hil_tests.roads_parts import HandClock
 
 METER: dict[str, object] = {"id": "grid", "kind": "meter", "driver": "sunspec", "address": "tcp://127.0.0.1:502"}
@@ -52,13 +53,29 @@ async def test_a_charger_whose_password_cannot_be_read_is_named_and_left_out(sto
     assert str(tmp_path / "none") in site.problems["car-1"]
 
 
-@pytest.mark.parametrize("address", ["rtu:///dev/ttyUSB0", "tcp://meter:99999", "tcp://:502"])
+@pytest.mark.parametrize("address", ["rtu://ttyUSB0", "rtu:///dev/ttyUSB0?parity=X", "tcp://meter:99999", "tcp://:502"])
 async def test_an_address_that_the_driver_cannot_use_is_named_and_costs_no_other_device(
     store: Store, address: str
 ) -> None:
     site = made(store, {**METER, "address": address}, CHARGER)
     assert set(site.devices) == {"car-1"}
     assert address in site.problems["grid"]
+
+
+@pytest.mark.parametrize(
+    "address", ["rtu:///dev/ttyUSB0?baudrate=19200", "rtutcp://192.0.2.9:4001", "tcp://192.0.2.9", "tls://192.0.2.9"]
+)
+async def test_every_kind_of_line_is_made_without_being_opened(store: Store, address: str) -> None:
+    tls = {"ca_file": "/nowhere/ca.pem"} if address.startswith("tls") else {}
+    site = made(store, {**METER, "address": address, **tls})
+    assert set(site.devices) == {"grid"}
+    assert site.problems == {}
+
+
+async def test_the_files_of_a_tls_device_are_those_of_its_line(store: Store) -> None:
+    site = made(store, {**METER, "address": "tls://127.0.0.1:1", "ca_file": "/nowhere/ca.pem"})
+    with pytest.raises(NoAnswerError, match="ca_file /nowhere/ca"):
+        await site.connections.connection("tls://127.0.0.1:1").read(1, 0, 1, 1.0)
 
 
 @pytest.mark.parametrize("content", [None, "not a certificate"], ids=["missing", "no PEM"])
@@ -73,3 +90,12 @@ async def test_a_certificate_for_chargers_that_cannot_be_used_costs_no_other_dev
     assert set(site.devices) == {"grid"}
     assert site.ocpp is None
     assert str(certificate) in site.problems["car-1"]
+
+
+async def test_a_mapped_device_is_made_and_one_without_its_map_is_named(store: Store, tmp_path: Path) -> None:
+    mapped = {**METER, "driver": "modbus", "map": "eastron-sdm630"}
+    nowhere = str(tmp_path / "none.toml")
+    site = made(store, mapped, {**mapped, "id": "other", "unit": 2, "map": nowhere})
+    assert set(site.devices) == {"grid"}
+    assert nowhere in site.problems["other"]
+    assert "no such file" in site.problems["other"]

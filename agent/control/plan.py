@@ -123,6 +123,8 @@ def make_plan(site: SiteView) -> Plan:
         keep_room(draft)
         if not draft.view.online:
             draft.bind(Rule.SILENT)
+        elif draft.view.follows is False:
+            draft.bind(Rule.DISOBEYS)
     stop_all(drafts, site)
     return Plan(
         orders={name: _order(draft, site.now) for name, draft in drafts.items()},

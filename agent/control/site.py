@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -73,6 +73,8 @@ class DeviceView:
     state_of_charge_age_s: float | None = None
     vehicle: VehicleSession | None = None
     held: Held | None = None
+    follows: bool | None = None
+    """Whether metered power is in the band that it confirmed; None: not to be judged now."""
     phases: tuple[int, ...] = (1, 2, 3)
     rated_import_w: int | None = None
     """Installer's bound; the nameplate counts where it is lower, or where there is none."""
@@ -198,7 +200,7 @@ class SiteView:
         """
         if self.meter is None:
             return None
-        seen_w = self.meter.power_w - min(self._counted_w)
+        seen_w = self.meter.power_w - counted_w((device, 1) for device in self.devices.values())[0]
         doubt_w = sum(d.present_w + d.worst_export_w for d in self.devices.values() if not d.online)
         return max(seen_w, min(seen_w + doubt_w, self.limits.house_reserve_w))
 
@@ -207,18 +209,27 @@ class SiteView:
         """As `house_most_w`, the smaller one; for the silent, not below 0."""
         if self.meter is None:
             return None
-        seen_w = self.meter.power_w - max(self._counted_w)
+        seen_w = self.meter.power_w - counted_w((device, 1) for device in self.devices.values())[1]
         doubt_w = sum(d.worst_import_w - d.present_w for d in self.devices.values() if not d.online)
         return min(seen_w, max(seen_w - doubt_w, 0))
 
-    @property
-    def _counted_w(self) -> tuple[int, int]:
-        """All devices by their samples, and by their bands."""
-        by_samples_w = by_bands_w = 0
-        for device in self.devices.values():
-            by_samples_w += device.present_w
-            by_bands_w += device.expected_w
-        return by_samples_w, by_bands_w
+
+def counted_w(shares: Iterable[tuple[DeviceView, int]]) -> tuple[int, int]:
+    """(least, most) that devices make of a meter's power: all by their samples, or all by their bands.
+
+    One that does not follow is taken by itself: what it does beside its band stays with the house, where no band that
+    another is still to reach may hide it (SAFETY 3). `shares`: each device, and by what its power is divided.
+    """
+    by_samples_w = by_bands_w = least_w = most_w = 0
+    for device, parts in shares:
+        present_w, expected_w = device.present_w // parts, device.expected_w // parts
+        if device.follows is False:
+            least_w += min(present_w, expected_w)
+            most_w += max(present_w, expected_w)
+        else:
+            by_samples_w += present_w
+            by_bands_w += expected_w
+    return least_w + min(by_samples_w, by_bands_w), most_w + max(by_samples_w, by_bands_w)
 
 
 def _lower(bound: int | None, nameplate: int | None) -> int:

@@ -127,6 +127,7 @@ def _view_device(settings: DeviceSettings, status: DeviceStatus, held: Held | No
         state_of_charge_age_s=soc_age_s,
         vehicle=car,
         held=held,
+        follows=status.follows,
         phases=phases,
         rated_import_w=settings.rated_import_w,
         rated_export_w=settings.rated_export_w,

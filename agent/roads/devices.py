@@ -12,11 +12,14 @@ from agent.ledger.state import ChannelTerms
 from agent.measure.meter import MeteredDevice
 from agent.store import Store
 from drivers.device import Device
+from drivers.modbus import MapDevice, MapError, load_map
 from drivers.ocpp.server import OcppServer
 from drivers.ocpp.settings import ChargerSettings
 from drivers.sunspec.connection import ConnectionPool
 from drivers.sunspec.device import SunSpecDevice
+from drivers.sunspec.endpoint import Endpoint, parse_address
 from drivers.sunspec.errors import SunSpecError
+from drivers.sunspec.tls import TlsFiles
 from firmware_attest.measurement import Setting
 
 
@@ -36,7 +39,7 @@ def make_devices(
     settings: Settings, *, store: Store, clock: Clock, on_event: Callable[[str, str, str], None]
 ) -> SiteDevices:
     """The devices, not started. One that cannot be made is left out and named: the others work."""
-    connections = ConnectionPool(clock.monotonic_s)
+    connections = _connection_pool(settings, clock)
     devices: dict[str, Device] = {}
     problems: dict[str, str] = {}
     for device in settings.device:
@@ -45,10 +48,33 @@ def make_devices(
                 devices[device.id] = _sunspec(device, store=store, clock=clock, connections=connections)
             except (ValueError, SunSpecError) as error:
                 problems[device.id] = str(error)
+        elif device.driver == "modbus":
+            try:
+                devices[device.id] = _mapped(device, clock=clock, connections=connections)
+            except (ValueError, MapError, SunSpecError) as error:
+                problems[device.id] = str(error)
     ocpp = _ocpp_server(settings, store=store, clock=clock, on_event=on_event, problems=problems)
     if ocpp is not None:
         devices.update(ocpp.devices)
     return SiteDevices(devices, ocpp, connections, problems)
+
+
+def _connection_pool(settings: Settings, clock: Clock) -> ConnectionPool:
+    """Devices of one line share what is set for it: the longest pause, the first one's TLS files."""
+    gaps_s: dict[Endpoint, float] = {}
+    tls: dict[Endpoint, TlsFiles] = {}
+    for device in settings.device:
+        if device.address is None:
+            continue
+        try:
+            endpoint = parse_address(device.address)
+        except SunSpecError:
+            continue  # said when the device is made
+        gaps_s[endpoint] = max(gaps_s.get(endpoint, 0.0), device.gap_s)
+        if device.ca_file is not None:
+            files = TlsFiles(device.ca_file, device.certificate_file, device.certificate_key_file, device.tls_name)
+            tls.setdefault(endpoint, files)
+    return ConnectionPool(clock.monotonic_s, gaps_s=gaps_s, tls=tls)
 
 
 def _sunspec(device: DeviceSettings, *, store: Store, clock: Clock, connections: ConnectionPool) -> SunSpecDevice:
@@ -67,6 +93,25 @@ def _sunspec(device: DeviceSettings, *, store: Store, clock: Clock, connections:
         rated_export_w=device.rated_export_w,
         fallback_import_w=device.fallback_import_w,
         fallback_export_w=device.fallback_export_w,
+        phases=tuple(device.phases),
+    )
+
+
+def _mapped(device: DeviceSettings, *, clock: Clock, connections: ConnectionPool) -> MapDevice:
+    assert device.address is not None
+    assert device.map is not None
+    return MapDevice(
+        device.id,
+        device.kind,
+        device.address,
+        device.unit,
+        load_map(device.map),
+        period_s=device.period_s,
+        timeout_s=device.timeout_s,
+        connections=connections,
+        monotonic_s=clock.monotonic_s,
+        rated_import_w=device.rated_import_w,
+        rated_export_w=device.rated_export_w,
         phases=tuple(device.phases),
     )
 
@@ -170,9 +215,20 @@ def metrology_settings(settings: Settings) -> dict[str, Setting]:
                 mode="json",
                 include={"id", "kind", "driver", "address", "unit", "charger_id", "evse_id", "settled", "parent"},
             )
+            | _map_as_used(device)
             for device in settings.device
         ],
         "settlement": settings.settlement.model_dump(mode="json"),
         "evidence": settings.evidence.model_dump(mode="json", include={"linger_s", "linger_leaves"}),
         "token": settings.token.model_dump(mode="json", include={"label", "serial", "key_protection"}),
     }
+
+
+def _map_as_used(device: DeviceSettings) -> dict[str, Setting]:
+    """What a register map says, and not only its name: who changes the file changes what is measured."""
+    if device.map is None:
+        return {}
+    try:
+        return {"map": load_map(device.map).model_dump(mode="json")}
+    except MapError:
+        return {"map": None}

@@ -1,9 +1,11 @@
 """Inverters, batteries and meters over Modbus with SunSpec models: we are their client.
 
 `transport.py` carries registers, `connection.py` shares one connection per endpoint, `models.py` and `codec.py` turn
-registers into values by the official model definitions, `registers.py` reads around holes, `discovery.py` finds out
-what is there, `measurement.py` and `ratings.py` say what it means, `controls.py`, `writing.py` and `control.py` make a
-device hold a band of power, `contact.py` gets to know it, and `device.py` is the Device that the gateway runs.
+registers into values by the official model definitions, `stretches.py` and `registers.py` read them around holes,
+`discovery.py` finds out what is there (`description.py` is what it says, `plausibility.py` tells phantoms),
+`measurement.py`, `standing.py` and `ratings.py` say what it means, `counters.py` looks again where a register fell,
+`controls.py`, `writing.py` and `control.py` make a device hold a band of power, `contact.py` gets to know it, and
+`device.py` is the Device that the gateway runs.
 """
 
 from drivers.sunspec.connection import ConnectionPool

@@ -12,21 +12,25 @@ import math
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from functools import lru_cache
+from operator import itemgetter
+from typing import Any, Final, NamedTuple
 
 from drivers.sunspec.models import HEADER_SIZE, Group, Model, Point, PointKind
 
-MAX_FIELDS: Final = 10_000
-"""More points than any model can have within 16 bits of length: a guard against nonsense counts."""
-_NO_FACTOR: Final = -32768
-_LARGEST_FACTOR: Final = 10
+MAX_FIELDS: Final = 4_000
+"""More points than any device has in one model: a guard against nonsense counts."""
+MOST_DECODERS: Final = 8
+"""Stretches that `Layout.decode` keeps compiled."""
+LARGEST_FACTOR: Final = 10
 """SunSpec: scale factors are -10 to 10. Anything else is noise, and its value is not implemented."""
+_NO_COUNT: Final = 0xFFFF
+"""A count that is not implemented, or was not read."""
 
 Raw = int | float | str
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(NamedTuple):
     """One implemented point: the registers' own number or text, and the decimal exponent to read it with."""
 
     raw: Raw
@@ -81,32 +85,29 @@ class Field:
 
 
 class Layout:
-    """The fields of one model on one device."""
+    """The fields of one model on one device. Shared by all devices of the same build: `layout` compiles it once."""
 
     def __init__(self, model: Model, length: int, fields: Iterable[Field]) -> None:
         self.model = model
         self.length = length
         """As the device states it in L: registers after the header."""
         self.fields: Mapping[str, Field] = {field.path: field for field in fields}
+        self._whole: dict[tuple[int, int], Decoder] = {}
 
     def decode(self, words: Sequence[int], first: int = 0) -> dict[str, Value]:
         """Every implemented point of which all registers (and the scale factor's) are among `words`.
 
         `first` is the offset of words[0] from the model's ID register.
         """
-        packed = struct.pack(f">{len(words)}H", *words)
-        last = first + len(words)
-        found: dict[str, Value] = {}
-        for path, field in self.fields.items():
-            start, end = field.span
-            if start < first or end > last:
-                continue
-            value = _decode_field(field, packed, first)
-            if value is not None:
-                found[path] = value
-        return found
+        key = (first, len(words))
+        decoder = self._whole.get(key)
+        if decoder is None:
+            if len(self._whole) >= MOST_DECODERS:
+                self._whole.clear()
+            decoder = self._whole[key] = self.decoder(self.fields, first, len(words))
+        return decoder(words)
 
-    def decoder(self, paths: Iterable[str], first: int, count: int) -> Callable[[Sequence[int]], dict[str, Value]]:
+    def decoder(self, paths: Iterable[str], first: int, count: int) -> Decoder:
         """As `decode`, compiled for certain points of one stretch: what a poll calls every second.
 
         Paths that are not in the model, or not wholly in the stretch, are left out.
@@ -118,8 +119,76 @@ class Layout:
             and field.span[0] >= first
             and field.span[1] <= first + count
         ]
-        part = Layout(self.model, self.length, chosen)
-        return lambda words: part.decode(words, first)
+        return Decoder(chosen, first, count)
+
+
+class Decoder:
+    """Certain points of one stretch of registers: one `unpack` over all of it, then one pass over its points."""
+
+    def __init__(self, fields: Sequence[Field], first: int, count: int) -> None:
+        """`fields` lie, with their scale factors, within `count` registers from `first`, both from the model's ID."""
+        self._pack = struct.Struct(f">{count}H").pack
+        starts = {field.offset: (FORMS[field.point.kind].code(field.point.size), field.point.size) for field in fields}
+        starts |= {field.factor_offset: ("h", 1) for field in fields if field.factor_offset is not None}
+        form, at, columns = ">", first, dict[int, int]()
+        for offset in sorted(starts):
+            code, size = starts[offset]
+            columns[offset] = len(columns)
+            form += f"{2 * (offset - at)}x{code}"
+            at = offset + size
+        self._unpack = struct.Struct(form + f"{2 * (first + count - at)}x").unpack
+        constants = tuple(dict.fromkeys(field.constant_factor for field in fields))
+        self._constants = constants
+        """Follow the row's columns, so that every point has a column for its factor."""
+        self._raws = _columns([columns[field.offset] for field in fields])
+        self._factors = _columns(
+            [
+                len(columns) + constants.index(field.constant_factor)
+                if field.factor_offset is None
+                else columns[field.factor_offset]
+                for field in fields
+            ]
+        )
+        own = {field.factor_offset for field in fields if field.factor_offset is not None}
+        self._own_factors = _columns([columns[offset] for offset in sorted(own)])
+        forms = [FORMS[field.point.kind] for field in fields]
+        self._paths = [field.path for field in fields]
+        self._empties = [form.empty for form in forms]
+        self._finishes = [(index, form.finish) for index, form in enumerate(forms) if form.finish is not None]
+
+    def __call__(self, words: Sequence[int]) -> dict[str, Value]:
+        """The implemented points of exactly the registers of the stretch."""
+        if not self._paths:
+            return {}
+        row = self._unpack(self._pack(*words))
+        raws: Sequence[Raw | None] = self._raws(row)
+        if self._finishes:
+            raws = list(raws)
+            for index, finish in self._finishes:
+                raws[index] = finish(raws[index])
+        factors = self._factors(row + self._constants)
+        found = {
+            path: _new_value(Value, (raw, factor))
+            for path, raw, empty, factor in zip(self._paths, raws, self._empties, factors, strict=True)
+            if raw != empty
+        }
+        own = self._own_factors(row)
+        if min(own, default=0) >= -LARGEST_FACTOR and max(own, default=0) <= LARGEST_FACTOR:
+            return found
+        # One is impossible, or -32768, "not implemented": its values are too.
+        return {path: value for path, value in found.items() if -LARGEST_FACTOR <= value.factor <= LARGEST_FACTOR}
+
+
+def _columns(chosen: Sequence[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
+    """Picks columns of a row."""
+    if len(chosen) == 1:
+        only = chosen[0]
+        return lambda row: (row[only],)
+    return itemgetter(*chosen) if chosen else lambda row: ()
+
+
+_new_value: Final = tuple.__new__
+"""Half the cost of Value(raw, factor), which counts where a poll makes a thousand."""
 
 
 def layout(model: Model, length: int, words: Sequence[int] = ()) -> Layout:
@@ -128,7 +197,13 @@ def layout(model: Model, length: int, words: Sequence[int] = ()) -> Layout:
     `words` are the model's registers from its ID on, as far as they were read: the counts of repeating groups are
     looked up in them (absent or not implemented counts as 0). Points beyond the length are left out.
     """
-    placer = _Placer(length + HEADER_SIZE, words)
+    places = model.count_places
+    return _placed(model, length, tuple(words[place] if place < len(words) else _NO_COUNT for place in places))
+
+
+@lru_cache(maxsize=128)
+def _placed(model: Model, length: int, counts: tuple[int, ...]) -> Layout:
+    placer = _Placer(length + HEADER_SIZE, dict(zip(model.count_places.values(), counts, strict=True)))
     placer.place_top(model.group)
     return Layout(model, length, placer.fields)
 
@@ -136,10 +211,10 @@ def layout(model: Model, length: int, words: Sequence[int] = ()) -> Layout:
 class _Placer:
     """Walks a definition and gives each point its offset."""
 
-    def __init__(self, end: int, words: Sequence[int]) -> None:
+    def __init__(self, end: int, counts: Mapping[str, int]) -> None:
         self.fields: list[Field] = []
         self._end = end
-        self._words = words
+        self._counts = counts
         self._offset = 0
         self._top: dict[str, int] = {}
 
@@ -176,7 +251,7 @@ class _Placer:
                 self._instance(child, f"{prefix}{child.name}.")
                 continue
             for index in range(1, self._count(child) + 1):
-                if self._offset >= self._end:
+                if self._offset >= self._end or len(self.fields) >= MAX_FIELDS:
                     return
                 self._instance(child, f"{prefix}{child.name}[{index}].")
 
@@ -186,46 +261,30 @@ class _Placer:
 
     def _count(self, group: Group) -> int:
         if isinstance(group.count, str):
-            place = self._top.get(group.count)
-            if place is None or place >= len(self._words) or self._words[place] == 0xFFFF:
-                return 0
-            return self._words[place]
+            count = self._counts.get(group.count, _NO_COUNT)
+            return 0 if count == _NO_COUNT else count
         # 0 in an older definition: as many as the rest of the model's length holds.
-        return group.count or (max(0, self._end - self._offset) // max(1, group.points_size))
+        return group.count or max(0, self._end - self._offset) // max(1, group.size)
 
 
-def _decode_field(field: Field, packed: bytes, first: int) -> Value | None:
-    start = (field.offset - first) * 2
-    raw = _DECODE[field.point.kind](packed[start : start + field.point.size * 2])
-    if raw is None:
-        return None
-    if field.factor_offset is None:
-        return Value(raw, field.constant_factor)
-    at = (field.factor_offset - first) * 2
-    factor: int = struct.unpack_from(">h", packed, at)[0]
-    if factor == _NO_FACTOR or not -_LARGEST_FACTOR <= factor <= _LARGEST_FACTOR:
-        return None
-    return Value(raw, factor)
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How the registers of one kind of point are unpacked, and which result means that it is not implemented."""
+
+    struct_code: str
+    """"s" takes the point's own size: texts and addresses."""
+    empty: int | None = None
+    """SunSpec Information Model Specification, section 4.4: the value that says "not implemented"."""
+    finish: Callable[[Any], Raw | None] | None = None
+    """From what unpack gave to the value; None is "not implemented"."""
+
+    def code(self, size: int) -> str:
+        """For a point of `size` registers."""
+        return f"{2 * size}s" if self.struct_code == "s" else self.struct_code
 
 
-def _integer(code: str, sentinel: int) -> Callable[[bytes], Raw | None]:
-    form = struct.Struct(">" + code)
-
-    def decode(data: bytes) -> Raw | None:
-        number: int = form.unpack(data)[0]
-        return None if number == sentinel else number
-
-    return decode
-
-
-def _float(code: str) -> Callable[[bytes], Raw | None]:
-    form = struct.Struct(">" + code)
-
-    def decode(data: bytes) -> Raw | None:
-        number: float = form.unpack(data)[0]
-        return number if math.isfinite(number) else None
-
-    return decode
+def _finite(number: float) -> Raw | None:
+    return number if math.isfinite(number) else None
 
 
 def _string(data: bytes) -> Raw | None:
@@ -251,28 +310,28 @@ def _eui48(data: bytes) -> Raw | None:
     return None if address == b"\xff" * 6 or not any(data) else address.hex(":").upper()
 
 
-_DECODE: Final[Mapping[PointKind, Callable[[bytes], Raw | None]]] = {
-    PointKind.INT16: _integer("h", -0x8000),
-    PointKind.UINT16: _integer("H", 0xFFFF),
-    PointKind.COUNT: _integer("H", 0xFFFF),
-    PointKind.ACC16: _integer("H", 0),
-    PointKind.ENUM16: _integer("H", 0xFFFF),
-    PointKind.BITFIELD16: _integer("H", 0xFFFF),
-    PointKind.PAD: _integer("H", -1),
-    PointKind.INT32: _integer("i", -0x80000000),
-    PointKind.UINT32: _integer("I", 0xFFFFFFFF),
-    PointKind.ACC32: _integer("I", 0),
-    PointKind.ENUM32: _integer("I", 0xFFFFFFFF),
-    PointKind.BITFIELD32: _integer("I", 0xFFFFFFFF),
-    PointKind.IPADDR: _ipv4,
-    PointKind.INT64: _integer("q", -0x8000000000000000),
-    PointKind.UINT64: _integer("Q", 0xFFFFFFFFFFFFFFFF),
-    PointKind.ACC64: _integer("Q", 0),
-    PointKind.BITFIELD64: _integer("Q", 0xFFFFFFFFFFFFFFFF),
-    PointKind.IPV6ADDR: _ipv6,
-    PointKind.FLOAT32: _float("f"),
-    PointKind.FLOAT64: _float("d"),
-    PointKind.STRING: _string,
-    PointKind.SUNSSF: _integer("h", _NO_FACTOR),
-    PointKind.EUI48: _eui48,
+FORMS: Final[Mapping[PointKind, Form]] = {
+    PointKind.INT16: Form("h", -0x8000),
+    PointKind.UINT16: Form("H", 0xFFFF),
+    PointKind.COUNT: Form("H", 0xFFFF),
+    PointKind.ACC16: Form("H", 0),
+    PointKind.ENUM16: Form("H", 0xFFFF),
+    PointKind.BITFIELD16: Form("H", 0xFFFF),
+    PointKind.PAD: Form("H"),
+    PointKind.INT32: Form("i", -0x80000000),
+    PointKind.UINT32: Form("I", 0xFFFFFFFF),
+    PointKind.ACC32: Form("I", 0),
+    PointKind.ENUM32: Form("I", 0xFFFFFFFF),
+    PointKind.BITFIELD32: Form("I", 0xFFFFFFFF),
+    PointKind.IPADDR: Form("s", finish=_ipv4),
+    PointKind.INT64: Form("q", -0x8000000000000000),
+    PointKind.UINT64: Form("Q", 0xFFFFFFFFFFFFFFFF),
+    PointKind.ACC64: Form("Q", 0),
+    PointKind.BITFIELD64: Form("Q", 0xFFFFFFFFFFFFFFFF),
+    PointKind.IPV6ADDR: Form("s", finish=_ipv6),
+    PointKind.FLOAT32: Form("f", finish=_finite),
+    PointKind.FLOAT64: Form("d", finish=_finite),
+    PointKind.STRING: Form("s", finish=_string),
+    PointKind.SUNSSF: Form("h", -0x8000),
+    PointKind.EUI48: Form("s", finish=_eui48),
 }

@@ -7,20 +7,31 @@ opened anew by the next request, at most once per back-off; until then requests 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import structlog
 
-from drivers.sunspec.errors import BadAnswerError, ModbusExceptionError, NoAnswerError, ReconnectedError
+from drivers.sunspec.errors import AddressError, BadAnswerError, ModbusExceptionError, NoAnswerError, ReconnectedError
+from drivers.sunspec.patience import Patience
+from drivers.sunspec.pdu import READ, READ_INPUT
+from drivers.sunspec.tls import TlsFiles
 from drivers.sunspec.transport import Endpoint, Line, open_line, parse_address
+from drivers.sunspec.turns import Turns, is_urgent
 
 BACKOFF_LEAST_S: Final = 0.5
 BACKOFF_MOST_S: Final = 5.0
 """Short: a device that came back should not stay unseen, and one SYN each 5 s costs nothing."""
 SILENCES_BEFORE_RECONNECT: Final = 3
-"""Requests in a row, over all units, without an answer: the connection is taken for half open."""
+"""Requests in a row, over all units, without an answer: the connection is taken for half open. In a row of one unit,
+beside others that answer: that unit may have been exchanged."""
+
+BUSY: Final = frozenset({5, 6})
+"""Exceptions "acknowledge" and "busy": the same read may succeed in a moment."""
+BUSY_PAUSES_S: Final = (0.1, 0.3)
+GATEWAY_SILENCE: Final = 11
+"""Exception by which a gateway says that the unit behind it does not answer."""
 
 _T = TypeVar("_T")
 _log = structlog.get_logger()
@@ -44,7 +55,8 @@ class Connection:
     """The requests of one endpoint, one after the other. Raises SunSpecErrors as Line does.
 
     A request with `only` is made on the connection of that generation or not at all (ReconnectedError): what is known
-    of a device holds for the connection on which it said who it is.
+    of a device holds for the connection on which it said who it is. Orders overtake polls that wait (`turns.py`), and
+    a unit that falls silent is asked shortly and rarely (`patience.py`).
     """
 
     def __init__(
@@ -57,12 +69,18 @@ class Connection:
     ) -> None:
         self.endpoint = endpoint
         self.generation = 0
-        """Grows with each new connection: what is at the other end may be another device now."""
+        """Grows with each new connection, and when a unit falls silent: what answers may be another device now."""
         self._line = line(endpoint)
         self._monotonic_s = monotonic_s
         self._gap_s = gap_s
-        self._lock = asyncio.Lock()
+        self._turns = Turns(str(endpoint))
+        self._patience: dict[int, Patience] = {}
         self._silences = 0
+        """In a row, over all units."""
+        self._silent: set[int] = set()
+        """Units without an answer since the last answer of any."""
+        self._heard: set[int] = set()
+        """Units that have answered on this connection."""
         self._backoff_s = 0.0
         self._not_before_s = float("-inf")
         self._free_s = float("-inf")
@@ -72,54 +90,116 @@ class Connection:
     def is_open(self) -> bool:
         return self._line.connected
 
-    async def read(self, unit: int, address: int, count: int, timeout_s: float, only: int | None = None) -> Words:
-        """`count` holding registers from `address`, at most 125."""
+    async def read(
+        self, unit: int, address: int, count: int, timeout_s: float, only: int | None = None, function: int = READ
+    ) -> Words:
+        """`count` registers from `address`, at most 125: holding (function 3) or input registers (function 4).
 
-        async def ask() -> Words:
+        A device that is busy is asked again, a few times.
+        """
+        read = self._line.read_input if function == READ_INPUT else self._line.read
+
+        async def ask(patient_s: float) -> Words:
             asked_s = self._monotonic_s()
-            words = await self._line.read(unit, address, count, timeout_s)
+            words = await read(unit, address, count, patient_s)
             return Words(words, asked_s, self._monotonic_s())
 
-        return await self._exclusively(ask, timeout_s, only)
+        for pause_s in BUSY_PAUSES_S:
+            try:
+                return await self._in_turn(ask, unit, timeout_s, only, urgent=is_urgent())
+            except ModbusExceptionError as error:
+                if error.code not in BUSY:
+                    raise
+            await asyncio.sleep(pause_s)
+        return await self._in_turn(ask, unit, timeout_s, only, urgent=is_urgent())
 
     async def write(
         self, unit: int, address: int, words: Sequence[int], timeout_s: float, only: int | None = None
     ) -> None:
         """All words in one request (function 16). Never repeated: after NoAnswerError its fate is unknown."""
-        await self._exclusively(lambda: self._line.write(unit, address, words, timeout_s), timeout_s, only)
+
+        async def ask(patient_s: float) -> None:
+            await self._line.write(unit, address, words, patient_s)
+
+        await self._in_turn(ask, unit, timeout_s, only, urgent=True)
 
     async def write_one(self, unit: int, address: int, word: int, timeout_s: float, only: int | None = None) -> None:
         """One register by function 6."""
-        await self._exclusively(lambda: self._line.write_one(unit, address, word, timeout_s), timeout_s, only)
 
-    async def _exclusively(self, ask: Callable[[], Awaitable[_T]], timeout_s: float, only: int | None) -> _T:
-        async with self._lock:
+        async def ask(patient_s: float) -> None:
+            await self._line.write_one(unit, address, word, patient_s)
+
+        await self._in_turn(ask, unit, timeout_s, only, urgent=True)
+
+    async def _in_turn(
+        self, ask: Callable[[float], Awaitable[_T]], unit: int, timeout_s: float, only: int | None, *, urgent: bool
+    ) -> _T:
+        await self._turns.take(urgent=urgent)
+        try:
             if only is not None and (only != self.generation or not self._line.connected):
                 raise ReconnectedError(f"{self.endpoint}: the connection was lost, who answers now is not known yet")
             if not self._line.connected:
                 await self._connect(timeout_s)
+            patience = self._patience.setdefault(unit, Patience())
+            # Alone on its line a silent unit slows nobody: it may take its time.
+            has_neighbours = len(self._patience) > 1
+            silent_s = patience.pause_s(self._monotonic_s())
+            if silent_s > 0 and has_neighbours and not urgent:
+                raise NoAnswerError(
+                    f"{self.endpoint} unit {unit}: no answer {patience.silences} times; next try in {silent_s:.1f} s"
+                )
             pause_s = self._free_s - self._monotonic_s()
             if pause_s > 0:
                 await asyncio.sleep(min(pause_s, self._gap_s))
-            try:
-                answer = await ask()
-            except ModbusExceptionError:
+            patient_s = patience.timeout_s(timeout_s) if has_neighbours else timeout_s
+            return await self._ask(ask, unit, patience, patient_s)
+        finally:
+            self._turns.give_back()
+
+    async def _ask(self, ask: Callable[[float], Awaitable[_T]], unit: int, patience: Patience, timeout_s: float) -> _T:
+        asked_s = self._monotonic_s()
+        try:
+            answer = await ask(timeout_s)
+        except ModbusExceptionError as error:
+            if error.code == GATEWAY_SILENCE:
+                # The gateway lives, the unit behind it does not answer.
                 self._silences, self._backoff_s = 0, 0.0
-                raise
-            except NoAnswerError as error:
-                self._silences += 1
-                if self._silences >= SILENCES_BEFORE_RECONNECT or not self._line.connected:
-                    self._drop(str(error))
-                raise
-            except BadAnswerError as error:
-                # The two sides no longer agree on what was asked: only a new connection settles that.
+                self._silent.clear()
+                self._was_silent(patience)
+            else:
+                self._heard_from(unit, patience, asked_s)
+            raise
+        except NoAnswerError as error:
+            self._silences += 1
+            self._silent.add(unit)
+            # One dead unit is not a dead connection while its neighbours have not been asked since.
+            half_open = self._silences >= SILENCES_BEFORE_RECONNECT and self._heard <= self._silent
+            if half_open or not self._line.connected:
                 self._drop(str(error))
-                raise
-            finally:
-                # Also when cancelled: an answer that still comes is told from the next one by its transaction.
-                self._free_s = self._monotonic_s() + self._gap_s
-            self._silences, self._backoff_s = 0, 0.0
-            return answer
+            else:
+                self._was_silent(patience)
+            raise
+        except BadAnswerError as error:
+            # The two sides no longer agree on what was asked: only a new connection settles that.
+            self._drop(str(error))
+            raise
+        finally:
+            # Also when cancelled: the line tells an answer that still comes from the next one.
+            self._free_s = self._monotonic_s() + self._gap_s
+        self._heard_from(unit, patience, asked_s)
+        return answer
+
+    def _was_silent(self, patience: Patience) -> None:
+        patience.was_silent(self._monotonic_s())
+        if patience.silences == SILENCES_BEFORE_RECONNECT:
+            # Behind a line that stays open a device can be exchanged: whoever answers next says first who it is.
+            self.generation += 1
+
+    def _heard_from(self, unit: int, patience: Patience, asked_s: float) -> None:
+        patience.answered(self._monotonic_s() - asked_s)
+        self._silences, self._backoff_s = 0, 0.0
+        self._silent.clear()
+        self._heard.add(unit)
 
     async def _connect(self, timeout_s: float) -> None:
         wait_s = self._not_before_s - self._monotonic_s()
@@ -136,11 +216,13 @@ class Connection:
             raise NoAnswerError(self._reason) from error
         self.generation += 1
         self._silences = 0
+        self._silent.clear()
+        self._heard.clear()
+        self._patience.clear()
         _log.info("modbus.connected", endpoint=str(self.endpoint), generation=self.generation)
 
     def _drop(self, reason: str) -> None:
         self._line.close()
-        self._silences = 0
         self._back_off(reason)
         _log.warning("modbus.connection_dropped", endpoint=str(self.endpoint), reason=reason)
 
@@ -171,8 +253,8 @@ class Unit:
     def __str__(self) -> str:
         return f"{self.connection.endpoint} unit {self.number}"
 
-    async def read(self, address: int, count: int) -> Words:
-        return await self.connection.read(self.number, address, count, self._timeout_s, self.only)
+    async def read(self, address: int, count: int, function: int = READ) -> Words:
+        return await self.connection.read(self.number, address, count, self._timeout_s, self.only, function)
 
     async def write(self, address: int, words: Sequence[int]) -> None:
         await self.connection.write(self.number, address, words, self._timeout_s, self.only)
@@ -189,22 +271,41 @@ class ConnectionPool:
         monotonic_s: Callable[[], float],
         *,
         gap_s: float = 0.0,
-        line: Callable[[Endpoint], Line] = open_line,
+        gaps_s: Mapping[Endpoint, float] | None = None,
+        line: Callable[[Endpoint], Line] | None = None,
+        tls: Mapping[Endpoint, TlsFiles] | None = None,
     ) -> None:
-        """`gap_s`: pause between an answer and the next request of the same endpoint, seconds."""
+        """`gap_s`: pause between an answer and the next request of the same endpoint, seconds; `gaps_s` for those that
+        need another. `tls`: what the endpoints of tls:// addresses need. `line` makes the lines, in place of
+        `open_line`.
+        """
         self._monotonic_s = monotonic_s
         self._gap_s = gap_s
-        self._line = line
+        self._gaps_s = gaps_s or {}
+        self._tls = tls or {}
+        self._line = line or self._open_line
         self._connections: dict[Endpoint, Connection] = {}
 
     def connection(self, address: str) -> Connection:
         """The one connection of an address's endpoint; opened by its first request. Raises AddressError."""
         endpoint = parse_address(address)
         if endpoint not in self._connections:
+            for other in self._connections:
+                if (other.host, other.port) == (endpoint.host, endpoint.port):
+                    raise AddressError(
+                        f"{endpoint}: another device of the same line is configured as {other}; "
+                        "they share one line, write the same address for both"
+                    )
             self._connections[endpoint] = Connection(
-                endpoint, monotonic_s=self._monotonic_s, gap_s=self._gap_s, line=self._line
+                endpoint,
+                monotonic_s=self._monotonic_s,
+                gap_s=self._gaps_s.get(endpoint, self._gap_s),
+                line=self._line,
             )
         return self._connections[endpoint]
+
+    def _open_line(self, endpoint: Endpoint) -> Line:
+        return open_line(endpoint, self._tls.get(endpoint))
 
     def close(self) -> None:
         """Close every connection."""

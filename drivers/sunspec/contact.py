@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from drivers.device import Capabilities, DeviceKind, Journal
 from drivers.sunspec.codec import layout
 from drivers.sunspec.connection import Unit
 from drivers.sunspec.control import Controls
+from drivers.sunspec.counters import Counters, settle
 from drivers.sunspec.discovery import (
     STORAGE_MODELS,
     DeviceDescription,
@@ -20,6 +21,7 @@ from drivers.sunspec.discovery import (
 from drivers.sunspec.errors import NoAnswerError, SunSpecError, WrongDeviceError
 from drivers.sunspec.measurement import (
     STATE_OF_CHARGE_PATHS,
+    Measurement,
     MeasuringModel,
     measuring_model,
     state_of_charge_permille,
@@ -27,9 +29,12 @@ from drivers.sunspec.measurement import (
 from drivers.sunspec.models import model_definition
 from drivers.sunspec.ratings import RATING_PATHS, Bounds, Ratings, capabilities, ratings
 from drivers.sunspec.registers import Look, ModelPoll
+from drivers.sunspec.standing import Standing, StandingPoll
 
 SLOW_PERIOD_S: Final = 5.0
 """State of charge is read this often."""
+STANDING_PERIOD_S: Final = 30.0
+"""States, alarms, strings and the settings that the plan heeds: a few requests, rarely, for slow lines' sake."""
 STATE_OF_CHARGE_HOLDS_S: Final = 60.0
 """A state of charge older than this is not reported any more."""
 RELEARN_CONTROLS_S: Final = 600.0
@@ -56,6 +61,10 @@ class Contact:
     """Models with a state of charge, by number."""
     controls_learned_s: float
     slow_due_s: float
+    standing_poll: StandingPoll
+    standing: Standing
+    standing_due_s: float
+    counters: Counters = field(default_factory=Counters)
     state_of_charge: tuple[float, int] | None = None
     """(moment, permille)."""
 
@@ -102,6 +111,9 @@ class Contact:
                 if permille is not None and look.monotonic_s is not None:
                     self.state_of_charge = (look.monotonic_s, permille)
                     break
+            if now_s >= self.standing_due_s:
+                self.standing_due_s = now_s + STANDING_PERIOD_S
+                self.standing = await self.standing_poll.read(self.own.read, now_s)
             if not self.controls.has_controls and now_s - self.controls_learned_s >= RELEARN_CONTROLS_S:
                 self.controls_learned_s = now_s
                 await self.controls.learn(journal)
@@ -110,6 +122,15 @@ class Contact:
             return error
         return None
 
+    def interpret(self, look: Look, now_s: float) -> Measurement:
+        """What a look means, without registers that fell: they are looked at again first."""
+        measured = self.measuring.interpret(look.values)
+        if self.standing.islanded and self.measured_by.number != 701:
+            # Older inverters say so in model 122 only; 701 says it with each look.
+            measured = replace(measured, islanded=True)
+        self.counters, measured = settle(self.counters, measured, now_s)
+        return measured
+
     def state_of_charge_permille(self, now_s: float) -> int | None:
         """The last one read, while it is fresh."""
         if self.state_of_charge is None or now_s - self.state_of_charge[0] > STATE_OF_CHARGE_HOLDS_S:
@@ -117,7 +138,7 @@ class Contact:
         return self.state_of_charge[1]
 
     def capabilities(self, phases: tuple[int, ...]) -> Capabilities:
-        return capabilities(self.kind, self.ratings, self.bounds, self.controls.surface, phases)
+        return capabilities(self.kind, self.ratings, self.bounds, self.controls.surface, phases, self.standing)
 
 
 async def make_contact(unit: Unit, kind: DeviceKind, bounds: Bounds, journal: Journal, now_s: float) -> Contact:
@@ -139,6 +160,8 @@ async def make_contact(unit: Unit, kind: DeviceKind, bounds: Bounds, journal: Jo
         if (found := description.find(number)) is not None
     }
     rated = ratings(points)
+    standing_poll = await StandingPoll.of(unit.read, description)
+    standing = await standing_poll.read(unit.read, now_s)
     own = unit.twin()
     controls = Controls(own, description, kind, rated, bounds)
     await controls.learn(journal)
@@ -161,6 +184,9 @@ async def make_contact(unit: Unit, kind: DeviceKind, bounds: Bounds, journal: Jo
         gauges=gauges,
         controls_learned_s=now_s,
         slow_due_s=now_s,
+        standing_poll=standing_poll,
+        standing=standing,
+        standing_due_s=now_s + STANDING_PERIOD_S,
     )
     # All of that took many requests, perhaps over more than one connection: whoever answers now must be the same.
     if not await contact.is_current():

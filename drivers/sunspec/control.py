@@ -61,6 +61,25 @@ class _Control:
         self.keeps_timer = state.implements(function.timer)
         self.writer = FunctionWriter(unit, function, address)
         self.at_contact = state
+        self.ours: dict[str, int | None] = {}
+        """What the registers read after our last write, the timer aside: it counts down. Empty: none holds."""
+        self.disturbed = ""
+        """What of that somebody else had changed by our next write; a sentence."""
+
+    def notice_others(self, now: FunctionState) -> None:
+        """Other masters write too: that is told, and not fought. Called before each write of ours."""
+        if not self.ours:
+            return  # a second attempt at the same order keeps what the first saw
+        changed = [
+            f"{path} from {was} to {now.number(path)}" for path, was in self.ours.items() if now.number(path) != was
+        ]
+        self.disturbed = (
+            f"{self.function.name} was changed by somebody else, or by a restart, while an order of ours was in force "
+            f"({', '.join(changed)}): is there another master?"
+            if changed
+            else ""
+        )
+        self.ours = {}
 
 
 class Controls:
@@ -120,7 +139,14 @@ class Controls:
         Never in the way: while the journal is away the settings are kept in memory, and the next call tries again.
         """
         for control in (self._limit, self._setpoint):
-            if control is None or control.is_recorded:
+            if control is None:
+                continue
+            way = f"writes/{self._description.meter_id}/{control.function.model}/{control.function.enable}"
+            try:
+                await control.writer.record(journal, way)
+            except Exception as error:  # as below
+                _log.error("sunspec.way_of_writing_not_recorded", key=way, error=str(error))
+            if control.is_recorded:
                 continue
             key = f"found/{self._description.meter_id}/{control.function.model}/{control.function.enable}"
             earlier: bytes | None = None
@@ -164,6 +190,8 @@ class Controls:
         notes = list(self._notes)
         if self._legal_cap_w is not None:
             notes.append(f"found limited to {self._legal_cap_w} W export: that stays the most")
+        if self.disturbed:
+            notes.append(self.disturbed)
         state = acting.at_contact
         target = {
             LIMIT_704: ("WMaxLimPctRvrt", "WMaxLimPctEnaRvrt"),
@@ -177,6 +205,17 @@ class Controls:
             legal_cap_w=self._legal_cap_w,
             notes=tuple(notes),
         )
+
+    def order_ended(self) -> None:
+        """The device's own timer may have changed its registers since: that was nobody else."""
+        for control in (self._limit, self._setpoint):
+            if control is not None:
+                control.ours, control.disturbed = {}, ""
+
+    @property
+    def disturbed(self) -> str:
+        """What another master did to an order of ours, as seen at its last renewal; empty: nothing."""
+        return "; ".join(c.disturbed for c in (self._limit, self._setpoint) if c is not None and c.disturbed)
 
     @property
     def _fallback(self) -> tuple[int, int] | None:
@@ -300,6 +339,9 @@ class Controls:
 
     async def _engage(self, control: _Control, order: Callable[[FunctionState], Overlay]) -> None:
         before = await self._read(control.function, control.address)
+        control.notice_others(before)
+        if control.disturbed:
+            _log.warning("sunspec.other_master", unit=str(self._unit), seen=control.disturbed)
         overlay = order(before)
         control.was_written, control.is_as_found = True, False
         await control.writer.write(before, overlay)
@@ -316,11 +358,13 @@ class Controls:
             )
         if overlay.get(control.function.timer):
             control.keeps_timer = timer_runs(after)
+        control.ours = {path: after.number(path) for path in overlay if path != control.function.timer}
 
     async def _put_back(self, control: _Control | None) -> None:
         if control is None or control.is_as_found:
             return
         function = control.function
+        control.ours, control.disturbed = {}, ""
         now = await self._read(function, control.address)
         if now.settings != control.found:
             wanted = now.with_settings(control.found)

@@ -34,6 +34,7 @@ from drivers.sunspec.errors import (
 )
 from drivers.sunspec.measurement import Measurement
 from drivers.sunspec.ratings import Bounds
+from drivers.sunspec.turns import urgently
 
 RETRY_LEAST_S: Final = 1.0
 RETRY_MOST_S: Final = 5.0
@@ -118,10 +119,11 @@ class SunSpecDevice:
             device_id=self._device_id,
             kind=self._kind,
             link=self._link,
-            detail=self._detail + self._disobedience(),
+            detail=self._detail + self._disobedience() + self._disturbance(),
             capabilities=self._capabilities,
             last_sample=self._last_sample,
             setpoint=self._setpoint if self._monotonic_s() < self._lease_ends_s else None,
+            follows=self._follows(),
         )
 
     async def run(self, emit: Callable[[Sample], None]) -> None:
@@ -161,17 +163,19 @@ class SunSpecDevice:
         fault = await contact.look_slowly(self._journal, self._monotonic_s())
         if fault is not None:
             _log.warning("sunspec.slow_data_failed", device=self._device_id, error=str(fault))
-        sample = self._sample(contact, contact.measuring.interpret(look.values), look.monotonic_s)
+        sample = self._sample(contact, contact.interpret(look, look.monotonic_s), look.monotonic_s)
         self._seen(contact, sample)
         return sample
 
     async def apply(self, setpoint: Setpoint) -> None:
         """Hold the band: own registers only, timer at the lease, read back. See `drivers.device.Device`."""
-        async with self._control_lock:
+        async with self._control_lock, urgently():
             ends_s = self._monotonic_s() + setpoint.lease_s
             contact = await self._for_control("does not hold the band")
             if self._order_ends_s is None:
                 self._order_ends_s = ends_s
+            if self._monotonic_s() >= self._lease_ends_s:
+                contact.controls.order_ended()
             try:
                 await contact.controls.hold(setpoint.lowest_w, setpoint.highest_w, setpoint.lease_s)
             except SunSpecError as error:
@@ -186,7 +190,7 @@ class SunSpecDevice:
 
     async def release(self) -> None:
         """Put back the settings of first contact. See `drivers.device.Device`."""
-        async with self._control_lock:
+        async with self._control_lock, urgently():
             contact = await self._for_control("was not released")
             try:
                 await contact.controls.release()
@@ -201,7 +205,7 @@ class SunSpecDevice:
         """
         if self._order_ends_s is None or self._monotonic_s() < self._order_ends_s:
             return
-        async with self._control_lock:
+        async with self._control_lock, urgently():
             if self._order_ends_s is None or self._monotonic_s() < self._order_ends_s:
                 return  # renewed or released while we waited
             if self._setpoint is not None:
@@ -260,7 +264,7 @@ class SunSpecDevice:
         if self._link is not LinkState.ONLINE:
             _log.info("sunspec.online", device=self._device_id, unit=str(self._unit))
         self._link = LinkState.ONLINE
-        self._detail = f"{contact.description.title} at {self._unit}"
+        self._detail = f"{contact.description.title} at {self._unit}{contact.standing.in_words()}"
         self._last_sample = sample
         self._capabilities = contact.capabilities(self._phases)
         band = self._setpoint
@@ -289,10 +293,26 @@ class SunSpecDevice:
         below = band.lowest_w is not None and power_w < band.lowest_w - margin_w
         return below or (band.highest_w is not None and power_w > band.highest_w + margin_w)
 
-    def _disobedience(self) -> str:
+    def _follows(self) -> bool | None:
         """A read-back proves the register, not obedience: what metered power says about a band that was confirmed."""
+        band, sample, found = self._setpoint, self._last_sample, self._capabilities
+        if band is None or sample is None or sample.power_w is None or self._monotonic_s() >= self._lease_ends_s:
+            return None
+        if self._link is not LinkState.ONLINE or sample.flags & SampleFlag.ISLANDED:
+            return None
+        if self._outside_since_s is None:
+            return None if self._is_outside(band, sample.power_w) else True  # an order newer than the sample
+        # The device's own response time, where that is the longer one: a slow device is not a disobedient one.
+        patience_s = max(DISOBEDIENCE_AFTER_S, 0.0 if found is None else found.response_s)
+        return None if sample.monotonic_s - self._outside_since_s < patience_s else False
+
+    def _disturbance(self) -> str:
+        seen = "" if self._contact is None or self._setpoint is None else self._contact.controls.disturbed
+        return f"; {seen}" if seen else ""
+
+    def _disobedience(self) -> str:
         band, since_s, sample = self._setpoint, self._outside_since_s, self._last_sample
-        if band is None or since_s is None or sample is None or sample.monotonic_s - since_s < DISOBEDIENCE_AFTER_S:
+        if self._follows() is not False or band is None or since_s is None or sample is None:
             return ""
         return (
             f"; does not follow: {sample.power_w} W, for {sample.monotonic_s - since_s:.0f} s outside of the band "

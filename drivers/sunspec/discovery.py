@@ -1,103 +1,85 @@
-"""Which SunSpec device is there: find the map, walk the models, read who it is. Bounded in requests and time."""
+"""Which SunSpec device is there: find the map, walk the models, read who it is. Bounded in requests and time.
+
+A description that was kept is not found again but verified: marker, identity and the models in use, a dozen requests.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
-from drivers.device import DeviceKind
 from drivers.sunspec.codec import Value, layout
-from drivers.sunspec.connection import ConnectionPool, Unit
+from drivers.sunspec.connection import BACKOFF_LEAST_S, ConnectionPool, Unit, Words
+from drivers.sunspec.description import (
+    INVERTER_MODELS,
+    METER_MODELS,
+    MOST_MODELS,
+    STORAGE_MODELS,
+    DeviceDescription,
+    FoundModel,
+    identity_of,
+    recall,
+    remember,
+)
 from drivers.sunspec.errors import BadAnswerError, ModbusExceptionError, NoAnswerError, NotSunSpecError
 from drivers.sunspec.models import HEADER_SIZE, model_definition
-from drivers.sunspec.registers import ModelPoll
+from drivers.sunspec.plausibility import judged_plausible, phantoms
+from drivers.sunspec.registers import ModelPoll, Read
+
+__all__ = [
+    "BASES",
+    "INVERTER_MODELS",
+    "LIKELY_UNITS",
+    "METER_MODELS",
+    "MOST_MODELS",
+    "STORAGE_MODELS",
+    "DeviceDescription",
+    "FoundModel",
+    "describe",
+    "discover",
+    "discover_units",
+    "identity_of",
+    "read_identity",
+    "recall",
+    "remember",
+    "verify",
+]
 
 BASES: Final = (40000, 0, 50000)
 """Where a SunSpec map may begin, in order of likelihood. SunSpec Information Model Specification, section 6.2.1."""
+UNUSUAL_BASES: Final = (40001, 39999, 1, 50001, 49999, 30000, 60000)
+"""Where maps begin on devices that count registers from 1, or put input registers' numbers there. Asked only of a
+device that answers, and has no map where one belongs."""
+LIKELY_UNITS: Final = (1, 126, 2, 3, 71, 100, 200, 240, 247)
+"""Unit ids that makers ship with SunSpec: most 1, SMA 126, Kostal 71, Fronius meters 200 and 240."""
 MARKER: Final = [0x5375, 0x6E53]
 """The two registers that a map begins with: "SunS"."""
 END_MODEL: Final = 0xFFFF
-MOST_MODELS: Final = 100
 DISCOVERY_S: Final = 60.0
 """A whole discovery takes at most this long, however slow the device."""
-
-METER_MODELS: Final = (201, 202, 203, 204, 211, 212, 213, 214)
-INVERTER_MODELS: Final = (701, 101, 102, 103, 111, 112, 113)
-STORAGE_MODELS: Final = (713, 802, 124)
-
-
-@dataclass(frozen=True, slots=True)
-class FoundModel:
-    """One model in a device's chain."""
-
-    number: int
-    address: int
-    """Of its ID register."""
-    length: int
-    """Its L: registers after the header."""
-
-    @property
-    def label(self) -> str:
-        """The official name; says so where the model is a vendor's own or unknown."""
-        definition = model_definition(self.number)
-        return "unknown or a vendor's own" if definition is None else definition.label
+MOST_REQUESTS: Final = 400
+"""And asks at most this much: a hundred models need about half of it."""
+VERIFIED_MODELS: Final = frozenset(
+    {*METER_MODELS, *INVERTER_MODELS, *STORAGE_MODELS, 1, 120, 121, 122, 123, 160, 702, 703, 704, 711, 714}
+)
+"""What we read or write: these must be where they were."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceDescription:
-    """Who answered, and what it has. Texts are the device's own words, printable."""
+class _Bounded:
+    """Reads of one discovery, counted."""
 
-    address: str
-    unit: int
-    base: int
-    manufacturer: str
-    model: str
-    options: str
-    version: str
-    serial: str
-    models: tuple[FoundModel, ...]
-    notes: tuple[str, ...]
-    """What is unusual about its map, in sentences for a person."""
+    def __init__(self, unit: Unit) -> None:
+        self._unit = unit
+        self._left = MOST_REQUESTS
 
-    @property
-    def meter_id(self) -> str:
-        """Names the physical device: another one under the same address has another."""
-        return _meter_id(self.manufacturer, self.model, self.serial)
-
-    @property
-    def title(self) -> str:
-        """Manufacturer and model, for a sentence."""
-        return " ".join(part for part in (self.manufacturer, self.model) if part) or "a device without a name"
-
-    def find(self, *numbers: int) -> FoundModel | None:
-        """The first of these models that it has, in the order asked for."""
-        for number in numbers:
-            for found in self.models:
-                if found.number == number:
-                    return found
-        return None
-
-    @property
-    def likely_kind(self) -> DeviceKind | None:
-        """What it probably is, for ready configuration; None: nothing that we can use.
-
-        A model says little here: PV inverters show storage models that they have no battery for.
-        """
-        if self.find(*INVERTER_MODELS) is not None:
-            return DeviceKind.BATTERY if self.find(713, 802) is not None else DeviceKind.PV
-        return DeviceKind.METER if self.find(*METER_MODELS) is not None else None
-
-
-def _meter_id(*parts: str) -> str:
-    return "/".join(part.replace("/", "_") or "-" for part in parts)
-
-
-def identity_of(texts: Mapping[str, str]) -> str:
-    """The meter_id that the texts of `read_identity` make."""
-    return _meter_id(texts["manufacturer"], texts["model"], texts["serial"])
+    async def __call__(self, address: int, count: int) -> Words:
+        if self._left <= 0:
+            raise NotSunSpecError(f"{self._unit}: a map that takes more than {MOST_REQUESTS} requests to look at")
+        self._left -= 1
+        return await self._unit.read(address, count)
 
 
 async def discover(
@@ -117,32 +99,123 @@ async def discover(
             pool.close()
 
 
-async def describe(unit: Unit) -> DeviceDescription:
-    """As `discover`, over a connection that is there."""
+async def discover_units(
+    address: str,
+    units: Iterable[int] = LIKELY_UNITS,
+    *,
+    timeout_s: float = 1.0,
+    connections: ConnectionPool | None = None,
+) -> tuple[DeviceDescription, ...]:
+    """Every SunSpec device behind one endpoint, by unit ids in the order asked for.
+
+    A device that answers under several ids, as those do that ignore the id, is given once. Raises AddressError, and
+    NoAnswerError or BadAnswerError when the endpoint itself cannot be asked.
+    """
+    pool = ConnectionPool(time.monotonic) if connections is None else connections
+    found: list[DeviceDescription] = []
+    try:
+        connection = pool.connection(address)
+        for number in units:
+            try:
+                new = await describe(Unit(connection, number, timeout_s))
+            except NoAnswerError:
+                if connection.generation == 0:
+                    raise  # nobody there at all: no unit id changes that
+                continue
+            except (NotSunSpecError, ModbusExceptionError):
+                continue
+            same = next((old for old in found if old.serial and _same_device(old, new)), None)
+            if same is None:
+                found.append(new)
+            else:
+                note = f"answers as unit {new.unit} too"
+                found[found.index(same)] = replace(same, notes=(*same.notes, note))
+    finally:
+        if connections is None:
+            pool.close()
+    return tuple(found)
+
+
+def _same_device(old: DeviceDescription, new: DeviceDescription) -> bool:
+    return (old.meter_id, old.models) == (new.meter_id, new.models)
+
+
+async def describe(unit: Unit, bases: Sequence[int] = (*BASES, *UNUSUAL_BASES)) -> DeviceDescription:
+    """As `discover`, over a connection that is there. `bases`: where a map may begin; all but three only on demand."""
+    read = _Bounded(unit)
     try:
         async with asyncio.timeout(DISCOVERY_S):
-            base = await _find_base(unit)
-            models, notes = await _walk(unit, base)
+            base = await _find_base(unit, read, bases)
+            models, notes = await _walk(unit, read, base)
             common = next((model for model in models if model.number == 1), None)
             if common is None:
                 raise NotSunSpecError(f"{unit}: a SunSpec map at {base}, but without model 1 that says who it is")
-            who = await read_identity(unit, common)
+            who = await _identity(read, common)
+            ghosts = await phantoms(read, models)
     except TimeoutError as error:
         raise NoAnswerError(
             f"{unit}: discovery took longer than {DISCOVERY_S:g} s; is the device overloaded?"
         ) from error
+    notes += [
+        f"model {ghost.number} at {ghost.address} is empty: nothing is there that it describes" for ghost in ghosts
+    ]
+    if not who["serial"]:
+        notes.append("gives no serial number: another of its kind in its place would not be noticed")
     return DeviceDescription(
-        address=str(unit.connection.endpoint), unit=unit.number, base=base, **who, models=models, notes=tuple(notes)
+        address=str(unit.connection.endpoint),
+        unit=unit.number,
+        base=base,
+        **who,
+        models=models,
+        phantoms=tuple(ghost.address for ghost in ghosts),
+        notes=tuple(notes),
     )
+
+
+async def verify(unit: Unit, description: DeviceDescription) -> bool:
+    """Whether the device of a kept description still is there, with the same map; False: discover it anew.
+
+    Also False when a model that was empty no longer is: a battery was added. Raises NoAnswerError, BadAnswerError, and
+    ModbusExceptionError where the device is busy: that says nothing about who it is.
+    """
+    common = description.find(1)
+    if common is None or (description.address, description.unit) != (str(unit.connection.endpoint), unit.number):
+        return False
+    read = _Bounded(unit)
+    try:
+        async with asyncio.timeout(DISCOVERY_S):
+            if (await read(description.base, len(MARKER))).words != MARKER:
+                return False
+            used = [model for model in description.models if model.number in VERIFIED_MODELS]
+            for model in used:
+                if (await read(model.address, HEADER_SIZE)).words != [model.number, model.length]:
+                    return False
+            who = await _identity(read, common)
+            if any(getattr(description, name) != text for name, text in who.items()):
+                return False
+            for phantom in (model for model in description.models if description.is_phantom(model)):
+                if await judged_plausible(read, phantom):
+                    return False
+    except ModbusExceptionError as error:
+        if error.is_transient:
+            raise
+        return False
+    except TimeoutError as error:
+        raise NoAnswerError(f"{unit}: verifying took longer than {DISCOVERY_S:g} s") from error
+    return True
 
 
 async def read_identity(unit: Unit, common: FoundModel) -> dict[str, str]:
     """manufacturer, model, options, version and serial as model 1 at `common` has them; "" where absent."""
+    return await _identity(unit.read, common)
+
+
+async def _identity(read: Read, common: FoundModel) -> dict[str, str]:
     definition = model_definition(1)
     assert definition is not None  # shipped with the library
     names = {"Mn": "manufacturer", "Md": "model", "Opt": "options", "Vr": "version", "SN": "serial"}
     poll = ModelPoll(layout(definition, common.length), common.address, names)
-    look = await poll.read(unit.read, 0.0)
+    look = await poll.read(read, 0.0)
     return {name: _printable(look.values.get(path)) for path, name in names.items()}
 
 
@@ -151,25 +224,31 @@ def _printable(value: Value | None) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
-async def _find_base(unit: Unit) -> int:
+async def _find_base(unit: Unit, read: Read, bases: Sequence[int]) -> int:
     seen: list[str] = []
     silent: NoAnswerError | None = None
     answered = False
-    for base in BASES:
+    for base in bases:
+        if base not in BASES and silent is not None and not answered:
+            break  # nothing but silence so far: each further guess costs a whole time-out
         try:
-            words = (await unit.read(base, 2)).words
+            words = (await read(base, len(MARKER))).words
         except ModbusExceptionError as error:
-            if error.code == 11:
-                # A gateway speaks for the unit behind it: that is silence, not an answer.
+            if error.is_transient:
+                # A gateway speaks for the unit behind it, or the device has no time: that is silence, not an answer.
                 silent = silent or NoAnswerError(str(error))
             else:
                 answered = True
-                seen.append(f"{base}: exception {error.code}")
+            seen.append(f"{base}: exception {error.code}")
             continue
         except NoAnswerError as error:
-            # A wrong base may hang a device that answers at the right one.
+            # A wrong base may hang a device that answers at the right one, or make it hang up.
             silent = silent or error
             seen.append(f"{base}: no answer")
+            if not unit.connection.is_open:
+                if unit.connection.generation == 0:
+                    break
+                await asyncio.sleep(BACKOFF_LEAST_S)
             continue
         if words == MARKER:
             return base
@@ -180,7 +259,7 @@ async def _find_base(unit: Unit) -> int:
     raise NotSunSpecError(f"{unit}: speaks Modbus, but has no SunSpec map where one may begin ({'; '.join(seen)})")
 
 
-async def _walk(unit: Unit, base: int) -> tuple[tuple[FoundModel, ...], list[str]]:
+async def _walk(unit: Unit, read: Read, base: int) -> tuple[tuple[FoundModel, ...], list[str]]:
     """The chain of models from `base`. Where and how it ends is up to the device: anything odd ends it with a note."""
     models: list[FoundModel] = []
     notes: list[str] = []
@@ -193,8 +272,10 @@ async def _walk(unit: Unit, base: int) -> tuple[tuple[FoundModel, ...], list[str
             notes.append("the chain of models runs past the last address")
             break
         try:
-            number, length = await _header(unit, address, base)
+            number, length = await _header(unit, read, address, base)
         except ModbusExceptionError as error:
+            if error.is_transient:
+                raise
             notes.append(f"the chain of models ends at {address} with exception {error.code} instead of an end model")
             break
         except _EndsInSilenceError:
@@ -216,16 +297,31 @@ class _EndsInSilenceError(Exception):
     """No answer where the next model would begin, from a device that answers elsewhere."""
 
 
-async def _header(unit: Unit, address: int, base: int) -> tuple[int, int]:
-    for attempt in (1, 2):
-        try:
-            words = (await unit.read(address, HEADER_SIZE)).words
-        except (NoAnswerError, BadAnswerError):
-            if attempt == 1:
-                continue
-            alive = (await unit.read(base, len(MARKER))).words
-            if alive == MARKER:
-                raise _EndsInSilenceError from None
+async def _header(unit: Unit, read: Read, address: int, base: int) -> tuple[int, int]:
+    """ID and L at an address; what fails once is tried twice."""
+    try:
+        return await _header_once(read, address)
+    except ModbusExceptionError as error:
+        if not error.is_transient:
             raise
-        return words[0], words[1]
-    raise AssertionError("unreachable")
+        return await _header_once(read, address)
+    except (NoAnswerError, BadAnswerError):
+        if not unit.connection.is_open:
+            await asyncio.sleep(BACKOFF_LEAST_S)
+    try:
+        return await _header_once(read, address)
+    except (NoAnswerError, BadAnswerError):
+        if (await read(base, len(MARKER))).words == MARKER:
+            raise _EndsInSilenceError from None
+        raise
+
+
+async def _header_once(read: Read, address: int) -> tuple[int, int]:
+    try:
+        number, length = (await read(address, HEADER_SIZE)).words
+    except ModbusExceptionError as error:
+        # Some devices have the end model's ID and not its length.
+        if error.is_transient or (await read(address, 1)).words != [END_MODEL]:
+            raise
+        return END_MODEL, 0
+    return number, length

@@ -2,6 +2,9 @@
 
 SunSpec counts an inverter's power as positive when it generates (model 701: "Active power is positive for DER
 generation"), a meter's as positive when the site imports. Ours is + for import, everywhere.
+
+A counter of 0 says nothing while a device wakes: an acc32 of 0 never does (the codec has it as absent), and a 64-bit or
+float counter of 0 only on a device that is awake or whose other counter counts.
 """
 
 from __future__ import annotations
@@ -12,12 +15,15 @@ from typing import Final
 
 from drivers.device import DeviceKind
 from drivers.sunspec.codec import Value
-from drivers.sunspec.discovery import INVERTER_MODELS, METER_MODELS, DeviceDescription, FoundModel
+from drivers.sunspec.description import INVERTER_MODELS, METER_MODELS, DeviceDescription, FoundModel
 
 Values = Mapping[str, Value]
 
 _PLAUSIBLE_MILLIHERTZ: Final = range(40_000, 70_001)
 """Wider than any grid: outside, the register is not a frequency (0 at night)."""
+_PHASES_OFF_W: Final = 100
+_PHASES_OFF_PERCENT: Final = 10
+"""Powers of phases that miss their sum by more than both are not believed: some devices give them without a sign."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +38,8 @@ class Measurement:
     voltage_millivolts: int | None = None
     frequency_millihertz: int | None = None
     islanded: bool = False
+    rolls_over_milliwatt_hours: int | None = None
+    """Where the registers start again at 0; None: they are too wide for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +93,34 @@ def _frequency(values: Values) -> int | None:
     return millihertz if millihertz in _PLAUSIBLE_MILLIHERTZ else None
 
 
-def _phases(values: Values, paths: tuple[str, ...], sign: int) -> tuple[int, ...]:
+def _phases(values: Values, paths: tuple[str, ...], sign: int, sum_w: int | None) -> tuple[int, ...]:
     powers = [_parts(values, path, 1) for path in paths]
     told = [sign * power for power in powers if power is not None]
     # Trailing phases that a device does not have are not told; a hole in the middle makes the rest ambiguous.
-    return tuple(told) if None not in powers[: len(told)] else ()
+    if None in powers[: len(told)]:
+        return ()
+    off_w = 0 if sum_w is None else abs(sum(told) - sum_w)
+    allowed_w = max(_PHASES_OFF_W, abs(sum_w or 0) * _PHASES_OFF_PERCENT // 100)
+    return tuple(told) if off_w <= allowed_w else ()
+
+
+def _counters(
+    values: Values, import_path: str | None, export_path: str, asleep: bool
+) -> tuple[int | None, int | None, int | None]:
+    """(import, export, where they roll over) in mWh; absent while zeros may only mean that the device wakes."""
+    found = {path: values[path] for path in (import_path, export_path) if path is not None and path in values}
+    if asleep and not any(value.raw for value in found.values()):
+        found = {}
+    milliwatt_hours = {path: value.in_parts(1000) for path, value in found.items()}
+    factor = next(
+        (value.factor for path, value in found.items() if path in _ACC32 and isinstance(value.raw, int)), None
+    )
+    rolls_over = None if factor is None else Value(1 << 32, factor).in_parts(1000)
+    return (
+        None if import_path is None else milliwatt_hours.get(import_path),
+        milliwatt_hours.get(export_path),
+        rolls_over,
+    )
 
 
 def _mean_voltage(values: Values, whole: str | None, phases: tuple[str, ...]) -> int | None:
@@ -101,68 +132,98 @@ def _mean_voltage(values: Values, whole: str | None, phases: tuple[str, ...]) ->
     return round(sum(told) / len(told)) if told else None
 
 
-_701_RUNNING: Final = (3, 4)  # InvSt: RUNNING, THROTTLED
+_701_AWAKE: Final = (3, 4, 7)  # InvSt: RUNNING, THROTTLED, STANDBY
+_701_RUNNING: Final = (3, 4)
 _701_DISCONNECTED: Final = 0  # ConnSt
 _701_GRID_FORMING: Final = 1 << 1  # DERMode
+_701_PHASES: Final = {0: ("WL1",), 1: ("WL1", "WL2"), 2: ("WL1", "WL2", "WL3")}  # ACType
+_10X_ASLEEP: Final = (1, 2, 3)  # St: OFF, SLEEPING, STARTING
+
+
+def _raw(values: Values, path: str) -> int | None:
+    value = values.get(path)
+    return value.raw if value is not None and isinstance(value.raw, int) else None
 
 
 def _inverter_701(values: Values) -> Measurement:
-    mode, connection, state = values.get("DERMode"), values.get("ConnSt"), values.get("InvSt")
-    grid_forming = mode is not None and isinstance(mode.raw, int) and bool(mode.raw & _701_GRID_FORMING)
+    state, mode = _raw(values, "InvSt"), _raw(values, "DERMode")
     # Disconnected and asleep is a PV inverter at night; disconnected and running is an island.
-    running_alone = (
-        connection is not None
-        and connection.raw == _701_DISCONNECTED
-        and state is not None
-        and state.raw in _701_RUNNING
-    )
+    running_alone = _raw(values, "ConnSt") == _701_DISCONNECTED and state in _701_RUNNING
+    asleep = state is not None and state not in _701_AWAKE
+    power_w = _negative(_parts(values, "W", 1))
+    imported, exported, rolls_over = _counters(values, "TotWhAbs", "TotWhInj", asleep)
+    ac_type = _raw(values, "ACType")
+    phases = _phases(values, _701_PHASES.get(2 if ac_type is None else ac_type, ()), -1, power_w)
+    if ac_type == 0 and not phases and power_w is not None:
+        phases = (power_w,)
     return Measurement(
-        power_w=_negative(_parts(values, "W", 1)),
-        import_register_milliwatt_hours=_parts(values, "TotWhAbs", 1000),
-        export_register_milliwatt_hours=_parts(values, "TotWhInj", 1000),
-        phase_power_w=_phases(values, ("WL1", "WL2", "WL3"), -1),
+        power_w=power_w,
+        import_register_milliwatt_hours=imported,
+        export_register_milliwatt_hours=exported,
+        phase_power_w=phases,
         voltage_millivolts=_mean_voltage(values, "LNV", ("VL1", "VL2", "VL3")),
         frequency_millihertz=_frequency(values),
-        islanded=grid_forming or running_alone,
+        islanded=running_alone or bool((mode or 0) & _701_GRID_FORMING),
+        rolls_over_milliwatt_hours=rolls_over,
     )
 
 
 def _inverter_10x(values: Values) -> Measurement:
     voltage = _mean_voltage(values, None, ("PhVphA", "PhVphB", "PhVphC"))
-    if voltage is None and values.get("ID") is not None and values["ID"].raw in (101, 111):
+    if voltage is None and _raw(values, "ID") in (101, 111):
         # Single-phase devices of some makers (SolarEdge) give line to neutral as "phase voltage AB".
         voltage = _mean_voltage(values, "PPVphAB", ())
+    # The model has one counter, of what was generated.
+    _, exported, rolls_over = _counters(values, None, "WH", _raw(values, "St") in _10X_ASLEEP)
     return Measurement(
         power_w=_negative(_parts(values, "W", 1)),
-        import_register_milliwatt_hours=None,  # the model has one counter, of what was generated
-        export_register_milliwatt_hours=_parts(values, "WH", 1000),
+        import_register_milliwatt_hours=None,
+        export_register_milliwatt_hours=exported,
         voltage_millivolts=voltage,
         frequency_millihertz=_frequency(values),
+        rolls_over_milliwatt_hours=rolls_over,
     )
 
 
-def _meter(values: Values) -> Measurement:
-    return Measurement(
-        power_w=_parts(values, "W", 1),
-        import_register_milliwatt_hours=_parts(values, "TotWhImp", 1000),
-        export_register_milliwatt_hours=_parts(values, "TotWhExp", 1000),
-        phase_power_w=_phases(values, ("WphA", "WphB", "WphC"), 1),
-        voltage_millivolts=_mean_voltage(values, "PhV", ("PhVphA", "PhVphB", "PhVphC")),
-        frequency_millihertz=_frequency(values),
-    )
+def _meter(phases: tuple[str, ...], has_neutral: bool = True) -> Callable[[Values], Measurement]:
+    """Meters of one connection: `phases` are the points of power that it can tell apart."""
+
+    def interpret(values: Values) -> Measurement:
+        power_w = _parts(values, "W", 1)
+        # A meter does not say whether it is awake: zeros in both counters are none of its readings.
+        imported, exported, rolls_over = _counters(values, "TotWhImp", "TotWhExp", asleep=True)
+        return Measurement(
+            power_w=power_w,
+            import_register_milliwatt_hours=imported,
+            export_register_milliwatt_hours=exported,
+            phase_power_w=_phases(values, phases, 1, power_w),
+            voltage_millivolts=_mean_voltage(values, "PhV", ("PhVphA", "PhVphB", "PhVphC")) if has_neutral else None,
+            frequency_millihertz=_frequency(values),
+            rolls_over_milliwatt_hours=rolls_over,
+        )
+
+    return interpret
 
 
+_ACC32: Final = frozenset({"WH", "TotWhImp", "TotWhExp"})
+"""Counters of 32 bits in the integer models."""
 _PATHS_701: Final = (
-    *("ID", "L", "InvSt", "ConnSt", "DERMode", "W", "Hz", "TotWhInj", "TotWhAbs", "LNV"),
+    *("ID", "L", "ACType", "InvSt", "ConnSt", "DERMode", "W", "Hz", "TotWhInj", "TotWhAbs", "LNV"),
     *("VL1", "VL2", "VL3", "WL1", "WL2", "WL3"),
 )
-_PATHS_10X: Final = ("ID", "L", "W", "Hz", "WH", "PhVphA", "PhVphB", "PhVphC", "PPVphAB")
+_PATHS_10X: Final = ("ID", "L", "W", "Hz", "WH", "PhVphA", "PhVphB", "PhVphC", "PPVphAB", "St")
 _PATHS_METER: Final = (
     *("ID", "L", "W", "WphA", "WphB", "WphC", "Hz", "TotWhImp", "TotWhExp"),
     *("PhV", "PhVphA", "PhVphB", "PhVphC"),
 )
+_METERS: Final = {
+    1: _meter(("WphA",)),  # 201, 211: one phase, or two without neutral
+    2: _meter(("WphA", "WphB")),  # 202, 212: split phase
+    3: _meter(("WphA", "WphB", "WphC")),  # 203, 213: wye
+    4: _meter((), has_neutral=False),  # 204, 214: delta, where only the sum of the powers means something
+}
 _MODELS: Final[Mapping[int, MeasuringModel]] = {
     701: MeasuringModel(_PATHS_701, _inverter_701),
     **{number: MeasuringModel(_PATHS_10X, _inverter_10x, number in (101, 111)) for number in INVERTER_MODELS[1:]},
-    **{number: MeasuringModel(_PATHS_METER, _meter, number in (201, 211)) for number in METER_MODELS},
+    **{number: MeasuringModel(_PATHS_METER, _METERS[number % 10], number in (201, 211)) for number in METER_MODELS},
 }

@@ -71,15 +71,26 @@ class Group:
         """Registers of the group's own points."""
         return sum(point.size for point in self.points)
 
+    @property
+    def size(self) -> int:
+        """Registers of one instance; what repeats by a count on the device is not in it."""
+        return self.points_size + sum(
+            group.size * (1 if group.count is None else group.count)
+            for group in self.groups
+            if not isinstance(group.count, str)
+        )
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Model:
-    """One SunSpec model, with its two header registers ID and L as its first points."""
+    """One SunSpec model, with its two header registers ID and L as its first points. Equal only to itself."""
 
     number: int
     name: str
     label: str
     group: Group
+    count_places: Mapping[int, str]
+    """Registers from ID to the points that say how often groups repeat, and their names."""
 
 
 HEADER_SIZE: Final = 2
@@ -96,7 +107,24 @@ def model_definition(number: int) -> Model | None:
         return None
     definition = _mapping(content)
     top = _mapping(definition["group"])
-    return Model(number, str(top["name"]), str(top.get("label", top["name"])), _group(top))
+    return model_of(number, str(top["name"]), str(top.get("label", top["name"])), _group(top))
+
+
+def model_of(number: int, name: str, label: str, group: Group) -> Model:
+    """A model whose groups repeat by points of its top group, as in all official definitions."""
+    counts = _count_names(group)
+    places: dict[int, str] = {}
+    offset = 0
+    for point in group.points:
+        if point.name in counts:
+            places[offset] = point.name
+        offset += point.size
+    return Model(number, name, label, group, places)
+
+
+def _count_names(group: Group) -> set[str]:
+    own = {child.count for child in group.groups if isinstance(child.count, str)}
+    return own.union(*(_count_names(child) for child in group.groups))
 
 
 def _mapping(value: object) -> dict[str, object]:

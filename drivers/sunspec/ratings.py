@@ -8,6 +8,7 @@ from typing import Final
 
 from drivers.device import Capabilities, DeadMan, DeviceKind
 from drivers.sunspec.codec import Value
+from drivers.sunspec.standing import UNKNOWN_STANDING, Standing
 
 RATING_PATHS: Final[Mapping[int, tuple[str, ...]]] = {
     702: ("WMaxRtg", "WChaRteMaxRtg", "WDisChaRteMaxRtg", "WMax", "WChaRteMax", "WDisChaRteMax"),
@@ -102,7 +103,12 @@ def rated_powers(kind: DeviceKind, found: Ratings, bounds: Bounds) -> tuple[int,
 
 
 def capabilities(
-    kind: DeviceKind, found: Ratings, bounds: Bounds, surface: ControlSurface, phases: tuple[int, ...]
+    kind: DeviceKind,
+    found: Ratings,
+    bounds: Bounds,
+    surface: ControlSurface,
+    phases: tuple[int, ...],
+    standing: Standing = UNKNOWN_STANDING,
 ) -> Capabilities:
     """What the plan may count on."""
     import_w, export_w, notes = rated_powers(kind, found, bounds)
@@ -129,6 +135,8 @@ def capabilities(
         fallback_lowest_w=lowest_w,
         fallback_highest_w=highest_w,
         phases=phases,
+        own_droop=standing.own_droop,
+        reconnect_delay_s=standing.reconnect_delay_s or 0,
         notes=notes + surface.notes,
     )
 

@@ -1,19 +1,20 @@
-"""Which registers to read together, and reading them around holes: some answer with an exception, others never do.
+"""Reading models again and again, around holes: some registers answer with an exception, others never do.
 
-A stretch is one request: points that lie close enough, each with its scale factor. When a device refuses a stretch it
-is split between points until the refused ones stand alone; what was learned is kept, and tried again after a while
-(an inverter that hides registers at night shows them by day).
+When a device refuses a stretch it is split between points until the refused ones stand alone; what was learned is kept,
+and tried again after a while (an inverter that hides registers at night shows them by day).
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from drivers.sunspec.codec import Field, Layout, Value
+from drivers.sunspec.codec import Decoder, Layout, Value, layout
 from drivers.sunspec.connection import Words
 from drivers.sunspec.errors import ModbusExceptionError
+from drivers.sunspec.models import Model
+from drivers.sunspec.stretches import Part, Placed, Stretch, arrange, bare_values, factors_of, plan
 from drivers.sunspec.transport import MOST_READ
 
 RELEARN_S: Final = 600.0
@@ -32,89 +33,205 @@ class Look:
     """Moment of the first stretch; None when nothing was readable."""
 
 
-def stretches(fields: Iterable[Field], most: int = MOST_READ) -> list[tuple[Field, ...]]:
-    """Fields in as few requests of at most `most` registers as their places allow, in order of address.
+@dataclass(frozen=True, slots=True)
+class MapLook:
+    """What one poll of several models gave, in their order."""
 
-    A field whose span alone is longer than `most` (none in the official models that we poll) is left out.
+    values: tuple[dict[str, Value], ...]
+    monotonic_s: float | None
+    """Moment of the first stretch; None when nothing was readable."""
+
+
+async def layout_of(read: Read, model: Model, address: int, length: int) -> Layout:
+    """The layout of a model on this device, with the counts of its groups as they are now. `address` is its ID's.
+
+    Raises SunSpecErrors, but counts that the device refuses to tell are taken for 0.
     """
-    found: list[tuple[Field, ...]] = []
-    group: list[Field] = []
-    start = end = 0
-    for field in sorted(fields, key=lambda field: field.span):
-        first, last = field.span
-        if last - first > most:
-            continue
-        if group and max(end, last) - start <= most:
-            group.append(field)
-            end = max(end, last)
-            continue
-        if group:
-            found.append(tuple(group))
-        group, start, end = [field], first, last
-    if group:
-        found.append(tuple(group))
-    return found
+    words: Sequence[int] = ()
+    if model.count_places:
+        try:
+            words = (await read(address, min(max(model.count_places), length + 1, MOST_READ - 1) + 1)).words
+        except ModbusExceptionError as error:
+            if error.is_transient:
+                raise
+    return layout(model, length, words)
 
 
-class ModelPoll:
-    """Chosen points of one model at one address, read again and again."""
+class MapPoll:
+    """Chosen points of several models of one device, in requests that they share."""
 
-    def __init__(self, layout: Layout, address: int, paths: Iterable[str]) -> None:
-        """`address` is that of the model's ID register. Paths that the device does not have are left out."""
-        self._layout = layout
-        self._address = address
-        self._fields = [field for path in paths if (field := layout.fields.get(path)) is not None]
-        self._planned: list[_Stretch] = self._plan(stretches(self._fields))
-        self._learned_s: float | None = None
-        self.unreadable: frozenset[str] = frozenset()
-        """Points that the device refuses at present."""
+    def __init__(
+        self,
+        wanted: Iterable[tuple[Layout, int, Iterable[str]]],
+        unreadable: Iterable[tuple[int, str]] = (),
+        since_s: float = 0.0,
+    ) -> None:
+        """`wanted`: (layout, address of the ID register, paths). Paths that a model does not have are left out.
 
-    async def read(self, read: Read, now_s: float) -> Look:
+        `unreadable`: points, by index of their model, that the device was known to refuse at `since_s`; they are tried
+        again in their time.
+        """
+        chosen = [(Part(place, address), tuple(paths)) for place, address, paths in wanted]
+        self._parts = [part for part, _ in chosen]
+        self._wanted = [
+            Placed.whole(index, part.address, field)
+            for index, (part, paths) in enumerate(chosen)
+            for path in paths
+            if (field := part.layout.fields.get(path)) is not None
+        ]
+        self.unreadable = frozenset(unreadable)
+        """(index of the model, path) of what the device refuses at present."""
+        self._learned_s = since_s if self.unreadable else None
+        self._planned: list[Stretch] = []
+        self._far: _Far | None = None
+        self._torn: list[Placed] = []
+        self._plan([placed for placed in self._wanted if (placed.part, placed.field.path) not in self.unreadable])
+
+    async def read(self, read: Read, now_s: float) -> MapLook:
         """The implemented ones of the chosen points. Raises SunSpecErrors, but not for registers that are refused."""
         if self._learned_s is not None and now_s - self._learned_s >= RELEARN_S:
-            self._planned = self._plan(stretches(self._fields))
+            self._plan(self._wanted)
             self._learned_s, self.unreadable = None, frozenset()
-        values: dict[str, Value] = {}
+        values: list[dict[str, Value]] = [{}] * len(self._parts)
         moment: float | None = None
-        planned: list[_Stretch] = []
-        waiting = list(self._planned)
+        self._planned, taken = await self._take(self._planned, read, now_s, bare=False)
+        for stretch, words in taken:
+            for owner in stretch.parts:
+                found = owner.decode(words.words[owner.start : owner.end])
+                # The first stretch of a model makes its dict: copying a thousand values counts.
+                values[owner.part] = values[owner.part] | found if values[owner.part] else found
+            moment = words.monotonic_s if moment is None else moment
+        if self._torn:
+            # Refused for what lies between value and factor, it seems: each is asked for alone.
+            apart = [*self._torn, *(self._far.wanted if self._far is not None else ())]
+            self._far, self._torn = _Far(self._parts, apart), []
+        if self._far is not None:
+            far_moment = await self._read_far(self._far, taken, values, read, now_s)
+            moment = far_moment if moment is None else moment
+        return MapLook(tuple(values), moment)
+
+    async def _read_far(
+        self,
+        far: _Far,
+        near: Sequence[tuple[Stretch, Words]],
+        values: list[dict[str, Value]],
+        read: Read,
+        now_s: float,
+    ) -> float | None:
+        """Values apart from their scale factors: the factor is read before and after, and must not have moved.
+
+        `near` was read just before, and holds most of the factors.
+        """
+        before = _words_at(far.factor_addresses, near)
+        missing = [
+            stretch for stretch in far.factors if not before.keys() >= set(stretch.addresses) & far.factor_addresses
+        ]
+        _, more = await self._take(missing, read, now_s, bare=True)
+        before |= _words_at(far.factor_addresses, more)
+        far.values, taken = await self._take(far.values, read, now_s, bare=True)
+        far.factors, again = await self._take(far.factors, read, now_s, bare=True)
+        after = _words_at(far.factor_addresses, again)
+        firm = {at: word for at, word in after.items() if before.get(at) == word}
+        seen = {at: word for stretch, words in taken for at, word in enumerate(words.words, stretch.first)}
+        for point in far.points:
+            own = [seen.get(at) for at in point.value_addresses]
+            if point.factor_address is not None:
+                own.append(firm.get(point.factor_address))
+            row = [word for word in own if word is not None]
+            if len(row) == len(own):
+                values[point.part] = values[point.part] | point.decode(row)
+        return taken[0][1].monotonic_s if taken else None
+
+    async def _take(
+        self, planned: list[Stretch], read: Read, now_s: float, *, bare: bool
+    ) -> tuple[list[Stretch], list[tuple[Stretch, Words]]]:
+        """The words of each stretch, and the stretches to read next time: refused ones are split until they hold."""
+        taken: list[tuple[Stretch, Words]] = []
+        waiting = planned[::-1]
         while waiting:
-            stretch = waiting.pop(0)
+            stretch = waiting.pop()
             try:
-                words = await read(self._address + stretch.first, stretch.count)
+                words = await read(stretch.first, stretch.count)
             except ModbusExceptionError as error:
                 if error.is_transient:
                     raise
                 self._learned_s = now_s
-                waiting = self._split(stretch) + waiting
+                waiting.extend(reversed(self._split(stretch, bare)))
                 continue
-            planned.append(stretch)
-            values.update(stretch.decode(words.words))
-            moment = words.monotonic_s if moment is None else moment
-        self._planned = planned
-        return Look(values, moment)
+            taken.append((stretch, words))
+        return [stretch for stretch, _ in taken], taken
 
-    def _split(self, stretch: _Stretch) -> list[_Stretch]:
-        fields = stretch.fields
-        if len(fields) == 1:
-            self.unreadable |= {fields[0].path}
+    def _split(self, stretch: Stretch, bare: bool) -> list[Stretch]:
+        if len(stretch.placed) == 1:
+            placed = stretch.placed[0]
+            if placed.is_torn:
+                self._torn.append(placed)
+            else:
+                self.unreadable |= {(placed.part, placed.field.path)}
             return []
-        half = len(fields) // 2
-        return self._plan([*stretches(fields[:half]), *stretches(fields[half:])])
+        return [smaller for half in stretch.halves() for smaller in plan(self._parts, half, bare=bare)]
 
-    def _plan(self, groups: Sequence[tuple[Field, ...]]) -> list[_Stretch]:
-        return [_Stretch.of(self._layout, group) for group in groups]
+    def _plan(self, wanted: Sequence[Placed]) -> None:
+        self._planned, apart = arrange(self._parts, wanted)
+        self._far = _Far(self._parts, apart) if apart else None
+
+
+class ModelPoll:
+    """As MapPoll, of one model."""
+
+    def __init__(
+        self, layout: Layout, address: int, paths: Iterable[str], unreadable: Iterable[str] = (), since_s: float = 0.0
+    ) -> None:
+        """`address` is that of the model's ID register. See MapPoll for the rest."""
+        self._poll = MapPoll([(layout, address, paths)], [(0, path) for path in unreadable], since_s)
+
+    @property
+    def unreadable(self) -> frozenset[str]:
+        """Points that the device refuses at present."""
+        return frozenset(path for _, path in self._poll.unreadable)
+
+    async def read(self, read: Read, now_s: float) -> Look:
+        """The implemented ones of the chosen points. Raises SunSpecErrors, but not for registers that are refused."""
+        look = await self._poll.read(read, now_s)
+        return Look(look.values[0], look.monotonic_s)
+
+
+class _Far:
+    """Points that are read apart from their scale factors."""
+
+    def __init__(self, parts: Sequence[Part], wanted: Sequence[Placed]) -> None:
+        self.wanted = wanted
+        factors = factors_of(parts, wanted)
+        self.factor_addresses = frozenset(placed.first for placed in factors)
+        self.factors = plan(parts, factors, bare=True)
+        self.values = plan(parts, bare_values(parts, wanted), bare=True)
+        self.points = [_FarPoint.of(parts[placed.part].address, placed) for placed in wanted]
 
 
 @dataclass(frozen=True, slots=True)
-class _Stretch:
-    fields: tuple[Field, ...]
-    first: int
-    count: int
+class _FarPoint:
+    """One point apart from its factor, decoded from its own words with the factor's behind them."""
+
+    part: int
+    value_addresses: range
+    factor_address: int | None
     decode: Callable[[Sequence[int]], dict[str, Value]]
 
     @classmethod
-    def of(cls, layout: Layout, fields: tuple[Field, ...]) -> _Stretch:
-        first = min(field.span[0] for field in fields)
-        count = max(field.span[1] for field in fields) - first
-        return cls(fields, first, count, layout.decoder([field.path for field in fields], first, count))
+    def of(cls, address: int, placed: Placed) -> _FarPoint:
+        field = placed.field
+        factor = None if field.factor_offset is None else address + field.factor_offset
+        behind = replace(field, offset=0, factor_offset=None if factor is None else field.point.size)
+        return cls(
+            placed.part,
+            range(address + field.offset, address + field.end),
+            factor,
+            Decoder([behind], 0, field.point.size + (factor is not None)),
+        )
+
+
+def _words_at(addresses: Iterable[int], taken: Sequence[tuple[Stretch, Words]]) -> dict[int, int]:
+    """Those of the addresses that were read, with their words."""
+    return {
+        at: words.words[at - stretch.first] for stretch, words in taken for at in addresses if at in stretch.addresses
+    }

@@ -2,59 +2,44 @@
 
 A line does one request at a time (its Connection sees to that), checks every answer, never retries and never
 reconnects by itself: those are decisions, and `connection.py` makes them.
+
+The lines are our own, on asyncio's transports. pymodbus's clients take a late RTU answer for the next request's, take
+transaction 0 for an answer to anything, say "no answer" where there was a wrong one, and cost a fifth more CPU
+(`hil_tests/bench/modbus_lines.py`). pymodbus builds the requests (`pdu.py`) and is the independent peer of the tests
+in hil_tests.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol
-from urllib.parse import urlsplit
 
-from pymodbus.client import AsyncModbusTcpClient
-from pymodbus.exceptions import ModbusException
-from pymodbus.pdu import ModbusPDU
-from pymodbus.pdu.register_message import (
-    ReadHoldingRegistersRequest,
-    WriteMultipleRegistersRequest,
-    WriteSingleRegisterRequest,
+from drivers.sunspec import mbap, rtu
+from drivers.sunspec.endpoint import DEFAULT_PORT, Endpoint, SerialSettings, parse_address
+from drivers.sunspec.errors import BadAnswerError, NoAnswerError, SunSpecError, quoted
+from drivers.sunspec.pdu import (
+    EXCEPTION,
+    MOST_READ,
+    MOST_WRITTEN,
+    READ_INPUT,
+    Request,
+    check,
+    read_request,
+    words_of,
+    write_one_request,
+    write_request,
 )
+from drivers.sunspec.tls import TlsFiles
+from drivers.sunspec.wire import Wire, open_wire
 
-from drivers.sunspec.errors import AddressError, BadAnswerError, ModbusExceptionError, NoAnswerError, quoted
+DRAIN_S: Final = 0.05
+"""After a request without an answer an RTU line must have been silent for this long: what still came is discarded."""
+MOST_NOISE_S: Final = 0.5
+"""A line that is not silent for so long is of no use at present."""
 
-MOST_READ: Final = 125
-"""Registers in one read. Modbus application protocol V1.1b3, section 6.3."""
-MOST_WRITTEN: Final = 123
-"""Registers in one write, section 6.12."""
-DEFAULT_PORT: Final = 502
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a line leads: one TCP host and port, or one serial port."""
-
-    scheme: str
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}"
-
-
-def parse_address(address: str) -> Endpoint:
-    """The endpoint of "tcp://host[:port]" (port 502 when absent). Raises AddressError."""
-    parts = urlsplit(address)
-    try:
-        port = parts.port
-    except ValueError:
-        raise AddressError(f"{quoted(address)}: the port must be a number from 1 to 65535") from None
-    if parts.scheme != "tcp":
-        raise AddressError(f'{quoted(address)}: this driver speaks Modbus TCP; write "tcp://host:port"')
-    if not parts.hostname or parts.path.strip("/") or port == 0:
-        raise AddressError(f'{quoted(address)}: write "tcp://host:port", such as "tcp://192.0.2.10:502"')
-    return Endpoint(parts.scheme, parts.hostname, port or DEFAULT_PORT)
+BROADCAST: Final = 0
+"""On a serial line: heard by all, answered by none. MODBUS over Serial Line V1.02, section 2.1."""
 
 
 class Line(Protocol):
@@ -64,6 +49,10 @@ class Line(Protocol):
 
     async def read(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
         """Exactly `count` holding registers (function 3)."""
+        ...
+
+    async def read_input(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
+        """Exactly `count` input registers (function 4): where many meters without SunSpec have their values."""
         ...
 
     async def write(self, unit: int, address: int, words: Sequence[int], timeout_s: float) -> None:
@@ -80,102 +69,249 @@ class Line(Protocol):
     def close(self) -> None: ...
 
 
-class TcpLine:
-    """Modbus TCP on pymodbus, with what pymodbus lets pass checked: function, unit, count, transaction."""
+class _WireLine:
+    """What lines have in common: an open wire, and requests that become answers."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, tls: TlsFiles | None = None) -> None:
         self._endpoint = endpoint
-        self._client: AsyncModbusTcpClient | None = None
-        self._foreign = b""
+        self._name = str(endpoint)
+        self._tls = tls
+        self._wire: Wire | None = None
+        self._answer: asyncio.Future[bytes] | None = None
 
     @property
     def connected(self) -> bool:
-        return self._client is not None and self._client.connected
+        return self._wire is not None and self._wire.is_open
 
     async def connect(self, timeout_s: float) -> None:
         self.close()
-        # Its own reconnecting (up to 300 s) and retrying (writes too) are off; its time-out only bounds the connect.
-        client = AsyncModbusTcpClient(
-            self._endpoint.host,
-            port=self._endpoint.port,
-            name=str(self._endpoint),
-            timeout=timeout_s,
-            retries=0,
-            reconnect_delay=0,
-            trace_packet=self._look_at_packet,
-        )
-        try:
-            connected = await client.connect()
-        except BaseException:
-            client.close()
-            raise
-        if not connected:
-            client.close()
-            raise NoAnswerError(
-                f"{self._endpoint}: no connection within {timeout_s:g} s; is it on, is the address right?"
-            )
-        self._client = client
+        wire = await open_wire(self._endpoint, self._tls, timeout_s)
+        wire.lost = self._lost
+        self._wire = wire
+        self._opened()
 
     def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.received = wire.lost = None
+            wire.close()
+            self._lost("the line was closed")
 
     async def read(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
-        where = f"{self._endpoint} unit {unit}, reading {count} at {address}"
-        answer = await self._ask(
-            where, ReadHoldingRegistersRequest(address=address, count=count, dev_id=unit), timeout_s
-        )
-        words = [int(word) for word in answer.registers]
-        if len(words) != count:
-            raise BadAnswerError(f"{where}: the answer holds {len(words)} registers")
-        return words
+        return words_of(await self._ask(read_request(unit, address, count), timeout_s))
+
+    async def read_input(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
+        return words_of(await self._ask(read_request(unit, address, count, READ_INPUT), timeout_s))
 
     async def write(self, unit: int, address: int, words: Sequence[int], timeout_s: float) -> None:
-        where = f"{self._endpoint} unit {unit}, writing {len(words)} at {address}"
-        request = WriteMultipleRegistersRequest(address=address, registers=list(words), dev_id=unit)
-        answer = await self._ask(where, request, timeout_s)
-        if (answer.address, answer.count) != (address, len(words)):
-            raise BadAnswerError(f"{where}: the answer is about {answer.count} registers at {answer.address}")
+        await self._ask(write_request(unit, address, words), timeout_s)
 
     async def write_one(self, unit: int, address: int, word: int, timeout_s: float) -> None:
-        where = f"{self._endpoint} unit {unit}, writing one at {address}"
-        request = WriteSingleRegisterRequest(address=address, registers=[word], dev_id=unit)
-        answer = await self._ask(where, request, timeout_s)
-        if (answer.address, list(answer.registers)) != (address, [word]):
-            raise BadAnswerError(f"{where}: the answer is about {list(answer.registers)} at {answer.address}")
+        await self._ask(write_one_request(unit, address, word), timeout_s)
 
-    async def _ask(self, where: str, request: ModbusPDU, timeout_s: float) -> ModbusPDU:
-        client = self._client
-        if client is None or not client.connected:
+    async def _ask(self, request: Request, timeout_s: float) -> bytes:
+        raise NotImplementedError
+
+    def _opened(self) -> None:
+        """A new wire is there."""
+
+    def _where(self, request: Request) -> str:
+        return f"{self._name} {request.what}"
+
+    def _open_wire(self, where: str) -> Wire:
+        wire = self._wire
+        if wire is None or not wire.is_open:
             raise NoAnswerError(f"{where}: the connection is lost")
-        self._foreign = b""
+        return wire
+
+    async def _answered(self, wire: Wire, message: bytes, timeout_s: float) -> bytes:
+        """Send and wait for whoever completes `_answer`. Raises TimeoutError and what the answer raises."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[bytes] = loop.create_future()
+        self._answer = answer
+        # Lighter than asyncio.timeout: no second scope, no cancelling, on what is done thousands of times a minute.
+        timer = loop.call_later(timeout_s, self._settle, TimeoutError())
         try:
-            async with asyncio.timeout(timeout_s):
-                answer: ModbusPDU = await client.execute(False, request)
-        except (TimeoutError, OSError, ModbusException) as error:
-            if self._foreign:
-                # A web server, or some other protocol, on this port: say so instead of "no answer".
-                raise BadAnswerError(f"{where}: what answers is not Modbus: {quoted(self._foreign)}") from error
-            raise NoAnswerError(f"{where}: no answer within {timeout_s:g} s") from error
-        if answer.transaction_id != request.transaction_id:
-            # pymodbus lets transaction 0 pass as an answer to anything.
-            raise BadAnswerError(f"{where}: the answer is to transaction {answer.transaction_id}, not to ours")
-        if answer.dev_id != request.dev_id:
-            raise BadAnswerError(f"{where}: unit {answer.dev_id} answered")
-        if answer.function_code == request.function_code | 0x80:
-            raise ModbusExceptionError(where, answer.exception_code)
-        if answer.function_code != request.function_code:
-            raise BadAnswerError(f"{where}: the answer is to function {answer.function_code}")
-        return answer
+            wire.send(message)
+            return await answer
+        finally:
+            timer.cancel()
+            self._answer = None
+            if answer.done() and not answer.cancelled():
+                answer.exception()  # seen, also when we were cancelled in the moment it came
 
-    def _look_at_packet(self, sending: bool, data: bytes) -> bytes:
-        # Bytes 2 and 3 of every Modbus TCP frame are 0 (protocol identifier).
-        if not sending and len(data) >= 4 and data[2:4] != b"\0\0":
-            self._foreign = bytes(data[:64])
-        return data
+    def _settle(self, answer: bytes | SunSpecError | TimeoutError) -> None:
+        waiting = self._answer
+        if waiting is None or waiting.done():
+            return
+        if isinstance(answer, bytes):
+            waiting.set_result(answer)
+        else:
+            waiting.set_exception(answer)
+
+    def _lost(self, reason: str) -> None:
+        self._settle(NoAnswerError(f"{self._endpoint}: the connection is lost: {reason}"))
 
 
-def open_line(endpoint: Endpoint) -> Line:
-    """A line, not yet connected, for an endpoint of `parse_address`."""
-    return TcpLine(endpoint)
+class TcpLine(_WireLine):
+    """Modbus TCP, plain or in TLS. Answers to earlier requests of the connection are known by their transaction."""
+
+    def __init__(self, endpoint: Endpoint, tls: TlsFiles | None = None) -> None:
+        super().__init__(endpoint, tls)
+        self._framer = mbap.MbapFramer()
+        self._transactions = mbap.Transactions()
+        self._transaction = 0
+        self._request: Request | None = None
+
+    def _opened(self) -> None:
+        assert self._wire is not None
+        self._framer = mbap.MbapFramer()
+        self._transactions = mbap.Transactions()
+        self._wire.received = self._received
+
+    async def _ask(self, request: Request, timeout_s: float) -> bytes:
+        where = self._where(request)
+        wire = self._open_wire(where)
+        if self._transactions.used_up:
+            self.close()
+            raise NoAnswerError(f"{where}: too many answers are missing on this connection")
+        self._request = request
+        self._transaction = self._transactions.begin()
+        try:
+            return await self._answered(wire, mbap.frame(self._transaction, request.unit, request.pdu), timeout_s)
+        except TimeoutError:
+            if self._framer.amid_frame:
+                # The rest would be taken for the beginning of the next answer.
+                self.close()
+                raise NoAnswerError(f"{where}: no answer within {timeout_s:g} s, only the beginning of one") from None
+            raise NoAnswerError(f"{where}: no answer within {timeout_s:g} s") from None
+        finally:
+            self._request = None
+
+    def _received(self, data: bytes) -> None:
+        try:
+            frames = self._framer.feed(data)
+        except mbap.ForeignBytesError as error:
+            # A web server, or some other protocol, on this port: say so instead of "no answer".
+            self._settle(BadAnswerError(f"{self._endpoint}: what answers is not Modbus: {quoted(error.seen)}"))
+            self.close()
+            return
+        for frame in frames:
+            self._take(frame)
+
+    def _take(self, frame: mbap.MbapFrame) -> None:
+        request = self._request
+        if request is None or frame.transaction != self._transaction:
+            if self._transactions.was_asked(frame.transaction):
+                self._transactions.answered(frame.transaction)  # late or double, and of no interest any more
+            elif request is not None:
+                self._settle(
+                    BadAnswerError(
+                        f"{self._where(request)}: the answer is to transaction {frame.transaction}, "
+                        f"not to ours ({self._transaction})"
+                    )
+                )
+            return
+        self._transactions.answered(frame.transaction)
+        try:
+            self._settle(check(self._where(request), request, frame.unit, frame.pdu))
+        except SunSpecError as error:
+            self._settle(error)
+
+
+class RtuLine(_WireLine):
+    """Modbus RTU on a serial port or through a TCP converter: silence between frames, and no late answer is believed.
+
+    An RTU answer does not say what it answers. After a request that was not answered, or not waited for, the unit is
+    first asked for something of another shape (`rtu.Unanswered`): only when that has come is its next answer ours.
+    """
+
+    def __init__(self, endpoint: Endpoint, tls: TlsFiles | None = None) -> None:
+        super().__init__(endpoint, tls)
+        self._unanswered = rtu.Unanswered()
+        self._silence_s = max(endpoint.transfer_s(1) * rtu.SILENT_CHARACTERS, rtu.LEAST_SILENCE_S)
+        self._drains = False
+
+    async def _ask(self, request: Request, timeout_s: float) -> bytes:
+        if request.unit == BROADCAST:
+            # A write would reach every device of the line.
+            raise NoAnswerError(f"{self._where(request)}: not asked, unit 0 is all units; write the device's own id")
+        loop = asyncio.get_running_loop()
+        probe = self._unanswered.probe(request, loop.time())
+        if probe is not None:
+            try:
+                await self._exchange(probe, timeout_s, exactly=True)
+            except NoAnswerError as error:
+                raise NoAnswerError(
+                    f"{self._where(request)}: not asked, because an earlier answer may still come; {error}"
+                ) from error
+        return await self._exchange(request, timeout_s, exactly=False)
+
+    async def _exchange(self, request: Request, timeout_s: float, *, exactly: bool) -> bytes:
+        where = self._where(request)
+        wire = self._open_wire(where)
+        await self._silent(wire, where)
+        framer = rtu.RtuFramer(request, exactly=exactly)
+
+        def received(data: bytes) -> None:
+            pdu = framer.feed(data)
+            if pdu is not None:
+                wire.received = None  # what follows an answer is noise
+                self._settle(pdu)
+
+        wire.received = received
+        message = rtu.frame(request.unit, request.pdu)
+        on_the_wire_s = self._endpoint.transfer_s(len(message) + 3 + request.answer_size)
+        asked_s = asyncio.get_running_loop().time()
+        answered = False
+        try:
+            pdu = await self._answered(wire, message, timeout_s + on_the_wire_s)
+            answered = True
+        except TimeoutError:
+            noise = framer.seen
+            came = f"; {len(noise)} bytes came that are no answer to it: {quoted(noise)}" if noise else ""
+            raise NoAnswerError(f"{where}: no answer within {timeout_s:g} s{came}") from None
+        finally:
+            wire.received = None
+            if not answered:
+                self._drains = True
+                self._unanswered.asked(request, asked_s, is_probe=exactly)
+        self._unanswered.answered(request, refused=bool(pdu[0] & EXCEPTION))
+        return check(where, request, request.unit, pdu)
+
+    async def _silent(self, wire: Wire, where: str) -> None:
+        """Until the line has been silent for long enough. What arrives meanwhile belongs to nobody."""
+        loop = asyncio.get_running_loop()
+        silence_s = self._silence_s
+        begun_s = wire.last_byte_s
+        if self._drains:
+            silence_s = max(silence_s, DRAIN_S)
+            begun_s = max(begun_s, loop.time())
+        ends_s = loop.time() + silence_s + MOST_NOISE_S
+        while (left_s := max(begun_s, wire.last_byte_s) + silence_s - loop.time()) > 0:
+            if loop.time() > ends_s:
+                raise NoAnswerError(f"{where}: not asked, the line is never silent; is there another master on it?")
+            await asyncio.sleep(left_s)
+        self._drains = False
+        self._open_wire(where)
+
+
+def open_line(endpoint: Endpoint, tls: TlsFiles | None = None) -> Line:
+    """A line, not yet connected, for an endpoint of `parse_address`. `tls` is for tls:// endpoints."""
+    if endpoint.scheme in ("rtu", "rtutcp"):
+        return RtuLine(endpoint)
+    return TcpLine(endpoint, tls)
+
+
+__all__ = [
+    "DEFAULT_PORT",
+    "MOST_READ",
+    "MOST_WRITTEN",
+    "Endpoint",
+    "Line",
+    "RtuLine",
+    "SerialSettings",
+    "TcpLine",
+    "open_line",
+    "parse_address",
+]

@@ -7,6 +7,7 @@ from enum import Enum
 
 import structlog
 
+from drivers.device import Journal
 from drivers.sunspec.connection import Unit
 from drivers.sunspec.controls import ControlFunction, FunctionState, Overlay, encode
 from drivers.sunspec.errors import ModbusExceptionError
@@ -31,6 +32,20 @@ class FunctionWriter:
         self._function = function
         self._address = address
         self._writing = Writing.RUNS
+        self._on_record: Writing | None = None
+
+    async def record(self, journal: Journal, key: str) -> None:
+        """Start with the way that an earlier run learned, and keep what this one learns. Raises as the journal does."""
+        if self._on_record is None:
+            earlier = (await journal.recall(key) or b"").decode(errors="replace")
+            known = Writing.__members__.get(earlier, Writing.RUNS)
+            if self._writing is Writing.RUNS:
+                self._writing = known
+            self._on_record = known
+        if self._writing is not self._on_record:
+            writing = self._writing
+            await journal.remember(key, writing.name.encode())
+            self._on_record = writing
 
     async def write(self, state: FunctionState, overlay: Overlay) -> None:
         """`state` with the points of `overlay` changed, then the function's switch once more. Raises SunSpecErrors."""

@@ -111,3 +111,32 @@ def test_a_systemd_credential_is_found_by_name(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "token-pin").write_text("4711")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     assert read_secret("credential:token-pin") == "4711"
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ('address = "tls://192.0.2.9"', "needs `ca_file`"),
+        ('address = "tcp://192.0.2.9"\nca_file = "/etc/ca.pem"', "are for a device at a tls:// address"),
+        ('address = "tls://h"\nca_file = "/ca.pem"\ncertificate_file = "/c.pem"', "go together"),
+    ],
+)
+def test_tls_to_a_device_is_complete_or_not_asked_for(tmp_path: Path, lines: str, says: str) -> None:
+    device = f'[[device]]\nid = "grid"\nkind = "meter"\ndriver = "sunspec"\n{lines}\n'
+    assert says in refusal(tmp_path, TOKEN + device)
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ('driver = "modbus"', '`map` and driver "modbus" go together'),
+        ('driver = "sunspec"\nmap = "eastron-sdm630"', '`map` and driver "modbus" go together'),
+        ('driver = "modbus"\nmap = "eastron-sdm630"\nkind = "pv"', "needs rated_export_w"),
+        ('driver = "modbus"\nmap = "m.toml"\nkind = "battery"', "needs rated_import_w and rated_export_w"),
+        ('driver = "modbus"\nmap = "m.toml"\nkind = "charger"', "a charger has driver ocpp"),
+    ],
+)
+def test_a_mapped_device_names_its_map_and_its_nameplate(tmp_path: Path, lines: str, says: str) -> None:
+    kind = "" if "kind" in lines else 'kind = "meter"\n'
+    device = f'[[device]]\nid = "m"\naddress = "tcp://192.0.2.9"\n{kind}{lines}\n'
+    assert says in refusal(tmp_path, TOKEN + device)

@@ -14,6 +14,7 @@ class Rule(StrEnum):
 
     STOP = "local stop [1]"
     SILENT = "budget for the silent [3]"
+    DISOBEYS = "does not follow: counted at what it does [3]"
     ISLANDED = "islanded [6]"
     EXPORT_COMMAND = "export limit by command"
     IMPORT_COMMAND = "import limit by command"

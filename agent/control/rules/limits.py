@@ -13,7 +13,7 @@ from agent.control.allocation import fit, hold_raises
 from agent.control.command import Mode, Point
 from agent.control.rules.draft import Draft, Rule
 from agent.control.rules.targets import Target
-from agent.control.site import SiteView
+from agent.control.site import DeviceView, SiteView, counted_w
 from drivers.device import DeviceKind
 
 STEP_W: Final = 100
@@ -265,14 +265,14 @@ def _phase(drafts: Drafts, site: SiteView, phase: int) -> None:
     """One phase's fuse, both ways. A device's power is spread evenly over its phases."""
     assert site.meter is not None
     on: dict[str, tuple[Draft, int]] = {}
-    by_samples_w = by_bands_w = import_w = export_w = 0
+    seen: list[tuple[DeviceView, int]] = []
+    import_w = export_w = 0
     for name, draft in drafts.items():
         parts = _parts_on(draft, phase, site.limits.phases)
         if not parts:
             continue
         view = draft.view
-        by_samples_w += view.present_w // parts
-        by_bands_w += view.expected_w // parts
+        seen.append((view, parts))
         if not view.online:
             import_w -= view.worst_import_w // parts
             export_w -= view.worst_export_w // parts
@@ -286,8 +286,9 @@ def _phase(drafts: Drafts, site: SiteView, phase: int) -> None:
     fuse_w = site.limits.phase_limit_w
     if len(site.meter.phase_power_w) >= site.limits.phases:
         meter_w = site.meter.phase_power_w[phase - 1]
-        import_w += fuse_w - (meter_w - min(by_samples_w, by_bands_w))
-        export_w += fuse_w + (meter_w - max(by_samples_w, by_bands_w))
+        least_w, most_w = counted_w(seen)
+        import_w += fuse_w - (meter_w - least_w)
+        export_w += fuse_w + (meter_w - most_w)
     else:
         import_w += fuse_w - (site.house_most_w or 0) // site.limits.phases
         export_w += fuse_w + (site.house_least_w or 0) // site.limits.phases

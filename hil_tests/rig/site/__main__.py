@@ -33,6 +33,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     for name in ("pv", "battery", "meter"):
         parser.add_argument(f"--{name}-port", type=int, default=0, metavar="PORT", help="Modbus port; 0 chooses")
+    parser.add_argument(
+        "--line",
+        choices=("tcp", "rtu", "rtutcp"),
+        default="tcp",
+        help="tcp: a port for each device; rtu, rtutcp: all on one serial line, on a pty or behind TCP (%(default)s)",
+    )
+    parser.add_argument("--line-port", type=int, default=0, metavar="PORT", help="of --line rtutcp; 0 chooses")
+    parser.add_argument("--serial-port", type=Path, metavar="PATH", help="where the pty of --line rtu appears")
     parser.add_argument("--csms", default="ws://127.0.0.1:9000", help="where chargers connect to; 'none': no chargers")
     for name, device in (("v2g", V2G), ("plain", PLAIN)):
         parser.add_argument(f"--{name}-id", default=device, metavar="ID", help="OCPP identity (%(default)s)")
@@ -90,6 +98,9 @@ def _settings(arguments: argparse.Namespace) -> SiteSettings:
         plant=plant.scaled(arguments.scale),
         host=arguments.host,
         ports={PV: arguments.pv_port, BATTERY: arguments.battery_port, METER: arguments.meter_port},
+        line=arguments.line,
+        line_port=arguments.line_port,
+        serial_port=arguments.serial_port,
         v2g=_charger(arguments, "v2g", f"RIG{arguments.seed:05d}V"),
         plain=_charger(arguments, "plain", f"RIG{arguments.seed:05d}C"),
         speed=arguments.speed,
@@ -121,6 +132,7 @@ def _ready_line(site: Site) -> dict[str, object]:
         "battery": addresses[BATTERY],
         "addresses": addresses,
         "unit": 1,
+        "units": site.units,
         "chargers": chargers,
     }
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from .modbus import ModbusTcpServer
+    from .serial_line import RtuUnit
     from .session import ChargerSession
     from .site import Site
 
@@ -61,8 +62,12 @@ class Order:
         return name
 
 
-def _link(order: Order, site: Site) -> ModbusTcpServer | ChargerSession:
-    links: dict[str, ModbusTcpServer | ChargerSession] = {**site.servers, **site.sessions}
+def _link(order: Order, site: Site) -> ModbusTcpServer | RtuUnit | ChargerSession:
+    links: dict[str, ModbusTcpServer | RtuUnit | ChargerSession] = {
+        **site.servers,
+        **site.line_units,
+        **site.sessions,
+    }
     return links[order.device(links)]
 
 
@@ -78,6 +83,16 @@ def _restore(order: Order, site: Site) -> None:
     link = _link(order, site)
     link.silent.end()
     link.dropped.end()
+
+
+def _pull(order: Order, site: Site) -> None:
+    """The serial adapter is pulled out (true) or put in again (false)."""
+    if site.pty is None:
+        raise OrderError("pull is for a site with --line rtu")
+    if order.switch("out", True):
+        site.pty.unplug()
+    elif not site.pty.plugged:
+        site.pty.plug()
 
 
 def _frequency(order: Order, site: Site) -> None:
@@ -136,6 +151,7 @@ ORDERS: Final[Mapping[str, Callable[[Order, Site], None]]] = {
     "drop": _drop,
     "silence": _silence,
     "restore": _restore,
+    "pull": _pull,
     "frequency": _frequency,
     "island": _island,
     "cloud": _cloud,
@@ -152,6 +168,7 @@ orders, one JSON object a line on standard input; each is answered with a line o
   {"do":"drop","device":D,"seconds":S}      close its connections and refuse new ones for S s
   {"do":"silence","device":D,"seconds":S}   keep connections, answer nothing for S s
   {"do":"restore","device":D}               end both at once (without "seconds" they last)
+  {"do":"pull","out":true}                  the serial adapter is pulled out (true) or put in again (--line rtu)
   {"do":"frequency","hertz":49.7}           grid frequency
   {"do":"island","on":true}                 public grid lost (true) or back (false)
   {"do":"cloud","factor":0.3}               sunshine, as a part of the usual

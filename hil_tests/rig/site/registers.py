@@ -8,10 +8,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from enum import IntEnum
 from functools import cache
 from importlib import resources
 from typing import Any, Final
+
+from drivers.modbus.server import Refusal, RegisterRefusedError
+
+__all__ = [
+    "BASE_ADDRESS",
+    "PointKey",
+    "Refusal",
+    "RegisterMap",
+    "RegisterRefusedError",
+    "scale_factor_for",
+]
 
 BASE_ADDRESS: Final = 40000
 SUNS: Final = (0x5375, 0x6E53)
@@ -35,21 +45,6 @@ SENTINELS: Final[Mapping[str, bytes]] = {
     "acc64": b"\x00" * 8,
 }
 """Not implemented, by type (SunSpec Device Information Model Specification, "Unimplemented")."""
-
-
-class Refusal(IntEnum):
-    """Modbus exception codes that a register map can give."""
-
-    ILLEGAL_ADDRESS = 2
-    ILLEGAL_VALUE = 3
-
-
-class RegisterRefusedError(Exception):
-    """A request that the map answers with a Modbus exception."""
-
-    def __init__(self, code: Refusal, text: str) -> None:
-        super().__init__(text)
-        self.code = code
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, TextIO
+from typing import Final, Literal, Self, TextIO
 
 import structlog
 
@@ -19,12 +20,16 @@ from .inverters import BatteryDevice, PvDevice, SunSpecDevice
 from .meter import MeterDevice
 from .modbus import ModbusTcpServer
 from .orders import Order, OrderError
+from .serial_line import PtyLine, RtuBus, RtuTcpServer, RtuUnit
 from .session import ChargerSession
 from .world import PlantSettings, World
 
 METER, PV, BATTERY, V2G, PLAIN = "meter-1", "pv-1", "battery-1", "charger-1", "charger-2"
 """Device ids, in the ready line, orders and the truth file. `charger-1` is the bidirectional one."""
 UNIT: Final = 1
+"""Of every device that has a port of its own."""
+UNITS_OF_A_LINE: Final = {METER: 1, PV: 2, BATTERY: 3}
+LineKind = Literal["tcp", "rtu", "rtutcp"]
 LONGEST_STEP_US: Final = 500_000
 
 _log = structlog.get_logger()
@@ -38,6 +43,12 @@ class SiteSettings:
     host: str = "127.0.0.1"
     ports: Mapping[str, int] | None = None
     """Modbus port by device id (meter-1, pv-1, battery-1); 0 or absent: the system chooses."""
+    line: LineKind = "tcp"
+    """tcp: a Modbus TCP port for each device. rtu, rtutcp: all on one serial line, on a pty or behind TCP."""
+    line_port: int = 0
+    """TCP port of an rtutcp line; 0: the system chooses."""
+    serial_port: Path | None = None
+    """Where the pseudo-terminal of an rtu line appears; None: somewhere temporary."""
     v2g: ChargerSettings | None = None
     """None: this charger does not exist for the CSMS, its car does not charge."""
     plain: ChargerSettings | None = None
@@ -62,10 +73,21 @@ class Site:
         self.battery = BatteryDevice(self.world.battery, grid, serial=f"{serial}B", monotonic_s=time.monotonic)
         self.meter = MeterDevice(grid, largest_w=largest_w, serial=f"{serial}M", monotonic_s=time.monotonic)
         self.devices: dict[str, SunSpecDevice] = {METER: self.meter, PV: self.pv, BATTERY: self.battery}
-        self.servers = {
-            name: ModbusTcpServer(device, unit=UNIT, monotonic_s=time.monotonic)
-            for name, device in self.devices.items()
-        }
+        self.servers: dict[str, ModbusTcpServer] = {}
+        """Of a tcp site, by device."""
+        self.line_units: dict[str, RtuUnit] = {}
+        """Of an rtu or rtutcp site, by device."""
+        for name, device in self.devices.items():
+            if settings.line == "tcp":
+                self.servers[name] = ModbusTcpServer(device, unit=UNIT, monotonic_s=time.monotonic)
+            else:
+                unit = UNITS_OF_A_LINE[name]
+                self.line_units[name] = RtuUnit(device, unit=unit, monotonic_s=time.monotonic)
+        self.bus = RtuBus({unit.unit: unit for unit in self.line_units.values()})
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self.pty: PtyLine | None = None
+        """Of an rtu site, inside the context."""
+        self._converter = RtuTcpServer(self.bus)
         self.evses: dict[str, Evse] = {V2G: self.world.v2g, PLAIN: self.world.plain}
         self.sessions: dict[str, ChargerSession] = {
             name: ChargerSession(
@@ -87,16 +109,23 @@ class Site:
     @property
     def addresses(self) -> dict[str, str]:
         """Modbus addresses by device id, as a gateway's configuration spells them."""
-        return {name: f"tcp://{self.settings.host}:{server.port}" for name, server in self.servers.items()}
+        if self.settings.line == "tcp":
+            return {name: f"tcp://{self.settings.host}:{server.port}" for name, server in self.servers.items()}
+        if self.pty is not None:
+            return dict.fromkeys(self.line_units, f"rtu://{self.pty.path}?baudrate=115200")
+        return dict.fromkeys(self.line_units, f"rtutcp://{self.settings.host}:{self._converter.port}")
+
+    @property
+    def units(self) -> dict[str, int]:
+        """Modbus unit ids by device id."""
+        return dict.fromkeys(self.servers, UNIT) | {name: unit.unit for name, unit in self.line_units.items()}
 
     async def __aenter__(self) -> Self:
         if self.settings.truth is not None:
             # Line-buffered: a reader sees whole lines, and a killed process loses none.
             self._truth = self.settings.truth.open("a", encoding="utf-8", buffering=1)
-        ports = self.settings.ports or {}
         try:
-            for name, server in self.servers.items():
-                await server.start(self.settings.host, ports.get(name, 0))
+            await self._start_servers()
         except OSError:
             await self._stop_servers()
             raise
@@ -209,9 +238,28 @@ class Site:
         if self._truth is not None:
             self._truth.write(json.dumps(self.truth(), separators=(",", ":")) + "\n")
 
+    async def _start_servers(self) -> None:
+        ports = self.settings.ports or {}
+        for name, server in self.servers.items():
+            await server.start(self.settings.host, ports.get(name, 0))
+        if self.settings.line == "rtutcp":
+            await self._converter.start(self.settings.host, self.settings.line_port)
+        elif self.settings.line == "rtu":
+            path = self.settings.serial_port
+            if path is None:
+                self._folder = tempfile.TemporaryDirectory(prefix="rig-line-")
+                path = Path(self._folder.name) / "ttyRIG0"
+            self.pty = PtyLine(self.bus, path)
+            await self.pty.start()
+
     async def _stop_servers(self) -> None:
         for server in self.servers.values():
             await server.stop()
+        await self._converter.stop()
+        if self.pty is not None:
+            await self.pty.stop()
+        if self._folder is not None:
+            self._folder.cleanup()
 
 
 def _measured(power_w: float, import_milliwatt_hours: int, export_milliwatt_hours: int) -> dict[str, object]:

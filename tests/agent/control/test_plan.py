@@ -526,3 +526,22 @@ def test_no_car_is_discharged_without_a_command(view: SiteView) -> None:
 
 def test_now_is_part_of_the_view_and_nothing_else_is_time() -> None:
     assert make_plan(site(now=replace(NOW, uptime_us=5))) == make_plan(site())
+
+
+def test_what_a_device_does_beside_its_band_is_not_hidden_by_a_band_that_another_is_still_to_reach() -> None:
+    rising = replace(CAR, power_w=0, held=Held(lowest_w=5_000, highest_w=5_000, age_s=0.0))
+    defiant = replace(PLAIN, power_w=5_000, held=Held(lowest_w=0, highest_w=0, age_s=600.0))
+    assert site(rising, defiant).house_most_w == 1_000
+    assert site(rising, replace(defiant, follows=False)).house_most_w == 6_000
+
+
+def test_an_export_beside_the_band_is_not_hidden_either() -> None:
+    rising = replace(BATTERY, power_w=0, held=Held(lowest_w=-5_000, highest_w=-5_000, age_s=0.0))
+    defiant = replace(PV, power_w=-5_000, held=Held(lowest_w=0, highest_w=None, age_s=600.0))
+    assert site(rising, replace(defiant, follows=False)).house_least_w == -4_000
+
+
+def test_a_device_that_does_not_follow_has_that_in_the_reason_of_its_order() -> None:
+    defiant = replace(PV, held=Held(lowest_w=-1_000, highest_w=None, age_s=600.0))
+    assert Rule.DISOBEYS in make_plan(site(replace(defiant, follows=False))).orders["pv"].bound_by
+    assert Rule.DISOBEYS not in make_plan(site(replace(defiant, follows=True))).orders["pv"].bound_by

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from agent.config import ControlSettings, DeviceSettings, SiteSettings
 from agent.control.viewing import (
     SAFE_MODE_DWELL_S,
@@ -86,3 +88,10 @@ def test_a_net_register_is_import_less_export_and_absent_is_not_zero() -> None:
     assert register is not None
     assert (register.meter_id, register.net_milliwatt_hours) == ("m", -2)
     assert register_of(Sample(device_id="d", monotonic_s=0.0)) is None
+
+
+def test_the_plan_learns_that_a_device_does_not_follow() -> None:
+    statuses = _statuses(None)
+    assert view_site(SETTINGS, statuses, lambda _: None, NOW, 100.0).devices["pv"].follows is None
+    statuses["pv"] = replace(statuses["pv"], follows=False)
+    assert view_site(SETTINGS, statuses, lambda _: None, NOW, 100.0).devices["pv"].follows is False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from agent.config import Settings
 from agent.roads.devices import channel_terms, metered, metrology_settings
 from firmware_attest.measurement import measure_settings
@@ -46,3 +48,14 @@ def test_attestation_notices_what_bears_on_metering_and_nothing_else() -> None:
     )
     assert measure_settings(metrology_settings(settings(settlement={"window_s": 300}))) != measured
     assert measure_settings(metrology_settings(settings(token={"label": "another"}))) != measured
+
+
+def test_what_a_register_map_says_bears_on_what_is_measured_and_not_only_its_name(tmp_path: Path) -> None:
+    file = tmp_path / "m.toml"
+    meter = {"id": "m", "kind": "meter", "driver": "modbus", "address": "tcp://192.0.2.1", "map": str(file)}
+    seen = [measure_settings(metrology_settings(settings(device=[meter])))]
+    for scale in (1, 2):
+        point = f'[points.power]\naddress = 1\ntype = "int16"\nunit = "W"\nscale = {scale}\npositive = "import"\n'
+        file.write_text(f'title = "T"\nsource = "S"\nkinds = ["meter"]\n{point}')
+        seen.append(measure_settings(metrology_settings(settings(device=[meter]))))
+    assert len(set(seen)) == 3

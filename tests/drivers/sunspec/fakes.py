@@ -16,7 +16,15 @@ from drivers.sunspec.errors import ModbusExceptionError, NoAnswerError
 from drivers.sunspec.models import Model, PointKind, model_definition
 from drivers.sunspec.transport import Endpoint, Line
 
-FIXTURES = Path(__file__).resolve().parents[4] / "shared" / "fixtures" / "sunspec"
+FIXTURES = next(
+    (
+        found
+        for folder in Path(__file__).resolve().parents
+        if (found := folder / "shared" / "fixtures" / "sunspec").is_dir()
+    ),
+    Path("../shared/fixtures/sunspec"),
+)
+"""Beside the project; from a worktree, beside a folder further up."""
 ADDRESS = "tcp://192.0.2.10:502"
 
 _UNIMPLEMENTED = {
@@ -77,6 +85,9 @@ class FakeDevice:
     reads: list[tuple[int, int]] = field(default_factory=list)
     writes: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
     on_write: Callable[[FakeDevice, int, tuple[int, ...]], None] | None = None
+    inputs: dict[int, int] | None = None
+    """Input registers; None: the device does not know function 4."""
+    input_reads: list[tuple[int, int]] = field(default_factory=list)
 
     def read(self, address: int, count: int) -> list[int]:
         self.reads.append((address, count))
@@ -84,6 +95,14 @@ class FakeDevice:
         if any(at not in self.registers or at in self.unreadable for at in wanted):
             raise ModbusExceptionError(f"reading {count} at {address}", 2)
         return [self.registers[at] for at in wanted]
+
+    def read_input(self, address: int, count: int) -> list[int]:
+        if self.inputs is None:
+            raise ModbusExceptionError(f"reading {count} input registers at {address}", 1)
+        self.input_reads.append((address, count))
+        if any(at not in self.inputs for at in range(address, address + count)):
+            raise ModbusExceptionError(f"reading {count} input registers at {address}", 2)
+        return [self.inputs[at] for at in range(address, address + count)]
 
     def write(self, function: int, address: int, words: tuple[int, ...]) -> None:
         if function in self.refused_functions:
@@ -128,6 +147,9 @@ class FakeLine:
 
     async def read(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
         return self._device(unit, timeout_s).read(address, count)
+
+    async def read_input(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
+        return self._device(unit, timeout_s).read_input(address, count)
 
     async def write(self, unit: int, address: int, words: Sequence[int], timeout_s: float) -> None:
         self._device(unit, timeout_s).write(16, address, tuple(words))

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 
-from drivers.sunspec.connection import BACKOFF_LEAST_S, BACKOFF_MOST_S, SILENCES_BEFORE_RECONNECT, ConnectionPool
-from drivers.sunspec.errors import BadAnswerError, ModbusExceptionError, NoAnswerError
+from drivers.sunspec.connection import BACKOFF_LEAST_S, BACKOFF_MOST_S, SILENCES_BEFORE_RECONNECT, ConnectionPool, Unit
+from drivers.sunspec.errors import (
+    AddressError,
+    BadAnswerError,
+    ModbusExceptionError,
+    NoAnswerError,
+    ReconnectedError,
+)
+from drivers.sunspec.patience import FULL_EVERY, SHORT_S
+from drivers.sunspec.pdu import READ_INPUT
 from drivers.sunspec.transport import Endpoint, Line
+from drivers.sunspec.turns import urgently
 from tests.drivers.sunspec.fakes import ADDRESS, FakeDevice, FakeLine, Time, pool_of
 
 
@@ -158,3 +170,167 @@ async def test_closing_the_pool_closes_every_connection() -> None:
         await pool.connection(f"tcp://{host}").read(1, 0, 1, 1.0)
     pool.close()
     assert [line.connected for line in lines] == [False, False]
+
+
+async def test_an_order_overtakes_polls_that_wait_on_its_line() -> None:
+    gate = asyncio.Event()
+    done: list[str] = []
+
+    class Gated(FakeLine):
+        async def read(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
+            await gate.wait()
+            done.append(f"read {address}")
+            return [0] * count
+
+        async def write(self, unit: int, address: int, words: Sequence[int], timeout_s: float) -> None:
+            done.append("write")
+
+    connection = pool_of(Gated({}), Time()).connection(ADDRESS)
+
+    async def control() -> None:
+        await connection.write(1, 9, [1], 1.0)
+        async with urgently():
+            await connection.read(1, 9, 1, 1.0)
+
+    async with asyncio.TaskGroup() as tasks:
+        for address in range(5):
+            tasks.create_task(connection.read(2, address, 1, 1.0))
+        await asyncio.sleep(0)
+        tasks.create_task(control())
+        await asyncio.sleep(0)
+        gate.set()
+    assert done[:2] == ["read 0", "write"]
+    assert done.index("read 9") <= 3
+
+
+async def test_a_dead_unit_costs_its_neighbour_one_short_wait_at_most() -> None:
+    time = Time()
+    waited: list[tuple[int, float]] = []
+
+    class OneDead(FakeLine):
+        async def read(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
+            took_s = timeout_s if unit == 9 else 0.01
+            waited.append((unit, took_s))
+            time.now_s += took_s
+            await asyncio.sleep(0)
+            if unit == 9:
+                raise NoAnswerError("silent")
+            return [0] * count
+
+    line = OneDead({})
+    connection = pool_of(line, time).connection(ADDRESS)
+
+    async def dead() -> None:
+        for _ in range(200):
+            with contextlib.suppress(NoAnswerError):
+                await connection.read(9, 0, 1, 2.0)
+            await asyncio.sleep(0)
+
+    async def alive() -> None:
+        for _ in range(200):
+            await connection.read(1, 0, 1, 2.0)
+            await asyncio.sleep(0)
+
+    await connection.read(1, 0, 1, 2.0)
+    await asyncio.gather(dead(), alive())
+    units = [unit for unit, _ in waited]
+    assert (9, 9) not in list(pairwise(units)), "the neighbour waits for one dead request at most"
+    silences = [took_s for unit, took_s in waited if unit == 9]
+    assert len(silences) < 200, "it is asked rarely"
+    full = [index for index, took_s in enumerate(silences) if took_s == 2.0]
+    assert full == [index for index in range(len(silences)) if index % FULL_EVERY == 0]
+    assert {took_s for took_s in silences if took_s != 2.0} == {SHORT_S}
+    assert line.connects == 1, "the line is not given up for one dead unit"
+
+
+async def test_a_dead_unit_that_is_asked_often_does_not_cost_its_neighbour_the_connection() -> None:
+    line = FakeLine({1: FakeDevice({0: 7}), 2: FakeDevice({}, deaf=True)})
+    connection = pool_of(line, Time()).connection(ADDRESS)
+    await connection.read(1, 0, 1, 1.0)
+    for _ in range(4 * SILENCES_BEFORE_RECONNECT):
+        with pytest.raises(NoAnswerError):
+            await connection.read(2, 0, 1, 1.0)
+    assert line.connected
+    assert (await connection.read(1, 0, 1, 1.0)).words == [7]
+
+
+async def test_a_write_to_a_silent_unit_is_tried_at_once() -> None:
+    device = FakeDevice({0: 7}, deaf=True)
+    line = FakeLine({1: FakeDevice({0: 7}), 2: device})
+    connection = pool_of(line, Time()).connection(ADDRESS)
+    await connection.read(1, 0, 1, 1.0)
+    for _ in range(SILENCES_BEFORE_RECONNECT):
+        with pytest.raises(NoAnswerError):
+            await connection.read(2, 0, 1, 1.0)
+    with pytest.raises(NoAnswerError, match="next try in"):
+        await connection.read(2, 0, 1, 1.0)
+    device.deaf = False
+    await connection.write(2, 0, [5], 1.0)
+    assert (await connection.read(2, 0, 1, 1.0)).words == [5]
+
+
+@pytest.mark.parametrize("code", [5, 6])
+@pytest.mark.parametrize("times", [1, 2, 3])
+async def test_a_busy_device_is_asked_again_a_bounded_number_of_times(code: int, times: int) -> None:
+    asked = 0
+
+    class Busy(FakeLine):
+        async def read(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
+            nonlocal asked
+            asked += 1
+            if asked <= times:
+                raise ModbusExceptionError("busy", code)
+            return [7]
+
+    connection = pool_of(Busy({}), Time()).connection(ADDRESS)
+    if times <= 2:
+        assert (await connection.read(1, 0, 1, 1.0)).words == [7]
+    else:
+        with pytest.raises(ModbusExceptionError):
+            await connection.read(1, 0, 1, 1.0)
+        assert asked == 3
+
+
+async def test_a_busy_device_is_never_sent_a_write_twice() -> None:
+    device = FakeDevice({0: 7})
+    asked = 0
+
+    def busy(device: FakeDevice, address: int, words: tuple[int, ...]) -> None:
+        nonlocal asked
+        asked += 1
+        raise ModbusExceptionError("busy", 6)
+
+    device.on_write = busy
+    with pytest.raises(ModbusExceptionError):
+        await pool_of(FakeLine({1: device}), Time()).connection(ADDRESS).write(1, 0, [1], 1.0)
+    assert asked == 1
+
+
+def test_one_port_with_two_settings_is_refused() -> None:
+    pool = ConnectionPool(Time())
+    pool.connection("rtu:///dev/ttyUSB0?baudrate=9600")
+    with pytest.raises(AddressError, match="write the same address for both"):
+        pool.connection("rtu:///dev/ttyUSB0?baudrate=19200")
+    assert pool.connection("rtu:///dev/ttyUSB0") is pool.connection("rtu:///dev/ttyUSB0?parity=N")
+
+
+async def test_a_unit_that_was_silent_beside_others_says_first_who_it_is() -> None:
+    device = FakeDevice({0: 7}, deaf=True)
+    connection = pool_of(FakeLine({1: FakeDevice({0: 7}), 2: device}), Time()).connection(ADDRESS)
+    await connection.read(1, 0, 1, 1.0)
+    known = connection.generation
+    for _ in range(SILENCES_BEFORE_RECONNECT):
+        with pytest.raises(NoAnswerError):
+            await connection.read(2, 0, 1, 1.0, known)
+    device.deaf = False
+    with pytest.raises(ReconnectedError):
+        await connection.write(2, 0, [1], 1.0, known)
+    assert device.writes == []
+
+
+async def test_input_registers_are_asked_for_by_function_4_only_where_that_is_wanted() -> None:
+    device = FakeDevice({0: 3}, inputs={0: 4})
+    unit = Unit(pool_of(FakeLine({1: device}), Time()).connection(ADDRESS), 1, 1.0)
+    assert (await unit.read(0, 1)).words == [3]
+    assert (await unit.read(0, 1, function=READ_INPUT)).words == [4]
+    assert (device.reads, device.input_reads) == ([(0, 1)], [(0, 1)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from drivers.device import DeadMan, DeviceKind, DeviceRefusedError, DeviceUnreachableError
+from drivers.sunspec.contact import SLOW_PERIOD_S
 from tests.drivers.sunspec.fakes import (
     FakeDevice,
     MemoryJournal,
@@ -13,6 +14,7 @@ from tests.drivers.sunspec.fakes import (
     point,
     pv,
     real_device,
+    set_point,
 )
 from tests.drivers.sunspec.orders import Rig, older_pv, registers_of
 
@@ -237,3 +239,46 @@ async def test_our_own_stop_is_not_taken_for_such_a_reading_after_a_restart() ->
     again = await Rig(rig.fake, DeviceKind.PV, journal=rig.journal).ready()
     await again.device.release()
     assert (point(rig.fake, 704, "WMaxLimPctEna"), point(rig.fake, 704, "WMaxLimPct")) == (0, 1000)
+
+
+async def test_another_masters_write_is_told_at_the_next_renewal_and_not_fought_before() -> None:
+    rig = await Rig(pv(), DeviceKind.PV).ready()
+    await rig.hold(-2000, None)
+    set_point(rig.fake, 704, "WMaxLimPct", 900)
+    rig.fake.writes.clear()
+    await rig.device.look()
+    assert not rig.fake.writes, "not before its time"
+    rig.time.now_s += 20
+    await rig.hold(-2000, None)
+    assert "WMaxLimPct from 250 to 900" in rig.device.status().detail
+    found = rig.device.status().capabilities
+    assert found is not None
+    assert any("another master" in note for note in found.notes)
+    rig.time.now_s += 20
+    await rig.hold(-2000, None)
+    assert "another master" not in rig.device.status().detail, "it left us alone since"
+
+
+async def test_what_the_devices_own_timer_changed_is_nobody_elses_write() -> None:
+    rig = await Rig(pv(), DeviceKind.PV).ready()
+    await rig.hold(-2000, None, lease_s=60)
+    set_point(rig.fake, 704, "WMaxLimPctEna", 0)
+    rig.time.now_s += 61
+    await rig.hold(-2000, None)
+    assert "another master" not in rig.device.status().detail
+
+
+async def test_how_a_device_takes_writes_is_learned_once_and_known_after_a_restart() -> None:
+    journal = MemoryJournal()
+    fake = pv()
+    fake.refuses_writes_across = set(registers_of(fake, 704, ["WMaxLimPct"]))
+    first = await Rig(fake, DeviceKind.PV, journal=journal).ready()
+    await first.hold(-2000, None)
+    first.time.now_s += SLOW_PERIOD_S
+    await first.device.look()
+    fake.writes.clear()
+    again = await Rig(fake, DeviceKind.PV, journal=journal).ready()
+    fake.refuses_writes_across = set()  # a run would be taken now: it is not even tried
+    await again.hold(-2000, None)
+    assert fake.writes
+    assert all(len(words) <= 2 for _, words in fake.writes)

@@ -172,13 +172,18 @@ async def test_metered_power_outside_of_a_confirmed_band_is_reported_after_a_whi
     await site.device.apply(Setpoint(lowest_w=-1000, highest_w=None, lease_s=600, reason="test"))
     await site.device.look()
     assert "does not follow" not in site.device.status().detail
+    assert site.device.status().follows is None, "it has its time to get there"
     site.time.now_s += DISOBEDIENCE_AFTER_S
     await site.device.look()
     assert "does not follow: -5000 W" in site.device.status().detail
+    assert site.device.status().follows is False
     set_point(site.line.units[1], 701, "W", 1000)
     site.time.now_s += 1
     await site.device.look()
     assert "does not follow" not in site.device.status().detail
+    assert site.device.status().follows is True
+    await site.device.release()
+    assert site.device.status().follows is None, "nothing is ordered, so there is nothing to follow"
 
 
 async def _running(site: Site, until: asyncio.Event, samples: list[Sample], enough: int) -> None:

@@ -15,11 +15,11 @@ from tests.drivers.sunspec.fakes import (
     FakeDevice,
     FakeLine,
     Time,
+    battery,
     common,
     device_of,
     inverter_701,
     meter,
-    model_words,
     pool_of,
     pv,
     real_device,
@@ -37,7 +37,9 @@ async def test_real_devices_are_discovered_with_every_model(name: str) -> None:
     found = await described(device)
     assert found.base == base
     assert [(model.number, model.address, model.length) for model in found.models] == models
-    assert found.notes == ()
+    assert all("is empty: nothing is there that it describes" in note for note in found.notes)
+    assert {model.number for model in found.models if found.is_phantom(model)} <= {124, 713}
+    assert found.likely_kind is DeviceKind.PV
     assert found.serial == "SCRUBBED-0001"
 
 
@@ -128,8 +130,7 @@ async def test_what_a_device_says_about_itself_is_made_printable() -> None:
 async def test_the_likely_kind_follows_from_the_models() -> None:
     assert (await described(pv())).likely_kind is DeviceKind.PV
     assert (await described(meter())).likely_kind is DeviceKind.METER
-    storage = device_of([common(), inverter_701(), model_words(713, {})])
-    assert (await described(storage)).likely_kind is DeviceKind.BATTERY
+    assert (await described(battery())).likely_kind is DeviceKind.BATTERY
     assert (await described(device_of([common()]))).likely_kind is None
 
 

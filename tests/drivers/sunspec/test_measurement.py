@@ -6,6 +6,9 @@ import pytest
 
 from drivers.device import DeviceKind, Sample, SampleFlag, ValueSource
 from drivers.sunspec import SunSpecDevice
+from drivers.sunspec.codec import layout
+from drivers.sunspec.description import METER_MODELS, DeviceDescription, FoundModel
+from drivers.sunspec.measurement import Measurement, measuring_model
 from tests.drivers.sunspec.fakes import (
     ADDRESS,
     FakeDevice,
@@ -15,6 +18,7 @@ from tests.drivers.sunspec.fakes import (
     battery,
     capacity_702,
     common,
+    definition,
     device_of,
     inverter_701,
     meter,
@@ -158,3 +162,120 @@ async def test_state_of_charge_comes_from_model_802_or_124_where_713_is_absent()
     ):
         device = device_of([common(), inverter_701(), capacity_702(), gauge])
         assert (await looked(device, DeviceKind.BATTERY)).state_of_charge_permille == 610
+
+
+METERED = {
+    "W": -1500,
+    "WphA": -500,
+    "WphB": -400,
+    "WphC": -600,
+    "W_SF": 0,
+    "PhV": 2298,
+    "V_SF": -1,
+    "Hz": 4998,
+    "Hz_SF": -2,
+    "TotWhExp": 4321,
+    "TotWhImp": 98765,
+    "TotWh_SF": 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("number", "total", "phases", "voltage"),
+    [
+        (201, -500, (-500, 0, 0), 229_800),
+        (202, -900, (-500, -400, 0), 229_800),
+        (203, -1500, (-500, -400, -600), 229_800),
+        (204, -1500, (), None),
+        (211, -500, (-500, 0, 0), 230_000),
+        (212, -900, (-500, -400, 0), 230_000),
+        (213, -1500, (-500, -400, -600), 230_000),
+        (214, -1500, (), None),
+    ],
+)
+async def test_a_meter_tells_the_phases_that_its_connection_has(
+    number: int, total: int, phases: tuple[int, ...], voltage: int | None
+) -> None:
+    values: dict[str, int | float | str] = {**METERED, "W": total}
+    if number > 210:
+        values = {path: value for path, value in values.items() if not path.endswith("_SF")} | {
+            "PhV": 230.0,
+            "Hz": 50.0,
+        }
+    sample = await looked(device_of([common(), model_words(number, values)]), DeviceKind.METER)
+    assert (sample.power_w, sample.phase_power_w, sample.voltage_millivolts) == (total, phases, voltage)
+    assert (sample.import_register_milliwatt_hours, sample.export_register_milliwatt_hours) == (98_765_000, 4_321_000)
+    assert sample.frequency_millihertz in (49_980, 50_000)
+
+
+async def test_phases_that_do_not_add_up_to_the_power_are_not_believed() -> None:
+    # Powers of phases without their sign: 500 + 400 + 600 where the meter feeds out 1500.
+    words = model_words(203, METERED | {"WphA": 500, "WphB": 400, "WphC": 600})
+    sample = await looked(device_of([common(), words]), DeviceKind.METER)
+    assert (sample.power_w, sample.phase_power_w) == (-1500, ())
+
+
+@pytest.mark.parametrize(("ac_type", "phases"), [(0, (-5000, 0, 0)), (1, (-2500, -2500, 0)), (2, (-2500, -2500, 0))])
+async def test_an_inverter_tells_the_phases_that_it_has(ac_type: int, phases: tuple[int, ...]) -> None:
+    values = {"ACType": ac_type, "W": 5000, "W_SF": 0, "InvSt": 3}
+    if ac_type:
+        values |= {"WL1": 2500, "WL2": 2500} | ({"WL3": 0} if ac_type == 2 else {})
+    sample = await looked(device_of([common(), model_words(701, values)]), DeviceKind.PV)
+    assert sample.phase_power_w == phases
+
+
+@pytest.mark.parametrize(("state", "counted"), [(0, False), (1, False), (2, False), (6, False), (3, True), (7, True)])
+async def test_wide_counters_of_zero_are_a_reading_on_a_device_that_is_awake(state: int, counted: bool) -> None:
+    device = device_of([common(), inverter_701(InvSt=state, TotWhInj=0, TotWhAbs=0)])
+    sample = await looked(device, DeviceKind.PV)
+    registers = (sample.import_register_milliwatt_hours, sample.export_register_milliwatt_hours)
+    assert registers == ((0, 0) if counted else (None, None))
+
+
+async def test_a_counter_of_zero_beside_one_that_counts_is_a_reading() -> None:
+    sample = await looked(device_of([common(), inverter_701(InvSt=1, TotWhAbs=0)]), DeviceKind.PV)
+    assert (sample.import_register_milliwatt_hours, sample.export_register_milliwatt_hours) == (0, 123_456_000)
+
+
+@pytest.mark.parametrize(("state", "register"), [(1, None), (3, None), (4, 0)])
+async def test_a_float_counter_of_zero_is_a_reading_on_a_device_that_is_awake(state: int, register: int | None) -> None:
+    words = model_words(111, {"W": 0.0, "WH": 0.0, "St": state})
+    sample = await looked(device_of([common(), words]), DeviceKind.PV)
+    assert sample.export_register_milliwatt_hours == register
+
+
+async def test_float_counters_of_a_meter_that_are_both_zero_are_no_reading() -> None:
+    words = model_words(213, {"W": 1.0, "TotWhImp": 0.0, "TotWhExp": 0.0})
+    sample = await looked(device_of([common(), words]), DeviceKind.METER)
+    assert (sample.import_register_milliwatt_hours, sample.export_register_milliwatt_hours) == (None, None)
+
+
+@pytest.mark.parametrize(("factor", "limit"), [(0, (1 << 32) * 1000), (1, (1 << 32) * 10_000), (-1, (1 << 32) * 100)])
+def test_registers_of_32_bits_say_where_they_roll_over(factor: int, limit: int) -> None:
+    words = model_words(203, {"TotWhImp": 5, "TotWhExp": 6, "TotWh_SF": factor})
+    assert interpreted(203, words).rolls_over_milliwatt_hours == limit
+
+
+def test_wider_registers_and_floats_do_not_roll_over() -> None:
+    assert interpreted(701, inverter_701()).rolls_over_milliwatt_hours is None
+    assert interpreted(213, model_words(213, {"TotWhImp": 5.0})).rolls_over_milliwatt_hours is None
+
+
+def interpreted(number: int, words: list[int]) -> Measurement:
+    found = FoundModel(number, 40070, words[1])
+    kind = DeviceKind.METER if number in METER_MODELS else DeviceKind.PV
+    description = DeviceDescription(
+        address=ADDRESS,
+        manufacturer="",
+        model="",
+        options="",
+        version="",
+        serial="",
+        unit=1,
+        base=40000,
+        models=(found,),
+        notes=(),
+    )
+    chosen = measuring_model(kind, description)
+    assert chosen is not None
+    return chosen[1].interpret(layout(definition(number), words[1]).decode(words))

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from drivers.sunspec.codec import layout
 from drivers.sunspec.connection import Words
 from drivers.sunspec.errors import ModbusExceptionError, NoAnswerError
-from drivers.sunspec.registers import RELEARN_S, ModelPoll, Read, stretches
+from drivers.sunspec.registers import RELEARN_S, MapPoll, ModelPoll, Read
+from drivers.sunspec.stretches import Part, Placed, arrange
 from tests.drivers.sunspec.fakes import FakeDevice, definition, model_words
 
 
@@ -29,11 +30,14 @@ def model_103(**values: int) -> FakeDevice:
 def test_stretches_hold_every_point_with_its_factor_within_125_registers(number: int, data: st.DataObject) -> None:
     place = layout(definition(number), 1000)
     chosen = data.draw(st.sets(st.sampled_from(sorted(place.fields))))
-    groups = stretches([place.fields[path] for path in chosen])
-    assert sorted(at.path for group in groups for at in group) == sorted(chosen)
-    for group in groups:
-        first, last = min(at.span[0] for at in group), max(at.span[1] for at in group)
-        assert last - first <= 125
+    parts = [Part(place, 40000)]
+    planned, apart = arrange(parts, [Placed.whole(0, 40000, place.fields[path]) for path in chosen])
+    together = [at for stretch in planned for at in stretch.placed]
+    assert sorted(at.field.path for at in [*together, *apart]) == sorted(chosen)
+    for stretch in planned:
+        assert stretch.count <= 125
+        for at in stretch.placed:
+            assert {40000 + at.field.span[0], 40000 + at.field.span[1] - 1} <= set(stretch.addresses)
 
 
 async def test_a_value_and_its_factor_come_from_one_request() -> None:
@@ -91,3 +95,41 @@ async def test_silence_and_busy_are_not_learned_as_holes(error: Exception) -> No
         await poll.read(fails, 0.0)
     assert "W" in (await poll.read(reading(device), 0.0)).values
     assert poll.unreadable == frozenset()
+
+
+def two_models() -> tuple[FakeDevice, MapPoll]:
+    """Models 103 at 100 and 203 at 152, as one map."""
+    words = [*model_words(103, {"W": 1234, "W_SF": 0}), *model_words(203, {"W": 5, "W_SF": 1, "Hz": 5000, "Hz_SF": -2})]
+    device = FakeDevice({100 + index: word for index, word in enumerate(words)})
+    wanted = [
+        (layout(definition(103), 50), 100, ["W"]),
+        (layout(definition(203), 105), 152, ["W", "Hz"]),
+    ]
+    return device, MapPoll(wanted)
+
+
+async def test_models_share_a_request_and_keep_their_values_apart() -> None:
+    device, poll = two_models()
+    look = await poll.read(reading(device), 0.0)
+    assert [values["W"].scaled() for values in look.values] == [1234, 50]
+    assert look.values[1]["Hz"].scaled() == 50.0
+    assert device.reads == [(114, 61)]
+
+
+async def test_a_device_that_refuses_to_read_across_models_is_read_model_by_model() -> None:
+    device, poll = two_models()
+    device.unreadable = {151}  # as if the last register of model 103 were a wall
+    look = await poll.read(reading(device), 0.0)
+    assert [sorted(values) for values in look.values] == [["W"], ["Hz", "W"]]
+    assert poll.unreadable == frozenset()
+    device.reads.clear()
+    await poll.read(reading(device), 1.0)
+    assert device.reads == [(114, 2), (168, 7)]
+
+
+async def test_a_hole_in_one_model_is_learned_for_that_model_only() -> None:
+    device, poll = two_models()
+    device.unreadable = {114}
+    look = await poll.read(reading(device), 0.0)
+    assert [sorted(values) for values in look.values] == [[], ["Hz", "W"]]
+    assert poll.unreadable == {(0, "W")}

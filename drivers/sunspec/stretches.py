@@ -1,0 +1,175 @@
+"""Which registers to read together: requests of at most 125, each value with its scale factor. Pure.
+
+A stretch is one request. It may reach over several models: what lies between them is read along. Factors move between
+reads, so a value and its factor come from one stretch; a value too far from its factor is read bare, and its factor
+before and after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from drivers.sunspec.codec import Field, Layout, Value
+from drivers.sunspec.transport import MOST_READ
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One model of a map: its layout, and where its ID register is."""
+
+    layout: Layout
+    address: int
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Registers that a point needs, by address."""
+
+    part: int
+    """Index of its model among the parts."""
+    field: Field
+    first: int
+    end: int
+
+    @classmethod
+    def whole(cls, part: int, address: int, field: Field) -> Placed:
+        """The value with its factor, and whatever lies between."""
+        first, end = field.span
+        return cls(part, field, address + first, address + end)
+
+    @classmethod
+    def bare(cls, part: int, address: int, field: Field) -> Placed:
+        """The value's own registers."""
+        return cls(part, field, address + field.offset, address + field.end)
+
+    @property
+    def is_torn(self) -> bool:
+        """Other registers lie between the value and its factor."""
+        return self.end - self.first > self.field.point.size + 1
+
+
+@dataclass(frozen=True, slots=True)
+class PartOfStretch:
+    """What of a stretch belongs to one model."""
+
+    part: int
+    start: int
+    end: int
+    """Registers from the stretch's first."""
+    decode: Callable[[Sequence[int]], dict[str, Value]]
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """One request."""
+
+    placed: tuple[Placed, ...]
+    first: int
+    count: int
+    parts: tuple[PartOfStretch, ...]
+    """Empty for bare values and factors."""
+
+    @property
+    def addresses(self) -> range:
+        return range(self.first, self.first + self.count)
+
+    def halves(self) -> tuple[tuple[Placed, ...], ...]:
+        """What to ask for instead when the device refuses it: by model first, then by half."""
+        numbers = sorted({placed.part for placed in self.placed})
+        if len(numbers) > 1:
+            return tuple(tuple(placed for placed in self.placed if placed.part == number) for number in numbers)
+        middle = len(self.placed) // 2
+        return self.placed[:middle], self.placed[middle:]
+
+
+def arrange(parts: Sequence[Part], wanted: Sequence[Placed]) -> tuple[list[Stretch], list[Placed]]:
+    """(requests in order of address, points that are better read apart from their factors), for few requests in all.
+
+    Apart are points too far from their factors, and of long models those for which much would be read twice.
+    """
+    extents = {
+        number: max(placed.end for placed in own) - min(placed.first for placed in own)
+        for number in dict.fromkeys(placed.part for placed in wanted)
+        if (own := [placed for placed in wanted if placed.part == number])
+    }
+    loose: frozenset[int] = frozenset()
+    groups, apart = _grouped(wanted, loose)
+    for number in (number for number, extent in extents.items() if extent > MOST_READ):
+        other_groups, other_apart = _grouped(wanted, loose | {number})
+        if _requests(parts, other_groups, other_apart) < _requests(parts, groups, apart):
+            loose, groups, apart = loose | {number}, other_groups, other_apart
+    return [_stretch(parts, group, bare=False) for group in groups], apart
+
+
+def plan(parts: Sequence[Part], wanted: Iterable[Placed], *, bare: bool = False) -> list[Stretch]:
+    """Requests for these points, in order of address; what needs more than 125 registers at once is left out."""
+    groups, _ = _grouped(wanted)
+    return [_stretch(parts, group, bare) for group in groups]
+
+
+def factors_of(parts: Sequence[Part], apart: Iterable[Placed]) -> list[Placed]:
+    """The scale factors of these points, each once."""
+    wanted = {(placed.part, placed.field.factor_offset) for placed in apart}
+    return [
+        Placed.bare(number, part.address, field)
+        for number, part in enumerate(parts)
+        for field in part.layout.fields.values()
+        if (number, field.offset) in wanted
+    ]
+
+
+def bare_values(parts: Sequence[Part], apart: Iterable[Placed]) -> list[Placed]:
+    """These points without their factors."""
+    return [Placed.bare(placed.part, parts[placed.part].address, placed.field) for placed in apart]
+
+
+def _requests(parts: Sequence[Part], groups: Sequence[tuple[Placed, ...]], apart: Sequence[Placed]) -> int:
+    factors = factors_of(parts, apart)
+    known = [(group[0].first, max(placed.end for placed in group)) for group in groups]
+    unknown = [at for at in factors if not any(first <= at.first < end for first, end in known)]
+    extra = (bare_values(parts, apart), factors, unknown)
+    return len(groups) + sum(len(_grouped(placed)[0]) for placed in extra)
+
+
+def _grouped(
+    wanted: Iterable[Placed], loose: frozenset[int] = frozenset(), most: int = MOST_READ
+) -> tuple[list[tuple[Placed, ...]], list[Placed]]:
+    """(groups of at most `most` registers, as few as their places allow; what is read apart).
+
+    `loose`: models of which a point goes apart rather than make a new group read much of the last one again.
+    """
+    found: list[tuple[Placed, ...]] = []
+    apart: list[Placed] = []
+    group: list[Placed] = []
+    start = end = 0
+    for placed in sorted(wanted, key=lambda placed: (placed.first, placed.end)):
+        if placed.end - placed.first > most:
+            apart.append(placed)
+            continue
+        if group and max(end, placed.end) - start <= most:
+            group.append(placed)
+            end = max(end, placed.end)
+            continue
+        if group and placed.part in loose and placed.is_torn and end - placed.first > most // 2:
+            apart.append(placed)
+            continue
+        if group:
+            found.append(tuple(group))
+        group, start, end = [placed], placed.first, placed.end
+    if group:
+        found.append(tuple(group))
+    return found, apart
+
+
+def _stretch(parts: Sequence[Part], group: tuple[Placed, ...], bare: bool) -> Stretch:
+    first = group[0].first
+    owners: list[PartOfStretch] = []
+    for number in dict.fromkeys(placed.part for placed in group if not bare):
+        own = [placed for placed in group if placed.part == number]
+        start, end = min(placed.first for placed in own), max(placed.end for placed in own)
+        decode = parts[number].layout.decoder(
+            [placed.field.path for placed in own], start - parts[number].address, end - start
+        )
+        owners.append(PartOfStretch(number, start - first, end - first, decode))
+    return Stretch(group, first, max(placed.end for placed in group) - first, tuple(owners))

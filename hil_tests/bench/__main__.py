@@ -1,0 +1,49 @@
+"""`python -m hil_tests.bench NAME [--json]`: one benchmark, its figures as a table for people or as JSON.
+
+A bench is a module here with `run(progress) -> dict[str, float]`; its docstring's first line says what it measures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import pkgutil
+import sys
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import hil_tests.bench
+
+Run = Callable[[Callable[[str], None]], dict[str, float]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one benchmark. 0 when it gave its figures."""
+    parser = argparse.ArgumentParser(prog="python -m hil_tests.bench", description="Figures are ratios and shares.")
+    parser.add_argument("name", choices=names(), help="what to measure")
+    parser.add_argument("--json", action="store_true", help="figures as one JSON object on standard output")
+    chosen = parser.parse_args(arguments)
+    bench = importlib.import_module(f"{hil_tests.bench.__name__}.{chosen.name}")
+    figures = cast(Run, bench.run)(_progress)
+    if chosen.json:
+        print(json.dumps(figures))
+        return 0
+    print((bench.__doc__ or chosen.name).splitlines()[0])
+    width = max(len(name) for name in figures)
+    for name, figure in figures.items():
+        print(f"  {name:<{width}}  {figure:>12,.3f}")
+    return 0
+
+
+def names() -> list[str]:
+    """What can be measured: every module here without an underscore."""
+    return sorted(found.name for found in pkgutil.iter_modules(hil_tests.bench.__path__) if found.name[0] != "_")
+
+
+def _progress(text: str) -> None:
+    print(f"... {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
