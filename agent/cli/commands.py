@@ -172,7 +172,7 @@ def init(
 
 @app.command()
 def scan(
-    hosts: Annotated[list[str], typer.Argument(metavar="HOST[:PORT]...", help="Where to ask; port 502 unless given.")],
+    hosts: Annotated[list[str], typer.Argument(metavar="HOST[:PORT]", help="Where to ask; port 502 unless given.")],
     units: Annotated[str, typer.Option(metavar="IDS", help="Modbus unit ids to ask: 1-3,126")] = "1",
     timeout_s: Annotated[float, typer.Option(metavar="SECONDS", help="How long a device may take to answer, s.")] = 1.0,
     as_json: JsonOption = False,
