@@ -277,6 +277,8 @@ EOF
 export SOFTHSM2_CONF="\${SOFTHSM2_CONF:-$etc/softhsm2.conf}"
 if [ "\$(id -u)" -eq 0 ]; then
   case "\$*" in
+    run\ --config?$etc/gateway.toml*)
+      exec setpriv --reuid=$user --regid=$user --init-groups $prefix/current/bin/v2g-gateway "\$@" ;;
     *--config* | *--state-dir*) ;;
     run | run\ * | init | init\ *)
       exec setpriv --reuid=$user --regid=$user --init-groups $prefix/current/bin/v2g-gateway "\$@" ;;

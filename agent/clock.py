@@ -79,7 +79,7 @@ class Clock:
         self._anchor: _Anchor | None = None
         self._floor_us = 0
         self.rebooted = True
-        """Whether the kernel has started anew since `restored` was taken."""
+        """Whether no time was trusted yet since the kernel started, as far as `restored` tells."""
         if restored is not None:
             self._restore(restored)
 
@@ -104,7 +104,8 @@ class Clock:
         return json.dumps(
             {
                 "floor_us": self._floor_us,
-                "kernel_boot_id": self._boot_id,
+                # A time that nothing vouched for since the reboot is not vouched for by a restart of the process.
+                "kernel_boot_id": self._boot_id if anchor is not None else "",
                 "anchor": None if anchor is None else [anchor.wall_us, anchor.monotonic_s, anchor.error_us],
             }
         ).encode()

@@ -76,9 +76,23 @@ def test_a_good_configuration_is_said_to_be_good(config: Path) -> None:
 
 
 def test_a_good_configuration_as_json(config: Path) -> None:
+    config.write_text(config.read_text().replace('label = "t"', 'label = "t"\nmodule = "/none.so"'))
     done = command("config", "check", "--config", config, "--json")
     assert done.returncode == 0
-    assert json.loads(done.stdout) == {"ok": True, "file": str(config), "devices": ["grid"], "platform": False}
+    answer = json.loads(done.stdout)
+    assert answer.pop("missing") == ["token.module: /none.so: there is no such file; until then nothing is signed"]
+    assert answer == {"ok": True, "file": str(config), "devices": ["grid"], "platform": False}
+
+
+def test_a_secret_that_others_can_read_is_told_before_the_gateway_misses_it(config: Path) -> None:
+    pin = config.with_name("pin")
+    pin.write_text("987654")
+    pin.chmod(0o644)
+    config.write_text(config.read_text().replace('label = "t"', f'label = "t"\npin_secret = "file:{pin}"'))
+    done = command("config", "check", "--config", config)
+    assert done.returncode == 0
+    assert f"! token.pin_secret: {pin}: others may read this secret; run chmod 600 on it" in done.stdout
+    assert "987654" not in done.stdout
 
 
 def test_a_wrong_configuration_is_refused_with_file_line_and_key(config: Path) -> None:

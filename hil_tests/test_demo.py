@@ -32,7 +32,12 @@ def test_a_short_run_is_good_and_prints_nothing_but_its_figures(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"), [(["--seconds", "3"], "too short"), (["--keep", "{taken}"], "is not empty")]
+    ("arguments", "complaint"),
+    [
+        (["--seconds", "3"], "too short"),
+        (["--keep", "{taken}"], "is not empty"),
+        (["--keep", "{taken}/somebody-elses"], "exists"),
+    ],
 )
 def test_wrong_use_is_told_with_exit_code_2_before_anything_starts(
     tmp_path: Path, arguments: list[str], complaint: str

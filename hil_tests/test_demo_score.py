@@ -33,6 +33,7 @@ class Made:
     chain_break: str = ""
     exit_code: int = 0
     sent: int = 1
+    broken_off_s: float | None = None
 
     def judged(self) -> Mapping[str, object]:
         run = Run(
@@ -45,6 +46,7 @@ class Made:
             shrunk=True,
             fresh_setup_seconds=None,
             gateway_exit_code=self.exit_code,
+            broken_off_s=self.broken_off_s,
         )
         books: dict[str, object] = {"gateways": {GATEWAY: self.page}}
         return summarise(run, Evidence(self.readings, 3, self.chain_break), books, self.truth)
@@ -213,6 +215,30 @@ def test_one_fault_is_enough_for_a_run_to_be_not_ok(good: Made, spoil: Callable[
     assert good.judged()["ok"] is False
 
 
+def broken_off(made: Made, after_s: float) -> Mapping[str, object]:
+    """The same run, ended by a person while its command was in force and before any window closed."""
+    made.broken_off_s = START_S + after_s
+    made.page["commands"][0]["receipts"].pop()
+    made.page["channels"] = {}
+    return made.judged()
+
+
+@pytest.mark.parametrize("after_s", [6.0, 20.0])
+def test_who_breaks_a_good_run_off_is_told_that_it_was_good(good: Made, after_s: float) -> None:
+    figures = broken_off(good, after_s)
+    assert figures["ok"] is True
+    assert (figures["commands_received"], figures["commands_obeyed"], figures["commands_unfinished"]) == (1, 0, 1)
+
+
+def test_breaking_off_hides_no_command_that_was_disobeyed(good: Made) -> None:
+    wrong_power(good)
+    assert broken_off(good, 20.0)["ok"] is False
+
+
+def test_a_command_without_a_final_receipt_is_a_fault_when_it_had_time_to_end(good: Made) -> None:
+    assert broken_off(good, 35.0)["ok"] is False
+
+
 def test_a_reading_that_is_lost_is_counted(good: Made) -> None:
     other = copy.deepcopy(good)
     lost_on_the_way(good)
@@ -279,3 +305,9 @@ def test_a_story_of_any_length_has_room_for_all_that_it_shows(seconds: float) ->
 def test_a_story_that_is_too_short_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 30 s"):
         tell(LEAST_SECONDS - 1)
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf")])
+def test_a_story_without_a_length_is_refused(seconds: float) -> None:
+    with pytest.raises(ValueError, match="no number of seconds"):
+        tell(seconds)

@@ -315,7 +315,7 @@ async def test_two_listeners_on_one_port_say_so(site: FakeSite) -> None:
 def test_beyond_loopback_a_password_and_a_certificate_are_required(tmp_path: Path) -> None:
     config = tmp_path / "gateway.toml"
     config.write_text('[token]\nlabel = "x"\n[web]\nlisten = "0.0.0.0:8080"\n')
-    with pytest.raises(ConfigError, match=r"gateway.toml:3: web: .*password_secret and certificate_file"):
+    with pytest.raises(ConfigError, match=r"gateway.toml:4: web.listen: .*password_secret and certificate_file"):
         read_settings(config)
 
 

@@ -13,14 +13,14 @@ from typing import Annotated
 import typer
 from rich.live import Live
 from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from agent.cli import evidence
 from agent.cli import init as initialising
 from agent.cli import scan as scanning
 from agent.cli.client import AgentUnreachableError, ask
 from agent.cli.logs import configure
-from agent.cli.output import console, emit_json, errors, fail, field, plain, table
+from agent.cli.output import console, emit_json, fail, field, os_error, plain, progress_bar, table
+from agent.cli.preflight import missing_parts
 from agent.cli.status import EXIT_CODES, picture
 from agent.config import DEFAULT_PATH, ConfigError, SecretError, Settings, TokenSettings, read_settings
 from agent.evidence.bundle import BundleHead
@@ -40,7 +40,7 @@ app = typer.Typer(
 config_app = typer.Typer(help="The configuration file.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 
-ConfigOption = Annotated[Path, typer.Option("--config", help="Configuration file.")]
+ConfigOption = Annotated[Path, typer.Option("--config", metavar="FILE", help="Configuration file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value for machines.")]
 
 
@@ -79,17 +79,25 @@ def run(
 
 @config_app.command("check")
 def config_check(config: ConfigOption = DEFAULT_PATH, as_json: JsonOption = False) -> None:
-    """Read the configuration and say what is wrong with it: file, line, key, and what would be right."""
+    """Say what is wrong with the configuration: file, line, key, and what would be right.
+
+    Exit code 1 when the gateway would refuse it. Secrets and files that it names and that cannot be used are told too:
+    the gateway starts without them, and what needs them waits.
+    """
     settings = _settings(config, as_json)
     names = [device.id for device in settings.device]
+    missing = missing_parts(settings)
     if as_json:
-        emit_json({"ok": True, "file": str(config), "devices": names, "platform": settings.platform is not None})
+        platform = settings.platform is not None
+        emit_json({"ok": True, "file": str(config), "devices": names, "platform": platform, "missing": missing})
         return
     text = f"{config}: good. {len(names)} devices{': ' if names else ''}{', '.join(names)}."
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     if settings.platform is None:
         text = "There is no [platform]: the gateway measures, signs and stores, and takes no remote commands."
         console.print(text, markup=False, highlight=False, soft_wrap=True)
+    for sentence in missing:
+        console.print(f"! {plain(sentence)}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -102,11 +110,12 @@ def init(
     module: Annotated[Path, typer.Option(help="PKCS#11 module.")] = Path("/usr/lib/softhsm/libsofthsm2.so"),
     label: Annotated[str, typer.Option(help="Token label.")] = "v2g-gateway",
     pin_secret: Annotated[
-        str | None, typer.Option(help='Where the PIN is or goes: "file:/path" or "credential:NAME".')
+        str | None,
+        typer.Option(metavar="REFERENCE", help='Where the PIN is or goes: "file:/path" or "credential:NAME".'),
     ] = None,
     pin_stdin: Annotated[bool, typer.Option("--pin-stdin", help="Read the PIN from standard input.")] = False,
     settled: Annotated[
-        list[str] | None, typer.Option(help="A settled device that needs a key; may be repeated.")
+        list[str] | None, typer.Option(metavar="DEVICE", help="A settled device that needs a key; may be repeated.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -140,8 +149,10 @@ def init(
         }
         if initialising.write_config(config_out, given):
             made.append(f"configuration {config_out}")
-    except (initialising.InitError, SecretError, SoftHsmError, OSError) as error:
+    except (initialising.InitError, SecretError, SoftHsmError) as error:
         fail(str(error), as_json=as_json)
+    except OSError as error:
+        fail(os_error(error, state_dir), as_json=as_json)
     made += done.made
     if as_json:
         emit_json(
@@ -161,9 +172,9 @@ def init(
 
 @app.command()
 def scan(
-    hosts: Annotated[list[str], typer.Argument(help="HOST[:PORT], port 502 unless given.")],
-    units: Annotated[str, typer.Option(help="Modbus unit ids to ask: 1-3,126")] = "1",
-    timeout_s: Annotated[float, typer.Option(help="How long a device may take to answer, s.")] = 1.0,
+    hosts: Annotated[list[str], typer.Argument(metavar="HOST[:PORT]", help="Where to ask; port 502 unless given.")],
+    units: Annotated[str, typer.Option(metavar="IDS", help="Modbus unit ids to ask: 1-3,126")] = "1",
+    timeout_s: Annotated[float, typer.Option(metavar="SECONDS", help="How long a device may take to answer, s.")] = 1.0,
     as_json: JsonOption = False,
 ) -> None:
     """Say what SunSpec devices are there, as a table and as ready configuration. Nothing is written to them."""
@@ -171,7 +182,7 @@ def scan(
         places = scanning.places(hosts, units)
     except ValueError as error:
         fail(str(error), code=2, as_json=as_json)
-    with Progress(SpinnerColumn(), TextColumn("{task.description}"), console=errors, transient=True) as progress:
+    with progress_bar() as progress:
         task = progress.add_task("", total=len(places))
         found = asyncio.run(
             scanning.scan(places, timeout_s, lambda where: progress.update(task, description=f"asking {where}"))
@@ -280,7 +291,7 @@ def clear_stop(config: ConfigOption = DEFAULT_PATH, as_json: JsonOption = False)
 
 @app.command()
 def export(
-    out: Annotated[Path, typer.Argument(help="File to write.")],
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="File to write.")],
     config: ConfigOption = DEFAULT_PATH,
     as_json: JsonOption = False,
 ) -> None:
@@ -292,7 +303,7 @@ def export(
             pin = await store.note(f"journal/token/pin/{EVIDENCE_KEY.hex()}")
             head = BundleHead(did_of(pin) if pin else "", (pin,) if pin else ())
             written = 0
-            bar = Progress(SpinnerColumn(), TextColumn("{task.description}"), console=errors, transient=True)
+            bar = progress_bar()
             with evidence.private_file(out) as file, bar:
                 task = bar.add_task("batches")
                 async for written in evidence.export_batches(store, file, head):
@@ -301,8 +312,10 @@ def export(
 
     try:
         written, gateway_id = asyncio.run(write())
-    except (StoreError, OSError) as error:
+    except StoreError as error:
         fail(str(error), as_json=as_json)
+    except OSError as error:
+        fail(os_error(error, out), as_json=as_json)
     if as_json:
         emit_json({"ok": True, "file": str(out), "batches": written, "gateway_id": gateway_id})
     else:
@@ -312,17 +325,21 @@ def export(
 
 @app.command()
 def verify(
-    file: Annotated[Path, typer.Argument(help="Evidence, as `export` writes it.")],
-    gateway: Annotated[str | None, typer.Option(help="The gateway that you trust: did:key:...")] = None,
-    key: Annotated[list[Path] | None, typer.Option(help="A public key that you trust, PEM; may be repeated.")] = None,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Evidence, as `export` writes it.")],
+    gateway: Annotated[str | None, typer.Option(metavar="DID", help="The gateway that you trust: did:key:...")] = None,
+    key: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="A public key that you trust, PEM; may be repeated.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Verify evidence, and say what it proves and what it does not. Exit code 1 when anything does not hold."""
     try:
         with file.open("rb") as opened:
             found = evidence.verify_file(opened, gateway, key or [])
-    except (evidence.VerifyError, EvidenceError, OSError) as error:
+    except (evidence.VerifyError, EvidenceError) as error:
         fail(f"{file}: {error}", as_json=as_json)
+    except OSError as error:
+        fail(os_error(error, file), as_json=as_json)
     if as_json:
         emit_json(
             {

@@ -85,7 +85,9 @@ def trusted_keys(head: BundleHead, gateway: str | None, key_files: Iterable[Path
     for path in key_files:
         try:
             keys.append(verify_key_from_pem(path.read_bytes(), what=f"--key {path}"))
-        except (OSError, IdentityError) as error:
+        except OSError as error:
+            raise VerifyError(f"--key {path}: {error.strerror}") from error
+        except IdentityError as error:
             raise VerifyError(str(error)) from error
     if not keys:
         raise VerifyError(

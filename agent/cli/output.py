@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import orjson
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
 console = Console(emoji=False)
@@ -30,6 +32,19 @@ def fail(message: str, *, code: int = 1, as_json: bool = False) -> NoReturn:
         shown = "\n".join(plain(line) for line in message.split("\n"))
         errors.print(f"[bold red]error:[/] {escape(shown)}", soft_wrap=True, highlight=False)
     raise typer.Exit(code)
+
+
+def os_error(error: OSError, path: Path) -> str:
+    """What the system refused, and where: the file that the error names, else `path`."""
+    return f"{error.filename or path}: {error.strerror or error}"
+
+
+def progress_bar() -> Progress:
+    """What goes on, on standard error; nothing at all where that is no terminal."""
+    return Progress(
+        SpinnerColumn(), TextColumn("{task.description}"),
+        console=errors, transient=True, disable=not errors.is_terminal,
+    )  # fmt: skip
 
 
 def plain(text: str) -> str:

@@ -81,7 +81,8 @@ async def scan(wanted: Sequence[Place], timeout_s: float, asking: Callable[[str]
 
 
 def configuration(found: Sequence[Found]) -> str:
-    """[[device]] sections for what was found."""
+    """[[device]] sections for what was found; the first meter is taken for the one at the grid connection."""
+    metered = any(line.description and line.description.likely_kind is DeviceKind.METER for line in found)
     counts: dict[str, int] = {}
     parts = []
     for line in found:
@@ -93,5 +94,6 @@ def configuration(found: Sequence[Found]) -> str:
         parts.append(
             f'# {line.description.title}, serial {line.description.serial or "not given"}\n[[device]]\nid = "{name}"\n'
             f'kind = "{kind}"\ndriver = "sunspec"\naddress = "{line.place.address}"\nunit = {line.place.unit}\n'
+            + ('parent = "grid"\n' if metered and name != "grid" else "")
         )
     return "\n".join(parts)

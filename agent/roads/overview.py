@@ -108,9 +108,10 @@ def _part_lines(parts: Parts) -> tuple[PartLine, ...]:
         PartLine(name="token", ok=token.state is TokenState.READY, state=token.state.value, detail=token.detail),
         PartLine(
             name="link",
-            ok=link is not None and link.connected,
+            # Who wants no platform lacks no link.
+            ok=parts.settings.platform is None or (link is not None and link.connected),
             state="not set up" if link is None else link.carrier.value,
-            detail="" if link is None else link.detail,
+            detail="there is no platform" if parts.settings.platform is None else "" if link is None else link.detail,
         ),
         _commands_line(parts),
     )

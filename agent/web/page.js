@@ -113,10 +113,16 @@ async function refresh() {
   }
   setTimeout(refresh, 1000);
 }
-async function press(path) {
-  await fetch(path, { method: "POST", headers: { "X-V2G-Gateway": "status page" } });
+// Who presses STOP must not believe in it when it did not arrive.
+async function press(path, what) {
+  try {
+    const answer = await fetch(path, { method: "POST", headers: { "X-V2G-Gateway": "status page" }, signal: AbortSignal.timeout(5000) });
+    if (!answer.ok) throw new Error(`answer ${answer.status}`);
+  } catch (error) {
+    alert(`${what} did NOT reach the gateway (${error.message}). Press again, or use the command line: v2g-gateway ${path.replace("/api/", "")}`);
+  }
 }
 // STOP acts at once; giving power back asks first.
-$("stop").addEventListener("click", () => press("/api/stop"));
-$("clear").addEventListener("click", () => { if (confirm("Let the gateway control the devices again?")) press("/api/clear-stop"); });
+$("stop").addEventListener("click", () => press("/api/stop", "STOP"));
+$("clear").addEventListener("click", () => { if (confirm("Let the gateway control the devices again?")) press("/api/clear-stop", "Clear STOP"); });
 refresh();

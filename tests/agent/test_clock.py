@@ -116,6 +116,15 @@ def test_a_restart_of_the_process_keeps_trust(machine: Machine) -> None:
     assert again.now().wall_us == NOON_US + 30_000_000
 
 
+def test_a_restart_of_the_process_gives_no_trust_that_was_not_there(machine: Machine) -> None:
+    clock = machine.clock()
+    assert clock.rebooted
+    machine.pass_time(30)
+    again = machine.clock(restored=clock.state())
+    assert again.rebooted, "nothing has vouched for the time since the reboot"
+    assert machine.clock(restored=again.state()).rebooted
+
+
 def test_a_reboot_loses_trust_and_time_does_not_go_back(machine: Machine) -> None:
     clock = machine.clock()
     clock.witness(NOON_US, round_trip_s=0.0)

@@ -80,6 +80,48 @@ def test_contradictions_are_explained(tmp_path: Path, text: str, says: str) -> N
     assert says in refusal(tmp_path, text)
 
 
+@pytest.mark.parametrize(
+    ("text", "begins"),
+    [
+        (TOKEN + METER + METER, "9: device.2.id: device ids must differ"),
+        (TOKEN + METER + PV.replace("grid", "nope"), "13: device.2.parent: device pv-1: parent nope"),
+        (TOKEN + METER + PV.replace("1503", "1502"), "12: device.2.address: devices grid and pv-1"),
+        (TOKEN + "[settlement]\nwindow_s = 700\n", "4: settlement.window_s: 700 does not divide"),
+        (TOKEN + '[web]\nlisten = "0.0.0.0:80"\n', "4: web.listen: 0.0.0.0:80 can be reached"),
+        (TOKEN + "x = = 1\n", "3: is not TOML"),
+        (TOKEN + "x = [", "3: is not TOML"),
+    ],
+)
+def test_what_contradicts_something_else_is_told_with_its_line_and_key(tmp_path: Path, text: str, begins: str) -> None:
+    assert refusal(tmp_path, text).startswith(f"gateway.toml:{begins}")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (TOKEN + '[web]\nlisten = "127.0.0.1:65536"\n', "the port at most 65535"),
+        (TOKEN + '[ocpp]\nlisten = "9000"\n', 'write "host:port"'),
+        ('[gateway]\nstate_dir = "here"\n' + TOKEN, "write the whole path"),
+        (TOKEN + METER.replace(":1502", ":99999"), "from 1 to 65535"),
+        (TOKEN + METER.replace("tcp://127.0.0.1:1502", "modbus://127.0.0.1"), 'write "tcp://'),
+        (
+            TOKEN + '[web]\nlisten = "127.0.0.1:9000"\n'
+            '[[device]]\nid = "c"\nkind = "charger"\ndriver = "ocpp"\ncharger_id = "C"\n',
+            "a port of their own",
+        ),
+    ],
+)
+def test_what_the_gateway_could_not_use_is_refused_before_it_starts(tmp_path: Path, text: str, says: str) -> None:
+    assert says in refusal(tmp_path, text)
+
+
+def test_a_file_that_is_no_text_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.toml"
+    path.write_bytes(TOKEN.encode() + b"name = '\xff'\n")
+    with pytest.raises(ConfigError, match=r"gateway\.toml:3: is not UTF-8"):
+        read_settings(path)
+
+
 def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="v2g-gateway init"):
         read_settings(tmp_path / "absent.toml")

@@ -40,6 +40,8 @@ class Play:
     commands_sent: int = 0
     cuts: list[tuple[float, float]] = field(default_factory=list)
     cut_since: float | None = None
+    broken_off_s: float | None = None
+    """Unix time at which a person ended the story before its end."""
 
     async def perform(self, act: Act) -> None:
         """Do what the story says."""
@@ -77,7 +79,8 @@ async def run(seconds: float | None, folder: Path, *, setup_seconds: float | Non
     """One run; its figures. Raises StageError or EvidenceError."""
     story = tell(seconds if seconds is not None else CYCLE_SECONDS)
     ended = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # SIGHUP: who closes the terminal leaves no agent behind.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     stage = await Stage.prepare(folder, story)
     play = Play(stage, story)
@@ -89,9 +92,11 @@ async def run(seconds: float | None, folder: Path, *, setup_seconds: float | Non
             while not ended.is_set() and not (cycles and seconds is not None):
                 await _perform_all(play, ended)
                 cycles += 1
+            if ended.is_set():
+                play.broken_off_s = time.time()
             play.restore()
             play.act = "the backlog drains, and the last window is signed by both sides"
-            await _until_settled(stage, session)
+            await _until_settled(stage, session, broken_off=ended.is_set())
             play.act = "stopping"
         exit_code = await stage.gateway.end()
     finally:
@@ -106,6 +111,7 @@ async def run(seconds: float | None, folder: Path, *, setup_seconds: float | Non
         window_s=story.window_s,
         seconds=story.seconds,
         shrunk=story.shrunk,
+        broken_off_s=play.broken_off_s,
         fresh_setup_seconds=setup_seconds,
         gateway_exit_code=exit_code,
     )
@@ -146,8 +152,8 @@ async def _until_ready(stage: Stage, session: aiohttp.ClientSession) -> None:
     raise StageError(f"the gateway did not get ready within {READY_S:g} s: {problem}; {stage.gateway.words()}")
 
 
-async def _until_settled(stage: Stage, session: aiohttp.ClientSession) -> None:
-    """Bounded: what is not settled by then counts against the run."""
+async def _until_settled(stage: Stage, session: aiohttp.ClientSession, *, broken_off: bool) -> None:
+    """Bounded: what is not settled by then counts against the run. Who broke it off waits for no end of a command."""
     deadline_s = time.monotonic() + SETTLED_S
     while time.monotonic() < deadline_s:
         status = await stage.status(session)
@@ -156,6 +162,10 @@ async def _until_settled(stage: Stage, session: aiohttp.ClientSession) -> None:
             assert isinstance(settlement, dict)
             assert isinstance(commands, list)
             running = [c for c in commands if c["state"] in ("received", "accepted", "partial", "executing")]
+            evidence = status["evidence"]
+            assert isinstance(evidence, dict)
+            if broken_off and not settlement["windows_waiting"] and not evidence["batches_waiting"]:
+                return
             if settlement["windows_countersigned"] and not settlement["windows_waiting"] and not running:
                 return
         await asyncio.sleep(0.2)
@@ -223,8 +233,8 @@ def main() -> int:
     parser.add_argument("--setup-seconds", type=float, default=None, help=argparse.SUPPRESS)
     options = parser.parse_args()
     folder = options.keep.resolve() if options.keep is not None else Path(tempfile.mkdtemp(prefix="v2g-demo-"))
-    folder.mkdir(parents=True, exist_ok=True)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise StageError(f"{folder} is not empty; name a new folder for this run")
         figures = asyncio.run(run(options.seconds, folder, setup_seconds=options.setup_seconds, quiet=options.json))

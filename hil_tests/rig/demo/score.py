@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -243,6 +243,18 @@ class Run:
     shrunk: bool
     fresh_setup_seconds: float | None
     gateway_exit_code: int
+    broken_off_s: float | None = None
+    """Unix time at which a person ended the run; None: it ran to its end."""
+
+    def left_unfinished(self, command: Ordered) -> bool:
+        """Whether the end of the run kept it from its own: it is judged as far as it came."""
+        return self.broken_off_s is not None and command.end_s > self.broken_off_s and not command.final_states
+
+    def cut_short(self, command: Ordered) -> Ordered:
+        """The command, ended where the run ended if that came first."""
+        if self.broken_off_s is None or not self.left_unfinished(command):
+            return command
+        return replace(command, end_s=self.broken_off_s)
 
 
 def summarise(run: Run, evidence: Evidence, books: Mapping[str, object], truth: Sequence[Truth]) -> dict[str, object]:
@@ -250,8 +262,10 @@ def summarise(run: Run, evidence: Evidence, books: Mapping[str, object], truth: 
     gateways = books["gateways"]
     assert isinstance(gateways, dict)
     page = gateways[run.gateway_id]
-    obediences = [judge(command, truth, ramp_s=run.ramp_s, cuts=run.cuts) for command in ordered(page["commands"])]
-    finals = {command.command_id: command.final_states for command in ordered(page["commands"])}
+    commands = ordered(page["commands"])
+    obediences = [judge(run.cut_short(command), truth, ramp_s=run.ramp_s, cuts=run.cuts) for command in commands]
+    finals = {command.command_id: command.final_states for command in commands}
+    unfinished = {command.command_id for command in commands if run.left_unfinished(command)}
     lost = 0
     mismatch = {}
     # A device of which nothing is known on one side, or on neither, has lost everything.
@@ -270,6 +284,8 @@ def summarise(run: Run, evidence: Evidence, books: Mapping[str, object], truth: 
     channels = page["channels"].values()
     weights = sum(o.seconds for o in obediences)
     sealed = sum(len(readings) for readings in evidence.readings.values())
+    # Nothing speaks against a command that had no time to be judged.
+    obeyed_so_far = sum(o.command_id in unfinished and (o.obeyed or not o.seconds) for o in obediences)
     obeyed = sum(
         o.obeyed and len(finals[o.command_id]) == 1 and finals[o.command_id][0] in ENDED_WELL for o in obediences
     )
@@ -282,10 +298,13 @@ def summarise(run: Run, evidence: Evidence, books: Mapping[str, object], truth: 
         "commands_received": sum(bool(command["receipts"]) for command in page["commands"]),
         "commands_sent": run.commands_sent,
         "commands_obeyed": obeyed,
+        "commands_unfinished": len(unfinished),
         "command_seconds_offline": sum(o.offline_seconds for o in obediences),
         "tracking_error_percent": round(
             sum(o.tracking_error_percent * o.seconds for o in obediences) / weights if weights else 100.0, 3
-        ),
+        )
+        if weights or run.broken_off_s is None
+        else None,
         "windows_countersigned": _countersigned_windows(page),
         "channel_states_countersigned": sum(channel["countersigned"] for channel in channels),
         "channel_conflicts": sum(channel["forks"] for channel in channels) + len(page["conflicts"]),
@@ -310,6 +329,7 @@ def summarise(run: Run, evidence: Evidence, books: Mapping[str, object], truth: 
         "ramp_seconds": run.ramp_s,
         "window_seconds": run.window_s,
         "times_shrunk": run.shrunk,
+        "broken_off": run.broken_off_s is not None,
         "gateway_exit_code": run.gateway_exit_code,
     }
     figures["ok"] = (
@@ -317,8 +337,8 @@ def summarise(run: Run, evidence: Evidence, books: Mapping[str, object], truth: 
         and sealed > 0
         and figures["receipts_rejected"] == 0
         and figures["channel_conflicts"] == 0
-        and figures["commands_received"] == run.commands_sent == obeyed
-        and _countersigned_windows(page) >= 1
+        and figures["commands_received"] == run.commands_sent == obeyed + obeyed_so_far
+        and (_countersigned_windows(page) >= 1 or run.broken_off_s is not None)
         and not evidence.chain_break
         and run.gateway_exit_code == 0
     )

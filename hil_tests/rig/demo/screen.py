@@ -61,12 +61,16 @@ def summary(figures: Mapping[str, object]) -> RenderableType:
         ("Channel conflicts", "channel_conflicts", ""),
         ("Set-up from fresh", "fresh_setup_seconds", "seconds"),
     ]
-    cells = [[name, str(figures[key]), note] for name, key, note in rows]
+    if figures["commands_unfinished"]:
+        rows.insert(
+            6, ("Commands broken off", "commands_unfinished", "still in force, and obeyed so far if all is well")
+        )
+    cells = [[name, "–" if figures[key] is None else str(figures[key]), note] for name, key, note in rows]
     parts: list[RenderableType] = [table("The run, judged from the outside", ["", "", ""], cells, right=[])]
     if figures["times_shrunk"]:
         parts.append(
             Text(
-                f"A short run: commands were judged after a ramp of {figures['ramp_seconds']:.1f} s (the platform "
+                f"Times were shrunk: commands were judged after {figures['ramp_seconds']:.1f} s of ramp (the platform "
                 f"allows 120 s), and settlement windows lasted {figures['window_seconds']} s (in service 900 s).",
                 style="dim",
             )

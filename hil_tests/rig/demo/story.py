@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -65,6 +66,8 @@ class Story:
 
 def tell(seconds: float) -> Story:
     """The story in so many seconds, at least LEAST_SECONDS. Raises ValueError for fewer."""
+    if not math.isfinite(seconds):
+        raise ValueError(f"{seconds} is no number of seconds; without --seconds the demo goes on until Ctrl-C")
     if seconds < LEAST_SECONDS:
         raise ValueError(f"a run takes at least {LEAST_SECONDS} s, {seconds:g} s is too short to show anything")
     return Story(

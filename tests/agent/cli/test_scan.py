@@ -91,6 +91,8 @@ def test_the_printed_configuration_is_accepted() -> None:
         ("meter-2", DeviceKind.METER),
     ]
     assert settings.device[1].address == "tcp://192.0.2.2:502"
+    assert [d.parent for d in settings.device] == [None, "grid", "grid", "grid", "grid"]
+    assert "parent" not in configuration([found(2, PV)]), "nothing is behind a meter that was not found"
 
 
 def test_what_gave_no_answer_or_is_of_no_use_is_not_in_the_configuration() -> None:

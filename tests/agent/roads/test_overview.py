@@ -228,6 +228,11 @@ def test_a_store_that_fails_is_no_part_that_is_well() -> None:
         assert (store.ok, store.detail) == (False, "full")
 
 
+def test_a_gateway_without_a_platform_lacks_no_link() -> None:
+    [link] = [part for part in overview.snapshot(parts(link=None)).parts if part.name == "link"]
+    assert (link.ok, link.detail) == (True, "there is no platform")
+
+
 def test_the_page_says_whose_commands_are_obeyed() -> None:
     device = {"id": "pv-1", "kind": "pv", "driver": "sunspec", "address": "tcp://inverter:502"}
     platform = {

@@ -1,33 +1,19 @@
-"""What an installer writes: one TOML file as typed settings. Every key carries its unit, range and default.
-
-An unknown key or a wrong value is refused with file, line, key and what would be right. Secrets are never in the
-file: a key that ends in `_secret` names where one is, "file:/path" or "credential:NAME" (systemd's LoadCredential).
-"""
+"""The sections of the configuration file as typed settings: every key with its unit, range and default."""
 
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
-import tomllib
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from drivers.device import DeviceKind
-
-DEFAULT_PATH = Path("/etc/v2g-gateway/gateway.toml")
-
-
-class ConfigError(Exception):
-    """The configuration cannot be used. Each line of the message says file, line, key and what would be right."""
-
-
-class SecretError(Exception):
-    """A secret could not be read. Says where it was looked for, and never what it is."""
+from drivers.sunspec.endpoint import parse_address
+from drivers.sunspec.errors import AddressError
 
 
 def _secret_reference(value: str) -> str:
@@ -38,7 +24,27 @@ def _secret_reference(value: str) -> str:
 
 SecretReference = Annotated[str, AfterValidator(_secret_reference)]
 DeviceId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-ListenAddress = Annotated[str, Field(pattern=r"^[^:\s]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$")]
+
+
+def _fault(why: str, *where: int | str) -> PydanticCustomError:
+    """What contradicts something else, at the key that has to change: found from the section that is looked at."""
+    return PydanticCustomError("contradiction", "{why}", {"why": why, "where": where})
+
+
+def _absolute(value: Path) -> Path:
+    if not value.is_absolute():
+        raise ValueError("write the whole path, from / on")
+    return value
+
+
+def _address(value: str) -> str:
+    if not re.fullmatch(r"([^:\s]+|\[[0-9a-fA-F:]+\]):\d{1,5}", value) or split_address(value)[1] > 65_535:
+        raise ValueError('write "host:port" or "[v6]:port", the port at most 65535')
+    return value
+
+
+HostAndPort = Annotated[str, AfterValidator(_address)]
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
 
 def is_loopback(listen: str) -> bool:
@@ -66,7 +72,7 @@ class GatewaySettings(_Section):
     """[gateway]"""
 
     name: str = Field("v2g-gateway", description="Name that people see", min_length=1, max_length=64)
-    state_dir: Path = Field(Path("/var/lib/v2g-gateway"), description="Where evidence and state are kept")
+    state_dir: AbsolutePath = Field(Path("/var/lib/v2g-gateway"), description="Where evidence and state are kept")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much is logged")
 
 
@@ -112,7 +118,7 @@ class EvidenceSettings(_Section):
 class PlatformSettings(_Section):
     """[platform]: where evidence goes and commands come from. Without this section the gateway works alone."""
 
-    endpoints: list[str] = Field(
+    endpoints: list[HostAndPort] = Field(
         min_length=1, max_length=8, description='gRPC endpoints "host:port", first is preferred'
     )
     server_name: str | None = Field(None, description="Name in the platform's certificate, where it is not the host")
@@ -179,14 +185,14 @@ class SettlementSettings(_Section):
     @model_validator(mode="after")
     def _divides_a_day(self) -> Self:
         if 86_400 % self.window_s:
-            raise ValueError(f"window_s {self.window_s} does not divide a day; 300 and 900 are usual")
+            raise _fault(f"{self.window_s} does not divide a day; 300 and 900 are usual", "window_s")
         return self
 
 
 class OcppSettings(_Section):
     """[ocpp]: where chargers connect to."""
 
-    listen: ListenAddress = Field("127.0.0.1:9000", description="Address and port for chargers")
+    listen: HostAndPort = Field("127.0.0.1:9000", description="Address and port for chargers")
     certificate_file: Path | None = Field(None, description="Server certificate (profiles 2 and 3), PEM")
     certificate_key_file: Path | None = Field(None, description="Its key, mode 0600, PEM")
     heartbeat_s: int = Field(300, ge=5, le=86_400, description="Heartbeat interval given to chargers, s")
@@ -203,7 +209,7 @@ class OcppSettings(_Section):
 class WebSettings(_Section):
     """[web]: status page, health and metrics."""
 
-    listen: ListenAddress = Field("127.0.0.1:8080", description="Address and port of the status page")
+    listen: HostAndPort = Field("127.0.0.1:8080", description="Address and port of the status page")
     password_secret: SecretReference | None = Field(None, description="Required beyond loopback (user: installer)")
     certificate_file: Path | None = Field(None, description="Server certificate, required beyond loopback, PEM")
     certificate_key_file: Path | None = Field(None, description="Its key, mode 0600, PEM")
@@ -213,9 +219,10 @@ class WebSettings(_Section):
         if (self.certificate_file is None) != (self.certificate_key_file is None):
             raise ValueError("certificate_file and certificate_key_file go together")
         if not is_loopback(self.listen) and (self.password_secret is None or self.certificate_file is None):
-            raise ValueError(
+            raise _fault(
                 f"{self.listen} can be reached from the network: set password_secret and certificate_file, "
-                'or listen on "127.0.0.1:8080"'
+                'or listen on "127.0.0.1:8080"',
+                "listen",
             )
         return self
 
@@ -274,8 +281,12 @@ class DeviceSettings(_Section):
         if (self.driver == "modbus") != (self.map is not None):
             raise ValueError('`map` and driver "modbus" go together: map = "eastron-sdm630", or the path of a map')
         if self.driver in ("sunspec", "modbus"):
-            if self.address is None or not re.match(r"^(tcp|tls|rtu|rtutcp)://.", self.address):
+            if self.address is None:
                 raise ValueError(f'a {self.driver} device needs `address`, such as "tcp://192.0.2.10:502"')
+            try:
+                parse_address(self.address)
+            except AddressError as error:
+                raise _fault(str(error), "address") from None
             if self.driver == "modbus":
                 self._says_its_rating()
             if self.kind is DeviceKind.CHARGER:
@@ -323,146 +334,47 @@ class Settings(_Section):
         by_id = {d.id: d for d in self.device}
         if len(by_id) != len(self.device):
             twice = sorted({d.id for d in self.device if [o.id for o in self.device].count(d.id) > 1})
-            raise ValueError(f"device ids must differ; more than once: {', '.join(twice)}")
-        for d in self.device:
-            _check_path(d, by_id)
-        open_charger = next((d.id for d in self.device if d.driver == "ocpp" and d.password_secret is None), None)
-        if open_charger is not None and not is_loopback(self.ocpp.listen):
-            raise ValueError(
-                f"device {open_charger} has no password_secret, and [ocpp] listens on {self.ocpp.listen}: "
-                "anybody on that network could pretend to be this charger"
-            )
+            last = max(i for i, d in enumerate(self.device) if d.id == twice[0])
+            raise _fault(f"device ids must differ; more than once: {', '.join(twice)}", "device", last, "id")
+        for i, d in enumerate(self.device):
+            why = _wrong_path(d, by_id)
+            if why:
+                raise _fault(why, "device", i, "parent")
+            if d.driver == "ocpp" and d.password_secret is None and not is_loopback(self.ocpp.listen):
+                raise _fault(
+                    f"device {d.id} has no password_secret, and [ocpp] listens on {self.ocpp.listen}: "
+                    "anybody on that network could pretend to be this charger",
+                    "device", i, "password_secret",
+                )  # fmt: skip
+            if d.driver == "ocpp" and self.ocpp.listen == self.web.listen:
+                raise _fault(f"{self.ocpp.listen} is [web] listen too; chargers need a port of their own",
+                             "ocpp", "listen")  # fmt: skip
         for i, d in enumerate(self.device):
             for other in self.device[:i]:
                 same_bus = d.address is not None and (d.address, d.unit) == (other.address, other.unit)
                 same_evse = d.charger_id is not None and (d.charger_id, d.evse_id) == (other.charger_id, other.evse_id)
                 if same_bus or same_evse:
-                    raise ValueError(f"devices {other.id} and {d.id} are the same one: same address and unit, or EVSE")
+                    why = f"devices {other.id} and {d.id} are the same one: same address and unit, or EVSE"
+                    raise _fault(why, "device", i, "address" if same_bus else "charger_id")
         return self
 
 
-def _check_path(device: DeviceSettings, by_id: dict[str, DeviceSettings]) -> None:
-    """Parents exist and are meters, there is no circle, and no path has two settlement points."""
+def _wrong_path(device: DeviceSettings, by_id: dict[str, DeviceSettings]) -> str:
+    """Empty when parents exist and are meters, there is no circle, and no path has two settlement points; else why."""
     seen = {device.id}
     settled = [device.id] if device.settled else []
     here = device
     while here.parent is not None:
         if here.parent not in by_id:
-            raise ValueError(f"device {here.id}: parent {here.parent} is no device of this file")
+            return f"device {here.id}: parent {here.parent} is no device of this file"
         here = by_id[here.parent]
         if here.id in seen:
-            raise ValueError(f"device {device.id}: its parents form a circle at {here.id}")
+            return f"device {device.id}: its parents form a circle at {here.id}"
         if here.kind is not DeviceKind.METER:
-            raise ValueError(
-                f"device {device.id}: parent {here.id} is a {here.kind}; only a meter has devices behind it"
-            )
+            return f"device {device.id}: parent {here.id} is a {here.kind}; only a meter has devices behind it"
         seen.add(here.id)
         if here.settled:
             settled.append(here.id)
     if len(settled) > 1:
-        raise ValueError(f"energy would be settled twice: {' and '.join(settled)} are on one path and both settled")
-
-
-def read_settings(path: Path) -> Settings:
-    """The settings of a file. Raises ConfigError, one line of the message per fault."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such file; `v2g-gateway init` makes one") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: is not TOML: {error}") from error
-    try:
-        return Settings.model_validate(raw)
-    except ValidationError as error:
-        faults = sorted(_explain(text, fault) for fault in error.errors())
-        raise ConfigError("\n".join(f"{path}:{line}: {message}" for line, message in faults)) from error
-
-
-def _explain(text: str, fault: ErrorDetails) -> tuple[int, str]:
-    """Line and sentence of one fault."""
-    where = tuple(part for part in fault["loc"] if isinstance(part, int | str))
-    key = ".".join(str(part + 1) if isinstance(part, int) else part for part in where) or "file"
-    message = str(fault["msg"]).removeprefix("Value error, ")
-    if fault["type"] == "extra_forbidden":
-        known = ", ".join(_known_keys(where[:-1]))
-        message = f"unknown key; known here: {known}"
-    elif fault["type"] == "missing":
-        message = "is missing" + _describe(where)
-    else:
-        message += _describe(where)
-        if not any(isinstance(fault["input"], kind) for kind in (dict, list)) and "secret" not in key:
-            message += f"; found {str(fault['input'])[:60]!r}"
-    return line_of(text, where), f"{key}: {message}"
-
-
-def model_at(where: tuple[int | str, ...]) -> type[BaseModel] | None:
-    """The settings class that a location is in, by walking the annotations."""
-    model: type[BaseModel] | None = Settings
-    for part in where:
-        if isinstance(part, int):
-            continue
-        if model is None or part not in model.model_fields:
-            return None
-        found = re.findall(r"(\w+Settings)", str(model.model_fields[part].annotation))
-        model = globals().get(found[0]) if found else None
-    return model
-
-
-def _known_keys(where: tuple[int | str, ...]) -> list[str]:
-    model = model_at(where)
-    return sorted(model.model_fields) if model is not None else []
-
-
-def _describe(where: tuple[int | str, ...]) -> str:
-    model = model_at(where[:-1])
-    field = model.model_fields.get(str(where[-1])) if model is not None and where else None
-    return f" ({field.description})" if field is not None and field.description else ""
-
-
-def line_of(text: str, where: tuple[int | str, ...]) -> int:
-    """Line in a TOML text that a location such as ("device", 1, "unit") is on, from 1; the section's when absent."""
-    keys = [part for part in where if isinstance(part, str)]
-    wanted_index = next((part for part in where if isinstance(part, int)), None)
-    best = 1
-    section: list[str] = []
-    seen: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        header = re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]\]?", line)
-        if header and not re.match(r"\s*[\w-]+\s*=", line):
-            name = header.group(1)
-            seen[name] = seen.get(name, -1) + 1
-            section = name.split(".")
-            if keys[: len(section)] == section and (wanted_index is None or seen[name] == wanted_index):
-                best = number
-            continue
-        assignment = re.match(r"\s*([\w-]+)\s*=", line)
-        if not assignment or [*section, assignment.group(1)] != keys:
-            continue
-        if wanted_index is None or seen.get(".".join(section)) == wanted_index:
-            return number
-    return best
-
-
-def read_secret(reference: str) -> str:
-    """The secret at a SecretReference. Raises SecretError, which never contains it."""
-    kind, _, name = reference.partition(":")
-    if kind == "credential":
-        folder = os.environ.get("CREDENTIALS_DIRECTORY")
-        if folder is None:
-            raise SecretError(f"{reference}: systemd gave no credentials; use LoadCredential= or write file:/path")
-        path = Path(folder) / name
-    else:
-        path = Path(name)
-        try:
-            if path.stat().st_mode & 0o077:
-                raise SecretError(f"{path}: others may read this secret; run chmod 600 on it")
-        except OSError as error:
-            raise SecretError(f"{path}: {error.strerror}") from error
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SecretError(f"{path}: cannot be read: {type(error).__name__}") from error
+        return f"energy would be settled twice: {' and '.join(settled)} are on one path and both settled"
+    return ""

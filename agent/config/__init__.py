@@ -1,0 +1,42 @@
+"""What an installer writes: one TOML file, read once at start into typed settings.
+
+An unknown key or a wrong value is refused with file, line, key and what would be right. Secrets are never in the
+file: a key that ends in `_secret` names where one is, "file:/path" or "credential:NAME" (systemd's LoadCredential).
+What a setting does must not live here: rooms take the section that is theirs.
+"""
+
+from agent.config.file import DEFAULT_PATH, ConfigError, model_at, read_settings
+from agent.config.secrets import SecretError, read_secret
+from agent.config.settings import (
+    ControlSettings,
+    DeviceSettings,
+    MandateSettings,
+    PlatformSettings,
+    Settings,
+    SiteSettings,
+    TokenSettings,
+    UnsignedCommands,
+    WebSettings,
+    is_loopback,
+    split_address,
+)
+
+__all__ = [
+    "DEFAULT_PATH",
+    "ConfigError",
+    "ControlSettings",
+    "DeviceSettings",
+    "MandateSettings",
+    "PlatformSettings",
+    "SecretError",
+    "Settings",
+    "SiteSettings",
+    "TokenSettings",
+    "UnsignedCommands",
+    "WebSettings",
+    "is_loopback",
+    "model_at",
+    "read_secret",
+    "read_settings",
+    "split_address",
+]
