@@ -199,6 +199,31 @@ async def test_a_command_goes_on_after_a_restart(tmp_path: Path) -> None:
         assert site.states(message)[:2] == [CommandState.RECEIVED, CommandState.ACCEPTED]
 
 
+async def test_a_command_that_was_replaced_moves_nothing_when_it_is_replayed_after_a_restart(tmp_path: Path) -> None:
+    async with running(tmp_path) as site:
+        replaced = await command(site.clock, "c1", 60)
+        await site.give(replaced)
+        await site.until(lambda: site.devices["battery"].power_w == -5_000)
+        await site.give(await command(site.clock, "c2", 60, power_w=2_000))
+        await site.until(lambda: site.devices["battery"].power_w == -2_000)
+        await site.until(lambda: CommandState.SUPERSEDED in site.states(replaced))
+    async with running(tmp_path) as site:
+        await site.give(replaced)  # before the store was read, which is when it could be taken for a new one
+        battery, powers = site.devices["battery"], set[int]()
+
+        def seen() -> bool:
+            powers.add(battery.power_w)
+            return CommandState.SUPERSEDED in site.states(replaced) and battery.power_w == -2_000
+
+        await site.until(seen)
+        at_s = site.controller.progress_s
+        await site.until(lambda: seen() and site.controller.progress_s > at_s + 0.3)
+        assert -5_000 not in powers, "a replayed command was obeyed"
+        assert (
+            CommandState.EXECUTING not in site.states(replaced)[site.states(replaced).index(CommandState.SUPERSEDED) :]
+        )
+
+
 async def test_with_a_full_disk_what_restricts_acts_and_what_allows_waits(tmp_path: Path) -> None:
     async with running(tmp_path) as site:
         await site.until(lambda: site.controller.snapshot().restored)

@@ -524,6 +524,56 @@ def test_no_car_is_discharged_without_a_command(view: SiteView) -> None:
             assert (plan.orders[name].lowest_w or 0) >= 0
 
 
+@given(_sites(), st.sampled_from(["permission", "mandate", "car", "session", "charge", "age", "charge now"]))
+@settings(max_examples=200, deadline=None)
+def test_no_command_discharges_a_car_while_one_condition_of_its_owner_is_missing(view: SiteView, missing: str) -> None:
+    """SAFETY 9: unknown means 0 W, whatever else is ordered, silent, lost or over a limit."""
+    changes: dict[str, DeviceView] = {
+        "car": replace(CAR, vehicle=None),
+        "session": replace(CAR, vehicle=replace(V2G_SESSION, transaction_id=None)),
+        "charge": replace(CAR, vehicle=replace(V2G_SESSION, state_of_charge_permille=None)),
+        "age": replace(CAR, state_of_charge_age_s=300.1),
+        "charge now": _car(charge_now=True),
+    }
+    orders = (_setpoint(-9_000, "car"), *view.orders)
+    view = replace(view, devices={**view.devices, "car": changes.get(missing, CAR)}, orders=orders)
+    if missing == "permission":
+        view = replace(view, limits=replace(view.limits, discharge_permitted=False))
+    if missing == "mandate":
+        view = replace(view, mandates={})
+    order = make_plan(view).orders["car"]
+    assert order.lowest_w is not None
+    assert order.lowest_w >= 0
+
+
+@given(_sites())
+@settings(max_examples=200, deadline=None)
+def test_local_stop_leaves_nobody_any_power_whatever_the_site_is_like(view: SiteView) -> None:
+    """SAFETY 1: above commands, limits, islanding and a lost meter; no command counts as in force."""
+    plan = make_plan(replace(view, stop="me"))
+    assert all((order.lowest_w, order.highest_w) == (0, 0) for order in plan.orders.values())
+    assert all(order.authority_s is None for order in plan.orders.values())
+    assert not any(command.in_force for command in plan.commands.values())
+
+
+@given(_sites(), st.tuples(*[st.integers(-12_000, 12_000)] * 3))
+@settings(max_examples=200, deadline=None)
+def test_what_is_granted_on_a_phase_stays_within_what_its_fuse_has_left(
+    view: SiteView, phases_w: tuple[int, int, int]
+) -> None:
+    """SAFETY 8: the devices that answer, beside the house and the worst of those that do not."""
+    view = replace(view, meter=MeterView(power_w=sum(phases_w), phase_power_w=phases_w), stop=None)
+    plan = make_plan(view)
+    answering = {name: device for name, device in view.devices.items() if device.online}
+    silent_w = sum(d.worst_import_w // 3 for d in view.devices.values() if not d.online)
+    exports_w = sum(max(0, -d.present_w) // 3 + 1 for d in answering.values())
+    granted_w = sum(max(0, plan.orders[name].highest_w or 0) for name in answering)
+    for phase_w in phases_w:
+        house_w = phase_w - sum(d.present_w // 3 for d in view.devices.values())
+        room_w = view.limits.phase_limit_w - house_w - silent_w + exports_w
+        assert granted_w // 3 <= max(0, room_w)
+
+
 def test_now_is_part_of_the_view_and_nothing_else_is_time() -> None:
     assert make_plan(site(now=replace(NOW, uptime_us=5))) == make_plan(site())
 
