@@ -19,7 +19,8 @@ usage: ./install.sh [install]                       install the service (as root
        ./install.sh upgrade                         the same after a change of the source: a new version beside
                                                     the old one, which stays in $prefix/versions
        ./install.sh uninstall [--purge]             remove the service; --purge removes keys and evidence too
-       ./install.sh demo [--seconds N] [--json]     run the gateway on a simulated site, without installing it
+       ./install.sh demo [--seconds N] [--json]     run the gateway on a simulated site, without installing it; N is 30
+                                                    at least, and without it the story goes on until Ctrl-C
        ./install.sh test [PYTEST ARGUMENTS]         set up and run every check and test
 EOF
 }

@@ -53,15 +53,6 @@ async def test_a_charger_whose_password_cannot_be_read_is_named_and_left_out(sto
     assert str(tmp_path / "none") in site.problems["car-1"]
 
 
-@pytest.mark.parametrize("address", ["rtu://ttyUSB0", "rtu:///dev/ttyUSB0?parity=X", "tcp://meter:99999", "tcp://:502"])
-async def test_an_address_that_the_driver_cannot_use_is_named_and_costs_no_other_device(
-    store: Store, address: str
-) -> None:
-    site = made(store, {**METER, "address": address}, CHARGER)
-    assert set(site.devices) == {"car-1"}
-    assert address in site.problems["grid"]
-
-
 @pytest.mark.parametrize(
     "address", ["rtu:///dev/ttyUSB0?baudrate=19200", "rtutcp://192.0.2.9:4001", "tcp://192.0.2.9", "tls://192.0.2.9"]
 )

@@ -66,10 +66,7 @@ def _connection_pool(settings: Settings, clock: Clock) -> ConnectionPool:
     for device in settings.device:
         if device.address is None:
             continue
-        try:
-            endpoint = parse_address(device.address)
-        except SunSpecError:
-            continue  # said when the device is made
+        endpoint = parse_address(device.address)
         gaps_s[endpoint] = max(gaps_s.get(endpoint, 0.0), device.gap_s)
         if device.ca_file is not None:
             files = TlsFiles(device.ca_file, device.certificate_file, device.certificate_key_file, device.tls_name)

@@ -104,6 +104,9 @@ def test_what_contradicts_something_else_is_told_with_its_line_and_key(tmp_path:
         ('[gateway]\nstate_dir = "here"\n' + TOKEN, "write the whole path"),
         (TOKEN + METER.replace(":1502", ":99999"), "from 1 to 65535"),
         (TOKEN + METER.replace("tcp://127.0.0.1:1502", "modbus://127.0.0.1"), 'write "tcp://'),
+        (TOKEN + METER.replace("tcp://127.0.0.1:1502", "rtu://ttyUSB0"), "three slashes"),
+        (TOKEN + METER.replace("tcp://127.0.0.1:1502", "rtu:///dev/ttyUSB0?parity=X"), "parity must be one of N, E, O"),
+        (TOKEN + METER.replace("tcp://127.0.0.1:1502", "tcp://:502"), "device.1.address"),
         (
             TOKEN + '[web]\nlisten = "127.0.0.1:9000"\n'
             '[[device]]\nid = "c"\nkind = "charger"\ndriver = "ocpp"\ncharger_id = "C"\n',
