@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from pymodbus.pdu.register_message import (
@@ -56,6 +57,7 @@ class Request:
         return int.from_bytes(self.pdu[1:3], "big")
 
 
+@lru_cache(maxsize=4096)  # a poll asks for the same registers every second
 def read_request(unit: int, address: int, count: int, function: int = READ) -> Request:
     """`count` registers from `address`: holding registers by function 3, input registers by function 4."""
     kind = ReadInputRegistersRequest if function == READ_INPUT else ReadHoldingRegistersRequest

@@ -8,10 +8,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import logging
 import pkgutil
 import sys
 from collections.abc import Callable, Sequence
 from typing import cast
+
+import structlog
 
 import hil_tests.bench
 
@@ -24,6 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("name", choices=names(), help="what to measure")
     parser.add_argument("--json", action="store_true", help="figures as one JSON object on standard output")
     chosen = parser.parse_args(arguments)
+    # Standard output is for the figures.
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
     bench = importlib.import_module(f"{hil_tests.bench.__name__}.{chosen.name}")
     figures = cast(Run, bench.run)(_progress)
     if chosen.json:
