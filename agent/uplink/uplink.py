@@ -24,7 +24,9 @@ from agent.uplink.channel import describe, escaped, open_channel
 from agent.uplink.delivery import Arrived
 from agent.uplink.devices import Carrying, DeviceStreams
 from agent.uplink.errors import LinkDownError, PlatformFaultError, UplinkError
-from agent.uplink.link import GatewayLinkCall, NotOfferedError
+from agent.uplink.grpc_line import GrpcLine
+from agent.uplink.line import NotOfferedError
+from agent.uplink.link import GatewayLinkCall
 from agent.uplink.listener import Listener, OnAlarm, OnChannel, OnCommand, OnConnected, OnPlatformTime
 from agent.uplink.live import LiveReadings
 from agent.uplink.outbox import Outbox
@@ -204,7 +206,7 @@ class Uplink:
         async with channel:
             session = await self._new_session()
             call = GatewayLinkCall(
-                channel,
+                GrpcLine(channel),
                 session,
                 outbox=self._outbox,
                 listener=self._listener,
