@@ -16,6 +16,7 @@ from typing import Final
 from agent.control.book import Outcome
 from agent.control.command import Command, Mode, Point, Price
 from agent.control.order import Now
+from agent.control.rules.balance import limit_difference
 from agent.control.rules.defaults import set_default
 from agent.control.rules.draft import Draft, Rule
 from agent.control.rules.grid_code import answer_frequency, never_against
@@ -124,6 +125,7 @@ def make_plan(site: SiteView) -> Plan:
     if site.meter is not None:
         never_against(drafts, site)
     limit_phases(drafts, site)
+    limit_difference(drafts, site)
     for draft in drafts.values():
         keep_room(draft)
         if not draft.view.online:

@@ -33,6 +33,8 @@ class SiteLimits:
     phase_limit_w: int
     """Main fuse per phase, as power at nominal voltage."""
     phases: int
+    difference_limit_w: int | None = None
+    """Most that devices may make one phase differ from another; None: no such limit."""
     house_reserve_w: int
     """Most that everything not controlled draws; counted while the meter is lost."""
     discharge_permitted: bool

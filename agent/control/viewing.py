@@ -47,6 +47,7 @@ def settings_view(
             export_limit_w=site.export_limit_w,
             phase_limit_w=site.fuse_a * site.nominal_voltage_v,
             phases=site.phases,
+            difference_limit_w=site.phase_difference_a * site.nominal_voltage_v or None,
             house_reserve_w=site.house_reserve_w,
             discharge_permitted=site.discharge_permitted,
         ),

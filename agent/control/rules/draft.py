@@ -23,6 +23,7 @@ class Rule(StrEnum):
     CONNECTION_EXPORT = "export at the connection [8]"
     CONNECTION_IMPORT = "import at the connection [8]"
     PHASE = "fuse per phase [8]"
+    DIFFERENCE = "difference between phases [8]"
     METER_LOST = "meter lost: static shares [8]"
     STORAGE_EXPORT = "no export from storage [12]"
     RAISE_LATER = "others come down first [3]"
