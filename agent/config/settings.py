@@ -205,6 +205,15 @@ class ControlSettings(_Section):
         "self_consumption", description="What a stationary battery does when nobody commands"
     )
     battery_minimum_soc_percent: int = Field(10, ge=0, le=100, description="Stationary battery is kept above, percent")
+    return_delay_most_s: float = Field(
+        600.0,
+        ge=0,
+        le=3600,
+        description="After grid return, boot or safe mode power may rise after a random part of this, s",
+    )
+    return_ramp_percent_per_minute: int = Field(
+        10, ge=1, le=6000, description="Then it rises by so much of each device's rating a minute, percent"
+    )
     gateway_stop_file: Path | None = Field(
         None, description="Local STOP holds while this file exists; default: STOP in the state directory"
     )

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from agent.control.coming_back import ComingBack
 from agent.control.frequency import GridFrequency
 from agent.control.order import Now, Order
 from drivers.device import Capabilities, DeadMan, DeviceKind, VehicleSession
@@ -186,6 +187,8 @@ class SiteView:
     islanded: bool = False
     safe_mode: str | None = None
     """Why the site looks after itself only (connection targets are suspended)."""
+    coming_back: ComingBack | None = None
+    """After grid return, boot or safe mode."""
     frequency: GridFrequency = field(default_factory=GridFrequency)
 
     @property

@@ -20,6 +20,7 @@ class Rule(StrEnum):
     ISLANDED = "islanded [6]"
     EXPORT_COMMAND = "export limit by command"
     IMPORT_COMMAND = "import limit by command"
+    COMING_BACK = "comes back slowly [7]"
     CONNECTION_EXPORT = "export at the connection [8]"
     CONNECTION_IMPORT = "import at the connection [8]"
     PHASE = "fuse per phase [8]"
