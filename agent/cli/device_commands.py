@@ -17,7 +17,6 @@ import orjson
 import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.text import Text
 
 from agent.cli import places
@@ -210,11 +209,11 @@ def _shower(*, watch: bool, as_json: bool) -> Iterator[Callable[[Readings], None
 def _picture(readings: Readings) -> RenderableType:
     parts: list[RenderableType] = [Text(plain(f"{readings.device}: {readings.title}"), style="bold")]
     for section in readings.sections:
-        title = escape(plain(section.title))
+        parts += ["", Text(plain(section.title), style="bold")]
         if section.points:
-            parts += ["", table(title, ["Point", "Value", "Unit"], section.rows())]
+            parts.append(table("", ["Point", "Value", "Unit"], section.rows()))
         else:
-            parts += ["", f"{title}: only its maker knows what its registers mean"]
+            parts.append(Text("Only its maker knows what its registers mean."))
     if readings.source == "agent":
         parts.append(Text("The running agent holds the device's line; for all points stop it, or see --take-line."))
     return Group(*parts)
