@@ -26,9 +26,9 @@ from drivers.sunspec.measurement import (
     measuring_model,
     state_of_charge_permille,
 )
-from drivers.sunspec.models import model_definition
+from drivers.sunspec.models import Model, model_definition
 from drivers.sunspec.ratings import RATING_PATHS, Bounds, Ratings, capabilities, ratings
-from drivers.sunspec.registers import Look, ModelPoll
+from drivers.sunspec.registers import Look, MapPoll, ModelPoll, Read
 from drivers.sunspec.standing import Standing, StandingPoll
 
 SLOW_PERIOD_S: Final = 5.0
@@ -70,22 +70,7 @@ class Contact:
 
     async def is_current(self) -> bool:
         """Whether the same device still answers; asks it when the connection was opened anew since it last said so."""
-        connection = self.unit.connection
-        common = self.description.find(1)
-        assert common is not None  # without it there is no description
-        for _ in range(3):
-            if self.own.only == connection.generation and connection.is_open:
-                return True
-            generation = connection.generation
-            who = await read_identity(self.unit, common)
-            if identity_of(who) != self.description.meter_id:
-                return False
-            if generation == connection.generation:
-                # Not opened anew by this very read, nor meanwhile by a neighbour.
-                self.own.only = generation
-        if self.own.only == connection.generation:
-            return True
-        raise NoAnswerError(f"{self.unit}: the connection is lost again and again")
+        return await still_the_same(self.unit, self.own, self.description)
 
     async def measure(self, now_s: float) -> Look:
         """One look at the measuring model. Raises WrongDeviceError when the model is no longer where it was."""
@@ -154,19 +139,14 @@ async def make_contact(unit: Unit, kind: DeviceKind, bounds: Bounds, journal: Jo
             f"{', '.join(str(model.number) for model in description.models)}); is the kind right, and the address?"
         )
     measured_by, measuring = chosen
-    points = {
-        number: (await _poll(found, paths).read(unit.read, now_s)).values
-        for number, paths in RATING_PATHS.items()
-        if (found := description.find(number)) is not None
-    }
-    rated = ratings(points)
+    rated = await read_ratings(unit.read, description, now_s)
     standing_poll = await StandingPoll.of(unit.read, description)
     standing = await standing_poll.read(unit.read, now_s)
     own = unit.twin()
     controls = Controls(own, description, kind, rated, bounds)
     await controls.learn(journal)
     gauges = {
-        number: _poll(found, STATE_OF_CHARGE_PATHS[number])
+        number: model_poll(found, STATE_OF_CHARGE_PATHS[number])
         for number in (STORAGE_MODELS if kind is DeviceKind.BATTERY else ())
         if (found := description.find(number)) is not None
     }
@@ -178,7 +158,7 @@ async def make_contact(unit: Unit, kind: DeviceKind, bounds: Bounds, journal: Jo
         description=description,
         measured_by=measured_by,
         measuring=measuring,
-        poll=_poll(measured_by, measuring.paths),
+        poll=model_poll(measured_by, measuring.paths),
         ratings=rated,
         controls=controls,
         gauges=gauges,
@@ -194,7 +174,46 @@ async def make_contact(unit: Unit, kind: DeviceKind, bounds: Bounds, journal: Jo
     return contact
 
 
-def _poll(found: FoundModel, paths: tuple[str, ...]) -> ModelPoll:
-    definition = model_definition(found.number)
-    assert definition is not None  # the models that we use are shipped with the library
-    return ModelPoll(layout(definition, found.length), found.address, paths)
+async def still_the_same(unit: Unit, own: Unit, description: DeviceDescription) -> bool:
+    """Whether the device of a description still answers; asks it when the connection was opened anew since.
+
+    `own` is bound to the connection on which it said so. Raises SunSpecErrors.
+    """
+    connection = unit.connection
+    common = description.find(1)
+    assert common is not None  # without it there is no description
+    for _ in range(3):
+        if own.only == connection.generation and connection.is_open:
+            return True
+        generation = connection.generation
+        who = await read_identity(unit, common)
+        if identity_of(who) != description.meter_id:
+            return False
+        if generation == connection.generation:
+            # Not opened anew by this very read, nor meanwhile by a neighbour.
+            own.only = generation
+    if own.only == connection.generation:
+        return True
+    raise NoAnswerError(f"{unit}: the connection is lost again and again")
+
+
+async def read_ratings(read: Read, description: DeviceDescription, now_s: float) -> Ratings:
+    """What the device is built for, by its own word."""
+    found = {number: at for number in RATING_PATHS if (at := description.find(number)) is not None}
+    poll = MapPoll(
+        (layout(definition_of(at.number), at.length), at.address, RATING_PATHS[number]) for number, at in found.items()
+    )
+    look = await poll.read(read, now_s)
+    return ratings(dict(zip(found, look.values, strict=True)))
+
+
+def model_poll(found: FoundModel, paths: tuple[str, ...]) -> ModelPoll:
+    """Reading these points of one model."""
+    return ModelPoll(layout(definition_of(found.number), found.length), found.address, paths)
+
+
+def definition_of(number: int) -> Model:
+    """Of a model that we use: all of them are shipped with the library."""
+    definition = model_definition(number)
+    assert definition is not None
+    return definition

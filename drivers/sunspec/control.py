@@ -71,7 +71,7 @@ class Controls:
             model = self._description.find(function.model)
             if model is None:
                 continue
-            if self._reference_w(function) is None and function is not SETPOINT_704:
+            if self._ratings.reference_w(function.model) is None and function is not SETPOINT_704:
                 self._notes.append(f"{function.name}: the device does not say what 100 % is")
                 continue
             try:
@@ -82,7 +82,7 @@ class Controls:
                 self._notes.append(f"{function.name} is not readable: {error}")
                 continue
             if is_usable(state):
-                return HeldFunction(self._unit, function, model, state, self._reference_w(function))
+                return HeldFunction(self._unit, function, model, state, self._ratings.reference_w(function.model))
             self._notes.append(f"{function.name} is not implemented")
         return None
 
@@ -268,12 +268,6 @@ class Controls:
         reference_w = control.reference_w
         assert reference_w is not None  # or the control would not be usable
         await control.engage(lambda state: storage_overlay(state, lowest_w, highest_w, reference_w, timer_s))
-
-    def _reference_w(self, function: ControlFunction) -> int | None:
-        """What 100 % of a function is, watts."""
-        return {704: self._ratings.reference_704_w, 123: self._ratings.reference_123_w}.get(
-            function.model, self._ratings.reference_124_w
-        )
 
 
 async def _put_back(control: HeldFunction | None) -> None:

@@ -138,6 +138,10 @@ class HeldFunction:
                 )
         self._is_as_found = True
 
+    def holds_order(self, now: FunctionState) -> bool:
+        """Whether our last order still stands in the device: nothing of it was changed, by its timer or by others."""
+        return bool(self._ours) and all(now.number(path) == was for path, was in self._ours.items())
+
     def order_ended(self) -> None:
         """The device's own timer may have changed its registers since: that was nobody else."""
         self._ours, self.disturbed = {}, ""

@@ -35,6 +35,10 @@ class Ratings:
     reference_124_w: int | None
     """What 100 % means in model 124: WChaMax."""
 
+    def reference_w(self, model: int) -> int | None:
+        """What 100 % of a control function of this model is."""
+        return {704: self.reference_704_w, 123: self.reference_123_w, 124: self.reference_124_w}.get(model)
+
 
 def ratings(values: Mapping[int, Mapping[str, Value]]) -> Ratings:
     """From the points of RATING_PATHS, by model number. Zero is taken for "not said"."""
