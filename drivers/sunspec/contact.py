@@ -30,6 +30,7 @@ from drivers.sunspec.models import Model, model_definition
 from drivers.sunspec.ratings import RATING_PATHS, Bounds, Ratings, capabilities, ratings
 from drivers.sunspec.registers import Look, MapPoll, ModelPoll, Read
 from drivers.sunspec.standing import Standing, StandingPoll
+from drivers.sunspec.switching import GridSwitch
 
 SLOW_PERIOD_S: Final = 5.0
 """State of charge is read this often."""
@@ -57,6 +58,7 @@ class Contact:
     poll: ModelPoll
     ratings: Ratings
     controls: Controls
+    switch: GridSwitch
     gauges: dict[int, ModelPoll]
     """Models with a state of charge, by number."""
     controls_learned_s: float
@@ -99,10 +101,12 @@ class Contact:
             if now_s >= self.standing_due_s:
                 self.standing_due_s = now_s + STANDING_PERIOD_S
                 self.standing = await self.standing_poll.read(self.own.read, now_s)
+                await self.switch.look()
             if not self.controls.has_controls and now_s - self.controls_learned_s >= RELEARN_CONTROLS_S:
                 self.controls_learned_s = now_s
                 await self.controls.learn(journal)
             await self.controls.record(journal)
+            await self.switch.record(journal)
         except SunSpecError as error:
             return error
         return None
@@ -123,7 +127,8 @@ class Contact:
         return self.state_of_charge[1]
 
     def capabilities(self, phases: tuple[int, ...]) -> Capabilities:
-        return capabilities(self.kind, self.ratings, self.bounds, self.controls.surface, phases, self.standing)
+        surface = replace(self.controls.surface, disconnects=self.switch.is_there)
+        return capabilities(self.kind, self.ratings, self.bounds, surface, phases, self.standing)
 
 
 async def make_contact(unit: Unit, kind: DeviceKind, bounds: Bounds, journal: Journal, now_s: float) -> Contact:
@@ -145,6 +150,9 @@ async def make_contact(unit: Unit, kind: DeviceKind, bounds: Bounds, journal: Jo
     own = unit.twin()
     controls = Controls(own, description, kind, rated, bounds)
     await controls.learn(journal)
+    switch = GridSwitch(own, description)
+    if kind is not DeviceKind.METER:
+        await switch.learn(journal)
     gauges = {
         number: model_poll(found, STATE_OF_CHARGE_PATHS[number])
         for number in (STORAGE_MODELS if kind is DeviceKind.BATTERY else ())
@@ -161,6 +169,7 @@ async def make_contact(unit: Unit, kind: DeviceKind, bounds: Bounds, journal: Jo
         poll=model_poll(measured_by, measuring.paths),
         ratings=rated,
         controls=controls,
+        switch=switch,
         gauges=gauges,
         controls_learned_s=now_s,
         slow_due_s=now_s,

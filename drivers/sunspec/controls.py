@@ -41,7 +41,7 @@ class ControlFunction:
     enable: str
     """Takes effect with this one: written once more after all others (a Fronius acts on nothing else)."""
     timer: str
-    """Seconds after which the order lapses in the device; each write of the function starts it anew."""
+    """Seconds after which the order lapses in the device; each write of the function starts it anew. Empty: none."""
     one_by_one: tuple[str, ...]
     """The order for devices that refuse a run: what makes it lapse first, what makes it act last."""
     tolerant: frozenset[str]
@@ -97,6 +97,24 @@ STORAGE_124: Final = ControlFunction(
         *("OutWRte", "InWRte", "StorCtl_Mod"),
     ),
     tolerant=frozenset({"OutWRte", "InWRte"}),
+)
+CONNECT_703: Final = ControlFunction(
+    name="permission to enter service (703)",
+    model=703,
+    runs=(("ES",),),
+    enable="ES",
+    timer="",
+    one_by_one=("ES",),
+    tolerant=frozenset(),
+)
+CONNECT_123: Final = ControlFunction(
+    name="connection (123)",
+    model=123,
+    runs=(("Conn_WinTms", "Conn_RvrtTms", "Conn"),),
+    enable="Conn",
+    timer="Conn_RvrtTms",
+    one_by_one=("Conn_RvrtTms", "Conn_WinTms", "Conn"),
+    tolerant=frozenset(),
 )
 _MODE_PERCENT, _MODE_WATTS = 0, 1  # WSetMod
 _STORAGE_LIMIT_CHARGE, _STORAGE_LIMIT_DISCHARGE = 1, 2  # bits of StorCtl_Mod
@@ -192,6 +210,8 @@ def is_usable(state: FunctionState) -> bool:
         LIMIT_123: ("WMaxLimPct",),
         SETPOINT_704: (),
         STORAGE_124: ("OutWRte", "InWRte"),
+        CONNECT_703: (),
+        CONNECT_123: (),
     }[state.function]
     if state.function is SETPOINT_704 and not (state.implements("WSet") or state.implements("WSetPct")):
         return False
@@ -282,6 +302,14 @@ def storage_overlay(
     if state.implements("InOutWRte_WinTms"):
         overlay["InOutWRte_WinTms"] = 0
     return overlay | _timer(state, timer_s)
+
+
+def connection_overlay(state: FunctionState) -> dict[str, int]:
+    """For CONNECT_703 and CONNECT_123: off, at once, and for good: what restricts does not lapse by itself."""
+    overlay = {state.function.enable: 0}
+    if state.function is CONNECT_123 and state.implements("Conn_WinTms"):
+        overlay["Conn_WinTms"] = 0  # a random delay
+    return overlay | _timer(state, 0)
 
 
 def _timer(state: FunctionState, timer_s: int) -> dict[str, int]:

@@ -99,6 +99,8 @@ class SunSpecDevice:
         self._order_ends_s: float | None = None
         """Until when an order, confirmed or not, may be in force in the device; None: none is."""
         self._outside_since_s: float | None = None
+        self._off = ""
+        """Why we disconnected it, where it is known."""
 
     @property
     def device_id(self) -> str:
@@ -119,7 +121,7 @@ class SunSpecDevice:
             device_id=self._device_id,
             kind=self._kind,
             link=self._link,
-            detail=self._detail + self._disobedience() + self._disturbance(),
+            detail=self._detail + self._disconnection() + self._disobedience() + self._disturbance(),
             capabilities=self._capabilities,
             last_sample=self._last_sample,
             setpoint=self._setpoint if self._monotonic_s() < self._lease_ends_s else None,
@@ -189,7 +191,7 @@ class SunSpecDevice:
             self._lease_ends_s = self._order_ends_s = ends_s
 
     async def release(self) -> None:
-        """Put back the settings of first contact. See `drivers.device.Device`."""
+        """Put back the settings of first contact; the connection is apart. See `drivers.device.Device`."""
         async with self._control_lock, urgently():
             contact = await self._for_control("was not released")
             try:
@@ -197,6 +199,38 @@ class SunSpecDevice:
             except SunSpecError as error:
                 raise self._as_device_error(error, "was not released") from error
             self._setpoint = self._order_ends_s = None
+
+    async def disconnect(self, reason: str) -> None:
+        """Take the device off the grid until `connect`, over restarts too: no lease ends it, and no band does it.
+
+        Not for limits (a contactor wears, and coming back takes the device's own delay) but for what a limit cannot do.
+        A device that somebody else disconnected already is left to them. Raises as `apply` does.
+        """
+        async with self._control_lock, urgently():
+            contact = await self._for_control("was not disconnected")
+            try:
+                is_ours = await contact.switch.disconnect(self._journal)
+            except SunSpecError as error:
+                raise self._as_device_error(error, "was not disconnected") from error
+            self._off = reason
+            _log.warning("sunspec.disconnected", device=self._device_id, by_us=is_ours, reason=reason)
+
+    async def connect(self) -> None:
+        """Connect again what we disconnected; it comes back after its own delay. Raises as `apply` does."""
+        async with self._control_lock, urgently():
+            contact = await self._for_control("was not connected")
+            try:
+                await contact.switch.connect(self._journal)
+            except SunSpecError as error:
+                raise self._as_device_error(error, "was not connected") from error
+            self._off = ""
+            self._outside_since_s = None
+            _log.warning("sunspec.connected", device=self._device_id)
+
+    @property
+    def is_disconnected_by_us(self) -> bool:
+        """Whether it is off the grid because of `disconnect`, in this run or an earlier one."""
+        return self._contact is not None and self._contact.switch.is_ours
 
     async def end_leases(self) -> None:
         """End an order that nobody renewed. `run` calls it; a device that reverts to its fallback has ended it itself.
@@ -239,6 +273,7 @@ class SunSpecDevice:
                     return contact
                 _log.warning("sunspec.device_replaced", device=self._device_id, was=contact.description.meter_id)
                 self._contact = self._setpoint = self._order_ends_s = None
+                self._off = ""
             contact = await make_contact(self._unit, self._kind, self._bounds, self._journal, self._monotonic_s())
             self._contact = contact
             self._capabilities = contact.capabilities(self._phases)
@@ -298,13 +333,18 @@ class SunSpecDevice:
         band, sample, found = self._setpoint, self._last_sample, self._capabilities
         if band is None or sample is None or sample.power_w is None or self._monotonic_s() >= self._lease_ends_s:
             return None
-        if self._link is not LinkState.ONLINE or sample.flags & SampleFlag.ISLANDED:
+        if self._link is not LinkState.ONLINE or sample.flags & SampleFlag.ISLANDED or self.is_disconnected_by_us:
             return None
         if self._outside_since_s is None:
             return None if self._is_outside(band, sample.power_w) else True  # an order newer than the sample
         # The device's own response time, where that is the longer one: a slow device is not a disobedient one.
         patience_s = max(DISOBEDIENCE_AFTER_S, 0.0 if found is None else found.response_s)
         return None if sample.monotonic_s - self._outside_since_s < patience_s else False
+
+    def _disconnection(self) -> str:
+        if self.is_disconnected_by_us:
+            return f"; disconnected by the gateway: {self._off or 'before its last start'}"
+        return ""
 
     def _disturbance(self) -> str:
         seen = "" if self._contact is None or self._setpoint is None else self._contact.controls.disturbed

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from typing import Final
 
 import structlog
 
@@ -26,6 +27,9 @@ from drivers.sunspec.description import FoundModel
 from drivers.sunspec.errors import ControlRefusedError
 from drivers.sunspec.models import model_definition
 from drivers.sunspec.writing import FunctionWriter
+
+JOURNAL_PATIENCE_S: Final = 1.0
+"""What must be on record before a write waits for the journal this long: an order that restricts cannot wait longer."""
 
 _log = structlog.get_logger()
 
@@ -74,14 +78,10 @@ class HeldFunction:
         Never in the way: while the journal is away both are kept in memory, and the next call tries again.
         `is_blind`: what was read cannot be believed; False is returned when nothing better is on record.
         """
-        place = f"{meter_id}/{self.function.model}/{self.function.enable}"
-        try:
-            await self._writer.record(journal, f"writes/{place}")
-        except Exception as error:  # as below
-            _log.error("sunspec.way_of_writing_not_recorded", place=place, error=str(error))
+        await self.record_way(journal, meter_id)
         if self._is_recorded:
             return True
-        key = f"found/{place}"
+        key = f"found/{self._place(meter_id)}"
         earlier: bytes | None = None
         try:
             earlier = await journal.recall(key)
@@ -97,6 +97,17 @@ class HeldFunction:
         if not self._was_written:
             self._is_as_found = self._is_recorded and self.found == self.at_contact.settings
         return True
+
+    async def record_way(self, journal: Journal, meter_id: str) -> None:
+        """Make durable how the device takes writes, or take what an earlier contact learned. Never in the way."""
+        place = self._place(meter_id)
+        try:
+            await self._writer.record(journal, f"writes/{place}")
+        except Exception as error:  # the store's own errors are not known here, and none may stop a measurement
+            _log.error("sunspec.way_of_writing_not_recorded", place=place, error=str(error))
+
+    def _place(self, meter_id: str) -> str:
+        return f"{meter_id}/{self.function.model}/{self.function.enable}"
 
     async def engage(self, order: Callable[[FunctionState], Overlay]) -> None:
         """Write what `order` makes of the present state, and confirm it by read-back."""

@@ -84,6 +84,8 @@ class ControlSurface:
     """When it lapses, a fallback that we put there takes its place."""
     legal_cap_w: int | None = None
     """Export limit that was in force when we came: nothing of ours goes above it."""
+    disconnects: bool = False
+    """Has a connect switch that can be used."""
     notes: tuple[str, ...] = ()
 
 
@@ -139,6 +141,7 @@ def capabilities(
         fallback_lowest_w=lowest_w,
         fallback_highest_w=highest_w,
         phases=phases,
+        disconnects=surface.disconnects,
         own_droop=standing.own_droop,
         reconnect_delay_s=standing.reconnect_delay_s or 0,
         notes=notes + surface.notes,
