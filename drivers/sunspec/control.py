@@ -243,11 +243,12 @@ class Controls:
     async def _engage_setpoint(self, control: HeldFunction, power_w: int, timer_s: int) -> None:
         reference_w = control.reference_w
         rest = self._fallback is not None
+        # WSet has two registers, WSetPct one: halves of a setpoint that is in force would be a power that nobody wants.
+        may_be_torn = control.is_torn_by_writing and reference_w is not None
 
         def overlay(state: FunctionState) -> Overlay:
-            return setpoint_overlay(
-                state, power_w, reference_w, timer_s, rest_on_revert=rest, in_percent=self._setpoint_in_percent
-            )
+            in_percent = self._setpoint_in_percent or (may_be_torn and state.implements("WSetPct"))
+            return setpoint_overlay(state, power_w, reference_w, timer_s, rest_on_revert=rest, in_percent=in_percent)
 
         try:
             await control.engage(overlay)

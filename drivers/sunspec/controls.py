@@ -79,7 +79,7 @@ SETPOINT_704: Final = ControlFunction(
     timer="WSetRvrtTms",
     one_by_one=(
         *("WSetRvrtTms", "WSetRvrt", "WSetPctRvrt", "WSetEnaRvrt"),
-        *("WSetMod", "WSet", "WSetPct", "WSetEna"),
+        *("WSet", "WSetPct", "WSetMod", "WSetEna"),
     ),
     tolerant=frozenset({"WSet", "WSetPct", "WSetRvrt", "WSetPctRvrt"}),
 )
@@ -268,7 +268,7 @@ def setpoint_overlay(
 
     `in_percent`: by WSetPct instead of WSet; some devices take only that.
     """
-    path, revert, mode = ("WSetPct", "WSetPctRvrt", _MODE_PERCENT) if in_percent else ("WSet", "WSetRvrt", _MODE_WATTS)
+    path, mode = ("WSetPct", _MODE_PERCENT) if in_percent else ("WSet", _MODE_WATTS)
     value = state.value(path)
     if value is None or (in_percent and reference_w is None):
         raise ControlRefusedError(f"{state.function.name}: {path} is not implemented, or what it is a percentage of")
@@ -277,8 +277,9 @@ def setpoint_overlay(
         overlay["WSetMod"] = mode
     if state.implements("WSetEnaRvrt"):
         overlay["WSetEnaRvrt"] = int(rest_on_revert)
-    if rest_on_revert and state.implements(revert):
-        overlay[revert] = 0
+    if rest_on_revert:
+        # Both: which of them counts depends on a mode that may be written in another request.
+        overlay |= {revert: 0 for revert in ("WSetRvrt", "WSetPctRvrt") if state.implements(revert)}
     return overlay | _timer(state, timer_s)
 
 

@@ -68,6 +68,11 @@ class HeldFunction:
         self._ours: dict[str, int | None] = {}
         """What the registers read after our last write, the timer aside: it counts down. Empty: none holds."""
 
+    @property
+    def is_torn_by_writing(self) -> bool:
+        """Points of two registers hold nonsense between two writes: the device takes them register by register only."""
+        return self._writer.is_singly
+
     async def read(self) -> FunctionState:
         """The function as it is now."""
         return await read_function(self._unit, self.function, self._model)

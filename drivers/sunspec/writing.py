@@ -34,6 +34,11 @@ class FunctionWriter:
         self._writing = Writing.RUNS
         self._on_record: Writing | None = None
 
+    @property
+    def is_singly(self) -> bool:
+        """Whether each register is a write of its own: a point of two is torn for a moment."""
+        return self._writing is Writing.SINGLES
+
     async def record(self, journal: Journal, key: str) -> None:
         """Start with the way that an earlier run learned, and keep what this one learns. Raises as the journal does."""
         if self._on_record is None:
