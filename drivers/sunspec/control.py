@@ -49,7 +49,6 @@ class Controls:
         self._import_w, self._export_w, _ = rated_powers(kind, found, bounds)
         self._limit: HeldFunction | None = None
         self._setpoint: HeldFunction | None = None
-        self._setpoint_in_percent = False
         self._legal_cap_w: int | None = None
         self._notes: list[str] = []
 
@@ -71,7 +70,8 @@ class Controls:
             model = self._description.find(function.model)
             if model is None:
                 continue
-            if self._ratings.reference_w(function.model) is None and function is not SETPOINT_704:
+            reference_w = self._ratings.reference_w(function.model)
+            if reference_w is None and function is not SETPOINT_704:
                 self._notes.append(f"{function.name}: the device does not say what 100 % is")
                 continue
             try:
@@ -82,7 +82,7 @@ class Controls:
                 self._notes.append(f"{function.name} is not readable: {error}")
                 continue
             if is_usable(state):
-                return HeldFunction(self._unit, function, model, state, self._ratings.reference_w(function.model))
+                return HeldFunction(self._unit, function, self._description, state, reference_w)
             self._notes.append(f"{function.name} is not implemented")
         return None
 
@@ -94,7 +94,7 @@ class Controls:
         for control in (self._limit, self._setpoint):
             if control is None:
                 continue
-            if not await control.record(journal, self._description.meter_id, is_blind=self._is_blind(control)):
+            if not await control.record(journal, is_blind=self._is_blind(control)):
                 self._limit = None
                 self._notes.append(
                     f"{control.function.name} reads as a limit to 0 W that is in force: what it really holds cannot be "
@@ -132,7 +132,7 @@ class Controls:
         return ControlSurface(
             limits_export=True,
             follows_setpoint=self._setpoint is not None,
-            has_timer=acting.keeps_timer,
+            has_timer=acting.has_dead_man,
             has_revert_target=target is not None and state.implements(*target),
             legal_cap_w=self._legal_cap_w,
             notes=tuple(notes),
@@ -216,6 +216,17 @@ class Controls:
         await _put_back(self._setpoint)
         await _put_back(self._limit)
 
+    @property
+    def ends_by_itself(self) -> bool:
+        """Whether an order of ours should end in the device as it shall, with nothing for us to write."""
+        surface = self.surface
+        return surface.has_timer and (self._fallback is None or surface.has_revert_target)
+
+    async def has_reverted(self) -> bool:
+        """Whether an order whose time is up has ended by itself; a timer that did nothing is not counted on again."""
+        held = [control for control in (self._setpoint, self._limit) if control is not None]
+        return all([await control.has_reverted() for control in held])
+
     async def fall_back(self) -> None:
         """What the device shall do while nobody orders anything: its share for good, or what was found."""
         band = self._fallback
@@ -247,20 +258,20 @@ class Controls:
         may_be_torn = control.is_torn_by_writing and reference_w is not None
 
         def overlay(state: FunctionState) -> Overlay:
-            in_percent = self._setpoint_in_percent or (may_be_torn and state.implements("WSetPct"))
+            in_percent = control.in_percent or (may_be_torn and state.implements("WSetPct"))
             return setpoint_overlay(state, power_w, reference_w, timer_s, rest_on_revert=rest, in_percent=in_percent)
 
         try:
             await control.engage(overlay)
         except (ControlRefusedError, ModbusExceptionError) as refusal:
-            if self._setpoint_in_percent or (isinstance(refusal, ModbusExceptionError) and refusal.is_transient):
+            if control.in_percent or (isinstance(refusal, ModbusExceptionError) and refusal.is_transient):
                 raise
             # Some devices take a setpoint as a percentage only.
-            self._setpoint_in_percent = True
+            control.in_percent = True
             try:
                 await control.engage(overlay)
             except (ControlRefusedError, ModbusExceptionError):
-                self._setpoint_in_percent = False
+                control.in_percent = False
                 raise refusal from None
 
     async def _engage_storage(

@@ -46,6 +46,10 @@ class ControlFunction:
     """The order for devices that refuse a run: what makes it lapse first, what makes it act last."""
     tolerant: frozenset[str]
     """Values that a device may round."""
+    remaining: str = ""
+    """Read-only seconds until the order lapses; empty: the model does not tell."""
+    reverts: tuple[tuple[str, str], ...] = ()
+    """Points and what they revert to; empty: they revert to no order."""
 
 
 LIMIT_704: Final = ControlFunction(
@@ -56,6 +60,8 @@ LIMIT_704: Final = ControlFunction(
     timer="WMaxLimPctRvrtTms",
     one_by_one=("WMaxLimPctRvrtTms", "WMaxLimPctRvrt", "WMaxLimPctEnaRvrt", "WMaxLimPct", "WMaxLimPctEna"),
     tolerant=frozenset({"WMaxLimPct", "WMaxLimPctRvrt"}),
+    remaining="WMaxLimPctRvrtRem",
+    reverts=(("WMaxLimPctEna", "WMaxLimPctEnaRvrt"), ("WMaxLimPct", "WMaxLimPctRvrt")),
 )
 LIMIT_123: Final = ControlFunction(
     name="active power limit (123)",
@@ -82,6 +88,8 @@ SETPOINT_704: Final = ControlFunction(
         *("WSet", "WSetPct", "WSetMod", "WSetEna"),
     ),
     tolerant=frozenset({"WSet", "WSetPct", "WSetRvrt", "WSetPctRvrt"}),
+    remaining="WSetRvrtRem",
+    reverts=(("WSetEna", "WSetEnaRvrt"), ("WSet", "WSetRvrt"), ("WSetPct", "WSetPctRvrt")),
 )
 STORAGE_124: Final = ControlFunction(
     name="storage charge and discharge limits (124)",
@@ -123,9 +131,10 @@ _STORAGE_LIMIT_CHARGE, _STORAGE_LIMIT_DISCHARGE = 1, 2  # bits of StorCtl_Mod
 class FunctionState:
     """The registers of one function as read: what is implemented, what they hold."""
 
-    def __init__(self, function: ControlFunction, layout: Layout, words: Sequence[int]) -> None:
-        """`words` are those of `function_span`, from its first register on."""
+    def __init__(self, function: ControlFunction, layout: Layout, words: Sequence[int], read_s: float = 0.0) -> None:
+        """`words` are those of `function_span`, from its first register on; read at the monotonic moment `read_s`."""
         self.function = function
+        self.read_s = read_s
         self._layout = layout
         self._first, _ = function_span(function, layout)
         self._words = tuple(words)
@@ -176,7 +185,7 @@ class FunctionState:
             raise ControlRefusedError(
                 f"{self.function.name}: {len(settings)} registers are on record from first contact, it has {at}"
             )
-        return FunctionState(self.function, self._layout, words)
+        return FunctionState(self.function, self._layout, words, self.read_s)
 
 
 def function_span(function: ControlFunction, layout: Layout) -> tuple[int, int]:

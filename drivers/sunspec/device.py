@@ -44,6 +44,9 @@ DISOBEDIENCE_LEAST_W: Final = 100
 DISOBEDIENCE_PERCENT: Final = 5
 """Metered power outside the confirmed band by more than the larger of both, for this long, is reported."""
 
+REVERSION_GRACE_S: Final = 3.0
+"""A timer in a device has whole seconds and began after ours: it is judged this long after the lease."""
+
 _log = structlog.get_logger()
 
 
@@ -233,9 +236,10 @@ class SunSpecDevice:
         return self._contact is not None and self._contact.switch.is_ours
 
     async def end_leases(self) -> None:
-        """End an order that nobody renewed. `run` calls it; a device that reverts to its fallback has ended it itself.
+        """End an order that nobody renewed. `run` calls it; a device that reverts to its fallback ends it itself.
 
-        Others get their share written for good, or what was found at first contact. Tried again until it succeeds.
+        That is looked at: a timer that did nothing is not counted on again. Others, and those, get their share written
+        for good, or what was found at first contact. Tried again until it succeeds.
         """
         if self._order_ends_s is None or self._monotonic_s() < self._order_ends_s:
             return
@@ -247,9 +251,14 @@ class SunSpecDevice:
                 self._setpoint = None
             held = self._capabilities
             try:
-                if held is None or held.dead_man is not DeadMan.REVERTS_TO_FALLBACK:
-                    contact = await self._for_control("was not given back")
-                    await contact.controls.fall_back()
+                contact = await self._for_control("was not given back")
+                controls = contact.controls
+                if controls.ends_by_itself and self._monotonic_s() < self._order_ends_s + REVERSION_GRACE_S:
+                    return
+                reverted = controls.ends_by_itself and await controls.has_reverted()
+                if not reverted or held is None or held.dead_man is not DeadMan.REVERTS_TO_FALLBACK:
+                    await controls.fall_back()
+                self._capabilities = contact.capabilities(self._phases)
             except (SunSpecError, DeviceUnreachableError, DeviceRefusedError) as error:
                 _log.error("sunspec.lease_not_ended", device=self._device_id, error=str(error))
             else:

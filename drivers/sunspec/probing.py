@@ -212,7 +212,7 @@ class _Probe:
                 ProbeOutcome.NOT_THERE,
                 f"its timer {function.timer} is not implemented: no device-side dead man",
             )
-        held = HeldFunction(self._own, function, model, state, reference_w)
+        held = HeldFunction(self._own, function, self._description, state, reference_w)
         try:
             orders = await self._gentle_orders(state, reference_w)
         except _NotGentleError as reason:
@@ -278,7 +278,7 @@ class _Probe:
                 return ProbeOutcome.UNFINISHED, str(error), None
         else:
             return ProbeOutcome.REFUSED, str(refusal), None
-        if not held.keeps_timer:
+        if not held.has_dead_man:
             return ProbeOutcome.IGNORED, f"it does not keep {held.function.timer}: no device-side dead man", None
         return await self._watch(held)
 

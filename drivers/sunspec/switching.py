@@ -71,14 +71,14 @@ class GridSwitch:
             if error.is_transient:
                 raise
             return None
-        return HeldFunction(self._unit, function, model, state, None) if is_usable(state) else None
+        return HeldFunction(self._unit, function, self._description, state, None) if is_usable(state) else None
 
     async def record(self, journal: Journal) -> None:
         """Take what an earlier run recorded, and make durable what is not yet. Never in the way, and tried again."""
         held = self._held
         if held is None:
             return
-        await held.record_way(journal, self._description.meter_id)
+        await held.record_learned(journal)
         if not self._is_recalled:
             try:
                 kept = await journal.recall(self._key) or b""
