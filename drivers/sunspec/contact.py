@@ -14,7 +14,6 @@ from drivers.sunspec.discovery import (
     STORAGE_MODELS,
     DeviceDescription,
     FoundModel,
-    describe,
     identity_of,
     read_identity,
 )
@@ -26,9 +25,11 @@ from drivers.sunspec.measurement import (
     measuring_model,
     state_of_charge_permille,
 )
+from drivers.sunspec.meeting import keep, meet, profile_key
 from drivers.sunspec.models import Model, model_definition
+from drivers.sunspec.profile import NOTHING_KNOWN, Profile, is_news, slower_of
 from drivers.sunspec.ratings import RATING_PATHS, Bounds, Ratings, capabilities, ratings
-from drivers.sunspec.registers import Look, MapPoll, ModelPoll, Read
+from drivers.sunspec.registers import NO_REFUSALS, Look, MapPoll, ModelPoll, Read, Refusals
 from drivers.sunspec.standing import Standing, StandingPoll
 from drivers.sunspec.switching import GridSwitch
 
@@ -66,6 +67,11 @@ class Contact:
     standing_poll: StandingPoll
     standing: Standing
     standing_due_s: float
+    profile: Profile
+    """As on record, but for what this run has learned."""
+    was: str | None
+    """meter_id of the device that was here before, where it is another one."""
+    profile_on_record: Profile = NOTHING_KNOWN
     counters: Counters = field(default_factory=Counters)
     state_of_charge: tuple[float, int] | None = None
     """(moment, permille)."""
@@ -105,11 +111,27 @@ class Contact:
             if not self.controls.has_controls and now_s - self.controls_learned_s >= RELEARN_CONTROLS_S:
                 self.controls_learned_s = now_s
                 await self.controls.learn(journal)
+            await self.record_profile(journal)
             await self.controls.record(journal)
             await self.switch.record(journal)
         except SunSpecError as error:
             return error
         return None
+
+    async def record_profile(self, journal: Journal) -> None:
+        """Keep what was learned, where it is news: a record costs a durable write."""
+        refusals = self.poll.refusals | self.standing_poll.refusals
+        for poll in self.gauges.values():
+            refusals |= poll.refusals
+        self.profile = replace(self.profile, refusals=refusals)
+        if is_news(self.profile, self.profile_on_record):
+            kept = self.profile.kept(self.description.version)
+            if await keep(journal, profile_key(self.description), kept):
+                self.profile_on_record = self.profile
+
+    def responded(self, after_s: float) -> None:
+        """An order showed in the metered power after so long."""
+        self.profile = replace(self.profile, response_s=slower_of(self.profile.response_s, after_s))
 
     def interpret(self, look: Look, now_s: float) -> Measurement:
         """What a look means, without registers that fell: they are looked at again first."""
@@ -128,15 +150,19 @@ class Contact:
 
     def capabilities(self, phases: tuple[int, ...]) -> Capabilities:
         surface = replace(self.controls.surface, disconnects=self.switch.is_there)
-        return capabilities(self.kind, self.ratings, self.bounds, surface, phases, self.standing)
+        found = capabilities(self.kind, self.ratings, self.bounds, surface, phases, self.standing)
+        return replace(found, response_s=max(found.response_s, self.profile.response_s or 0.0))
 
 
-async def make_contact(unit: Unit, kind: DeviceKind, bounds: Bounds, journal: Journal, now_s: float) -> Contact:
-    """Discover the device and look at everything that we need of it; nothing is written.
+async def make_contact(
+    unit: Unit, kind: DeviceKind, bounds: Bounds, journal: Journal, now_s: float, *, by_record: bool = True
+) -> Contact:
+    """Find out who is there and look at everything that we need of it; nothing is written.
 
     Raises SunSpecErrors; WrongDeviceError when it cannot be a device of this kind.
     """
-    description = await describe(unit)
+    met = await meet(unit, journal, by_record=by_record)
+    description, known = met.description, met.profile.refusals
     chosen = measuring_model(kind, description)
     if chosen is None:
         raise WrongDeviceError(
@@ -145,7 +171,7 @@ async def make_contact(unit: Unit, kind: DeviceKind, bounds: Bounds, journal: Jo
         )
     measured_by, measuring = chosen
     rated = await read_ratings(unit.read, description, now_s)
-    standing_poll = await StandingPoll.of(unit.read, description)
+    standing_poll = await StandingPoll.of(unit.read, description, known, now_s)
     standing = await standing_poll.read(unit.read, now_s)
     own = unit.twin()
     controls = Controls(own, description, kind, rated, bounds)
@@ -154,7 +180,7 @@ async def make_contact(unit: Unit, kind: DeviceKind, bounds: Bounds, journal: Jo
     if kind is not DeviceKind.METER:
         await switch.learn(journal)
     gauges = {
-        number: model_poll(found, STATE_OF_CHARGE_PATHS[number])
+        number: model_poll(found, STATE_OF_CHARGE_PATHS[number], known, now_s)
         for number in (STORAGE_MODELS if kind is DeviceKind.BATTERY else ())
         if (found := description.find(number)) is not None
     }
@@ -166,7 +192,7 @@ async def make_contact(unit: Unit, kind: DeviceKind, bounds: Bounds, journal: Jo
         description=description,
         measured_by=measured_by,
         measuring=measuring,
-        poll=model_poll(measured_by, measuring.paths),
+        poll=model_poll(measured_by, measuring.paths, known, now_s),
         ratings=rated,
         controls=controls,
         switch=switch,
@@ -176,6 +202,9 @@ async def make_contact(unit: Unit, kind: DeviceKind, bounds: Bounds, journal: Jo
         standing_poll=standing_poll,
         standing=standing,
         standing_due_s=now_s + STANDING_PERIOD_S,
+        profile=met.profile,
+        was=met.was,
+        profile_on_record=met.profile,
     )
     # All of that took many requests, perhaps over more than one connection: whoever answers now must be the same.
     if not await contact.is_current():
@@ -216,9 +245,12 @@ async def read_ratings(read: Read, description: DeviceDescription, now_s: float)
     return ratings(dict(zip(found, look.values, strict=True)))
 
 
-def model_poll(found: FoundModel, paths: tuple[str, ...]) -> ModelPoll:
-    """Reading these points of one model."""
-    return ModelPoll(layout(definition_of(found.number), found.length), found.address, paths)
+def model_poll(
+    found: FoundModel, paths: tuple[str, ...], known: Refusals = NO_REFUSALS, since_s: float = 0.0
+) -> ModelPoll:
+    """Reading these points of one model. What is `known` was so at `since_s`."""
+    place = layout(definition_of(found.number), found.length)
+    return ModelPoll(place, found.address, paths, (), since_s, known)
 
 
 def definition_of(number: int) -> Model:

@@ -312,7 +312,7 @@ async def test_an_inverter_that_reads_as_limited_to_nothing_is_not_controlled() 
     assert found is not None
     assert not found.limits_export
     assert any("cannot be read, so it could not be put back" in note for note in found.notes)
-    assert rig.journal.kept == {}
+    assert not any(key.startswith("found/") for key in rig.journal.kept)
     with pytest.raises(DeviceRefusedError, match="cannot be limited"):
         await rig.hold(-1000, None)
 
