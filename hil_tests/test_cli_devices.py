@@ -15,11 +15,14 @@ import tomllib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from agent.cli import probe as probing
 from agent.cli.client import SOCKET_NAME
+from agent.cli.scan import Scan
 from agent.config import Settings
 from agent.web.server import serve_locally
 from drivers.modbus.server import ModbusTcpServer
@@ -28,6 +31,7 @@ from drivers.sunspec.connection import Unit
 from drivers.sunspec.discovery import describe
 from drivers.sunspec.dump import Dump, PlayedRegisters, from_json
 from drivers.sunspec.errors import ModbusExceptionError
+from drivers.sunspec.probing import ProbeOutcome, probe
 from drivers.sunspec.survey import Survey
 from hil_tests.rig.site.site import BATTERY, METER, PV, Site, SiteSettings
 from hil_tests.test_cli_commands import PATIENCE_S, ROOT, command, command_beside
@@ -39,11 +43,12 @@ from tests.drivers.sunspec.fakes import FIXTURES, REAL_DEVICES, battery
 NO_CONFIG = ("--config", "/nonexistent/gateway.toml")
 
 
-def started(*arguments: str | Path) -> subprocess.Popen[str]:
+def started(*arguments: str | Path, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "agent.cli.main", *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, "COLUMNS": "200"},
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -136,6 +141,51 @@ def test_places_that_cannot_be_are_wrong_use() -> None:
         done = command("scan", place, *NO_CONFIG)
         assert (done.returncode, done.stdout) == (2, ""), place
         assert place.split("?")[0] in done.stderr
+
+
+# Probe
+
+
+async def test_nothing_is_probed_without_consent(config: Path) -> None:
+    async with Site(SiteSettings()) as site:
+        address, server = site.addresses[PV], site.servers[PV]
+        for arguments in (("--probe",), ("--yes-probe",), ("--probe", "--yes-probe", "--take-line")):
+            done = await command_beside("scan", address, *arguments, "--json", *NO_CONFIG)
+            assert (done.returncode, server.requests) == (2, 0), arguments
+            assert "probe" in json.loads(done.stdout)["error"]
+
+
+@pytest.mark.parametrize("answer", ["y", "no", ""])
+async def test_at_a_terminal_only_yes_is_consent(answer: str) -> None:
+    device = Played(battery().registers)  # whose write is an error
+    server = ModbusTcpServer(device, unit=1)
+    await server.start("127.0.0.1", 0)
+    master, terminal = os.openpty()
+    try:
+        os.write(master, answer.encode() + b"\n")
+        address = f"tcp://127.0.0.1:{server.port}"
+        process = started("scan", address, "--units", "1", "--probe", "--json", *NO_CONFIG, stdin=terminal)
+        out, said = await asyncio.to_thread(process.communicate, timeout=PATIENCE_S)
+        assert "Type yes to go on" in said
+        assert "Nothing was written." in said
+        assert (process.returncode, json.loads(out)["probes"]) == (0, [])
+    finally:
+        os.close(master)
+        os.close(terminal)
+        await server.stop()
+
+
+async def test_with_consent_the_rigs_inverter_is_probed_and_is_as_it_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probing, "probe", partial(probe, revert_s=1, put_back_s=5.0))
+    async with Site(SiteSettings()) as site:
+        [line] = await Scan((1,), 1.0).run([site.addresses[PV]])
+        steps: list[str] = []
+        [one] = await probing.probe_all([line], 1.0, None, steps.append)
+        assert one.report is not None
+        assert one.is_well
+        assert {function.model: function.outcome for function in one.report.functions}[704] is ProbeOutcome.WORKS
+        assert steps
+        assert json.loads(json.dumps(one.as_json()))["report"]["is_as_found"] is True
 
 
 # Read

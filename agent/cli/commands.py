@@ -14,7 +14,7 @@ import typer
 from rich.live import Live
 from rich.markup import escape
 
-from agent.cli import device_commands, evidence
+from agent.cli import device_commands, evidence, scan_command
 from agent.cli import init as initialising
 from agent.cli.client import AgentUnreachableError, ask
 from agent.cli.logs import configure
@@ -40,7 +40,7 @@ app = typer.Typer(
 config_app = typer.Typer(help="The configuration file.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 
-app.command()(device_commands.scan)
+app.command()(scan_command.scan)
 app.command()(device_commands.read)
 app.command()(device_commands.record)
 app.command()(device_commands.serve)

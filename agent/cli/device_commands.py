@@ -1,4 +1,4 @@
-"""The commands that talk to devices themselves: scan, read, record, serve. Nothing here writes to a device."""
+"""The commands read, record and serve: a device's registers for people, in a file, and played. Nothing is written."""
 
 from __future__ import annotations
 
@@ -19,115 +19,39 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from agent.cli import places
-from agent.cli import scan as scanning
 from agent.cli.client import AgentUnreachableError
-from agent.cli.lines import NOTHING_HELD, Held, Target, TargetError, held_by_agent, settings_if_there, target
-from agent.cli.options import ConfigOption, JsonOption
+from agent.cli.lines import Held, Target, TargetError, held_by_agent, target
+from agent.cli.options import (
+    INTERRUPTED,
+    CaOption,
+    ConfigOption,
+    JsonOption,
+    MapOption,
+    TakeLineOption,
+    TimeoutOption,
+    UnitOption,
+    held_text,
+    interruptible,
+    settings_and_held,
+)
 from agent.cli.output import console, emit_json, fail, os_error, plain, progress_bar, table
+from agent.cli.places import MOST_UNIT
 from agent.cli.readings import Readings, looks, of_agent
 from agent.config import DEFAULT_PATH, Settings
 from drivers.modbus.server import ModbusTcpServer
 from drivers.sunspec.dump import MOST_DUMP_BYTES, DumpError, PlayedRegisters, from_json, to_json
-from drivers.sunspec.endpoint import parse_address
 from drivers.sunspec.errors import SunSpecError
 from drivers.sunspec.recording import record as record_device
 from drivers.sunspec.scrubbing import scrub
 from drivers.sunspec.tls import TlsFiles
 
-INTERRUPTED: Final = 130
-"""Exit code after Ctrl-C, as shells have it."""
 PLAYING_PORT: Final = 5020
-
-_TAKE_LINE = "Connect although the running agent holds the line: only for a device that takes several connections."
-TakeLineOption = Annotated[bool, typer.Option("--take-line", help=_TAKE_LINE)]
-UnitOption = Annotated[
-    int | None, typer.Option(min=0, max=places.MOST_UNIT, metavar="ID", help="Modbus unit id; 1 unless configured.")
-]
-TimeoutOption = Annotated[
-    float | None, typer.Option(min=0.05, max=30, metavar="SECONDS", help="How long it may take to answer, s.")
-]
-CaOption = Annotated[
-    Path | None, typer.Option("--ca-file", metavar="FILE", help="tls://: PEM certificate of who certifies the device.")
-]
-MapOption = Annotated[
-    str | None, typer.Option("--map", metavar="NAME", help="Register map of a device without SunSpec, or its file.")
-]
 DeviceArgument = Annotated[
     str,
     typer.Argument(
         metavar="DEVICE", help="Id in the configuration, or HOST[:PORT], tls://HOST, rtutcp://HOST:PORT, rtu:///dev/..."
     ),
 ]
-
-
-def scan(
-    hosts: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="WHERE...",
-            help="HOST[:PORT]; a range, 192.0.2.10-30 or 192.0.2.0/24; tls://HOST; rtutcp://HOST:PORT; "
-            "a serial port, rtu:///dev/ttyUSB0, whose baud rate and parity are found out.",
-        ),
-    ],
-    units: Annotated[
-        str | None, typer.Option(metavar="IDS", help="Modbus unit ids to ask: 1-3,126. Absent: those that makers ship.")
-    ] = None,
-    timeout_s: Annotated[
-        float, typer.Option(min=0.05, max=30, metavar="SECONDS", help="How long a device may take to answer, s.")
-    ] = 1.0,
-    most_s: Annotated[
-        float, typer.Option(min=1, max=86_400, metavar="SECONDS", help="How long the whole scan may take, s.")
-    ] = scanning.SCAN_S,
-    ca_file: CaOption = None,
-    config: ConfigOption = DEFAULT_PATH,
-    take_line: TakeLineOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Say what SunSpec devices are there, as a table and as ready configuration. Nothing is written to them.
-
-    Lines that the running agent holds are left alone. Exit code 1 when nothing was found.
-    """
-    try:
-        numbers = places.unit_ids(units)
-        wanted = places.addresses(hosts)
-    except ValueError as error:
-        fail(str(error), code=2, as_json=as_json)
-    _, held = _settings_and_held(config, take_line, as_json)
-    why = {address: _held_text(names) for address in wanted if (names := held.holders(parse_address(address)))}
-    with progress_bar() as progress, _interruptible():
-        task = progress.add_task("", total=len(wanted))
-        asked = 0
-
-        def done() -> None:
-            nonlocal asked
-            asked += 1
-
-        work = scanning.Scan(
-            numbers,
-            timeout_s,
-            every_unit=units is not None,
-            most_s=most_s,
-            tls=None if ca_file is None else TlsFiles(ca_file),
-            held=why,
-            asking=lambda where: progress.update(task, description=f"{asked} of {len(wanted)} done, asking {where}"),
-            done=done,
-        )
-        found = asyncio.run(work.run(wanted))
-    ready = scanning.configuration(found, None if ca_file is None else str(ca_file.resolve()))
-    if as_json:
-        emit_json({"devices": [line.as_json() for line in found], "configuration": ready})
-    else:
-        ranged = set(places.addresses([text for text in hosts if places.is_range(text)]))
-        shown = [line for line in found if not (line.is_nobody and line.place.address in ranged)]
-        console.print(table("Devices", ["Address", "Unit", "Device", "Models"], [line.cells() for line in shown]))
-        if len(shown) < len(found):
-            console.print(f"{len(found) - len(shown)} more addresses: nobody there.", highlight=False)
-        if ready:
-            console.print("\nReady configuration, for gateway.toml:\n")
-            console.print(ready, markup=False, highlight=False, soft_wrap=True)
-    if not any(line.description for line in found):
-        raise typer.Exit(1)
 
 
 def read(
@@ -153,12 +77,12 @@ def read(
     shown instead; for all points stop the agent, or use --take-line with a device that takes several connections.
     With --watch --json: one JSON value a line.
     """
-    settings, held = _settings_and_held(config, take_line, as_json)
+    settings, held = settings_and_held(config, take_line, as_json)
     wanted = _target(device, settings, unit, timeout_s, map_name, ca_file, as_json)
-    with _interruptible(0 if watch else INTERRUPTED), _shower(watch=watch, as_json=as_json) as show:
+    with interruptible(0 if watch else INTERRUPTED), _shower(watch=watch, as_json=as_json) as show:
         if names := held.holders(wanted.endpoint):
             if models or device not in names:
-                fail(f"{wanted.name}: {_held_text(names)}", as_json=as_json)
+                fail(f"{wanted.name}: {held_text(names)}", as_json=as_json)
             _show_agents(device, settings, held, period_s if watch else None, show)
         else:
             try:
@@ -238,12 +162,12 @@ def record(
 
     Serial numbers, network addresses, names and places are taken out of it. Nothing is written to the device.
     """
-    settings, held = _settings_and_held(config, take_line, as_json)
+    settings, held = settings_and_held(config, take_line, as_json)
     wanted = _target(device, settings, unit, timeout_s, None, ca_file, as_json)
     if wanted.register_map is not None:
         fail(f"{wanted.name} is read by a register map; only SunSpec devices can be recorded", as_json=as_json)
     if names := held.holders(wanted.endpoint):
-        fail(f"{wanted.name}: {_held_text(names)}", as_json=as_json)
+        fail(f"{wanted.name}: {held_text(names)}", as_json=as_json)
     if out.exists() and not force:
         fail(f"{out} is there already; name another file, or use --force", as_json=as_json)
     if not out.parent.is_dir():
@@ -254,7 +178,7 @@ def record(
             dump = await record_device(opened, lambda what: progress.update(task, description=what))
         return to_json(scrub(dump, vendor_models=vendor_models))
 
-    with progress_bar() as progress, _interruptible():
+    with progress_bar() as progress, interruptible():
         task = progress.add_task("")
         try:
             content = asyncio.run(take())
@@ -305,7 +229,7 @@ def serve(
     port: Annotated[
         int, typer.Option(min=0, max=65_535, metavar="PORT", help="TCP port; 0: the system chooses.")
     ] = PLAYING_PORT,
-    unit: Annotated[int, typer.Option(min=0, max=places.MOST_UNIT, metavar="ID", help="Modbus unit id.")] = 1,
+    unit: Annotated[int, typer.Option(min=0, max=MOST_UNIT, metavar="ID", help="Modbus unit id.")] = 1,
     writable: Annotated[
         bool, typer.Option("--writable", help="Take writes: what is written is read back, and nothing else happens.")
     ] = False,
@@ -349,14 +273,6 @@ def serve(
         fail(f"{host}:{port}: cannot listen there: {error.strerror or error}", as_json=as_json)
 
 
-def _settings_and_held(config: Path, take_line: bool, as_json: bool) -> tuple[Settings | None, Held]:
-    try:
-        settings = settings_if_there(config)
-        return settings, NOTHING_HELD if take_line else held_by_agent(settings)
-    except TargetError as error:
-        fail(str(error), as_json=as_json)
-
-
 def _target(
     device: str,
     settings: Settings | None,
@@ -379,18 +295,3 @@ def _hint(device: str, settings: Settings | None) -> str:
         return ""
     ids = ", ".join(one.id for one in settings.device if one.address is not None)
     return f"; or did you mean a device of the configuration: {ids or 'there is none'}?"
-
-
-def _held_text(names: list[str]) -> str:
-    return (
-        f"the running agent holds this line ({', '.join(names)}), and a second connection could take it away; "
-        "stop the agent first (systemctl stop v2g-gateway), or use --take-line if the device takes several connections"
-    )
-
-
-@contextmanager
-def _interruptible(code: int = INTERRUPTED) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise typer.Exit(code) from None
