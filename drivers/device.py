@@ -122,6 +122,8 @@ class Capabilities:
     response_s: float = 2.0
     """From an order to the metered power."""
     phases: tuple[int, ...] = (1, 2, 3)
+    disconnects: bool = False
+    """Its driver can take it off the grid and connect again what it disconnected itself. No band does that."""
     own_droop: bool = False
     """It answers the grid's frequency by itself: nothing is added to that (SAFETY 5)."""
     reconnect_delay_s: int = 0

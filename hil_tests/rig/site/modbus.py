@@ -26,8 +26,9 @@ class ModbusTcpServer(FaultlessServer):
         unit: int,
         monotonic_s: Callable[[], float],
         inputs: InputRegisters | None = None,
+        refuses: frozenset[int] = frozenset(),
     ) -> None:
-        super().__init__(registers, unit=unit, inputs=inputs)
+        super().__init__(registers, unit=unit, inputs=inputs, refuses=refuses)
         self.dropped = Outage(monotonic_s)
         self.silent = Outage(monotonic_s)
 
