@@ -274,7 +274,7 @@ class EvseSession:
     def _take_meter_values(
         self, values: list[MeterValue], message_us: int, queued: bool, now: Moment, outcome: Outcome
     ) -> None:
-        looks, complaints = read_meter_values(values)
+        looks, complaints = read_meter_values(values, self.settings.phases)
         if complaints:
             self._say_once("charger.meter_values", f"meter values left out: {'; '.join(complaints[:3])}", outcome)
         for look in looks:
@@ -322,10 +322,13 @@ class EvseSession:
         outcome.samples.append(sample)
 
     def _check_register(self, look: MeterLook, outcome: Outcome) -> None:
-        held, seen = self.import_register_milliwatt_hours, look.import_register_milliwatt_hours
-        if held is not None and seen is not None and seen < held:
-            text = f"import register went back from {held} to {seen} milliwatt-hours"
-            self._say_once("charger.register_back", text, outcome)
+        for name, held, seen in (
+            ("import", self.import_register_milliwatt_hours, look.import_register_milliwatt_hours),
+            ("export", self.export_register_milliwatt_hours, look.export_register_milliwatt_hours),
+        ):
+            if held is not None and seen is not None and seen < held:
+                text = f"{name} register went back from {held} to {seen} milliwatt-hours"
+                self._say_once("charger.register_back", text, outcome)
 
     def _say_once(self, code: str, text: str, outcome: Outcome) -> None:
         """A charger that does it once does it every few seconds: say it once per connection."""
