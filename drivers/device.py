@@ -99,8 +99,22 @@ class Sample:
     state_of_charge_permille: int | None = None
     source: ValueSource = ValueSource.OPEN_BUS
     flags: SampleFlag = SampleFlag.NONE
+    registers_signed: bool = False
+    """The meter signed every register here itself, and those signatures (in `signed`) were verified."""
     signed: tuple[SignedValue, ...] = ()
     """The meter's own signatures that came with it. A sample may hold these alone."""
+
+    @property
+    def measures_nothing(self) -> bool:
+        """It holds no value but what a meter signed."""
+        return (
+            self.power_w is None
+            and self.import_register_milliwatt_hours is None
+            and self.export_register_milliwatt_hours is None
+            and self.voltage_millivolts is None
+            and self.frequency_millihertz is None
+            and self.state_of_charge_permille is None
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ A layout never changes; what needs another field gets another version.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Final, TypeAlias
 
@@ -15,8 +15,8 @@ from agent.clock import ClockQuality
 from agent.evidence import cbor
 from agent.evidence.errors import MalformedError, UnsupportedError
 from agent.evidence.fields import Fields
-from agent.measure.reading import Quality, Reading
-from drivers.device import ValueSource
+from agent.measure.reading import MOST_SIGNED_VALUES, Quality, Reading, SignatureReference
+from drivers.device import MOST_RECORD_BYTES, SignatureVerdict, ValueSource
 
 MAX_STATEMENT_BYTES: Final = 64 * 1024
 MAX_WORDS: Final = 4096
@@ -33,6 +33,7 @@ class Kind(IntEnum):
     ATTESTATION = 4
     ALARM = 5
     METERING_TREE = 6
+    SIGNED_METER_VALUE = 7
 
 
 class CommandState(IntEnum):
@@ -158,9 +159,34 @@ class MeteringTree:
     points: tuple[MeteringPoint, ...]
 
 
-Statement: TypeAlias = Sealing | Reading | CommandReceipt | SettlementWindow | Attestation | Alarm | MeteringTree
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedMeterValue:
+    """A value as the meter itself signed it, verbatim, and what became of its signature."""
+
+    device_id: str
+    timestamp_us: int
+    """Of the sample that it came with; the record has the meter's own time."""
+    verdict: SignatureVerdict
+    reason: str
+    """For a person; empty when there is nothing to add."""
+    encoding_method: str
+    """Its format by the charger's word: "OCMF"."""
+    record: bytes
+    """Exactly as it was received, 1 to MOST_RECORD_BYTES."""
+    key_der: bytes | None
+    """SubjectPublicKeyInfo of the key that was registered for the meter; None when none was."""
+    transaction_id: str | None
+    context: str
+    """Why it was measured, by the charger's word: "Transaction.Begin"."""
+
+
+Statement: TypeAlias = (
+    Sealing | Reading | CommandReceipt | SettlementWindow | Attestation | Alarm | MeteringTree | SignedMeterValue
+)
 
 VERSION: Final = 1
+SIGNED_READING_VERSION: Final = 3
+"""Of a reading that names what the meter signed. There is no version 2: vectors use it as the unknown one."""
 
 _KINDS: Final[dict[type, Kind]] = {
     Sealing: Kind.SEALING,
@@ -170,6 +196,7 @@ _KINDS: Final[dict[type, Kind]] = {
     Attestation: Kind.ATTESTATION,
     Alarm: Kind.ALARM,
     MeteringTree: Kind.METERING_TREE,
+    SignedMeterValue: Kind.SIGNED_METER_VALUE,
 }
 
 
@@ -186,12 +213,16 @@ def encode(statement: Statement) -> bytes:
 def _fields(s: Statement) -> cbor.Value:
     match s:
         case Reading():
-            return [
-                int(Kind.READING), VERSION, s.device_id, s.incarnation, s.boot_id, s.sequence, s.timestamp_us,
+            version = SIGNED_READING_VERSION if s.signed_values else VERSION
+            reading: list[cbor.Value] = [
+                int(Kind.READING), version, s.device_id, s.incarnation, s.boot_id, s.sequence, s.timestamp_us,
                 s.net_energy_wh, s.import_register_milliwatt_hours, s.export_register_milliwatt_hours,
                 s.meter_epoch, s.power_w, s.voltage_millivolts, s.state_of_charge_permille,
                 s.frequency_millihertz, int(s.quality), int(s.source),
             ]  # fmt: skip
+            if s.signed_values:
+                reading.append([[r.statement_hash, int(r.verdict)] for r in s.signed_values])
+            return reading
         case Sealing():
             return [int(Kind.SEALING), VERSION, s.sealed_at_us, int(s.clock_quality), s.clock_error_bound_us]
         case CommandReceipt():
@@ -217,6 +248,11 @@ def _fields(s: Statement) -> cbor.Value:
         case MeteringTree():
             points: list[cbor.Value] = [[p.device_id, p.parent_id, p.settled] for p in s.points]
             return [int(Kind.METERING_TREE), VERSION, s.timestamp_us, points]
+        case SignedMeterValue():
+            return [
+                int(Kind.SIGNED_METER_VALUE), VERSION, s.device_id, s.timestamp_us, int(s.verdict), _words(s.reason),
+                _words(s.encoding_method), s.record, s.key_der, s.transaction_id, _words(s.context),
+            ]  # fmt: skip
 
 
 def _words(text: str) -> str:
@@ -235,10 +271,10 @@ def decode(encoded: bytes) -> Statement:
             pass
         case _:
             raise MalformedError("statement: not an array of kind, version and fields")
-    if kind not in _DECODERS or version != VERSION:
+    if (kind, version) not in _DECODERS:
         raise UnsupportedError(f"statement: kind {kind} version {version} is not known here")
     try:
-        return _DECODERS[Kind(kind)](Fields(fields, first=2))
+        return _DECODERS[kind, version](Fields(fields, first=2))
     except (ValueError, TypeError) as error:
         raise MalformedError(f"statement of kind {Kind(kind).name}: {error}") from error
 
@@ -255,7 +291,32 @@ def _quality(f: Fields) -> Quality:
 
 
 def _reading(f: Fields) -> Reading:
-    reading = Reading(
+    reading = _plain_reading(f)
+    f.end()
+    return reading
+
+
+def _signed_reading(f: Fields) -> Reading:
+    reading = _plain_reading(f)
+    signed = []
+    for item in f.items():
+        if not isinstance(item, list):
+            raise TypeError("a reference to a signed value is not an array")
+        r = Fields(item)
+        signed.append(SignatureReference(statement_hash=r.octets(32), verdict=SignatureVerdict(r.count())))
+        r.end()
+    f.end()
+    if not 1 <= len(signed) <= MOST_SIGNED_VALUES:
+        raise ValueError(f"names {len(signed)} signed values; 1 to {MOST_SIGNED_VALUES} are right")
+    if reading.source is ValueSource.SIGNED_BY_METER and not any(
+        r.verdict is SignatureVerdict.VERIFIED for r in signed
+    ):
+        raise ValueError("is said to be signed by the meter, and names no verified value")
+    return replace(reading, signed_values=tuple(signed))
+
+
+def _plain_reading(f: Fields) -> Reading:
+    return Reading(
         device_id=f.text(),
         incarnation=f.ordinal(),
         boot_id=f.octets(16),
@@ -272,8 +333,6 @@ def _reading(f: Fields) -> Reading:
         quality=_quality(f),
         source=ValueSource(f.count()),
     )
-    f.end()
-    return reading
 
 
 def _sealing(f: Fields) -> Sealing:
@@ -360,12 +419,34 @@ def _metering_tree(f: Fields) -> MeteringTree:
     return MeteringTree(timestamp_us=timestamp_us, points=tuple(points))
 
 
-_DECODERS: Final[dict[int, Callable[[Fields], Statement]]] = {
-    Kind.READING: _reading,
-    Kind.SEALING: _sealing,
-    Kind.COMMAND_RECEIPT: _command_receipt,
-    Kind.SETTLEMENT_WINDOW: _window,
-    Kind.ATTESTATION: _attestation,
-    Kind.ALARM: _alarm,
-    Kind.METERING_TREE: _metering_tree,
+def _signed_meter_value(f: Fields) -> SignedMeterValue:
+    value = SignedMeterValue(
+        device_id=f.text(),
+        timestamp_us=f.count(),
+        verdict=SignatureVerdict(f.count()),
+        reason=f.text(),
+        encoding_method=f.text(),
+        record=f.octets(),
+        key_der=f.octets_or_none(),
+        transaction_id=f.text_or_none(),
+        context=f.text(),
+    )
+    f.end()
+    if not 1 <= len(value.record) <= MOST_RECORD_BYTES:
+        raise ValueError(f"a record of {len(value.record)} bytes; 1 to {MOST_RECORD_BYTES} are right")
+    if value.key_der is None and value.verdict is not SignatureVerdict.UNVERIFIABLE:
+        raise ValueError("a verdict without the key that it was made with")
+    return value
+
+
+_DECODERS: Final[dict[tuple[int, int], Callable[[Fields], Statement]]] = {
+    (Kind.READING, VERSION): _reading,
+    (Kind.READING, SIGNED_READING_VERSION): _signed_reading,
+    (Kind.SEALING, VERSION): _sealing,
+    (Kind.COMMAND_RECEIPT, VERSION): _command_receipt,
+    (Kind.SETTLEMENT_WINDOW, VERSION): _window,
+    (Kind.ATTESTATION, VERSION): _attestation,
+    (Kind.ALARM, VERSION): _alarm,
+    (Kind.METERING_TREE, VERSION): _metering_tree,
+    (Kind.SIGNED_METER_VALUE, VERSION): _signed_meter_value,
 }
