@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -20,6 +21,7 @@ from .car import LINE_VOLTAGE_V, Car, Evse
 from .charging_needs import charging_needs
 from .meter_values import meter_value
 from .profiles import Outlet, ProfileRefusedError, ProfileStore, rfc3339
+from .signing_meter import SigningMeter
 from .variables import Variables
 from .world import GridPoint
 
@@ -60,6 +62,8 @@ class ChargerSettings:
     """Sends BootNotification on every connection. The specification asks for it only after a boot."""
     forgets_profiles: bool = False
     """Loses all profiles whenever its connection is lost, as some chargers do."""
+    meter_key_file: Path | None = None
+    """Private key with which its meter signs, PEM; None: it does not."""
 
 
 @dataclass(slots=True)
@@ -116,6 +120,8 @@ class Charger:
         self.variables = Variables(rated_w=evse.rated_w, bidirectional=evse.bidirectional)
         self.profiles = ProfileStore(Outlet(EVSE_ID, evse.rated_w, evse.rated_export_w, evse.phases, LINE_VOLTAGE_V))
         self._token_presented = evse.car is not None
+        if self.settings.meter_key_file is not None:
+            evse.signing_meter = SigningMeter.from_file(self.settings.meter_key_file)
 
     # Around each step of the physics
 
