@@ -22,17 +22,17 @@ from agent.control.controller import Controller
 from agent.control.errors import ControlError
 from agent.evidence.batch import KeyProtection, SealedBatch
 from agent.evidence.seal import SealPolicy
-from agent.evidence.statements import Attestation, MeteringPoint, Severity
+from agent.evidence.statements import Severity
 from agent.identity.did import did_of
 from agent.identity.errors import IdentityError
 from agent.identity.keys import verify_key_from_pem
 from agent.identity.purposes import EVIDENCE_KEY, UPLINK_KEY, device_key
 from agent.identity.trust import TrustList
-from agent.ledger.metering import metering_tree
 from agent.roads import overview
 from agent.roads.alarms import Alarms
 from agent.roads.desk import Desk
-from agent.roads.devices import channel_terms, make_devices, metered, metrology_settings
+from agent.roads.devices import channel_terms, make_devices, metered
+from agent.roads.facts import facts
 from agent.roads.measuring import Measuring
 from agent.roads.sealing import Sealer
 from agent.roads.settling import SettledDevice, Settling
@@ -47,7 +47,7 @@ from agent.uplink.session import UplinkIdentity
 from agent.uplink.tls import credentials_from_files
 from agent.uplink.uplink import Uplink
 from drivers.device import Sample, SignerUnavailableError
-from firmware_attest.measurement import installed_root, measure_settings, measure_software
+from firmware_attest.measurement import installed_root, measure_software
 from proto.energysettlement.v1.gateway_pb2 import ChannelFrame
 
 CLOCK_NOTE: Final = "clock"
@@ -59,7 +59,6 @@ TLS_SIGN_S: Final = 10.0
 LAST_SEAL_S: Final = 5.0
 LAST_SEND_S: Final = 3.0
 CANCEL_AGAIN_S: Final = 0.5
-ATTESTATION_DAYS: Final = 30
 
 T = TypeVar("T")
 
@@ -103,6 +102,7 @@ class Gateway:
             device_settings=settings.device,
             site=settings.site,
             control=settings.control,
+            frequency=settings.frequency,
             gateway_id=lambda: self._gateway_id,
             stop_file=settings.control.gateway_stop_file or settings.gateway.state_dir / "STOP",
             clock=clock,
@@ -212,25 +212,15 @@ class Gateway:
             on_sealed=self._on_sealed,
         )
         self._up_tasks.append(self._supervisor.keep(group, "sealing", self._sealer.run))
-        facts = functools.partial(self._patiently, self._state_facts)
-        self._up_tasks.append(self._supervisor.once(group, "facts", facts))
+        state_facts = functools.partial(self._patiently, self._state_facts)
+        self._up_tasks.append(self._supervisor.once(group, "facts", state_facts))
 
     async def _state_facts(self) -> None:
-        """What is true of this run from its start: the metering tree, and what software runs."""
-        now_us = self._clock.now().wall_us
-        points = [
-            MeteringPoint(device_id=device.id, parent_id=device.parent, settled=device.settled)
-            for device in self._settings.device
-        ]
+        """What is true of this run from its start."""
         software = await asyncio.to_thread(measure_software, installed_root())
-        attestation = Attestation(
-            timestamp_us=now_us,
-            valid_until_us=now_us + ATTESTATION_DAYS * 86_400_000_000,
-            software_version=self._version,
-            software_digest=software.digest,
-            metrology_digest=measure_settings(metrology_settings(self._settings)),
+        await self._desk.put(
+            facts(self._settings, version=self._version, software=software, now_us=self._clock.now().wall_us)
         )
-        await self._desk.put([metering_tree(points, now_us), attestation])
 
     async def _link_up(self, group: asyncio.TaskGroup) -> None:
         platform = self._settings.platform

@@ -10,6 +10,7 @@ from agent.config.secrets import SecretError, read_secret
 from agent.config.settings import (
     ControlSettings,
     DeviceSettings,
+    FrequencySettings,
     MandateSettings,
     PlatformSettings,
     Settings,
@@ -26,6 +27,7 @@ __all__ = [
     "ConfigError",
     "ControlSettings",
     "DeviceSettings",
+    "FrequencySettings",
     "MandateSettings",
     "PlatformSettings",
     "SecretError",

@@ -151,6 +151,21 @@ class MandateSettings(_Section):
     currency: str = Field("EUR", pattern=r"^[A-Z]{3}$", description="ISO 4217, of the price")
 
 
+class FrequencySettings(_Section):
+    """[frequency]: the site's own answer to the grid's frequency. What it asks for is the country's to say."""
+
+    response: bool = Field(False, description="Batteries, cars and PV answer the frequency that is measured here")
+    dead_band_millihertz: int = Field(
+        200, ge=10, le=1000, description="Nothing happens so near to nominal, mHz; outside, nothing works against it"
+    )
+    droop_percent: float = Field(
+        5.0, ge=0.2, le=12, description="Deviation beyond the dead band that brings the full rating, % of nominal"
+    )
+    reserve_percent: int = Field(
+        0, ge=0, le=40, description="State of charge that batteries keep free for it at both ends, percent"
+    )
+
+
 class ControlSettings(_Section):
     """[control]"""
 
@@ -334,6 +349,7 @@ class Settings(_Section):
     evidence: EvidenceSettings = EvidenceSettings()
     platform: PlatformSettings | None = None
     control: ControlSettings = ControlSettings()
+    frequency: FrequencySettings = FrequencySettings()
     settlement: SettlementSettings = SettlementSettings()
     ocpp: OcppSettings = OcppSettings()
     web: WebSettings = WebSettings()

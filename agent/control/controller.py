@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import structlog
 
 from agent.clock import Clock, ClockQuality, Instant
-from agent.config import ControlSettings, DeviceSettings, SiteSettings
+from agent.config import ControlSettings, DeviceSettings, FrequencySettings, SiteSettings
 from agent.control.admission import Admitted, Duplicate, Nothing, Policy, Refused, Undecided, judge
+from agent.control.answers import Answers
 from agent.control.book import Book, Change
 from agent.control.dispatcher import Dispatcher
 from agent.control.notes import DEVICES_KEY, PREFIX, changed_notes, decode_names, encode_names, entry_key, restore
@@ -26,10 +27,12 @@ from agent.control.plain import plain_hash
 from agent.control.plan import METER_SUBJECT, Plan, make_plan, stop_order
 from agent.control.recorder import Desk, Notes, Recorder
 from agent.control.site import SiteView
+from agent.control.site_watch import SiteWatch
 from agent.control.snapshot import ControlSnapshot, show_command, show_device
 from agent.control.stop import StopButton
 from agent.control.tally import Register
-from agent.control.viewing import SafeMode, is_islanded, register_of, settings_view, step_safe_mode, view_site
+from agent.control.undecided import UndecidedMessages, Waiting
+from agent.control.viewing import register_of, settings_view
 from agent.evidence.statements import Alarm, CommandReceipt, CommandState, Severity, Statement
 from agent.identity.trust import TrustList
 from drivers.device import Device, Sample, SampleFlag
@@ -42,29 +45,9 @@ RESTORE_PATIENCE_S: Final = 5.0
 STOP_FILE_RETRY_S: Final = 5.0
 REGISTER_OLD_S: Final = 30.0
 """Energy of a command is counted from a register at most so old: an older one holds what came before the command."""
-METER_PATIENCE_S: Final = 10.0
-"""After the start the grid meter may take so long to its first sample before that is a reason for safe mode."""
-UNDECIDED_MOST_S: Final = 25.0
-"""The platform expects an answer within 30 s."""
-MOST_UNDECIDED: Final = 100
-REFUSALS_PER_S: Final = 10.0
-REFUSALS_AT_ONCE: Final = 100
-"""Receipts for refused messages; beyond this they are counted, and one alarm says so."""
-MOST_REFUSALS_KEPT: Final = 1_000
 MOST_UNRECORDED: Final = 5_000
-REPEAT_RECEIPTS_S: Final = 10.0
-"""A command that comes again within this time is not answered again."""
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    """A message that could not be judged yet."""
-
-    message: device_pb2.GridCommand
-    device_id: str | None
-    since_s: float
 
 
 class Controller:
@@ -77,6 +60,7 @@ class Controller:
         device_settings: Sequence[DeviceSettings],
         site: SiteSettings,
         control: ControlSettings,
+        frequency: FrequencySettings,
         gateway_id: Callable[[], str],
         stop_file: Path,
         clock: Clock,
@@ -85,7 +69,7 @@ class Controller:
         notes: Notes,
     ) -> None:
         self._devices = devices
-        self._settings = settings_view(site, control, device_settings)
+        self._settings = settings_view(site, control, frequency, device_settings)
         self._control = control
         self._site_rating_w = max(site.import_limit_w, site.export_limit_w)
         self._gateway_id = gateway_id
@@ -107,14 +91,13 @@ class Controller:
         self._time_known = not clock.rebooted
         self._registers: dict[str, tuple[Register, float]] = {}
         """With the monotonic time of their measurement."""
-        self._waiting: dict[bytes, _Waiting] = {}
-        self._answered: dict[bytes, float] = {}
-        self._refusals: dict[bytes, CommandReceipt] = {}
-        """Receipts for messages that were refused before any signature held, the oldest first."""
+        self._undecided = UndecidedMessages()
+        self._answers = Answers(self._started_s)
         self._refused = 0
-        self._refusals_left, self._refilled_s = float(REFUSALS_AT_ONCE), self._started_s
         self._flooded = False
-        self._safe_mode = SafeMode()
+        self._watch = SiteWatch(
+            self._settings, self._looks, held=self._dispatcher.held, say=self._alarm, started_s=self._started_s
+        )
         self._stopped_by: str | None = None
         self._trouble = ""
         """Why no plan can be made; empty while one can."""
@@ -138,7 +121,7 @@ class Controller:
         """
         if not message.command_id and not message.authorization:
             return
-        self._take(message, device_id, self._now(received), self._clock.monotonic_s())
+        self._take(Waiting(message, device_id, self._clock.monotonic_s()), self._now(received))
         self._hurry()
 
     def on_sample(self, sample: Sample) -> None:
@@ -173,7 +156,7 @@ class Controller:
         view = self._view
         return ControlSnapshot(
             stopped_by=self._button.pressed_by(),
-            safe_mode=self._safe_mode.reason,
+            safe_mode=self._watch.safe_mode,
             islanded=view.islanded if view is not None else False,
             time_known=self._time_known,
             restored=self._restored,
@@ -294,9 +277,8 @@ class Controller:
         """One plan."""
         instant = self._clock.now()
         now = self._now(instant)
-        for key, waiting in list(self._waiting.items()):
-            del self._waiting[key]
-            self._take(waiting.message, waiting.device_id, now, waiting.since_s)
+        for waiting in self._undecided.take():
+            self._take(waiting, now)
         self._note_stop()
         self._adopt(self._book.settle(now))
         view = self._look(now, instant.monotonic_s, self._book.candidates(now))
@@ -309,22 +291,7 @@ class Controller:
         self._tidy(now)
 
     def _look(self, now: Now, monotonic_s: float, orders: tuple[Order, ...]) -> SiteView:
-        statuses = self._looks.statuses()
-        view = view_site(
-            self._settings, statuses, self._dispatcher.held, now, monotonic_s, orders=orders, stop=self._stopped_by
-        )
-        reason = None
-        if is_islanded(statuses.values()):
-            reason = "the site is not connected to the public grid"
-        elif view.meter is None and self._settings.meter_id is not None and self._meter_is_due(monotonic_s):
-            reason = f"the grid meter {self._settings.meter_id} gives no believable power"
-        before = self._safe_mode.reason
-        self._safe_mode = step_safe_mode(self._safe_mode, reason, monotonic_s)
-        if self._safe_mode.reason is not None and before is None:
-            self._alarm(Severity.WARNING, "site.safe_mode", "site", f"safe mode: {self._safe_mode.reason}")
-        elif self._safe_mode.reason is None and before is not None:
-            self._alarm(Severity.INFO, "site.safe_mode_left", "site", f"safe mode has ended; it was: {before}")
-        return replace(view, safe_mode=self._safe_mode.reason)
+        return self._watch.look(now, monotonic_s, orders=orders, stop=self._stopped_by)
 
     def _note_devices(self) -> None:
         """Note which devices hold something of ours: one without a timer of its own would keep it over our death."""
@@ -337,10 +304,6 @@ class Controller:
         return {
             name: register for name, (register, at_s) in self._registers.items() if monotonic_s - at_s <= REGISTER_OLD_S
         }
-
-    def _meter_is_due(self, monotonic_s: float) -> bool:
-        """Whether the meter ought to have spoken: right after the start it is only being connected to."""
-        return METER_SUBJECT in self._registers or monotonic_s - self._started_s >= METER_PATIENCE_S
 
     def _note_stop(self) -> None:
         pressed_by = self._button.pressed_by()
@@ -359,7 +322,7 @@ class Controller:
             self._written = self._book
             self._recorder.submit((), notes | {entry_key(order_hash): None for order_hash in gone})
             for order_hash in gone:
-                self._answered.pop(order_hash, None)
+                self._answers.forget(order_hash)
 
     # -- messages ---------------------------------------------------------------------------------------------------
 
@@ -372,11 +335,11 @@ class Controller:
             site_rating_w=self._site_rating_w,
         )
 
-    def _take(self, message: device_pb2.GridCommand, device_id: str | None, now: Now, since_s: float) -> None:
+    def _take(self, taken: Waiting, now: Now) -> None:
         """Judge a message and do what follows; one that cannot be judged waits."""
+        message, device_id = taken.message, taken.device_id
         policy = self._policy()
         decision = judge(message, device_id, policy, self._trust(), self._book, now)
-        waited_s = self._clock.monotonic_s() - since_s
         restrictive = isinstance(decision, Admitted) and decision.order.command.restrictive
         if isinstance(decision, Admitted) and self._recorder.backlog > MOST_UNRECORDED * (1 + restrictive):
             decision = Undecided("nothing can be recorded at present, and too much waits for it", restrictive)
@@ -385,19 +348,15 @@ class Controller:
         elif not policy.gateway_id and message.authorization:
             decision = Undecided("the gateway's own key has not been seen yet", restrictive=restrictive)
         match decision:
-            case Nothing():
-                pass
-            case Undecided(reason) if waited_s < UNDECIDED_MOST_S and len(self._waiting) < MOST_UNDECIDED:
-                self._waiting.setdefault(plain_hash(message, device_id), _Waiting(message, device_id, since_s))
-            case Undecided(reason):
+            case Undecided(reason) if not self._undecided.keep(taken, self._clock.monotonic_s()):
                 self._refuse(Refused(plain_hash(message, device_id), message.command_id[:255], reason), now)
+            case Nothing() | Undecided():
+                pass
             case Refused():
                 self._refuse(decision, now)
             case Duplicate(entry):
-                last_s = self._answered.get(entry.order.hash, float("-inf"))
-                if self._clock.monotonic_s() - last_s >= REPEAT_RECEIPTS_S and entry.durable:
-                    self._answered[entry.order.hash] = self._clock.monotonic_s()
-                    self._recorder.submit(entry.receipts, {})
+                if entry.durable:
+                    self._answer_again(entry.order.hash, entry.receipts)
             case Admitted(order):
                 self._admit(order, now)
 
@@ -410,7 +369,7 @@ class Controller:
         state = CommandState.PARTIAL if alone.short else CommandState.ACCEPTED
         reason = alone.reason if alone.short else ""
         log.info("control.command", command=order.command_id, hash=order.hash.hex()[:16], state=state.name)
-        self._answered[order.hash] = self._clock.monotonic_s()
+        self._answers.note(order.hash, self._clock.monotonic_s())
         self._adopt(self._book.admitted(order, state, reason, now), lambda: self._committed(order.hash))
 
     def _committed(self, order_hash: bytes) -> None:
@@ -419,36 +378,32 @@ class Controller:
 
     def _refuse(self, refusal: Refused, now: Now) -> None:
         self._refused += 1
-        monotonic_s = self._clock.monotonic_s()
-        answered = self._refusals.get(refusal.hash)
+        answered = self._answers.refusal(refusal.hash)
         if answered is not None:
-            # The same message again: the same receipt again, and not more often than it can be of use.
-            if monotonic_s - self._answered.get(refusal.hash, float("-inf")) >= REPEAT_RECEIPTS_S:
-                self._answered[refusal.hash] = monotonic_s
-                self._recorder.submit((answered,), {})
+            self._answer_again(refusal.hash, (answered,))
             return
-        refilled = self._refusals_left + (monotonic_s - self._refilled_s) * REFUSALS_PER_S
-        self._refusals_left, self._refilled_s = min(float(REFUSALS_AT_ONCE), refilled), monotonic_s
-        if self._refusals_left < 1 or self._recorder.backlog > MOST_UNRECORDED:
+        monotonic_s = self._clock.monotonic_s()
+        if self._recorder.backlog > MOST_UNRECORDED or not self._answers.may_refuse(monotonic_s):
             if not self._flooded:
                 self._flooded = True
                 text = "more messages are refused than can be answered; they are counted only"
                 self._alarm(Severity.WARNING, "command.flood", refusal.command_id, text)
             return
-        self._refusals_left -= 1
         self._flooded = False
         log.warning("control.refused", command=refusal.command_id, reason=refusal.reason)
         if refusal.alarm:
             self._alarm(Severity.CRITICAL, "command.equivocation", refusal.command_id, refusal.reason)
         change = self._book.refused(refusal.hash, refusal.command_id, refusal.order, refusal.reason, now)
         self._adopt(change)
-        self._answered[refusal.hash] = monotonic_s
+        self._answers.note(refusal.hash, monotonic_s)
         if refusal.order is None:
-            self._refusals[refusal.hash] = change.receipts[0]
-            while len(self._refusals) > MOST_REFUSALS_KEPT:
-                oldest = next(iter(self._refusals))
-                del self._refusals[oldest]
-                self._answered.pop(oldest, None)
+            self._answers.keep_refusal(refusal.hash, change.receipts[0])
+
+    def _answer_again(self, key: bytes, receipts: tuple[CommandReceipt, ...]) -> None:
+        """The same receipts for the same message, and not more often than they can be of use."""
+        if self._answers.is_due(key, self._clock.monotonic_s()):
+            self._answers.note(key, self._clock.monotonic_s())
+            self._recorder.submit(receipts, {})
 
     # -- recording --------------------------------------------------------------------------------------------------
 

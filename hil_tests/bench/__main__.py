@@ -11,7 +11,8 @@ import json
 import logging
 import pkgutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import cast
 
 import structlog
@@ -27,13 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("name", choices=names(), help="what to measure")
     parser.add_argument("--json", action="store_true", help="figures as one JSON object on standard output")
     chosen = parser.parse_args(arguments)
-    # Standard output is for the figures.
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
     bench = importlib.import_module(f"{hil_tests.bench.__name__}.{chosen.name}")
-    figures = cast(Run, bench.run)(_progress)
+    with _quiet_logs():
+        figures = cast(Run, bench.run)(_progress)
     if chosen.json:
         print(json.dumps(figures))
         return 0
@@ -47,6 +44,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def names() -> list[str]:
     """What can be measured: every module here without an underscore."""
     return sorted(found.name for found in pkgutil.iter_modules(hil_tests.bench.__path__) if found.name[0] != "_")
+
+
+@contextmanager
+def _quiet_logs() -> Iterator[None]:
+    """Standard output is for the figures."""
+    before = structlog.get_config()
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
 
 
 def _progress(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 
@@ -31,3 +32,18 @@ def test_what_is_below_the_level_is_not_written(capsys: pytest.CaptureFixture[st
     configure("warning")
     structlog.get_logger().info("an.event")
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("broken", ["full disk", "closed"])
+def test_a_log_that_cannot_be_written_stops_nobody(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = open("/dev/full", "w", encoding="utf-8")  # noqa: SIM115 - it cannot be closed without an error
+    monkeypatch.setattr("sys.stderr", stream)
+    configure("info")
+    with pytest.raises(OSError, match="No space"):
+        print("what any other writer gets", file=stream, flush=True)
+    if broken == "closed":
+        with contextlib.suppress(OSError):
+            stream.close()
+    structlog.get_logger().info("an.event", more="x" * 10_000)
+    with contextlib.suppress(OSError):
+        stream.close()
