@@ -117,7 +117,11 @@ class Charger:
 
     def __post_init__(self) -> None:
         evse = self.evse
-        self.variables = Variables(rated_w=evse.rated_w, bidirectional=evse.bidirectional)
+        self.variables = Variables(
+            rated_w=evse.rated_w,
+            bidirectional=evse.bidirectional,
+            signing_meter=self.settings.meter_key_file is not None,
+        )
         self.profiles = ProfileStore(Outlet(EVSE_ID, evse.rated_w, evse.rated_export_w, evse.phases, LINE_VOLTAGE_V))
         self._token_presented = evse.car is not None
         if self.settings.meter_key_file is not None:
@@ -128,6 +132,8 @@ class Charger:
     def before_step(self, now_s: float) -> None:
         """Carry out what was asked for, and set the outlet's limit for the coming step. `now_s` is Unix time."""
         self.now_s = now_s
+        if self.evse.signing_meter is not None:
+            self.evse.signing_meter.asked = self.variables.get("SampledDataCtrlr", "SignReadings")[1] == "true"
         deferred, self._deferred = self._deferred, []
         for action in deferred:
             action()

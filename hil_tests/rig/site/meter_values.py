@@ -27,8 +27,9 @@ def meter_value(
 def _sign(evse: Evse, values: list[dict[str, object]], *, context: str, moment_s: float) -> None:
     """Beside the import register: one record with both registers."""
     for value in values:
-        if evse.signing_meter is not None and value["measurand"] == "Energy.Active.Import.Register":
-            value["signedMeterValue"] = evse.signing_meter.signed_meter_value(
+        meter = evse.signing_meter
+        if meter is not None and meter.asked and value["measurand"] == "Energy.Active.Import.Register":
+            value["signedMeterValue"] = meter.signed_meter_value(
                 import_milliwatt_hours=evse.energy.import_milliwatt_hours,
                 export_milliwatt_hours=evse.energy.export_milliwatt_hours,
                 context=context,

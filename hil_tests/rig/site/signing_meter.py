@@ -32,6 +32,8 @@ class SigningMeter:
 
     private_key: ec.EllipticCurvePrivateKey
     serial: str = "RIG-METER-1"
+    asked: bool = False
+    """The CSMS wants its signatures."""
     spoiled: bool = False
     _transactions: int = 0
     _fiscal: int = 0
