@@ -8,9 +8,8 @@ left out and complained of; it never becomes 0, and it never becomes a part of a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, NamedTuple, TypeAlias
 
 from drivers.ocpp.errors import quoted
 from drivers.ocpp.measurands import (
@@ -28,6 +27,7 @@ from drivers.ocpp.measurands import (
     POWER_IMPORT,
     QUANTITIES,
     STATE_OF_CHARGE,
+    Quantity,
 )
 from drivers.ocpp.messages import MeterValue, SampledValue, SignedMeterValue
 from drivers.ocpp.timestamps import parse_timestamp_us
@@ -49,11 +49,12 @@ another meter."""
 MOST_SIGNED: Final = 16
 """Signed values of one look that are taken; a charger needs two, begin and end."""
 _LARGEST_MULTIPLIER: Final = 12
+_PLACES_OF_CHARGE: Final = ("EV", OUTLET, *sorted(LOCATIONS - {"EV", OUTLET}))
+_POWERS: Final[tuple[int, ...]] = tuple(int(10**exponent) for exponent in range(2 * _LARGEST_MULTIPLIER))
 _DEFAULT_CONTEXT: Final = "Sample.Periodic"
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
+class Measured(NamedTuple):
     """One value as it was measured, in the integer unit of its measurand (`measurands.QUANTITIES`)."""
 
     measurand: str
@@ -118,6 +119,7 @@ def _look(
         table.take(value, complaints)
         if "signedMeterValue" in value:
             signed.append(SignedSample(value.get("context", _DEFAULT_CONTEXT), value["signedMeterValue"]))
+    table.settle()
     if len(signed) > MOST_SIGNED:
         complaints.append(f"{len(signed)} signed values at one moment, {MOST_SIGNED} are taken")
     on_phases = [f"L{phase}" for phase in phases]
@@ -132,91 +134,97 @@ def _look(
         phase_voltage_millivolts=_per_phase(table, LINE_VOLTAGE),
         frequency_millihertz=_single(table, GRID_FREQUENCY, OUTLET),
         state_of_charge_permille=_state_of_charge(table),
-        measured=table.measured(),
+        measured=tuple(table.found.values()),
         signed=tuple(signed[:MOST_SIGNED]),
     )
 
 
-@dataclass(slots=True)
-class _Table:
-    """The values of one look by (measurand, location) and phase, and the places where one was left out."""
+_Place: TypeAlias = tuple[str, str, str]
+"""Measurand, location, phase."""
+_NOTHING: Final[Mapping[str, int]] = {}
 
-    values: dict[tuple[str, str], dict[str, Measured]] = field(default_factory=dict)
-    left_out: set[tuple[str, str, str]] = field(default_factory=set)
+
+class _Table:
+    """The values of one look by place, and the places where one was left out. Made for every message: kept lean."""
+
+    __slots__ = ("_numbers", "found", "left_out")
+
+    def __init__(self) -> None:
+        self.found: dict[_Place, Measured] = {}
+        self.left_out: set[_Place] = set()
+        self._numbers: dict[tuple[str, str], dict[str, int]] = {}
 
     def take(self, value: SampledValue, complaints: list[str]) -> None:
         measurand, location = value.get("measurand", IMPORT_REGISTER), value.get("location", OUTLET)
-        phase, context = _phase(value.get("phase", "")), value.get("context", _DEFAULT_CONTEXT)
-        if measurand not in QUANTITIES:
+        phase, context = value.get("phase", ""), value.get("context", _DEFAULT_CONTEXT)
+        quantity = QUANTITIES.get(measurand)
+        if quantity is None:
             complaints.append(f"measurand {quoted(measurand, 50)} is not known")
             return
-        place = (measurand, location, phase)
-        number = None
         if location not in LOCATIONS or phase not in PHASE_NAMES:
             # Perhaps another meter altogether: it says nothing about the places that we know.
             where = location if location not in LOCATIONS else phase
             complaints.append(f"{measurand} at {quoted(where, 24)}, which is not known")
             return
-        number = _in_our_unit(measurand, value, complaints)
+        if phase:
+            phase = phase.removesuffix("-N")  # "L1-N" and "L1" are the same place for us; "L1-L2" stays apart
+        place = (measurand, location, phase)
+        number = _in_our_unit(measurand, quantity, value, complaints)
         if number is None:
             self.left_out.add(place)
             return
-        here = self.values.setdefault((measurand, location), {})
-        new, known = Measured(measurand, phase, location, context, number), here.get(phase)
+        known = self.found.get(place)
         if known is None or _rank(context) < _rank(known.context):
-            here[phase] = new
+            self.found[place] = Measured(measurand, phase, location, context, number)
+            here = self._numbers.get((measurand, location))
+            if here is None:
+                self._numbers[measurand, location] = {phase: number}
+            else:
+                here[phase] = number
         elif known.value != number and _rank(context) == _rank(known.context):
             complaints.append(f"{measurand} has two values at one moment, {known.value} and {number}")
             self.left_out.add(place)
 
+    def settle(self) -> None:
+        """All were taken: what contradicts itself goes."""
+        for measurand, location, phase in self.left_out:
+            self.found.pop((measurand, location, phase), None)
+            self._numbers.get((measurand, location), {}).pop(phase, None)
+
     def phases(self, measurand: str, location: str = OUTLET) -> Mapping[str, int]:
-        """Phase ("" is the whole) -> value, without what contradicts itself."""
-        return {
-            phase: found.value
-            for phase, found in self.values.get((measurand, location), {}).items()
-            if (measurand, location, phase) not in self.left_out
-        }
+        """Phase ("" is the whole) -> value."""
+        return self._numbers.get((measurand, location), _NOTHING)
 
     def lacks(self, measurand: str, phases: Sequence[str] = ("", *PHASES)) -> bool:
         """Whether a value at the outlet was left out on one of these phases."""
-        return any((measurand, OUTLET, phase) in self.left_out for phase in phases)
-
-    def measured(self) -> tuple[Measured, ...]:
-        return tuple(
-            found
-            for (measurand, location), by_phase in self.values.items()
-            for phase, found in by_phase.items()
-            if (measurand, location, phase) not in self.left_out
-        )
+        return bool(self.left_out) and any((measurand, OUTLET, phase) in self.left_out for phase in phases)
 
 
 def _rank(context: str) -> int:
     """Lower is preferred; an unknown context comes last."""
-    return CONTEXTS.index(context) if context in CONTEXTS else len(CONTEXTS)
+    return _RANKS.get(context, len(_RANKS))
 
 
-def _in_our_unit(measurand: str, value: SampledValue, complaints: list[str]) -> int | None:
-    quantity = QUANTITIES[measurand]
-    measure = value.get("unitOfMeasure", {})
-    unit, multiplier = measure.get("unit", ""), int(measure.get("multiplier", 0))
+_RANKS: Final = {context: rank for rank, context in enumerate(CONTEXTS)}
+
+
+def _in_our_unit(measurand: str, quantity: Quantity, value: SampledValue, complaints: list[str]) -> int | None:
+    measure = value.get("unitOfMeasure")
+    unit, multiplier = ("", 0) if measure is None else (measure.get("unit", ""), int(measure.get("multiplier", 0)))
     exponent = quantity.exponents.get(unit)
     if exponent is None or abs(multiplier) > _LARGEST_MULTIPLIER:
         complaints.append(f"{measurand} in unit {quoted(unit, 24)} times ten to the {quoted(multiplier, 24)}")
         return None
+    sent, exponent = value["value"], exponent + multiplier
     try:
-        # Through the shortest decimal text: 0.1 kWh is 100 Wh, not what binary makes of it.
-        number = round(Decimal(repr(value["value"])).scaleb(exponent + multiplier))
-    except (InvalidOperation, OverflowError, ValueError):  # beyond what decimals hold; infinite; NaN
+        # To the nearest integer: what binary made of 0.1 kWh is 100 Wh again, as long as a double has digits to spare.
+        number = round(sent * _POWERS[exponent] if exponent >= 0 else sent / _POWERS[-exponent])
+    except (OverflowError, ValueError):  # infinite; NaN
         number = None
     if number is None or not quantity.least <= number <= quantity.most:
-        complaints.append(f"{measurand} of {quoted(value['value'], 24)} {unit} is beyond belief")
+        complaints.append(f"{measurand} of {quoted(sent, 24)} {unit} is beyond belief")
         return None
     return number
-
-
-def _phase(phase: str) -> str:
-    """ "L1-N" and "L1" are the same place for us; "L1-L2" stays apart."""
-    return phase.removesuffix("-N")
 
 
 def _total(table: _Table, measurand: str) -> int | None:
@@ -239,8 +247,8 @@ def _net(table: _Table, taken_as: str, given_as: str) -> int | None:
 
 
 def _per_phase(table: _Table, taken_as: str, given_as: str | None = None) -> tuple[int, ...]:
-    taken, given = table.phases(taken_as), table.phases(given_as) if given_as else {}
-    if not all(phase in taken or phase in given for phase in PHASES):
+    taken, given = table.phases(taken_as), table.phases(given_as) if given_as else _NOTHING
+    if not (taken or given) or not all(phase in taken or phase in given for phase in PHASES):
         return ()
     if table.lacks(taken_as, PHASES) or (given_as is not None and table.lacks(given_as, PHASES)):
         return ()
@@ -250,8 +258,8 @@ def _per_phase(table: _Table, taken_as: str, given_as: str | None = None) -> tup
 def _register(table: _Table, measurand: str, on_phases: Sequence[str], complaints: list[str]) -> int | None:
     """A cumulative register. A sum without one of its phases would fall and rise as that phase comes and goes."""
     found = table.phases(measurand)
-    if "" in found:
-        return found[""]
+    if not found or "" in found:
+        return found.get("")
     sent = [phase for phase in PHASES if phase in found]
     if not sent or table.lacks(measurand):
         return None
@@ -271,11 +279,12 @@ def _voltage(table: _Table) -> int | None:
 def _single(table: _Table, measurand: str, location: str) -> int | None:
     """A value that is the same on all phases."""
     found = table.phases(measurand, location)
+    if not found:
+        return None
     return next((found[phase] for phase in ("", *PHASES) if phase in found), None)
 
 
 def _state_of_charge(table: _Table) -> int | None:
     """The car's own word first, then wherever the charger says that it has it from."""
-    places = ("EV", OUTLET, *sorted(LOCATIONS - {"EV", OUTLET}))
-    known = (_single(table, STATE_OF_CHARGE, place) for place in places)
+    known = (_single(table, STATE_OF_CHARGE, place) for place in _PLACES_OF_CHARGE)
     return next((share for share in known if share is not None), None)
