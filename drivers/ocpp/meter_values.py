@@ -8,7 +8,7 @@ left out and complained of; it never becomes 0, and it never becomes a part of a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple, TypeAlias
 
 from drivers.ocpp.errors import quoted
@@ -47,7 +47,7 @@ OUTLET: Final = "Outlet"
 """Where a value is measured that does not say where. One of the station's own inlet, of the cable or of the car is
 another meter."""
 MOST_SIGNED: Final = 16
-"""Signed values of one look that are taken; a charger needs two, begin and end."""
+"""Signed values of one message that are taken: judging one may take a millisecond, and a charger needs two of them."""
 _LARGEST_MULTIPLIER: Final = 12
 _PLACES_OF_CHARGE: Final = ("EV", OUTLET, *sorted(LOCATIONS - {"EV", OUTLET}))
 _POWERS: Final[tuple[int, ...]] = tuple(int(10**exponent) for exponent in range(2 * _LARGEST_MULTIPLIER))
@@ -107,7 +107,20 @@ def read_meter_values(
         sampled.setdefault(parse_timestamp_us(value["timestamp"]), []).extend(value["sampledValue"])
     complaints: list[str] = []
     looks = [_look(timestamp_us, sampled[timestamp_us], phases, complaints) for timestamp_us in sorted(sampled)]
+    signed = sum(len(look.signed) for look in looks)
+    if signed > MOST_SIGNED:
+        complaints.append(f"{signed} signed values in one message, {MOST_SIGNED} are taken")
+        looks = _with_fewer_signed(looks)
     return looks, complaints
+
+
+def _with_fewer_signed(looks: Sequence[MeterLook]) -> list[MeterLook]:
+    """The newest ones: the end of a transaction, where there are both."""
+    left, fewer = MOST_SIGNED, []
+    for look in reversed(looks):
+        fewer.append(replace(look, signed=look.signed[:left]))
+        left -= len(fewer[-1].signed)
+    return fewer[::-1]
 
 
 def _look(
@@ -120,8 +133,6 @@ def _look(
         if "signedMeterValue" in value:
             signed.append(SignedSample(value.get("context", _DEFAULT_CONTEXT), value["signedMeterValue"]))
     table.settle()
-    if len(signed) > MOST_SIGNED:
-        complaints.append(f"{len(signed)} signed values at one moment, {MOST_SIGNED} are taken")
     on_phases = [f"L{phase}" for phase in phases]
     return MeterLook(
         timestamp_us=timestamp_us,
@@ -135,7 +146,7 @@ def _look(
         frequency_millihertz=_single(table, GRID_FREQUENCY, OUTLET),
         state_of_charge_permille=_state_of_charge(table),
         measured=tuple(table.found.values()),
-        signed=tuple(signed[:MOST_SIGNED]),
+        signed=tuple(signed),
     )
 
 

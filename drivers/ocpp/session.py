@@ -95,13 +95,13 @@ class EvseSession:
         self.import_register_milliwatt_hours: int | None = None
         self.export_register_milliwatt_hours: int | None = None
         self.last_sample: Sample | None = None
-        self.latest_look: MeterLook | None = None
-        """With every measurand, phase and place, for a person."""
-        self._signed_values = SignedValues(settings.meter_key)
         self._seen: deque[tuple[str, int, str, str]] = deque(maxlen=REMEMBERED_EVENTS)
         self._clock_behind_us: int | None = None
         self._known_idle = False
         self._said: set[str] = set()
+        self.latest_look: MeterLook | None = None
+        """With every measurand, phase and place, for a person."""
+        self._signed_values = SignedValues(settings.meter_key)
 
     # --- what others want to know
 
@@ -289,7 +289,7 @@ class EvseSession:
         if complaints:
             self._say_once("charger.meter_values", f"meter values left out: {'; '.join(complaints[:3])}", outcome)
         for look in looks:
-            judged = self._judge_signatures(look, transaction_id, outcome)
+            judged = self._judge_signatures(look, transaction_id, now, outcome)
             if queued:
                 # The charger's clock is all we have; it cannot have measured in the future.
                 age_us = max(0, now.wall_us - look.timestamp_us)
@@ -306,8 +306,8 @@ class EvseSession:
                 continue
             self._take_look(look, judged, now.monotonic_s - age_us / 1e6, flags, outcome)
 
-    def _judge_signatures(self, look: MeterLook, transaction_id: str | None, outcome: Outcome) -> Judged:
-        judged = self._signed_values.take(look, transaction_id)
+    def _judge_signatures(self, look: MeterLook, transaction_id: str | None, now: Moment, outcome: Outcome) -> Judged:
+        judged = self._signed_values.take(look, transaction_id, now.monotonic_s)
         for code, text in judged.notices:
             self._say_once(code, text, outcome)
         return judged

@@ -22,6 +22,10 @@ from drivers.ocpp.meter_values import MeterLook
 
 REMEMBERED_BEGINS: Final = 4
 """Transactions whose signed begin is remembered: the running one, and those whose end is still queued."""
+KEPT_AT_ONCE_BYTES: Final = 256 * 1024
+KEPT_BYTES_PER_S: Final = 2048.0
+"""So much is kept of one meter, whatever its charger sends: a record a second, and some days without a connection at
+once. What is beyond is judged all the same, and not kept."""
 _ENERGY: Final = (Register.IMPORT, Register.EXPORT)
 
 
@@ -40,12 +44,16 @@ class SignedValues:
 
     def __init__(self, key: MeterKey | None) -> None:
         self._key = key
+        self._allowance_bytes = float(KEPT_AT_ONCE_BYTES)
+        self._allowed_s: float | None = None
         self._begins: dict[str, dict[Register, tuple[str, int]]] = {}
         """transaction -> register -> serial number of the meter, milliwatt-hours."""
 
-    def take(self, look: MeterLook, transaction_id: str | None) -> Judged:
-        """Judge the signed values that came with a look."""
+    def take(self, look: MeterLook, transaction_id: str | None, now_s: float) -> Judged:
+        """Judge the signed values that came with a look. `now_s` is monotonic."""
         judged = Judged()
+        if not look.signed:
+            return judged
         payloads: list[Payload] = []
         kept: dict[bytes, SignedValue] = {}
         for signed in look.signed:
@@ -59,8 +67,18 @@ class SignedValues:
                 continue
             method = signed.sent["encodingMethod"]
             found = judge(record, method, self._key)
+            if found.verdict is SignatureVerdict.WRONG:
+                text = f"the meter's signature is wrong: {found.reason}; the value is kept and counts as not signed"
+                judged.notices.append(("charger.signed_value_wrong", text))
+            elif found.verdict is SignatureVerdict.UNVERIFIABLE and self._key is not None:
+                judged.notices.append(("charger.signed_value_unverifiable", f"a signed value: {found.reason}"))
+            if not self._has_room(len(record), now_s):
+                text = f"signs more than {KEPT_BYTES_PER_S:.0f} bytes a second: some of it is not kept"
+                judged.notices.append(("charger.signed_values_left_out", text))
+                continue
             if found.payload is not None:
                 payloads.append(found.payload)
+                judged.notices += _not_good(found.payload)
             kept[record] = SignedValue(
                 record=record,
                 encoding_method=method,
@@ -70,11 +88,6 @@ class SignedValues:
                 transaction_id=transaction_id,
                 context=signed.context,
             )
-            if found.verdict is SignatureVerdict.WRONG:
-                text = f"the meter's signature is wrong: {found.reason}; the value is kept and counts as not signed"
-                judged.notices.append(("charger.signed_value_wrong", text))
-            elif found.verdict is SignatureVerdict.UNVERIFIABLE and self._key is not None:
-                judged.notices.append(("charger.signed_value_unverifiable", f"a signed value: {found.reason}"))
         judged.values = tuple(kept.values())
         plain = Registers(look.import_register_milliwatt_hours, look.export_register_milliwatt_hours)
         judged.covers_registers = covers(payloads, plain)
@@ -82,6 +95,16 @@ class SignedValues:
         if transaction_id is not None:
             judged.notices += self._follow(payloads, transaction_id)
         return judged
+
+    def _has_room(self, record_bytes: int, now_s: float) -> bool:
+        """Whether so much may be kept now; then it counts as kept."""
+        since_s = 0.0 if self._allowed_s is None else max(0.0, now_s - self._allowed_s)
+        self._allowed_s = now_s
+        self._allowance_bytes = min(KEPT_AT_ONCE_BYTES, self._allowance_bytes + since_s * KEPT_BYTES_PER_S)
+        if record_bytes > self._allowance_bytes:
+            return False
+        self._allowance_bytes -= record_bytes
+        return True
 
     def _compare_key(self, sent: SignedMeterValue, judged: Judged) -> None:
         text = sent.get("publicKey", "")
@@ -130,3 +153,15 @@ class SignedValues:
                         text = f"{where}: the signed {register.value} ends at {value} milliwatt-hours, below {begin}"
                         notices.append(("charger.signed_session", text))
         return notices
+
+
+def _not_good(payload: Payload) -> list[tuple[str, str]]:
+    """What the meter says of itself."""
+    states = {(r.status, r.error_flags) for r in payload.readings if r.value is not None and not r.usable}
+    return [
+        (
+            "charger.meter_status",
+            f"its meter does not stand by a value: OCMF status {status!a}, error flags {flags!a}",
+        )
+        for status, flags in sorted(states)[:1]
+    ]

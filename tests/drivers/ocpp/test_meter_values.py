@@ -253,6 +253,12 @@ def test_signed_values_are_handed_on_unread_and_not_without_bound() -> None:
     found, complaints = read(*[one] * 40)
     assert len(found.signed) == MOST_SIGNED
     assert len(complaints) == 1
+    many: list[MeterValue] = [
+        {"timestamp": f"2026-01-01T00:00:{second:02d}Z", "sampledValue": [one]} for second in range(60)
+    ]
+    looks, complaints = read_meter_values(many)
+    assert len(complaints) == 1
+    assert [len(look.signed) for look in looks] == [0] * (60 - MOST_SIGNED) + [1] * MOST_SIGNED
 
 
 def test_an_unknown_name_does_not_cost_the_whole_message() -> None:

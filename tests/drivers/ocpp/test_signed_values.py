@@ -10,8 +10,10 @@ import pytest
 from drivers.device import Sample, SignatureVerdict, SignedValue, ValueSource
 from drivers.ocmf.keys import key_from_der
 from drivers.ocpp.messages import MeterValue, TransactionEvent
+from drivers.ocpp.meter_values import Measured
 from drivers.ocpp.session import EvseSession, Moment, Outcome
 from drivers.ocpp.settings import ChargerSettings
+from drivers.ocpp.signed_values import KEPT_AT_ONCE_BYTES, KEPT_BYTES_PER_S
 from drivers.ocpp.timestamps import format_timestamp
 from tests.drivers.ocmf.meters import BEGIN, END, Meter
 
@@ -177,3 +179,34 @@ def test_a_record_that_is_too_long_or_empty_is_left_out_and_said() -> None:
         outcome = take(session(), "Started", 0, 0, meter_value(0, 100_250, record))
         assert outcome.samples[0].signed == ()
         assert codes(outcome) == ["charger.signed_value_wrong"]
+
+
+def test_a_meter_that_does_not_stand_by_its_value_is_alarmed() -> None:
+    outcome = take(session(), "Started", 0, 0, meter_value(0, 100_250, METER.record({**BEGIN, "ST": "M", "EF": "E"})))
+    sample, value = one(outcome)
+    assert codes(outcome) == ["charger.meter_status"]
+    assert (value.verdict, sample.registers_signed) == (VERIFIED, False)
+
+
+def test_what_one_meter_has_kept_is_bounded_however_much_its_charger_sends() -> None:
+    evse = session()
+    filler = "x" * 30_000
+    said: list[str] = []
+    kept = 0
+    for number in range(100):
+        outcome = take(evse, "Updated", number, 0.01 * number, meter_value(0, 100_250, f"OCMF|{number}{filler}|{{}}"))
+        kept += sum(len(value.record) for sample in outcome.samples for value in sample.signed)
+        said += codes(outcome)
+    assert kept <= KEPT_AT_ONCE_BYTES + KEPT_BYTES_PER_S
+    assert "charger.signed_values_left_out" in said
+    later = take(evse, "Updated", 100, 60, meter_value(60, 100_250, METER.record(BEGIN)))
+    assert one(later)[1].verdict is VERIFIED
+
+
+def test_the_latest_look_has_every_measurand_for_a_person() -> None:
+    evse = session()
+    values = meter_value(0, 100_250)
+    values["sampledValue"].append({"value": 15.5, "measurand": "Current.Import", "phase": "L2", "location": "Cable"})
+    take(evse, "Started", 0, 0, values)
+    assert evse.latest_look is not None
+    assert Measured("Current.Import", "L2", "Cable", "Sample.Periodic", 15_500) in evse.latest_look.measured
