@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from agent.evidence import statements
 from agent.evidence.statements import SignedMeterValue, Statement
@@ -19,6 +20,9 @@ from drivers.ocmf.errors import MeterKeyError
 from drivers.ocmf.judge import Registers, covers, judge
 from drivers.ocmf.keys import MeterKey, key_from_der
 from drivers.ocmf.record import Payload, Register
+
+MOST_REMEMBERED: Final = 20_000
+"""Signed values that a later reading may still name; they stand close before it."""
 
 
 def signed_statement(value: SignedValue, device_id: str, timestamp_us: int) -> SignedMeterValue:
@@ -66,7 +70,7 @@ class SignedValueCheck:
     signed_readings: int = 0
     """Readings whose registers a meter signed, and that are so."""
     absent: int = 0
-    """References to statements that are not here: of before the first batch, or left out."""
+    """References to statements that are not here: of before the first batch, left out, or too far back."""
     _seen: dict[bytes, tuple[str, SignatureVerdict, Payload | None]] = field(default_factory=dict)
     _begins: dict[tuple[str, str, str, Register], int] = field(default_factory=dict)
     _ends: dict[tuple[str, str, str, Register], int] = field(default_factory=dict)
@@ -101,6 +105,8 @@ class SignedValueCheck:
                 return [f"a signed value of {value.device_id} names a key that is none: {error}"]
         found = judge(value.record, value.encoding_method, key)
         self._seen[statement_hash] = (value.device_id, value.verdict, found.payload)
+        if len(self._seen) > MOST_REMEMBERED:
+            del self._seen[next(iter(self._seen))]
         if found.verdict is not value.verdict and SignatureVerdict.UNVERIFIABLE not in (found.verdict, value.verdict):
             # Unverifiable says what the means were; ours may be others.
             said, is_so = value.verdict.name.lower(), found.verdict.name.lower()
