@@ -67,11 +67,6 @@ class StationSession:
             for settings in evses
         }
 
-    @property
-    def signed(self) -> bool:
-        """Whether the key of one of its meters is registered: then its values are asked for with their signatures."""
-        return any(evse.settings.meter_key is not None for evse in self.evses.values())
-
     def connection_began(self) -> None:
         """A socket of this charger was accepted."""
         self._unknown_evses.clear()
