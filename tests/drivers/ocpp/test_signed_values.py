@@ -6,6 +6,8 @@ import base64
 from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from drivers.device import Sample, SignatureVerdict, SignedValue, ValueSource
 from drivers.ocmf.keys import key_from_der
@@ -210,3 +212,20 @@ def test_the_latest_look_has_every_measurand_for_a_person() -> None:
     take(evse, "Started", 0, 0, values)
     assert evse.latest_look is not None
     assert Measured("Current.Import", "L2", "Cable", "Sample.Periodic", 15_500) in evse.latest_look.measured
+
+
+@given(st.text(max_size=200), st.text(max_size=50), st.text(max_size=100), st.booleans())
+def test_whatever_a_charger_calls_a_signature_it_is_kept_as_it_came_and_never_verified(
+    record: str, method: str, public_key: str, registered: bool
+) -> None:
+    outcome = take(
+        session(registered=registered),
+        "Started",
+        0,
+        0,
+        meter_value(0, 100_250, record, public_key=public_key, method=method),
+    )
+    (sample,) = outcome.samples
+    assert [value.record for value in sample.signed] == ([record.encode("utf-8", "replace")] if record else [])
+    assert all(value.verdict is not VERIFIED for value in sample.signed)
+    assert (sample.import_register_milliwatt_hours, sample.registers_signed) == (100_250_000, False)
