@@ -21,6 +21,7 @@ from agent.cli.logs import configure
 from agent.cli.options import ConfigOption, JsonOption
 from agent.cli.output import console, emit_json, fail, field, os_error, plain, progress_bar
 from agent.cli.preflight import missing_parts
+from agent.cli.signed_values import signed_values_json, signed_values_lines
 from agent.cli.status import EXIT_CODES, picture
 from agent.config import DEFAULT_PATH, ConfigError, SecretError, Settings, TokenSettings, read_settings
 from agent.evidence.bundle import BundleHead
@@ -327,6 +328,8 @@ def verify(
                 "incarnations": found.incarnations,
                 "chain_break": None if found.chain_break is None else found.chain_break.why,
                 "contradictions": found.contradictions,
+                "false_claims": found.false_claims,
+                "signed_values": signed_values_json(found.signed),
             }
         )
     else:
@@ -336,6 +339,10 @@ def verify(
             console.print(f"[red]The chain breaks:[/] {escape(plain(found.chain_break.why))}", highlight=False)
         for subject in found.contradictions:
             console.print(f"[red]Two contents under one identity:[/] {escape(plain(subject))}", highlight=False)
+        for claim in found.false_claims:
+            console.print(f"[red]Not so:[/] {escape(plain(claim))}", highlight=False, soft_wrap=True)
+        for line in signed_values_lines(found.signed):
+            console.print(escape(plain(line)), highlight=False, soft_wrap=True)
         if len(found.incarnations) > 1:
             lives = ", ".join(map(str, found.incarnations))
             text = f"It has incarnations {lives}: the gateway's store was lost or a backup restored. Ask its owner why."

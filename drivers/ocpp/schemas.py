@@ -17,6 +17,7 @@ import jsonschema_rs
 import orjson
 
 from drivers.ocpp.errors import ErrorCode, quoted
+from drivers.ocpp.leniency import loosened
 from drivers.ocpp.timestamps import is_timestamp
 
 Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
@@ -69,7 +70,9 @@ class Schemas:
         self._validators = {
             entry.name.removesuffix(".json"): jsonschema_rs.validator_for(
                 # Some of the files start with a byte order mark.
-                orjson.loads(entry.read_bytes().removeprefix(b"\xef\xbb\xbf")),
+                loosened(
+                    entry.name.removesuffix(".json"), orjson.loads(entry.read_bytes().removeprefix(b"\xef\xbb\xbf"))
+                ),
                 formats={"date-time": is_timestamp},
             )
             for entry in folder.iterdir()

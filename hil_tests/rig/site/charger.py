@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -20,6 +21,7 @@ from .car import LINE_VOLTAGE_V, Car, Evse
 from .charging_needs import charging_needs
 from .meter_values import meter_value
 from .profiles import Outlet, ProfileRefusedError, ProfileStore, rfc3339
+from .signing_meter import SigningMeter
 from .variables import Variables
 from .world import GridPoint
 
@@ -60,6 +62,8 @@ class ChargerSettings:
     """Sends BootNotification on every connection. The specification asks for it only after a boot."""
     forgets_profiles: bool = False
     """Loses all profiles whenever its connection is lost, as some chargers do."""
+    meter_key_file: Path | None = None
+    """Private key with which its meter signs, PEM; None: it does not."""
 
 
 @dataclass(slots=True)
@@ -113,15 +117,23 @@ class Charger:
 
     def __post_init__(self) -> None:
         evse = self.evse
-        self.variables = Variables(rated_w=evse.rated_w, bidirectional=evse.bidirectional)
+        self.variables = Variables(
+            rated_w=evse.rated_w,
+            bidirectional=evse.bidirectional,
+            signing_meter=self.settings.meter_key_file is not None,
+        )
         self.profiles = ProfileStore(Outlet(EVSE_ID, evse.rated_w, evse.rated_export_w, evse.phases, LINE_VOLTAGE_V))
         self._token_presented = evse.car is not None
+        if self.settings.meter_key_file is not None:
+            evse.signing_meter = SigningMeter.from_file(self.settings.meter_key_file)
 
     # Around each step of the physics
 
     def before_step(self, now_s: float) -> None:
         """Carry out what was asked for, and set the outlet's limit for the coming step. `now_s` is Unix time."""
         self.now_s = now_s
+        if self.evse.signing_meter is not None:
+            self.evse.signing_meter.asked = self.variables.get("SampledDataCtrlr", "SignReadings")[1] == "true"
         deferred, self._deferred = self._deferred, []
         for action in deferred:
             action()
