@@ -18,7 +18,7 @@ from drivers.ocpp.evse import OcppEvse
 from drivers.ocpp.messages import StatusAnswer
 from drivers.ocpp.profiles import RateUnit
 from drivers.ocpp.rpc import PeerFault, Priority, RpcEngine
-from drivers.ocpp.schemas import JsonObject, Version, schemas
+from drivers.ocpp.schemas import JsonObject, Version
 from drivers.ocpp.session import EvseSession, Moment, Outcome
 from drivers.ocpp.settings import ChargerSettings
 from drivers.ocpp.station import Reaction, StationSession
@@ -94,6 +94,11 @@ class OcppCharger:
             return LinkState.SILENT, self._lost
         return LinkState.STARTING, f"waiting for charger {self.charger_id} to connect"
 
+    @property
+    def version(self) -> Version | None:
+        """What the charger spoke last; None before it first came."""
+        return self.session.version
+
     def notice(self, device_id: str, code: str, text: str) -> None:
         """Something about an EVSE that a person or auditor must know of."""
         self._log.warning("ocpp_notice", code=code, subject=device_id, text=text)
@@ -131,7 +136,7 @@ class OcppCharger:
         """Talk until the socket closes. The caller has made sure that there is no other."""
         connection = Connection(
             socket,
-            RpcEngine(schemas(version)),
+            RpcEngine(version),
             charger_id=self.charger_id,
             react=self._react,
             on_fault=self._on_fault,
@@ -142,8 +147,8 @@ class OcppCharger:
         self._fault_said = False
         self._ended.clear()
         self._wanted.clear()
-        self.session.connection_began()
-        self._log.info("ocpp_connected")
+        self.session.connection_began(version)
+        self._log.info("ocpp_connected", version=version.value)
         try:
             async with asyncio.TaskGroup() as group:
                 beside = [

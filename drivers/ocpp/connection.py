@@ -19,8 +19,10 @@ from drivers.ocpp.errors import (
     InvalidAnswerError,
     NotConnectedError,
     OwnMistakeError,
+    quoted,
 )
 from drivers.ocpp.rpc import (
+    AnswerRefused,
     CallAnswered,
     CallFailed,
     CallReceived,
@@ -31,8 +33,9 @@ from drivers.ocpp.rpc import (
     Priority,
     RepeatedCall,
     RpcEngine,
+    SendReceived,
 )
-from drivers.ocpp.schemas import JsonObject
+from drivers.ocpp.schemas import JsonObject, Version
 from drivers.ocpp.station import Reaction
 
 LOGGED_FAULTS: Final = 3
@@ -74,6 +77,11 @@ class Connection:
         self._ended = False
         self._faults = 0
         self._log = _log.bind(charger=charger_id)
+
+    @property
+    def version(self) -> Version:
+        """What was agreed upon in the handshake; what may be sent here, and in which shape."""
+        return self._engine.version
 
     async def run(self) -> None:
         """Returns when the socket is closed, by whomever."""
@@ -174,6 +182,15 @@ class Connection:
                 future = self._waiting.get(event.message_id)
                 if future is not None and not future.done():
                     future.set_result(event)
+            case SendReceived():
+                self._log.debug("ocpp_received", action=event.action, payload=event.payload)
+                reaction = await self._react(event.action, event.payload)
+                if reaction.refusal is not None:
+                    self._log.info("ocpp_not_taken", action=event.action, problem=reaction.refusal[1])
+            case AnswerRefused():
+                self._log.warning(
+                    "ocpp_answer_refused", action=event.action, code=quoted(event.code), problem=event.description
+                )
             case LateAnswer():
                 self._log.info("ocpp_late_answer", action=event.action)
             case RepeatedCall():

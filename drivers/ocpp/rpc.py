@@ -1,7 +1,7 @@
-"""The RPC engine of one connection, without I/O: frames and moments in, events and frames out (OCPP-J 2.0.1 section 4).
+"""The RPC engine of one connection, without I/O: frames and moments in, events and frames out (OCPP-J section 4).
 
     engine.receive(message, now_s)       -> events; answers that the peer deserves are queued by themselves
-    engine.ask(...), engine.answer(...)  -> frames are queued
+    engine.ask(...), .answer(...), .send(...)  -> frames are queued
     engine.expire(now_s)                 -> events for calls that nobody answered in time
     engine.frames_to_send()              -> what to put on the wire, in order
 
@@ -21,8 +21,8 @@ from enum import Enum, IntEnum
 from typing import Final, TypeAlias
 
 from drivers.ocpp import frames
-from drivers.ocpp.errors import ErrorCode, OwnMistakeError, QueueFullError, quoted
-from drivers.ocpp.schemas import Direction, JsonObject, Schemas
+from drivers.ocpp.errors import ErrorCode, NotInVersionError, OwnMistakeError, QueueFullError, quoted
+from drivers.ocpp.schemas import Direction, JsonObject, Version, schemas
 
 MOST_WAITING: Final = 32
 """Calls of ours that wait for one charger; more is a sign that it is dead."""
@@ -32,6 +32,8 @@ REMEMBERED_ANSWERS: Final = 64
 REMEMBERED_LATE: Final = 32
 MOST_UNANSWERED: Final = 32
 """Calls of the peer that we have not answered yet. The specification lets it have one."""
+LONGEST_ACTION: Final = 64
+"""Characters that are kept of the name of an action."""
 HOPELESS_FAULTS: Final = 20
 """Bad frames in a row after which the connection is not worth keeping."""
 
@@ -57,6 +59,15 @@ class Failure(Enum):
 @dataclass(frozen=True, slots=True)
 class CallReceived:
     """The peer asks; `engine.answer` or `engine.refuse` must follow. The payload fits its schema."""
+
+    message_id: str
+    action: str
+    payload: JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class SendReceived:
+    """The peer tells something that nobody answers (OCPP 2.1). The payload fits its schema."""
 
     message_id: str
     action: str
@@ -101,6 +112,16 @@ class RepeatedCall:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerRefused:
+    """The peer cannot use an answer of ours (CALLRESULTERROR, OCPP 2.1)."""
+
+    message_id: str
+    action: str
+    code: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
 class PeerFault:
     """The peer sent something wrong. It has been answered where the specification wants an answer."""
 
@@ -110,7 +131,9 @@ class PeerFault:
     """So many in a row that the connection should be closed."""
 
 
-Event: TypeAlias = CallReceived | CallAnswered | CallFailed | LateAnswer | RepeatedCall | PeerFault
+Event: TypeAlias = (
+    CallReceived | SendReceived | CallAnswered | CallFailed | LateAnswer | RepeatedCall | AnswerRefused | PeerFault
+)
 
 
 @dataclass(slots=True)
@@ -120,11 +143,20 @@ class _Asked:
     deadline_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    action: str
+    digest: bytes
+    """Of the call's whole text."""
+    text: str
+    """Our answer."""
+
+
 class RpcEngine:
     """One connection's engine. All times are seconds on one monotonic clock that the caller reads."""
 
-    def __init__(self, schemas: Schemas) -> None:
-        self._schemas = schemas
+    def __init__(self, version: Version) -> None:
+        self._schemas = schemas(version)
         self._outgoing: deque[str] = deque()
         self._asked: dict[str, _Asked] = {}
         self._queue: list[tuple[int, int, str]] = []  # heap: priority, order of asking, message id
@@ -133,8 +165,13 @@ class RpcEngine:
         self._abandoned = False
         self._late: OrderedDict[str, str] = OrderedDict()  # message id -> action
         self._unanswered: dict[str, tuple[str, bytes]] = {}  # message id -> action, digest of the frame
-        self._answered: OrderedDict[str, tuple[bytes, str]] = OrderedDict()  # message id -> digest, our answer
+        self._answered: OrderedDict[str, _Answered] = OrderedDict()
         self._faults_in_a_row = 0
+
+    @property
+    def version(self) -> Version:
+        """What this connection speaks."""
+        return self._schemas.version
 
     # --- our calls
 
@@ -143,12 +180,16 @@ class RpcEngine:
     ) -> None:
         """Queue a call. `message_id` is new and at most 36 characters.
 
-        Raises OwnMistakeError for a payload that its schema forbids, QueueFullError when too many wait.
+        Raises OwnMistakeError for a payload that its schema forbids, NotInVersionError for an action that this
+        connection's version lacks, QueueFullError when too many wait.
         """
         if not 1 <= len(message_id) <= frames.LONGEST_MESSAGE_ID or message_id in self._asked:
             raise OwnMistakeError(f"message id {quoted(message_id)} is not new or not of 1 to 36 characters")
         if not self._schemas.knows(action):
-            raise OwnMistakeError(f"{quoted(action)} is no action of {self._schemas.version}")
+            versions = [version.value for version in Version if schemas(version).knows(action)]
+            if versions:
+                raise NotInVersionError(f"{action} is of {', '.join(versions)}; this charger speaks {self.version}")
+            raise OwnMistakeError(f"{quoted(action)} is no action of any version")
         if violation := self._schemas.violation(action, Direction.REQUEST, payload):
             raise OwnMistakeError(f"our own call is not as specified: {violation.description}")
         if len(self._asked) >= MOST_WAITING + (URGENT_RESERVE if priority is Priority.URGENT else 0):
@@ -160,6 +201,14 @@ class RpcEngine:
             self._queue = [entry for entry in self._queue if entry[2] in self._asked]
             heapq.heapify(self._queue)
         self._send_next()
+
+    def send(self, message_id: str, action: str, payload: JsonObject) -> None:
+        """Queue a message that nobody answers. Raises OwnMistakeError for what this version forbids."""
+        if not self._schemas.knows_send(action):
+            raise OwnMistakeError(f"{quoted(action)} cannot be sent without an answer in {self.version}")
+        if violation := self._schemas.violation(action, Direction.SEND, payload):
+            raise OwnMistakeError(f"our own message is not as specified: {violation.description}")
+        self._outgoing.append(frames.send_text(message_id, action, payload))
 
     def abandon(self, message_id: str) -> None:
         """Nobody waits for this call any more. One that was sent keeps the line until it is answered or times out."""
@@ -191,7 +240,7 @@ class RpcEngine:
     def receive(self, message: str | bytes, now_s: float) -> list[Event]:
         """Take one WebSocket message."""
         events = self.expire(now_s)
-        frame = frames.parse_frame(message)
+        frame = frames.parse_frame(message, self.version)
         match frame:
             case frames.Call():
                 assert isinstance(message, str)
@@ -200,6 +249,10 @@ class RpcEngine:
                 self._receive_result(frame, events)
             case frames.CallErrorFrame():
                 self._receive_error(frame, events)
+            case frames.Send():
+                self._receive_send(frame, events)
+            case frames.CallResultErrorFrame():
+                self._receive_result_error(frame, events)
             case frames.BadFrame():
                 if frame.reply_to is not None:
                     self._outgoing.append(frames.error_text(frame.reply_to, frame.code, frame.description))
@@ -211,14 +264,14 @@ class RpcEngine:
         """Answer a CallReceived. Raises OwnMistakeError for an answer that its schema forbids, or a second one."""
         action, digest = self._take_unanswered(message_id)
         if violation := self._schemas.violation(action, Direction.RESPONSE, payload):
-            self._reply(message_id, digest, frames.error_text(message_id, ErrorCode.INTERNAL_ERROR, ""))
+            self._reply(message_id, action, digest, frames.error_text(message_id, ErrorCode.INTERNAL_ERROR, ""))
             raise OwnMistakeError(f"our own answer is not as specified: {violation.description}")
-        self._reply(message_id, digest, frames.result_text(message_id, payload))
+        self._reply(message_id, action, digest, frames.result_text(message_id, payload))
 
     def refuse(self, message_id: str, code: ErrorCode, description: str) -> None:
         """Answer a CallReceived with CALLERROR."""
-        _, digest = self._take_unanswered(message_id)
-        self._reply(message_id, digest, frames.error_text(message_id, code, description))
+        action, digest = self._take_unanswered(message_id)
+        self._reply(message_id, action, digest, frames.error_text(message_id, code, description))
 
     def frames_to_send(self) -> list[str]:
         """The frames that have been queued since the last look, in order."""
@@ -235,8 +288,8 @@ class RpcEngine:
             events.append(RepeatedCall(message_id, held[0]))
             return
         answered = self._answered.get(message_id)
-        if answered is not None and answered[0] == digest:
-            self._outgoing.append(answered[1])
+        if answered is not None and answered.digest == digest:
+            self._outgoing.append(answered.text)
             events.append(RepeatedCall(message_id, call.action))
             return
         # An old id with other content is a charger that numbers badly, not a repetition: it is taken as new, and what
@@ -244,7 +297,7 @@ class RpcEngine:
         refusal = self._refusal(call, held is not None)
         if refusal is not None:
             code, description = refusal
-            self._reply(message_id, digest, frames.error_text(message_id, code, description))
+            self._reply(message_id, call.action, digest, frames.error_text(message_id, code, description))
             self._fault(code, description, events)
             return
         self._faults_in_a_row = 0
@@ -253,7 +306,7 @@ class RpcEngine:
 
     def _refusal(self, call: frames.Call, id_in_use: bool) -> tuple[ErrorCode, str] | None:
         if not self._schemas.knows(call.action):
-            return ErrorCode.NOT_IMPLEMENTED, f"no action {quoted(call.action)} in {self._schemas.version}"
+            return ErrorCode.NOT_IMPLEMENTED, f"no action {quoted(call.action)} in {self.version}"
         if id_in_use:
             return ErrorCode.RPC_FRAMEWORK_ERROR, "another call with this message id is being answered"
         if len(self._unanswered) >= MOST_UNANSWERED:
@@ -276,6 +329,9 @@ class RpcEngine:
             result.message_id, asked.action, Failure.INVALID_ANSWER, violation.code, violation.description
         )
         self._end(result.message_id, failed, events)
+        if self.version is Version.V21:  # before, nothing could be said about an answer
+            refusal = frames.result_error_text(result.message_id, violation.code, violation.description)
+            self._outgoing.append(refusal)
         self._fault(violation.code, violation.description, events)
 
     def _receive_error(self, error: frames.CallErrorFrame, events: list[Event]) -> None:
@@ -287,6 +343,23 @@ class RpcEngine:
         description = f"{quoted(error.code, 50)}: {quoted(error.description, 120)}"
         failed = CallFailed(error.message_id, asked.action, Failure.REFUSED, error.code[:50], description)
         self._end(error.message_id, failed, events)
+
+    def _receive_send(self, told: frames.Send, events: list[Event]) -> None:
+        if not self._schemas.knows_send(told.action):
+            self._fault(ErrorCode.NOT_IMPLEMENTED, f"nobody may SEND {quoted(told.action)}", events)
+        elif violation := self._schemas.violation(told.action, Direction.SEND, told.payload):
+            self._fault(violation.code, violation.description, events)
+        else:
+            self._faults_in_a_row = 0
+            events.append(SendReceived(told.message_id, told.action, told.payload))
+
+    def _receive_result_error(self, error: frames.CallResultErrorFrame, events: list[Event]) -> None:
+        answered = self._answered.get(error.message_id)
+        if answered is None:
+            self._unexpected(error.message_id, events)
+            return
+        self._faults_in_a_row = 0
+        events.append(AnswerRefused(error.message_id, answered.action, error.code[:50], quoted(error.description, 120)))
 
     def _unexpected(self, message_id: str, events: list[Event]) -> None:
         action = self._late.pop(message_id, None)
@@ -329,9 +402,9 @@ class RpcEngine:
         except KeyError:
             raise OwnMistakeError(f"no call {quoted(message_id)} waits for an answer") from None
 
-    def _reply(self, message_id: str, digest: bytes, text: str) -> None:
+    def _reply(self, message_id: str, action: str, digest: bytes, text: str) -> None:
         self._outgoing.append(text)
-        self._answered[message_id] = (digest, text)
+        self._answered[message_id] = _Answered(action[:LONGEST_ACTION], digest, text)
         self._answered.move_to_end(message_id)
         if len(self._answered) > REMEMBERED_ANSWERS:
             self._answered.popitem(last=False)

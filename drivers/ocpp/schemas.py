@@ -24,12 +24,13 @@ JsonObject: TypeAlias = dict[str, Json]
 
 
 class Version(StrEnum):
-    """Protocol versions by the name of their WebSocket subprotocol."""
+    """Protocol versions by the name of their WebSocket subprotocol, in the order that we prefer."""
 
+    V21 = "ocpp2.1"
     V201 = "ocpp2.0.1"
 
 
-_FOLDERS: Final = {Version.V201: "v201"}
+_FOLDERS: Final = {Version.V21: "v21", Version.V201: "v201"}
 
 CODE_OF_KEYWORD: Final[Mapping[str, ErrorCode]] = {
     # OCPP-J 2.0.1 section 4.3, by the JSON schema keyword that was violated.
@@ -50,6 +51,8 @@ class Direction(Enum):
 
     REQUEST = "Request"
     RESPONSE = "Response"
+    SEND = ""
+    """The whole of it: an action that nobody answers (OCPP 2.1 only)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +80,16 @@ class Schemas:
         }
 
     def knows(self, action: str) -> bool:
-        """Whether the specification has this action."""
+        """Whether this version of the specification has this action, as one that is answered."""
         return f"{action}Request" in self._validators
 
+    def knows_send(self, action: str) -> bool:
+        """Whether this version has this action as one that is not answered (SEND)."""
+        return action in self._validators and not action.endswith(("Request", "Response"))
+
     def violation(self, action: str, direction: Direction, payload: JsonObject) -> Violation | None:
-        """The first thing that is wrong with a payload of a known action; None when it is as specified."""
+        """The first thing that is wrong with a payload of an action that is known in this direction; None when it is
+        as specified."""
         try:
             self._validators[action + direction.value].validate(payload)
         except jsonschema_rs.ValidationError as error:
@@ -93,5 +101,5 @@ class Schemas:
 
 @functools.cache
 def schemas(version: Version) -> Schemas:
-    """The schemas of a version, compiled once per process (about 20 ms)."""
+    """The schemas of a version, compiled once per process (20 to 30 ms and 6 MB on a small machine)."""
     return Schemas(version)

@@ -23,8 +23,6 @@ from drivers.ocpp.frames import LONGEST_FRAME
 from drivers.ocpp.schemas import Version, schemas
 from drivers.ocpp.settings import ChargerSettings
 
-VERSIONS: Final = (Version.V201,)
-"""In the order that we prefer."""
 REFUSAL_DELAY_S: Final = 2.0
 """Before a 401: makes guessing slow."""
 MOST_REFUSING: Final = 64
@@ -76,7 +74,8 @@ class OcppServer:
         self._of_device: dict[str, OcppCharger] = {}
         self.devices: dict[str, Device] = {}
         """By device id; one per configured EVSE."""
-        schemas(VERSIONS[0])  # compiled here, not in the first charger's handshake
+        for version in Version:
+            schemas(version)  # compiled here, not in the first charger's handshake
         for charger_id, evses in _by_charger(chargers).items():
             charger = OcppCharger(
                 evses,
@@ -201,7 +200,7 @@ class OcppServer:
         charger = self._chargers[read_claim(socket.request.path, None).charger_id]
         if socket.subprotocol is None:
             # OCPP-J section 3.2: finish the handshake without a subprotocol, then close.
-            await socket.close(CloseCode.NORMAL_CLOSURE, f"no common subprotocol; offer {VERSIONS[0].value}")
+            await socket.close(CloseCode.NORMAL_CLOSURE, f"no common subprotocol; offer {' or '.join(Version)}")
             return
         if charger.taken:  # two came at once and both were let in
             await socket.close(CloseCode.POLICY_VIOLATION, "already connected")
@@ -229,4 +228,4 @@ def _by_charger(chargers: Sequence[ChargerSettings]) -> dict[str, list[ChargerSe
 
 
 def _select_subprotocol(socket: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
-    return next((Subprotocol(version.value) for version in VERSIONS if version.value in offered), None)
+    return next((Subprotocol(version.value) for version in Version if version.value in offered), None)

@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from drivers.ocpp.errors import ErrorCode, OwnMistakeError, QueueFullError
+from drivers.ocpp.errors import ErrorCode, NotInVersionError, OwnMistakeError, QueueFullError
 from drivers.ocpp.rpc import (
     HOPELESS_FAULTS,
     MOST_UNANSWERED,
     MOST_WAITING,
     REMEMBERED_ANSWERS,
     URGENT_RESERVE,
+    AnswerRefused,
     CallAnswered,
     CallFailed,
     CallReceived,
@@ -27,16 +28,20 @@ from drivers.ocpp.rpc import (
     Priority,
     RepeatedCall,
     RpcEngine,
+    SendReceived,
 )
-from drivers.ocpp.schemas import Json, JsonObject, Version, schemas
+from drivers.ocpp.schemas import Json, JsonObject, Version
 
 NOW = "2026-01-01T00:00:00.000Z"
 HEARTBEAT = '[2,"h1","Heartbeat",{}]'
 CLEAR: JsonObject = {"chargingProfileId": 1}
 
 
-def engine() -> RpcEngine:
-    return RpcEngine(schemas(Version.V201))
+STREAM: JsonObject = {"id": 1, "pending": 0, "basetime": NOW, "data": [{"t": 0, "v": "7"}]}
+
+
+def engine(version: Version = Version.V201) -> RpcEngine:
+    return RpcEngine(version)
 
 
 def ask(
@@ -246,6 +251,67 @@ def test_we_never_send_what_the_schemas_forbid() -> None:
     assert sent(rpc)[0][:3] == [4, "h1", "InternalError"]  # the charger is not left waiting
 
 
+def test_a_message_of_the_other_version_is_neither_sent_nor_taken() -> None:
+    old, new = engine(Version.V201), engine(Version.V21)
+    needless: JsonObject = {"transactionId": "T1", "activate": True}
+    with pytest.raises(NotInVersionError, match=r"UsePriorityCharging is of ocpp2\.1"):
+        old.ask("a", "UsePriorityCharging", needless, priority=Priority.CONTROL, timeout_s=1, now_s=0)
+    new.ask("a", "UsePriorityCharging", needless, priority=Priority.CONTROL, timeout_s=1, now_s=0)
+    assert sent_ids(new) == ["a"]
+    swap = '[2,"1","PullDynamicScheduleUpdate",{"chargingProfileId":1}]'
+    old.receive(swap, 0.0)
+    assert sent(old)[0][:3] == [4, "1", "NotImplemented"]
+    assert isinstance(new.receive(swap, 0.0)[0], CallReceived)
+
+
+def test_a_payload_is_judged_by_the_version_of_its_connection() -> None:
+    discharge = orjson.dumps([2, "1", "NotifyChargingLimit", {"chargingLimit": {"chargingLimitSource": "Grid"}}])
+    only_old = discharge.decode().replace("Grid", "EMS")
+    named_by_the_site = only_old.replace("EMS", "site")  # an enumeration in 2.0.1, any text in 2.1
+    assert isinstance(engine(Version.V201).receive(only_old, 0.0)[0], CallReceived)
+    assert isinstance(engine(Version.V201).receive(named_by_the_site, 0.0)[0], PeerFault)
+    assert isinstance(engine(Version.V21).receive(named_by_the_site, 0.0)[0], CallReceived)
+
+
+def test_a_send_is_given_out_and_never_answered() -> None:
+    rpc = engine(Version.V21)
+    good = orjson.dumps([6, "1", "NotifyPeriodicEventStream", STREAM]).decode()
+    assert rpc.receive(good, 0.0) == [SendReceived("1", "NotifyPeriodicEventStream", STREAM)]
+    for bad in ('[6,"1","NotifyPeriodicEventStream",{}]', '[6,"1","Heartbeat",{}]', '[6,"1","HeartbeatRequest",{}]'):
+        assert isinstance(rpc.receive(bad, 0.0)[0], PeerFault)
+    assert sent(rpc) == []
+
+
+def test_a_send_of_ours_goes_out_where_the_version_has_it() -> None:
+    rpc = engine(Version.V21)
+    rpc.send("1", "NotifyPeriodicEventStream", STREAM)
+    assert sent(rpc) == [[6, "1", "NotifyPeriodicEventStream", STREAM]]
+    for action in ("Heartbeat", "NotifyPeriodicEventStream"):
+        with pytest.raises(OwnMistakeError):
+            rpc.send("1", action, {})
+    with pytest.raises(OwnMistakeError):
+        engine(Version.V201).send("1", "NotifyPeriodicEventStream", STREAM)
+
+
+def test_in_2_1_a_charger_is_told_that_its_answer_was_no_good() -> None:
+    rpc = engine(Version.V21)
+    ask(rpc, "a")
+    sent(rpc)
+    rpc.receive('[3,"a",{"status":"Perhaps"}]', 0.0)
+    assert sent(rpc)[0][:3] == [5, "a", "PropertyConstraintViolation"]
+
+
+def test_in_2_1_an_answer_of_ours_may_be_refused() -> None:
+    rpc = engine(Version.V21)
+    rpc.receive(HEARTBEAT, 0.0)
+    rpc.answer("h1", {"currentTime": NOW})
+    assert rpc.receive('[5,"h1","FormatViolation","what?",{}]', 0.0) == [
+        AnswerRefused("h1", "Heartbeat", "FormatViolation", "'what?'")
+    ]
+    assert isinstance(rpc.receive('[5,"h2","FormatViolation","",{}]', 0.0)[0], PeerFault)
+    assert sent(rpc)[1:] == []
+
+
 def test_a_peer_that_does_not_wait_for_answers_is_bounded() -> None:
     rpc = engine()
     for number in range(MOST_UNANSWERED):
@@ -271,7 +337,7 @@ json_values = st.recursive(
 )
 frames_like = st.builds(
     lambda kind, message_id, rest: json.dumps([kind, message_id, *rest]),
-    st.sampled_from([2, 3, 4, 5, 2.0, "2", None]),
+    st.sampled_from([2, 3, 4, 5, 6, 7, 2.0, "2", None]),
     st.sampled_from(["a", "b", "", "-1", 7, "x" * 40]),
     st.lists(
         st.sampled_from(["Heartbeat", "Reset"]) | json_values.filter(lambda v: not isinstance(v, int)), max_size=3
@@ -282,9 +348,9 @@ frames_like = st.builds(
 class EngineUnderFire(RuleBasedStateMachine):
     """A peer that sends anything in any order, while calls are asked for, abandoned and expire."""
 
-    @initialize()
-    def begin(self) -> None:
-        self.rpc = engine()
+    @initialize(version=st.sampled_from(Version))
+    def begin(self, version: Version) -> None:
+        self.rpc = engine(version)
         self.now_s = 0.0
         self.asked: list[str] = []
         self.abandoned: set[str] = set()
@@ -299,7 +365,7 @@ class EngineUnderFire(RuleBasedStateMachine):
                 self.rpc.refuse(event.message_id, ErrorCode.NOT_SUPPORTED, "")
         for text in self.rpc.frames_to_send():
             frame = orjson.loads(text)
-            assert frame[0] in (2, 3, 4)
+            assert frame[0] in (2, 3, 4, 5)
             if frame[0] == 2:
                 self.on_the_wire.append(frame[1])
 
@@ -356,9 +422,9 @@ EngineUnderFire.TestCase.settings = settings(max_examples=60, stateful_step_coun
 TestEngineUnderFire = EngineUnderFire.TestCase
 
 
-@given(st.text(max_size=200) | st.binary(max_size=50) | frames_like)
-def test_every_frame_gets_at_most_one_answer(message: str | bytes) -> None:
-    rpc = engine()
+@given(st.text(max_size=200) | st.binary(max_size=50) | frames_like, st.sampled_from(Version))
+def test_every_frame_gets_at_most_one_answer(message: str | bytes, version: Version) -> None:
+    rpc = engine(version)
     events = rpc.receive(message, 0.0)
     received = [event for event in events if isinstance(event, CallReceived)]
     assert len(rpc.frames_to_send()) + len(received) <= 1
