@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Final, TypeAlias
@@ -28,6 +29,9 @@ MOST_WAITING: Final = 32
 """Calls of ours that wait for one charger; more is a sign that it is dead."""
 URGENT_RESERVE: Final = 8
 """Places beyond that which only URGENT calls may take."""
+URGENT_PATIENCE_S: Final = 2.0
+"""How long an URGENT call waits for the one under way, where that is less urgent: it then counts as timed out. The line
+may be free only after a time-out, and a stop must not wait for a report that nobody answers."""
 REMEMBERED_ANSWERS: Final = 64
 REMEMBERED_LATE: Final = 32
 MOST_UNANSWERED: Final = 32
@@ -36,6 +40,10 @@ LONGEST_ACTION: Final = 64
 """Characters that are kept of the name of an action."""
 HOPELESS_FAULTS: Final = 20
 """Bad frames in a row after which the connection is not worth keeping."""
+
+
+_TELLS_TIME: Final = frozenset({"Heartbeat", "BootNotification"})
+"""Actions whose answer sets the charger's clock: never answered from memory. Some chargers use a message id again."""
 
 
 class Priority(IntEnum):
@@ -139,6 +147,7 @@ Event: TypeAlias = (
 @dataclass(slots=True)
 class _Asked:
     action: str
+    priority: Priority
     text: str
     deadline_s: float
 
@@ -190,25 +199,27 @@ class RpcEngine:
             if versions:
                 raise NotInVersionError(f"{action} is of {', '.join(versions)}; this charger speaks {self.version}")
             raise OwnMistakeError(f"{quoted(action)} is no action of any version")
-        if violation := self._schemas.violation(action, Direction.REQUEST, payload):
-            raise OwnMistakeError(f"our own call is not as specified: {violation.description}")
+        text = self._checked(action, Direction.REQUEST, payload, lambda: frames.call_text(message_id, action, payload))
         if len(self._asked) >= MOST_WAITING + (URGENT_RESERVE if priority is Priority.URGENT else 0):
             raise QueueFullError(f"{len(self._asked)} calls wait for this charger already; {action} was not sent")
-        self._asked[message_id] = _Asked(action, frames.call_text(message_id, action, payload), now_s + timeout_s)
+        self._asked[message_id] = _Asked(action, priority, text, now_s + timeout_s)
         heapq.heappush(self._queue, (priority, self._order, message_id))
         self._order += 1
         if len(self._queue) > 2 * (MOST_WAITING + URGENT_RESERVE):  # mostly abandoned calls
             self._queue = [entry for entry in self._queue if entry[2] in self._asked]
             heapq.heapify(self._queue)
+        if priority is Priority.URGENT and self._under_way is not None:
+            under_way = self._asked[self._under_way]
+            if under_way.priority > priority:
+                under_way.deadline_s = min(under_way.deadline_s, now_s + URGENT_PATIENCE_S)
         self._send_next()
 
     def send(self, message_id: str, action: str, payload: JsonObject) -> None:
         """Queue a message that nobody answers. Raises OwnMistakeError for what this version forbids."""
         if not self._schemas.knows_send(action):
             raise OwnMistakeError(f"{quoted(action)} cannot be sent without an answer in {self.version}")
-        if violation := self._schemas.violation(action, Direction.SEND, payload):
-            raise OwnMistakeError(f"our own message is not as specified: {violation.description}")
-        self._outgoing.append(frames.send_text(message_id, action, payload))
+        text = self._checked(action, Direction.SEND, payload, lambda: frames.send_text(message_id, action, payload))
+        self._outgoing.append(text)
 
     def abandon(self, message_id: str) -> None:
         """Nobody waits for this call any more. One that was sent keeps the line until it is answered or times out."""
@@ -263,10 +274,12 @@ class RpcEngine:
     def answer(self, message_id: str, payload: JsonObject) -> None:
         """Answer a CallReceived. Raises OwnMistakeError for an answer that its schema forbids, or a second one."""
         action, digest = self._take_unanswered(message_id)
-        if violation := self._schemas.violation(action, Direction.RESPONSE, payload):
+        try:
+            text = self._checked(action, Direction.RESPONSE, payload, lambda: frames.result_text(message_id, payload))
+        except OwnMistakeError:
             self._reply(message_id, action, digest, frames.error_text(message_id, ErrorCode.INTERNAL_ERROR, ""))
-            raise OwnMistakeError(f"our own answer is not as specified: {violation.description}")
-        self._reply(message_id, action, digest, frames.result_text(message_id, payload))
+            raise
+        self._reply(message_id, action, digest, text)
 
     def refuse(self, message_id: str, code: ErrorCode, description: str) -> None:
         """Answer a CallReceived with CALLERROR."""
@@ -281,6 +294,16 @@ class RpcEngine:
 
     # --- inside
 
+    def _checked(self, action: str, direction: Direction, payload: JsonObject, text: Callable[[], str]) -> str:
+        """What goes on the wire. Raises OwnMistakeError for what may not, or cannot."""
+        try:
+            violation = self._schemas.violation(action, direction, payload)
+            if violation is None:
+                return text()
+        except (TypeError, ValueError) as error:  # integers beyond 64 bits, half characters: no JSON for them
+            raise OwnMistakeError(f"our own {action} cannot be written: {error}") from error
+        raise OwnMistakeError(f"our own message is not as specified: {violation.description}")
+
     def _receive_call(self, call: frames.Call, digest: bytes, events: list[Event]) -> None:
         message_id = call.message_id
         held = self._unanswered.get(message_id)
@@ -288,7 +311,7 @@ class RpcEngine:
             events.append(RepeatedCall(message_id, held[0]))
             return
         answered = self._answered.get(message_id)
-        if answered is not None and answered.digest == digest:
+        if answered is not None and answered.digest == digest and call.action not in _TELLS_TIME:
             self._outgoing.append(answered.text)
             events.append(RepeatedCall(message_id, call.action))
             return

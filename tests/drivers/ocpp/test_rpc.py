@@ -17,6 +17,7 @@ from drivers.ocpp.rpc import (
     MOST_UNANSWERED,
     MOST_WAITING,
     REMEMBERED_ANSWERS,
+    URGENT_PATIENCE_S,
     URGENT_RESERVE,
     AnswerRefused,
     CallAnswered,
@@ -34,6 +35,7 @@ from drivers.ocpp.schemas import Json, JsonObject, Version
 
 NOW = "2026-01-01T00:00:00.000Z"
 HEARTBEAT = '[2,"h1","Heartbeat",{}]'
+SIGN = '[2,"s1","SignCertificate",{"csr":"csr"}]'
 CLEAR: JsonObject = {"chargingProfileId": 1}
 
 
@@ -102,20 +104,28 @@ def test_a_payload_that_its_schema_forbids_is_refused_with_the_right_code(
 
 def test_a_repeated_call_gets_the_same_answer_and_is_given_out_once() -> None:
     rpc = engine()
-    rpc.receive(HEARTBEAT, 0.0)
-    assert rpc.receive(HEARTBEAT, 0.0) == [RepeatedCall("h1", "Heartbeat")]  # not answered yet
-    rpc.answer("h1", {"currentTime": NOW})
+    assert isinstance(rpc.receive(SIGN, 0.0)[0], CallReceived)
+    assert rpc.receive(SIGN, 0.0) == [RepeatedCall("s1", "SignCertificate")]  # not answered yet
+    rpc.answer("s1", {"status": "Rejected"})
     first = sent(rpc)
-    assert rpc.receive(HEARTBEAT, 1.0) == [RepeatedCall("h1", "Heartbeat")]
+    assert rpc.receive(SIGN, 1.0) == [RepeatedCall("s1", "SignCertificate")]
     assert sent(rpc) == first
 
 
 def test_an_old_message_id_with_another_content_is_a_new_call() -> None:
     rpc = engine()
-    rpc.receive(HEARTBEAT, 0.0)
-    rpc.answer("h1", {"currentTime": NOW})
-    events = rpc.receive('[2,"h1","Heartbeat", {}]', 0.0)
-    assert events == [CallReceived("h1", "Heartbeat", {})]
+    rpc.receive(SIGN, 0.0)
+    rpc.answer("s1", {"status": "Rejected"})
+    events = rpc.receive(SIGN.replace(':"csr"', ':"other"'), 0.0)
+    assert events == [CallReceived("s1", "SignCertificate", {"csr": "other"})]
+
+
+def test_the_time_is_never_told_from_memory() -> None:
+    rpc = engine()
+    for moment in (NOW, NOW.replace("00:00", "00:01")):  # a charger that numbers all its heartbeats alike
+        assert rpc.receive(HEARTBEAT, 0.0) == [CallReceived("h1", "Heartbeat", {})]
+        rpc.answer("h1", {"currentTime": moment})
+        assert sent(rpc) == [[3, "h1", {"currentTime": moment}]]
 
 
 def test_one_call_of_ours_is_under_way_at_a_time() -> None:
@@ -138,6 +148,20 @@ def test_an_urgent_call_overtakes_those_that_wait() -> None:
         order += batch
         rpc.receive(f'[3,"{batch[0]}",{{"status":"Accepted"}}]', 0.0)
     assert order == ["a", "urgent", "control", "routine", "routine2"]
+
+
+def test_an_urgent_call_does_not_wait_long_for_a_report_that_nobody_answers() -> None:
+    rpc = engine()
+    ask(rpc, "dead", timeout_s=30.0)
+    ask(rpc, "stop", timeout_s=30.0, priority=Priority.URGENT, now_s=1.0)
+    assert rpc.next_deadline_s() == 1.0 + URGENT_PATIENCE_S
+    (event,) = rpc.expire(1.0 + URGENT_PATIENCE_S)
+    assert isinstance(event, CallFailed)
+    assert (event.message_id, event.failure) == ("dead", Failure.TIMED_OUT)
+    assert sent_ids(rpc) == ["dead", "stop"]
+    ask(rpc, "stop 2", timeout_s=30.0, priority=Priority.URGENT, now_s=4.0)
+    assert rpc.next_deadline_s() == 31.0  # a stop that is under way keeps its time
+    assert rpc.receive('[3,"dead",{"status":"Accepted"}]', 5.0) == [LateAnswer("dead", "ClearChargingProfile")]
 
 
 def test_a_deadline_counts_from_when_a_call_was_asked_for() -> None:
@@ -249,6 +273,38 @@ def test_we_never_send_what_the_schemas_forbid() -> None:
     with pytest.raises(OwnMistakeError):
         rpc.answer("h1", {"currentTime": 5})
     assert sent(rpc)[0][:3] == [4, "h1", "InternalError"]  # the charger is not left waiting
+
+
+@pytest.mark.parametrize("unwritable", [10**30, "\ud800"])
+def test_what_has_no_json_is_our_own_mistake_and_the_charger_is_not_left_waiting(unwritable: Json) -> None:
+    rpc = engine()
+    with pytest.raises(OwnMistakeError):
+        rpc.ask(
+            "a",
+            "DataTransfer",
+            {"vendorId": "x", "data": {"evseId": unwritable}},
+            priority=Priority.ROUTINE,
+            timeout_s=1,
+            now_s=0,
+        )
+    rpc.receive('[2,"d","DataTransfer",{"vendorId":"x"}]', 0.0)
+    with pytest.raises(OwnMistakeError):
+        rpc.answer("d", {"status": "Accepted", "data": unwritable})
+    assert sent(rpc)[0][:3] == [4, "d", "InternalError"]
+
+
+def test_a_sequence_number_of_1_0_is_1() -> None:
+    event = {
+        "eventType": "Started",
+        "timestamp": NOW,
+        "triggerReason": "RemoteStart",
+        "seqNo": 1.0,
+        "transactionInfo": {"transactionId": "1.0", "remoteStartId": 1e3},
+    }
+    (received,) = engine().receive(json.dumps([2, "1", "TransactionEvent", event]), 0.0)
+    assert isinstance(received, CallReceived)
+    assert (type(received.payload["seqNo"]), received.payload["seqNo"]) == (int, 1)
+    assert repr(received.payload["transactionInfo"]) == "{'transactionId': '1.0', 'remoteStartId': 1000}"
 
 
 def test_a_message_of_the_other_version_is_neither_sent_nor_taken() -> None:
