@@ -16,6 +16,7 @@ from drivers.ocpp.errors import (
     CallError,
     CallRefusedError,
     CallTimeoutError,
+    ErrorCode,
     InvalidAnswerError,
     NotConnectedError,
     OwnMistakeError,
@@ -224,7 +225,7 @@ class Connection:
                     future.set_result(event)
             case SendReceived():
                 self._log.debug("ocpp_received", action=event.action, payload=event.payload)
-                reaction = await self._react(event.action, event.payload)
+                reaction = await self._reaction(event.action, event.payload)
                 if reaction.refusal is not None:
                     self._log.info("ocpp_not_taken", action=event.action, problem=reaction.refusal[1])
             case AnswerRefused():
@@ -242,7 +243,7 @@ class Connection:
 
     async def _answer(self, call: CallReceived) -> None:
         self._log.debug("ocpp_received", action=call.action, payload=call.payload)
-        reaction = await self._react(call.action, call.payload)
+        reaction = await self._reaction(call.action, call.payload)
         if reaction.refusal is not None:
             self._engine.refuse(call.message_id, *reaction.refusal)
             return
@@ -250,6 +251,13 @@ class Connection:
             self._engine.answer(call.message_id, reaction.answer or {})
         except OwnMistakeError as mistake:  # answered with InternalError; the charger goes on
             self._log.error("ocpp_own_mistake", action=call.action, problem=str(mistake))
+
+    async def _reaction(self, action: str, payload: JsonObject) -> Reaction:
+        try:
+            return await self._react(action, payload)
+        except Exception:  # a fault of ours; without an answer the charger would send the same again for ever
+            self._log.exception("ocpp_own_fault", action=action)
+            return Reaction(refusal=(ErrorCode.INTERNAL_ERROR, f"the gateway failed at this {action}"))
 
     async def _fault(self, fault: PeerFault) -> None:
         self._faults += 1
