@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 
 import orjson
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from drivers.ocpp.errors import ErrorCode, NotInVersionError, OwnMistakeError, QueueFullError
 from drivers.ocpp.rpc import (
     HOPELESS_FAULTS,
     MOST_UNANSWERED,
     MOST_WAITING,
-    REMEMBERED_ANSWERS,
     URGENT_PATIENCE_S,
     URGENT_RESERVE,
     AnswerRefused,
@@ -384,103 +379,3 @@ def test_nonsense_without_end_makes_the_connection_hopeless_and_one_good_frame_f
     rpc.receive(HEARTBEAT, 0.0)
     events = [rpc.receive("nonsense", 0.0)[0] for _ in range(HOPELESS_FAULTS)]
     assert [event.hopeless for event in events if isinstance(event, PeerFault)] == [False] * 19 + [True]
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=8,
-)
-frames_like = st.builds(
-    lambda kind, message_id, rest: json.dumps([kind, message_id, *rest]),
-    st.sampled_from([2, 3, 4, 5, 6, 7, 2.0, "2", None]),
-    st.sampled_from(["a", "b", "", "-1", 7, "x" * 40]),
-    st.lists(
-        st.sampled_from(["Heartbeat", "Reset"]) | json_values.filter(lambda v: not isinstance(v, int)), max_size=3
-    ),
-)
-
-
-class EngineUnderFire(RuleBasedStateMachine):
-    """A peer that sends anything in any order, while calls are asked for, abandoned and expire."""
-
-    @initialize(version=st.sampled_from(Version))
-    def begin(self, version: Version) -> None:
-        self.rpc = engine(version)
-        self.now_s = 0.0
-        self.asked: list[str] = []
-        self.abandoned: set[str] = set()
-        self.ends: Counter[str] = Counter()
-        self.on_the_wire: list[str] = []
-
-    def take(self, events: list[object]) -> None:
-        for event in events:
-            if isinstance(event, CallAnswered | CallFailed):
-                self.ends[event.message_id] += 1
-            if isinstance(event, CallReceived):
-                self.rpc.refuse(event.message_id, ErrorCode.NOT_SUPPORTED, "")
-        for text in self.rpc.frames_to_send():
-            frame = orjson.loads(text)
-            assert frame[0] in (2, 3, 4, 5)
-            if frame[0] == 2:
-                self.on_the_wire.append(frame[1])
-
-    @rule(message=frames_like | st.text(max_size=30) | st.binary(max_size=10))
-    def peer_sends(self, message: str | bytes) -> None:
-        before = len(self.on_the_wire)
-        self.take(list(self.rpc.receive(message, self.now_s)))
-        assert len(self.on_the_wire) <= before + 1
-
-    @rule(priority=st.sampled_from(Priority), timeout_s=st.floats(0.1, 20))
-    def ask(self, priority: Priority, timeout_s: float) -> None:
-        message_id = f"call{len(self.asked)}"
-        try:
-            ask(self.rpc, message_id, now_s=self.now_s, timeout_s=timeout_s, priority=priority)
-        except QueueFullError:
-            return
-        self.asked.append(message_id)
-        self.take([])
-
-    @rule()
-    def peer_answers(self) -> None:
-        if self.on_the_wire:
-            self.take(list(self.rpc.receive(f'[3,"{self.on_the_wire[-1]}",{{"status":"Accepted"}}]', self.now_s)))
-
-    @rule()
-    def abandon(self) -> None:
-        if self.asked:
-            self.abandoned.add(self.asked[-1])
-            self.rpc.abandon(self.asked[-1])
-
-    @rule(seconds=st.floats(0, 15))
-    def time_passes(self, seconds: float) -> None:
-        self.now_s += seconds
-        self.take(list(self.rpc.expire(self.now_s)))
-
-    @invariant()
-    def nothing_ends_twice_or_is_sent_twice(self) -> None:
-        assert all(count == 1 for count in self.ends.values())
-        assert len(set(self.on_the_wire)) == len(self.on_the_wire)
-
-    @invariant()
-    def memory_is_bounded(self) -> None:
-        assert len(self.rpc._asked) <= MOST_WAITING + URGENT_RESERVE
-        assert len(self.rpc._answered) <= REMEMBERED_ANSWERS
-        assert len(self.rpc._unanswered) <= MOST_UNANSWERED
-
-    def teardown(self) -> None:
-        self.take(list(self.rpc.expire(self.now_s + 1000)))
-        for message_id in self.asked:
-            assert self.ends[message_id] == 1 or message_id in self.abandoned
-
-
-EngineUnderFire.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
-TestEngineUnderFire = EngineUnderFire.TestCase
-
-
-@given(st.text(max_size=200) | st.binary(max_size=50) | frames_like, st.sampled_from(Version))
-def test_every_frame_gets_at_most_one_answer(message: str | bytes, version: Version) -> None:
-    rpc = engine(version)
-    events = rpc.receive(message, 0.0)
-    received = [event for event in events if isinstance(event, CallReceived)]
-    assert len(rpc.frames_to_send()) + len(received) <= 1
