@@ -205,15 +205,21 @@ class Connection:
         await asyncio.sleep(wait_s)
 
     async def _flush(self) -> None:
-        for text in self._engine.frames_to_send():
-            self._log.debug("ocpp_sent", frame=text)
-            try:
-                async with asyncio.timeout(SEND_WITHIN_S):
-                    await self._socket.send(text)
-            except TimeoutError:
-                self._on_trouble("charger.slow_reader", f"took nothing from us for {SEND_WITHIN_S:.0f} s; closed")
-                self.drop()
-                return
+        texts = self._engine.frames_to_send()
+        if not texts:
+            return
+        stuck = asyncio.get_running_loop().call_later(SEND_WITHIN_S, self._give_up)
+        try:
+            for text in texts:
+                self._log.debug("ocpp_sent", frame=text)
+                await self._socket.send(text)
+        finally:
+            stuck.cancel()
+
+    def _give_up(self) -> None:
+        """Ends a send that is stuck, by ending the connection."""
+        self._on_trouble("charger.slow_reader", f"took nothing from us for {SEND_WITHIN_S:.0f} s; closed")
+        self.drop()
 
     async def _take(self, event: Event) -> None:
         match event:

@@ -13,7 +13,6 @@ answer again; nothing that the peer sends raises, and nothing grows without boun
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -155,8 +154,8 @@ class _Asked:
 @dataclass(frozen=True, slots=True)
 class _Answered:
     action: str
-    digest: bytes
-    """Of the call's whole text."""
+    digest: int
+    """Of the call's whole text; Python's own, whose key no peer knows."""
     text: str
     """Our answer."""
 
@@ -173,7 +172,7 @@ class RpcEngine:
         self._under_way: str | None = None
         self._abandoned = False
         self._late: OrderedDict[str, str] = OrderedDict()  # message id -> action
-        self._unanswered: dict[str, tuple[str, bytes]] = {}  # message id -> action, digest of the frame
+        self._unanswered: dict[str, tuple[str, int]] = {}  # message id -> action, digest of the frame
         self._answered: OrderedDict[str, _Answered] = OrderedDict()
         self._faults_in_a_row = 0
 
@@ -255,7 +254,7 @@ class RpcEngine:
         match frame:
             case frames.Call():
                 assert isinstance(message, str)
-                self._receive_call(frame, hashlib.sha256(message.encode()).digest(), events)
+                self._receive_call(frame, hash(message), events)
             case frames.CallResult():
                 self._receive_result(frame, events)
             case frames.CallErrorFrame():
@@ -304,7 +303,7 @@ class RpcEngine:
             raise OwnMistakeError(f"our own {action} cannot be written: {error}") from error
         raise OwnMistakeError(f"our own message is not as specified: {violation.description}")
 
-    def _receive_call(self, call: frames.Call, digest: bytes, events: list[Event]) -> None:
+    def _receive_call(self, call: frames.Call, digest: int, events: list[Event]) -> None:
         message_id = call.message_id
         held = self._unanswered.get(message_id)
         if held is not None and held[1] == digest:
@@ -336,6 +335,7 @@ class RpcEngine:
             return ErrorCode.GENERIC_ERROR, f"{MOST_UNANSWERED} calls of yours are being answered; send one at a time"
         if violation := self._schemas.violation(call.action, Direction.REQUEST, call.payload):
             return violation.code, violation.description
+        self._schemas.make_whole(call.action, Direction.REQUEST, call.payload)
         return None
 
     def _receive_result(self, result: frames.CallResult, events: list[Event]) -> None:
@@ -345,6 +345,7 @@ class RpcEngine:
             return
         violation = self._schemas.violation(asked.action, Direction.RESPONSE, result.payload)
         if violation is None:
+            self._schemas.make_whole(asked.action, Direction.RESPONSE, result.payload)
             self._faults_in_a_row = 0
             self._end(result.message_id, CallAnswered(result.message_id, asked.action, result.payload), events)
             return
@@ -373,6 +374,7 @@ class RpcEngine:
         elif violation := self._schemas.violation(told.action, Direction.SEND, told.payload):
             self._fault(violation.code, violation.description, events)
         else:
+            self._schemas.make_whole(told.action, Direction.SEND, told.payload)
             self._faults_in_a_row = 0
             events.append(SendReceived(told.message_id, told.action, told.payload))
 
@@ -419,13 +421,13 @@ class RpcEngine:
         if len(self._late) > REMEMBERED_LATE:
             self._late.popitem(last=False)
 
-    def _take_unanswered(self, message_id: str) -> tuple[str, bytes]:
+    def _take_unanswered(self, message_id: str) -> tuple[str, int]:
         try:
             return self._unanswered.pop(message_id)
         except KeyError:
             raise OwnMistakeError(f"no call {quoted(message_id)} waits for an answer") from None
 
-    def _reply(self, message_id: str, action: str, digest: bytes, text: str) -> None:
+    def _reply(self, message_id: str, action: str, digest: int, text: str) -> None:
         self._outgoing.append(text)
         self._answered[message_id] = _Answered(action[:LONGEST_ACTION], digest, text)
         self._answered.move_to_end(message_id)

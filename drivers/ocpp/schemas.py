@@ -11,13 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from importlib.resources import files
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 import jsonschema_rs
 import orjson
 
 from drivers.ocpp.errors import ErrorCode, quoted
 from drivers.ocpp.timestamps import is_timestamp
+
+LARGEST_WHOLE: Final = 2**53
+"""Integers up to here are exact however they were sent."""
 
 Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
 JsonObject: TypeAlias = dict[str, Json]
@@ -69,15 +72,15 @@ class Schemas:
     def __init__(self, version: Version) -> None:
         self.version = version
         folder = files("ocpp") / _FOLDERS[version] / "schemas"
-        self._validators = {
-            entry.name.removesuffix(".json"): jsonschema_rs.validator_for(
+        self._validators: dict[str, jsonschema_rs.Validator] = {}
+        self._integers: dict[str, _Integers] = {}
+        for entry in folder.iterdir():
+            if entry.name.endswith(".json"):
                 # Some of the files start with a byte order mark.
-                orjson.loads(entry.read_bytes().removeprefix(b"\xef\xbb\xbf")),
-                formats={"date-time": is_timestamp},
-            )
-            for entry in folder.iterdir()
-            if entry.name.endswith(".json")
-        }
+                schema = orjson.loads(entry.read_bytes().removeprefix(b"\xef\xbb\xbf"))
+                name = entry.name.removesuffix(".json")
+                self._validators[name] = jsonschema_rs.validator_for(schema, formats={"date-time": is_timestamp})
+                self._integers[name] = _integers(schema, schema.get("definitions", {}), {})
 
     def knows(self, action: str) -> bool:
         """Whether this version of the specification has this action, as one that is answered."""
@@ -97,6 +100,46 @@ class Schemas:
             code = CODE_OF_KEYWORD.get(error.kind.name, ErrorCode.FORMAT_VIOLATION)
             return Violation(code, f"{action}{direction.value}, {where}: {quoted(error.message, 160)}")
         return None
+
+    def make_whole(self, action: str, direction: Direction, payload: JsonObject) -> None:
+        """Where integers belong and one was sent as 1.0, which is the same to JSON and the schemas, make it an integer.
+        The payload fits its schema."""
+        _make_whole(payload, self._integers[action + direction.value])
+
+
+class _Integers(dict[str, "_Integers | None"]):
+    """Where in an object integers belong: by property, None for one (or a list of them), else where in what it holds
+    (or each that its list holds)."""
+
+
+def _integers(schema: JsonObject, definitions: JsonObject, known: dict[str, _Integers]) -> _Integers:
+    found = _Integers()
+    for name, value in cast("dict[str, JsonObject]", schema.get("properties", {})).items():
+        inner = cast("JsonObject", value.get("items", value))
+        reference = cast("str", inner.get("$ref", "")).rpartition("/")[2]
+        if inner.get("type") == "integer":
+            found[name] = None
+        elif reference:
+            if reference not in known:
+                known[reference] = _integers(cast("JsonObject", definitions[reference]), definitions, known)
+            if known[reference]:
+                found[name] = known[reference]
+    return found
+
+
+def _make_whole(payload: JsonObject, integers: _Integers) -> None:
+    for name, inner in integers.items():
+        value = payload.get(name)
+        if inner is None:
+            if type(value) is float and abs(value) < LARGEST_WHOLE:
+                payload[name] = int(value)
+            elif type(value) is list:
+                payload[name] = [int(n) if type(n) is float and abs(n) < LARGEST_WHOLE else n for n in value]
+        elif type(value) is dict:
+            _make_whole(value, inner)
+        elif type(value) is list:
+            for each in value:
+                _make_whole(cast("JsonObject", each), inner)
 
 
 @functools.cache

@@ -95,15 +95,6 @@ def test_a_bad_message_of_a_kind_that_nobody_answers_is_never_answered(message: 
     assert frame.reply_to is None
 
 
-def test_whole_numbers_are_integers_however_they_are_written_and_nothing_else_changes() -> None:
-    text = '[2,"1.0","X",{"a":1.0,"b":[2e3,-0.0,{"c":3.00 }],"d":1.5,"e":1e300,"f":"1.0","g":true}]'
-    frame = parse_frame(text, V201)
-    assert isinstance(frame, Call)
-    wanted = {"a": 1, "b": [2000, 0, {"c": 3}], "d": 1.5, "e": 1e300, "f": "1.0", "g": True}
-    assert repr(frame.payload) == repr(wanted)
-    assert frame.message_id == "1.0"
-
-
 def test_the_deepest_schema_has_room() -> None:
     assert isinstance(parse_frame(f'[2,"1","DataTransfer",{nested(24)}]', V201), Call)
 

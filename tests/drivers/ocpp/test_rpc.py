@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import orjson
 import pytest
 
@@ -288,18 +286,38 @@ def test_what_has_no_json_is_our_own_mistake_and_the_charger_is_not_left_waiting
     assert sent(rpc)[0][:3] == [4, "d", "InternalError"]
 
 
-def test_a_sequence_number_of_1_0_is_1() -> None:
-    event = {
-        "eventType": "Started",
-        "timestamp": NOW,
-        "triggerReason": "RemoteStart",
-        "seqNo": 1.0,
-        "transactionInfo": {"transactionId": "1.0", "remoteStartId": 1e3},
-    }
-    (received,) = engine().receive(json.dumps([2, "1", "TransactionEvent", event]), 0.0)
+def test_integers_are_integers_however_they_are_written_and_nothing_else_changes() -> None:
+    sampled = '{"value":2.0,"unitOfMeasure":{"multiplier":3.0}}'
+    meter = f'[{{"timestamp":"{NOW}","sampledValue":[{sampled},{sampled}]}}]'
+    own = '{"vendorId":"x","seqNo":1.0}'
+    text = (
+        f'[2,"1.0","TransactionEvent",{{"eventType":"Started","timestamp":"{NOW}","triggerReason":"RemoteStart",'
+        f'"seqNo":1.0,"transactionInfo":{{"transactionId":"1.0","remoteStartId":1e3,"timeSpentCharging":1e300}},'
+        f'"meterValue":{meter},"customData":{own}}}]'
+    )
+    (received,) = engine().receive(text, 0.0)
     assert isinstance(received, CallReceived)
-    assert (type(received.payload["seqNo"]), received.payload["seqNo"]) == (int, 1)
-    assert repr(received.payload["transactionInfo"]) == "{'transactionId': '1.0', 'remoteStartId': 1000}"
+    payload = received.payload
+    assert repr(payload["seqNo"]) == "1"
+    assert repr(payload["transactionInfo"]) == (
+        "{'transactionId': '1.0', 'remoteStartId': 1000, 'timeSpentCharging': 1e+300}"
+    )
+    assert repr(payload["meterValue"]).count("{'value': 2.0, 'unitOfMeasure': {'multiplier': 3}}") == 2
+    assert repr(payload["customData"]) == "{'vendorId': 'x', 'seqNo': 1.0}"
+
+
+def test_integers_of_answers_are_integers_too() -> None:
+    rpc = engine()
+    asked: JsonObject = {"evseId": 1, "duration": 60}
+    rpc.ask("a", "GetCompositeSchedule", asked, priority=Priority.ROUTINE, timeout_s=1, now_s=0)
+    period = '{"startPeriod":0.0,"limit":7.0,"numberPhases":3.0}'
+    schedule = (
+        f'{{"evseId":1.0,"duration":60.0,"scheduleStart":"{NOW}","chargingRateUnit":"W",'
+        f'"chargingSchedulePeriod":[{period}]}}'
+    )
+    (event,) = rpc.receive(f'[3,"a",{{"status":"Accepted","schedule":{schedule}}}]', 0.0)
+    assert isinstance(event, CallAnswered)
+    assert "[{'startPeriod': 0, 'limit': 7.0, 'numberPhases': 3}]" in repr(event.payload)
 
 
 def test_a_message_of_the_other_version_is_neither_sent_nor_taken() -> None:
