@@ -43,6 +43,7 @@ from agent.status import EvidenceLine, Problem, Snapshot, Verdict
 from agent.store import Store, StoreError
 from agent.token.token import Token
 from agent.uplink.errors import LinkDownError
+from agent.uplink.mqtt_login import log_in
 from agent.uplink.session import UplinkIdentity
 from agent.uplink.tls import credentials_from_files
 from agent.uplink.uplink import Uplink
@@ -102,6 +103,7 @@ class Gateway:
             device_settings=settings.device,
             site=settings.site,
             control=settings.control,
+            frequency=settings.frequency,
             gateway_id=lambda: self._gateway_id,
             stop_file=settings.control.gateway_stop_file or settings.gateway.state_dir / "STOP",
             clock=clock,
@@ -283,6 +285,7 @@ class Gateway:
                 public_key_der=uplink_signer.public_key_der,
                 sign_digest=lambda digest: self._token.sign_blocking(UPLINK_KEY, digest, TLS_SIGN_S),
             ),
+            mqtt_login=functools.partial(log_in, platform, uplink_signer, self._gateway_id, self._clock),
             platform_key=platform_key,
             clock=self._clock,
             on_command=self._controller.receive,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.clock import Clock
-from agent.config import ControlSettings, DeviceSettings, MandateSettings, SiteSettings
+from agent.config import ControlSettings, DeviceSettings, FrequencySettings, MandateSettings, SiteSettings
 from agent.control.authorization import authorize
 from agent.control.command import Command, CommandType, Mode, Point, grid_command
 from agent.control.controller import Controller
@@ -147,6 +147,7 @@ async def running(folder: Path, *, clock: Clock | None = None, full: bool = Fals
             device_settings=DEVICES,
             site=SiteSettings(discharge_permitted=True, export_limit_w=30_000),
             control=ControlSettings(interval_s=0.1, lease_s=5, mandate=[MandateSettings(token_id="owner")]),
+            frequency=FrequencySettings(),
             gateway_id=lambda: GATEWAY,
             stop_file=folder / "STOP",
             clock=clock,

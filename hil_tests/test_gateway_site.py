@@ -23,6 +23,7 @@ from hil_tests.gateway_parts import (
     needs_softhsm,
     part_of,
     problem_of,
+    until,
 )
 from hil_tests.rig.demo import score
 
@@ -261,6 +262,34 @@ async def test_a_lost_meter_puts_the_site_into_safe_mode_until_it_is_back(site: 
     await site.grows("pv-1", "battery-1", "charger-1", "charger-2", beyond=await site.newest_sequences())
     await site.order_site(do="restore", device="meter-1")
     await site.shows(lambda s: line_of(s, "meter-1")["link"] == "online", "the meter as online")
+
+
+async def test_the_site_answers_the_grids_frequency_both_ways_and_states_it(site: GatewaySite) -> None:
+    base_w = 2_000
+    command_id = await site.discharge(base_w, 60, "battery-1")
+    await site.delivers(-base_w, "battery-1")
+    begun_s = time.monotonic()
+    # 100 mHz beyond the dead band, of the 500 mHz that ask for everything: a fifth of the battery's 10 kW.
+    await site.order_site(do="frequency", hertz=49.7)
+    await site.delivers(-base_w - 2_000, "battery-1", within_s=10)
+    await site.order_site(do="frequency", hertz=50.3)
+    await site.delivers(-base_w + 2_000, "battery-1", within_s=10)
+    assert time.monotonic() - begun_s < 20
+    await site.order_site(do="frequency", hertz=50.0)
+    await site.delivers(-base_w, "battery-1", within_s=10)
+    alarms: list[str] = []
+
+    async def stated() -> bool:
+        alarms[:] = [
+            alarm["text"] for alarm in (await site.page())["alarms"] if alarm["code"] == "site.frequency_event"
+        ]
+        return len(alarms) >= 2
+
+    await until(stated, "a statement of each event")
+    assert "below the band" in alarms[-2]
+    assert "Trace" in alarms[-1]
+    await site.issue(type="IDLE", duration_s=1, targets=["battery-1"])
+    await site.receipted(command_id, "SUPERSEDED")
 
 
 async def test_a_second_agent_on_one_state_directory_says_so_and_ends(running: GatewaySite) -> None:

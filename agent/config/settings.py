@@ -6,7 +6,7 @@ import ipaddress
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -22,6 +22,7 @@ def _secret_reference(value: str) -> str:
     return value
 
 
+MQTT_SCHEME: Final = "mqtts://"
 SecretReference = Annotated[str, AfterValidator(_secret_reference)]
 DeviceId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 
@@ -43,7 +44,13 @@ def _address(value: str) -> str:
     return value
 
 
+def _endpoint(value: str) -> str:
+    _address(value.removeprefix(MQTT_SCHEME))
+    return value
+
+
 HostAndPort = Annotated[str, AfterValidator(_address)]
+Endpoint = Annotated[str, AfterValidator(_endpoint)]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
 
@@ -118,12 +125,21 @@ class EvidenceSettings(_Section):
 class PlatformSettings(_Section):
     """[platform]: where evidence goes and commands come from. Without this section the gateway works alone."""
 
-    endpoints: list[HostAndPort] = Field(
-        min_length=1, max_length=8, description='gRPC endpoints "host:port", first is preferred'
+    endpoints: list[Endpoint] = Field(
+        min_length=1,
+        max_length=8,
+        description='"host:port" speaks gRPC, "mqtts://host:port" to an MQTT 5 broker; the first is preferred',
+    )
+    prefer_first_after_s: float = Field(
+        600.0, ge=1, le=86_400, description="A link to another endpoint than the first is left after this, s"
     )
     server_name: str | None = Field(None, description="Name in the platform's certificate, where it is not the host")
     ca_file: Path = Field(description="CA certificates that the platform's certificate must chain to, PEM")
     certificate_file: Path = Field(description="This gateway's client certificate (its key is in the token), PEM")
+    mqtt_certificate_file: Path | None = Field(
+        None, description="Client certificate for MQTT brokers that want one, PEM; absent: the HSM signs each login"
+    )
+    mqtt_certificate_key_file: Path | None = Field(None, description="Its key, mode 0600, PEM")
     platform_key_file: Path = Field(
         description="Public key of the platform's acknowledgements and countersignatures, PEM"
     )
@@ -132,6 +148,12 @@ class PlatformSettings(_Section):
     reconnect_least_s: float = Field(0.5, ge=0.1, le=60, description="First back-off after a lost link, s")
     reconnect_most_s: float = Field(60.0, ge=1, le=3600, description="Longest back-off, s")
     stall_s: float = Field(30.0, ge=2, le=600, description="No answer to a batch for this long: connect anew, s")
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.mqtt_certificate_file is None) != (self.mqtt_certificate_key_file is None):
+            raise ValueError("mqtt_certificate_file and mqtt_certificate_key_file go together")
+        return self
 
 
 class UnsignedCommands(StrEnum):
@@ -149,6 +171,21 @@ class MandateSettings(_Section):
     minimum_soc_percent: int = Field(30, ge=0, le=100, description="Never discharged below, percent")
     least_price_micro_per_kwh: int = Field(0, ge=0, description="Least price for a discharge, micro-units per kWh")
     currency: str = Field("EUR", pattern=r"^[A-Z]{3}$", description="ISO 4217, of the price")
+
+
+class FrequencySettings(_Section):
+    """[frequency]: the site's own answer to the grid's frequency. What it asks for is the country's to say."""
+
+    response: bool = Field(False, description="Batteries, cars and PV answer the frequency that is measured here")
+    dead_band_millihertz: int = Field(
+        200, ge=10, le=1000, description="Nothing happens so near to nominal, mHz; outside, nothing works against it"
+    )
+    droop_percent: float = Field(
+        5.0, ge=0.2, le=12, description="Deviation beyond the dead band that brings the full rating, % of nominal"
+    )
+    reserve_percent: int = Field(
+        0, ge=0, le=40, description="State of charge that batteries keep free for it at both ends, percent"
+    )
 
 
 class ControlSettings(_Section):
@@ -324,6 +361,7 @@ class Settings(_Section):
     evidence: EvidenceSettings = EvidenceSettings()
     platform: PlatformSettings | None = None
     control: ControlSettings = ControlSettings()
+    frequency: FrequencySettings = FrequencySettings()
     settlement: SettlementSettings = SettlementSettings()
     ocpp: OcppSettings = OcppSettings()
     web: WebSettings = WebSettings()

@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from agent.clock import Clock, ClockQuality, Instant
-from agent.config import ControlSettings, DeviceSettings, SiteSettings
+from agent.config import ControlSettings, DeviceSettings, FrequencySettings, SiteSettings
 from agent.control.admission import Admitted, Duplicate, Nothing, Policy, Refused, Undecided, judge
 from agent.control.answers import Answers
 from agent.control.book import Book, Change
@@ -27,11 +27,12 @@ from agent.control.plain import plain_hash
 from agent.control.plan import METER_SUBJECT, Plan, make_plan, stop_order
 from agent.control.recorder import Desk, Notes, Recorder
 from agent.control.site import SiteView
+from agent.control.site_watch import SiteWatch
 from agent.control.snapshot import ControlSnapshot, show_command, show_device
 from agent.control.stop import StopButton
 from agent.control.tally import Register
 from agent.control.undecided import UndecidedMessages, Waiting
-from agent.control.viewing import SafeMode, is_islanded, register_of, settings_view, step_safe_mode, view_site
+from agent.control.viewing import register_of, settings_view
 from agent.evidence.statements import Alarm, CommandReceipt, CommandState, Severity, Statement
 from agent.identity.trust import TrustList
 from drivers.device import Device, Sample, SampleFlag
@@ -44,8 +45,6 @@ RESTORE_PATIENCE_S: Final = 5.0
 STOP_FILE_RETRY_S: Final = 5.0
 REGISTER_OLD_S: Final = 30.0
 """Energy of a command is counted from a register at most so old: an older one holds what came before the command."""
-METER_PATIENCE_S: Final = 10.0
-"""After the start the grid meter may take so long to its first sample before that is a reason for safe mode."""
 MOST_UNRECORDED: Final = 5_000
 
 log = structlog.get_logger()
@@ -61,6 +60,7 @@ class Controller:
         device_settings: Sequence[DeviceSettings],
         site: SiteSettings,
         control: ControlSettings,
+        frequency: FrequencySettings,
         gateway_id: Callable[[], str],
         stop_file: Path,
         clock: Clock,
@@ -69,7 +69,7 @@ class Controller:
         notes: Notes,
     ) -> None:
         self._devices = devices
-        self._settings = settings_view(site, control, device_settings)
+        self._settings = settings_view(site, control, frequency, device_settings)
         self._control = control
         self._site_rating_w = max(site.import_limit_w, site.export_limit_w)
         self._gateway_id = gateway_id
@@ -95,7 +95,9 @@ class Controller:
         self._answers = Answers(self._started_s)
         self._refused = 0
         self._flooded = False
-        self._safe_mode = SafeMode()
+        self._watch = SiteWatch(
+            self._settings, self._looks, held=self._dispatcher.held, say=self._alarm, started_s=self._started_s
+        )
         self._stopped_by: str | None = None
         self._trouble = ""
         """Why no plan can be made; empty while one can."""
@@ -154,7 +156,7 @@ class Controller:
         view = self._view
         return ControlSnapshot(
             stopped_by=self._button.pressed_by(),
-            safe_mode=self._safe_mode.reason,
+            safe_mode=self._watch.safe_mode,
             islanded=view.islanded if view is not None else False,
             time_known=self._time_known,
             restored=self._restored,
@@ -289,22 +291,7 @@ class Controller:
         self._tidy(now)
 
     def _look(self, now: Now, monotonic_s: float, orders: tuple[Order, ...]) -> SiteView:
-        statuses = self._looks.statuses()
-        view = view_site(
-            self._settings, statuses, self._dispatcher.held, now, monotonic_s, orders=orders, stop=self._stopped_by
-        )
-        reason = None
-        if is_islanded(statuses.values()):
-            reason = "the site is not connected to the public grid"
-        elif view.meter is None and self._settings.meter_id is not None and self._meter_is_due(monotonic_s):
-            reason = f"the grid meter {self._settings.meter_id} gives no believable power"
-        before = self._safe_mode.reason
-        self._safe_mode = step_safe_mode(self._safe_mode, reason, monotonic_s)
-        if self._safe_mode.reason is not None and before is None:
-            self._alarm(Severity.WARNING, "site.safe_mode", "site", f"safe mode: {self._safe_mode.reason}")
-        elif self._safe_mode.reason is None and before is not None:
-            self._alarm(Severity.INFO, "site.safe_mode_left", "site", f"safe mode has ended; it was: {before}")
-        return replace(view, safe_mode=self._safe_mode.reason)
+        return self._watch.look(now, monotonic_s, orders=orders, stop=self._stopped_by)
 
     def _note_devices(self) -> None:
         """Note which devices hold something of ours: one without a timer of its own would keep it over our death."""
@@ -317,10 +304,6 @@ class Controller:
         return {
             name: register for name, (register, at_s) in self._registers.items() if monotonic_s - at_s <= REGISTER_OLD_S
         }
-
-    def _meter_is_due(self, monotonic_s: float) -> bool:
-        """Whether the meter ought to have spoken: right after the start it is only being connected to."""
-        return METER_SUBJECT in self._registers or monotonic_s - self._started_s >= METER_PATIENCE_S
 
     def _note_stop(self) -> None:
         pressed_by = self._button.pressed_by()

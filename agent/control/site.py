@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from agent.control.frequency import GridFrequency
 from agent.control.order import Now, Order
 from drivers.device import Capabilities, DeadMan, DeviceKind, VehicleSession
 
@@ -44,6 +45,10 @@ class Defaults:
     cars_wait: bool = False
     battery_idle: bool = False
     battery_minimum_soc_permille: int = 100
+    answers_frequency: bool = False
+    """Local frequency response is on (SAFETY 11); not fighting the grid needs no permission (SAFETY 5)."""
+    frequency_reserve_permille: int = 0
+    """State of charge above the minimum, and below full, that a battery keeps for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +184,7 @@ class SiteView:
     islanded: bool = False
     safe_mode: str | None = None
     """Why the site looks after itself only (connection targets are suspended)."""
+    frequency: GridFrequency = field(default_factory=GridFrequency)
 
     @property
     def house_w(self) -> int | None:

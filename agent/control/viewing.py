@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from agent.config import ControlSettings, DeviceSettings, SiteSettings
+from agent.config import ControlSettings, DeviceSettings, FrequencySettings, SiteSettings
+from agent.control.frequency import Curve, FrequencyReading, GridFrequency
 from agent.control.order import Now, Order
 from agent.control.site import Defaults, DeviceView, Held, Mandate, MeterView, SiteLimits, SiteView
 from agent.control.tally import Register
 from drivers.device import DeviceKind, DeviceStatus, LinkState, Sample, SampleFlag
 
+NO_FREQUENCY: Final = GridFrequency()
 METER_STALE_S: Final = 5.0
 """SAFETY 8."""
 SAFE_MODE_DWELL_S: Final = 30.0
@@ -31,9 +33,12 @@ class SiteSettingsView:
     controllable: Mapping[str, DeviceSettings]
     meter_id: str | None
     meter_period_s: float
+    curve: Curve
 
 
-def settings_view(site: SiteSettings, control: ControlSettings, devices: Sequence[DeviceSettings]) -> SiteSettingsView:
+def settings_view(
+    site: SiteSettings, control: ControlSettings, frequency: FrequencySettings, devices: Sequence[DeviceSettings]
+) -> SiteSettingsView:
     """The settings as the plan needs them."""
     meter_id = grid_meter_of(devices)
     return SiteSettingsView(
@@ -49,6 +54,8 @@ def settings_view(site: SiteSettings, control: ControlSettings, devices: Sequenc
             cars_wait=control.cars_by_default == "wait",
             battery_idle=control.battery_by_default == "idle",
             battery_minimum_soc_permille=control.battery_minimum_soc_percent * 10,
+            answers_frequency=frequency.response,
+            frequency_reserve_permille=frequency.reserve_percent * 10,
         ),
         mandates={
             m.token_id: Mandate(
@@ -62,6 +69,11 @@ def settings_view(site: SiteSettings, control: ControlSettings, devices: Sequenc
         controllable={d.id: d for d in devices if d.kind is not DeviceKind.METER},
         meter_id=meter_id,
         meter_period_s=next((d.period_s for d in devices if d.id == meter_id), 0.0),
+        curve=Curve(
+            nominal_millihertz=site.nominal_frequency_hz * 1000,
+            dead_band_millihertz=frequency.dead_band_millihertz,
+            droop_permille=round(frequency.droop_percent * 10),
+        ),
     )
 
 
@@ -88,6 +100,7 @@ def view_site(
     orders: tuple[Order, ...] = (),
     stop: str | None = None,
     safe_mode: str | None = None,
+    frequency: GridFrequency = NO_FREQUENCY,
 ) -> SiteView:
     """The snapshot for one plan."""
     return SiteView(
@@ -105,7 +118,21 @@ def view_site(
         stop=stop,
         islanded=is_islanded(statuses.values()),
         safe_mode=safe_mode,
+        frequency=frequency,
     )
+
+
+def frequency_readings(settings: SiteSettingsView, statuses: Mapping[str, DeviceStatus]) -> list[FrequencyReading]:
+    """What devices measure of the public grid's frequency, the grid meter's first."""
+    names = sorted(statuses, key=lambda name: (name != settings.meter_id, name))
+    samples = [statuses[name].last_sample for name in names if statuses[name].link is LinkState.ONLINE]
+    return [
+        FrequencyReading(sample.frequency_millihertz, sample.monotonic_s)
+        for sample in samples
+        if sample is not None
+        and sample.frequency_millihertz is not None
+        and not sample.flags & (SampleFlag.ISLANDED | SampleFlag.QUEUED | SampleFlag.ESTIMATED)
+    ]
 
 
 def _view_device(settings: DeviceSettings, status: DeviceStatus, held: Held | None, monotonic_s: float) -> DeviceView:

@@ -13,6 +13,8 @@ class Rule(StrEnum):
     """Names of the rules, as they stand in reasons, snapshots and the page. SAFETY.md's numbers in brackets."""
 
     STOP = "local stop [1]"
+    GRID_CODE = "never against the grid's frequency [5]"
+    FREQUENCY = "frequency response [11]"
     SILENT = "budget for the silent [3]"
     DISOBEYS = "does not follow: counted at what it does [3]"
     ISLANDED = "islanded [6]"
@@ -33,6 +35,7 @@ class Rule(StrEnum):
     NO_CAR = "no car"
     SITE_DISCHARGE = "site has no permission to discharge [9]"
     BATTERY_MINIMUM = "the battery's minimum state of charge"
+    BATTERY_RESERVE = "room in the battery is kept for the grid's frequency [11]"
     BATTERY_STATE = "state of charge of the battery is not known"
     RATING = "rating"
     CAPABILITY = "the device cannot be ordered so"

@@ -110,7 +110,7 @@ def _minimum_w(draft: Draft) -> int:
 
 
 def limit_connection(drafts: Drafts, targets: Iterable[Target], site: SiteView) -> None:
-    """Import and export at the connection, and each phase's fuse; raises wait for what must come down first."""
+    """Import and export at the connection; raises wait for what must come down first."""
     export_w, export_rule = site.limits.export_limit_w, Rule.CONNECTION_EXPORT
     import_w, import_rule = site.limits.import_limit_w, Rule.CONNECTION_IMPORT
     for target in targets:
@@ -128,6 +128,12 @@ def limit_connection(drafts: Drafts, targets: Iterable[Target], site: SiteView) 
         _no_export_from_storage(drafts, site.house_least_w)
     _closed_loop_export(drafts, site, site.house_least_w, export_w, export_rule)
     _closed_loop_import(drafts, import_w - site.house_most_w, import_rule)
+
+
+def limit_phases(drafts: Drafts, site: SiteView) -> None:
+    """Each phase's fuse, both ways. Without the meter the static sums have counted it already."""
+    if site.meter is None:
+        return
     for phase in range(1, site.limits.phases + 1):
         _phase(drafts, site, phase)
 

@@ -39,12 +39,18 @@ def set_room(draft: Draft, site: SiteView, price: Price | None) -> None:
 
 
 def _battery(draft: Draft, site: SiteView) -> None:
-    least = site.defaults.battery_minimum_soc_permille
+    least, most = site.defaults.battery_minimum_soc_permille, 1000
+    if site.defaults.answers_frequency and site.frequency.share_permille == 0:
+        # Kept for the moment in which the grid needs it.
+        least += site.defaults.frequency_reserve_permille
+        most -= site.defaults.frequency_reserve_permille
     charge = draft.view.state_of_charge_permille
     if charge is None and least > 0:
         draft.room_low, draft.why_low = 0, Rule.BATTERY_STATE
     elif charge is not None and charge <= least:
         draft.room_low, draft.why_low = 0, Rule.BATTERY_MINIMUM
+    if most < 1000 and charge is not None and charge >= most:
+        draft.room_high, draft.why_high = 0, Rule.BATTERY_RESERVE
 
 
 def _car(draft: Draft, site: SiteView, price: Price | None) -> None:

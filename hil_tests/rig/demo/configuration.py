@@ -69,6 +69,10 @@ stall_s = 5.0
 [control]
 lease_s = 30
 
+[frequency]
+response = true
+droop_percent = 1
+
 [[control.mandate]]
 token_id = "TOKEN-V2G"
 minimum_soc_percent = 30

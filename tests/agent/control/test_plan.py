@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.control.command import Command, CommandType, Mode, Point, Price
+from agent.control.command import CommandType, Mode, Point, Price
 from agent.control.order import Order
 from agent.control.plan import DeviceOrder, Plan, make_plan
 from agent.control.rules.draft import Rule
 from agent.control.site import DeviceView, Held, Mandate, MeterView, SiteView
 from drivers.device import DeadMan, DeviceKind
+from tests.agent.control.strategies import sites
 from tests.agent.control.support import (
     BATTERY,
     CAR,
@@ -394,56 +395,12 @@ def test_a_site_without_controllable_devices_has_an_empty_plan() -> None:
 # -- invariants -----------------------------------------------------------------------------------------------------
 
 
-@st.composite
-def _sites(draw: st.DrawFn) -> SiteView:
-    devices = []
-    for base in (BATTERY, PV, CAR, PLAIN):
-        if not draw(st.booleans()):
-            continue
-        most, least = base.most_import_w, -base.most_export_w
-        held = draw(
-            st.none()
-            | st.builds(lambda a, b: Held(lowest_w=-a, highest_w=b), st.integers(0, -least), st.integers(0, most))
-        )
-        devices.append(
-            replace(
-                base,
-                online=draw(st.booleans()),
-                power_w=draw(st.none() | st.integers(least, most)),
-                held=held,
-                state_of_charge_permille=draw(st.none() | st.integers(0, 1000)),
-                fallback_import_w=draw(st.none() | st.integers(0, 11_000)),
-            )
-        )
-    orders = []
-    for number in range(draw(st.integers(0, 3))):
-        mode = draw(st.sampled_from(Mode))
-        types = [CommandType.CURTAIL] if mode is not Mode.SETPOINT else [CommandType.CHARGE, CommandType.DISCHARGE]
-        command: Command = replace(
-            SOME_COMMAND,
-            mode=mode,
-            type=draw(st.sampled_from(types)),
-            point=draw(st.sampled_from(Point)),
-            targets=tuple(draw(st.sets(st.sampled_from(["battery", "pv", "car", "plain"])))),
-            power_w=draw(st.integers(0, 30_000)),
-        )
-        orders.append(order_of(command, f"c{number}"))
-    view = site(*devices, house_w=draw(st.none() | st.integers(-2_000, 20_000)), orders=tuple(orders))
-    limits = replace(
-        LIMITS,
-        import_limit_w=draw(st.integers(0, 50_000)),
-        export_limit_w=draw(st.integers(0, 30_000)),
-        discharge_permitted=draw(st.booleans()),
-    )
-    return replace(view, limits=limits, stop=draw(st.sampled_from([None, None, "me"])), islanded=draw(st.booleans()))
-
-
 def _exported(order: DeviceOrder, view: DeviceView) -> int:
     """The most that a device may export under its order."""
     return view.most_export_w if order.lowest_w is None else max(0, -order.lowest_w)
 
 
-@given(_sites())
+@given(sites())
 @settings(max_examples=300, deadline=None)
 def test_any_site_gets_a_sound_plan(view: SiteView) -> None:
     plan = make_plan(view)
@@ -459,7 +416,7 @@ def test_any_site_gets_a_sound_plan(view: SiteView) -> None:
             assert order.lowest_w >= -device.most_export_w
 
 
-@given(_sites())
+@given(sites())
 @settings(max_examples=300, deadline=None)
 def test_import_never_exceeds_the_limit_once_devices_have_had_their_time(view: SiteView) -> None:
     """SAFETY 3 and 8: grants of those that answer, the worst of those that do not, and the house."""
@@ -478,7 +435,7 @@ def test_import_never_exceeds_the_limit_once_devices_have_had_their_time(view: S
     assert sum(granted.values()) <= max(0, room)
 
 
-@given(_sites())
+@given(sites())
 @settings(max_examples=300, deadline=None)
 def test_ordered_discharge_never_exceeds_the_export_limit(view: SiteView) -> None:
     plan = make_plan(view)
@@ -496,7 +453,7 @@ def test_ordered_discharge_never_exceeds_the_export_limit(view: SiteView) -> Non
         assert storage <= max(0, view.house_least_w + imports)
 
 
-@given(_sites())
+@given(sites())
 @settings(max_examples=200, deadline=None)
 def test_a_commanded_export_limit_at_devices_is_never_exceeded_by_bands(view: SiteView) -> None:
     plan = make_plan(view)
@@ -515,7 +472,7 @@ def test_a_commanded_export_limit_at_devices_is_never_exceeded_by_bands(view: Si
         assert sum(bands) <= command.power_w
 
 
-@given(_sites())
+@given(sites())
 @settings(max_examples=200, deadline=None)
 def test_no_car_is_discharged_without_a_command(view: SiteView) -> None:
     plan = make_plan(replace(view, orders=()))
@@ -524,7 +481,7 @@ def test_no_car_is_discharged_without_a_command(view: SiteView) -> None:
             assert (plan.orders[name].lowest_w or 0) >= 0
 
 
-@given(_sites(), st.sampled_from(["permission", "mandate", "car", "session", "charge", "age", "charge now"]))
+@given(sites(), st.sampled_from(["permission", "mandate", "car", "session", "charge", "age", "charge now"]))
 @settings(max_examples=200, deadline=None)
 def test_no_command_discharges_a_car_while_one_condition_of_its_owner_is_missing(view: SiteView, missing: str) -> None:
     """SAFETY 9: unknown means 0 W, whatever else is ordered, silent, lost or over a limit."""
@@ -546,7 +503,7 @@ def test_no_command_discharges_a_car_while_one_condition_of_its_owner_is_missing
     assert order.lowest_w >= 0
 
 
-@given(_sites())
+@given(sites())
 @settings(max_examples=200, deadline=None)
 def test_local_stop_leaves_nobody_any_power_whatever_the_site_is_like(view: SiteView) -> None:
     """SAFETY 1: above commands, limits, islanding and a lost meter; no command counts as in force."""
@@ -556,7 +513,7 @@ def test_local_stop_leaves_nobody_any_power_whatever_the_site_is_like(view: Site
     assert not any(command.in_force for command in plan.commands.values())
 
 
-@given(_sites(), st.tuples(*[st.integers(-12_000, 12_000)] * 3))
+@given(sites(), st.tuples(*[st.integers(-12_000, 12_000)] * 3))
 @settings(max_examples=200, deadline=None)
 def test_what_is_granted_on_a_phase_stays_within_what_its_fuse_has_left(
     view: SiteView, phases_w: tuple[int, int, int]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from agent.config import ControlSettings, DeviceSettings, SiteSettings
+from agent.config import ControlSettings, DeviceSettings, FrequencySettings, SiteSettings
 from agent.control.viewing import (
     SAFE_MODE_DWELL_S,
     SafeMode,
@@ -27,7 +27,7 @@ def _pv(name: str, parent: str | None) -> DeviceSettings:
 
 
 DEVICES = [_meter("heat"), _meter("grid"), _meter("roof", "grid"), _pv("pv", "roof")]
-SETTINGS = settings_view(SiteSettings(), ControlSettings(), DEVICES)
+SETTINGS = settings_view(SiteSettings(), ControlSettings(), FrequencySettings(), DEVICES)
 
 
 def _statuses(sample: Sample | None) -> dict[str, DeviceStatus]:

@@ -1,0 +1,84 @@
+"""What the site is like now, from plan to plan: the view, safe mode with its reason, and the grid's frequency."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from agent.control.frequency_watch import FrequencyWatch, Say
+from agent.control.onlooker import Onlooker
+from agent.control.order import Now, Order
+from agent.control.site import Held, SiteView
+from agent.control.viewing import (
+    SafeMode,
+    SiteSettingsView,
+    frequency_readings,
+    is_islanded,
+    step_safe_mode,
+    view_site,
+)
+from agent.evidence.statements import Severity
+
+METER_PATIENCE_S: Final = 10.0
+"""After the start the grid meter may take so long to its first sample before that is a reason for safe mode."""
+
+
+class SiteWatch:
+    """One for the gateway. `look` with each plan; what changes is said as an alarm."""
+
+    def __init__(
+        self,
+        settings: SiteSettingsView,
+        looks: Onlooker,
+        *,
+        held: Callable[[str], Held | None],
+        say: Say,
+        started_s: float,
+    ) -> None:
+        self._settings = settings
+        self._looks = looks
+        self._held = held
+        self._say = say
+        self._started_s = started_s
+        self._metered = False
+        """Whether the grid meter has ever spoken."""
+        self._safe_mode = SafeMode()
+        self._frequency = FrequencyWatch(settings.curve, answers=settings.defaults.answers_frequency, say=say)
+
+    @property
+    def safe_mode(self) -> str | None:
+        """Why the site looks after itself only; None: it does not."""
+        return self._safe_mode.reason
+
+    def look(self, now: Now, monotonic_s: float, *, orders: tuple[Order, ...], stop: str | None) -> SiteView:
+        """The snapshot for one plan. `stop`: who pressed local STOP."""
+        statuses = self._looks.statuses()
+        view = view_site(self._settings, statuses, self._held, now, monotonic_s, orders=orders, stop=stop)
+        meter = statuses.get(self._settings.meter_id) if self._settings.meter_id is not None else None
+        self._metered |= meter is not None and meter.last_sample is not None
+        reason = None
+        if is_islanded(statuses.values()):
+            reason = "the site is not connected to the public grid"
+        elif view.meter is None and self._settings.meter_id is not None and self._meter_is_due(monotonic_s):
+            reason = f"the grid meter {self._settings.meter_id} gives no believable power"
+        self._step_safe_mode(reason, monotonic_s)
+        frequency = self._frequency.look(
+            frequency_readings(self._settings, statuses),
+            {name: device.likely_w for name, device in view.devices.items()},
+            view.meter.power_w if view.meter is not None else None,
+            monotonic_s,
+        )
+        return replace(view, safe_mode=self._safe_mode.reason, frequency=frequency)
+
+    def _meter_is_due(self, monotonic_s: float) -> bool:
+        """Whether the meter ought to have spoken: right after the start it is only being connected to."""
+        return self._metered or monotonic_s - self._started_s >= METER_PATIENCE_S
+
+    def _step_safe_mode(self, reason: str | None, monotonic_s: float) -> None:
+        before = self._safe_mode.reason
+        self._safe_mode = step_safe_mode(self._safe_mode, reason, monotonic_s)
+        if self._safe_mode.reason is not None and before is None:
+            self._say(Severity.WARNING, "site.safe_mode", "site", f"safe mode: {self._safe_mode.reason}")
+        elif self._safe_mode.reason is None and before is not None:
+            self._say(Severity.INFO, "site.safe_mode_left", "site", f"safe mode has ended; it was: {before}")
