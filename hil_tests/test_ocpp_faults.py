@@ -219,6 +219,20 @@ async def test_a_charger_that_connects_without_end_is_turned_away_unheard(monkey
             assert (await neighbour.boot()).status == "Accepted"
 
 
+async def test_sockets_that_say_nothing_take_no_place_from_a_charger(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "MOST_SILENT", 5)
+    async with running(Site(MemoryJournal())) as site:
+        silent = [await asyncio.open_connection("127.0.0.1", site.server.port) for _ in range(40)]
+        await until(lambda: sum(reader.at_eof() for reader, _ in silent) >= 33, "the oldest to be closed")
+        assert len(site.server._doorstep) == 7  # five, and one for each configured EVSE
+        async with site.station() as station:
+            assert (await station.boot()).status == "Accepted"
+            assert len(site.server._doorstep) <= 7
+        for _, writer in silent:
+            writer.close()
+        await until(lambda: len(site.server._doorstep) == 0, "the rest to be gone")
+
+
 @pytest.mark.parametrize("years", [-30, 20])
 async def test_a_clock_that_is_years_off_is_told_and_hides_nothing(site: Site, years: int) -> None:
     wrong = (datetime.now(UTC) + timedelta(days=365 * years)).isoformat()
