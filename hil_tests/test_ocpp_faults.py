@@ -16,6 +16,7 @@ from websockets.exceptions import InvalidStatus
 from drivers.device import LinkState
 from drivers.ocpp import charger as charger_module
 from drivers.ocpp import connection as connection_module
+from drivers.ocpp import doorstep as doorstep_module
 from drivers.ocpp import rpc as rpc_module
 from drivers.ocpp import server as server_module
 from hil_tests.ocpp_station import SUBPROTOCOL, MemoryJournal, Site, meter_value, ready, running, stamp, until
@@ -112,6 +113,27 @@ async def test_a_charger_that_does_not_read_its_answers_is_closed(site: Site, mo
         await until(lambda: site.link() is LinkState.SILENT, "the end of the connection")
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
+
+
+async def test_pings_without_end_fill_no_memory_and_end_the_connection(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doorstep_module, "STUCK_S", 1.0)
+    pings = (b"\x89\xfd\0\0\0\0" + b"p" * 125) * 1_000
+    async with site.open() as pinging:
+        await until(lambda: site.link() is LinkState.ONLINE, "the charger")
+        connection = site.server._chargers["CP-1"]._connection
+        assert connection is not None
+        transport = connection._socket.transport
+        pinging.transport.pause_reading()
+        largest = 0
+        for _ in range(400):  # 52 MB, whose answers nobody reads
+            pinging.transport.write(pings)
+            await asyncio.sleep(0)
+            largest = max(largest, transport.get_write_buffer_size())
+        await until(lambda: site.link() is LinkState.SILENT, "the end of it")
+        assert largest < 1_000_000
+        pinging.transport.abort()
 
 
 async def test_a_half_open_socket_is_noticed_without_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
