@@ -119,6 +119,7 @@ async def test_pings_without_end_fill_no_memory_and_end_the_connection(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doorstep_module, "STUCK_S", 1.0)
+    monkeypatch.setattr(doorstep_module, "BYTES_AT_ONCE", 1e9)  # else they are not even read
     pings = (b"\x89\xfd\0\0\0\0" + b"p" * 125) * 1_000
     async with site.open() as pinging:
         await until(lambda: site.link() is LinkState.ONLINE, "the charger")
@@ -133,6 +134,21 @@ async def test_pings_without_end_fill_no_memory_and_end_the_connection(
             largest = max(largest, transport.get_write_buffer_size())
         await until(lambda: site.link() is LinkState.SILENT, "the end of it")
         assert largest < 1_000_000
+        pinging.transport.abort()
+
+
+async def test_pings_without_end_are_read_slowly(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doorstep_module, "BYTES_PER_S", 10_000.0)
+    monkeypatch.setattr(doorstep_module, "BYTES_AT_ONCE", 100_000.0)
+    pings = (b"\x89\xfd\0\0\0\0" + b"p" * 125) * 1_000
+    async with site.open() as pinging, site.station("CP-2", "secret-2") as neighbour:
+        for _ in range(400):
+            pinging.transport.write(pings)
+        before = pinging.transport.get_write_buffer_size()
+        assert (await neighbour.boot()).status == "Accepted"
+        # 52 MB at 10 kB/s: all but what the sockets hold is still with the sender.
+        assert pinging.transport.get_write_buffer_size() > before * 0.7 > 25_000_000
+        assert site.link() is LinkState.ONLINE
         pinging.transport.abort()
 
 
