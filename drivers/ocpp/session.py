@@ -96,7 +96,7 @@ class EvseSession:
         self.import_register_milliwatt_hours: int | None = None
         self.export_register_milliwatt_hours: int | None = None
         self.last_sample: Sample | None = None
-        self._seen: deque[tuple[str, int, str, str]] = deque(maxlen=REMEMBERED_EVENTS)
+        self._seen: dict[tuple[str, int, str, str], None] = {}  # in order of coming
         self._clock_behind_us: int | None = None
         self._known_idle = False
         self._said: set[str] = set()
@@ -153,7 +153,9 @@ class EvseSession:
         if key in self._seen:
             outcome.repeated = True
             return outcome
-        self._seen.append(key)
+        self._seen[key] = None
+        if len(self._seen) > REMEMBERED_EVENTS:
+            del self._seen[next(iter(self._seen))]
 
         timestamp_us = parse_timestamp_us(timestamp)
         offline = event.get("offline", False)
