@@ -136,7 +136,13 @@ async def simulated(
                 finally:
                     await pty.stop()
         else:
-            server = ModbusTcpServer(inverter, unit=1, monotonic_s=time.monotonic, refuses=habits.refuses)
+            server = ModbusTcpServer(
+                inverter,
+                unit=1,
+                monotonic_s=time.monotonic,
+                refuses=habits.refuses,
+                deaf_after_answer_s=habits.deaf_after_answer_s,
+            )
             await server.start("127.0.0.1", port)
             inverter.server, inverter.address = server, f"tcp://127.0.0.1:{server.port}"
             try:

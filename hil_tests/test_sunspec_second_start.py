@@ -68,6 +68,25 @@ async def test_a_second_start_makes_fewer_requests_and_far_fewer_where_there_was
         assert inverter.written == []
 
 
+async def test_the_pace_that_a_device_needs_is_found_and_kept() -> None:
+    async with simulated(PV, Habits(deaf_after_answer_s=0.03)) as inverter:
+        assert inverter.server is not None
+        journal = MemoryJournal()
+        driver = inverter.driver(journal)
+        async with asyncio.timeout(60):
+            while inverter.pools[-1].connection(inverter.address).pace.learned_s != 0.05:
+                await looked(driver)
+        async with asyncio.timeout(20):
+            while not any(b'"gap_s":0.05' in kept for kept in journal.kept.values()):
+                await looked(driver)
+        lost = inverter.server.unheard
+        for _ in range(10):
+            assert await looked(driver) is not None
+        assert inverter.server.unheard == lost, "no request is lost any more"
+        await started(inverter, journal)
+        assert inverter.server.unheard <= lost + 1, "nor at the next start"
+
+
 async def test_an_inverter_exchanged_between_two_starts_is_noticed_and_starts_a_new_epoch() -> None:
     journal = MemoryJournal()
     async with simulated(PV, serial="OLD-1") as old:

@@ -123,7 +123,7 @@ class Contact:
         refusals = self.poll.refusals | self.standing_poll.refusals
         for poll in self.gauges.values():
             refusals |= poll.refusals
-        self.profile = replace(self.profile, refusals=refusals)
+        self.profile = replace(self.profile, refusals=refusals, gap_s=self.unit.connection.pace.learned_s)
         if is_news(self.profile, self.profile_on_record):
             kept = self.profile.kept(self.description.version)
             if await keep(journal, profile_key(self.description), kept):

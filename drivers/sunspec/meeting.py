@@ -35,6 +35,9 @@ async def meet(unit: Unit, journal: Journal, *, by_record: bool = True) -> Met:
     key = f"device/{unit.connection.endpoint}/{unit.number}"
     kept = await _recall(journal, key)
     earlier = None if kept is None else recall(kept)
+    if earlier is not None:
+        profile = recalled(await _recall(journal, profile_key(earlier)), earlier.version)
+        unit.connection.pace.known(profile.gap_s)
     if earlier is not None and by_record and await _is_still_there(unit, earlier):
         description = earlier
     else:

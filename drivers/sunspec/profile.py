@@ -1,6 +1,7 @@
 """What was learned of a device as a whole, and the form in which it is kept over restarts. Pure.
 
-The registers that it hides, and how long it takes from an order to the metered power. Kept with its firmware version.
+The registers that it hides, how long it takes from an order to the metered power, and the pace that its line needs.
+Kept with its firmware version.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ class Profile:
     refusals: Refusals = NO_REFUSALS
     response_s: float | None = None
     """From an order to the metered power, at the slow end of what was seen. None: never seen."""
+    gap_s: float | None = None
+    """Pause that its line needs between an answer and the next request. None: none was found necessary."""
 
     def kept(self, version: str) -> bytes:
         """As `recalled` takes it."""
@@ -41,6 +44,7 @@ class Profile:
                 "torn": sorted(seen.torn)[:MOST_HOLES],
                 "barriers": sorted(seen.barriers)[:MOST_HOLES],
                 "response_s": self.response_s,
+                "gap_s": self.gap_s,
                 "version": version,
             }
         )
@@ -57,17 +61,21 @@ def recalled(kept: bytes | None, version: str) -> Profile:
         content: object = orjson.loads(kept)
         if not isinstance(content, dict) or content["version"] != version:
             return NOTHING_KNOWN
-        response_s = content["response_s"]
-        if response_s is not None and not (type(response_s) is float and 0.0 <= response_s <= MOST_RESPONSE_S):
-            return NOTHING_KNOWN
+        response_s, gap_s = (_seconds(content[name]) for name in ("response_s", "gap_s"))
         refusals = Refusals(
             frozenset(_hole(*hole) for hole in content["holes"]),
             frozenset(_hole(*hole) for hole in content["torn"]),
             frozenset(_address(barrier) for barrier in content["barriers"]),
         )
-        return Profile(refusals=refusals, response_s=response_s)
+        return Profile(refusals=refusals, response_s=response_s, gap_s=gap_s)
     except (KeyError, TypeError, ValueError):
         return NOTHING_KNOWN
+
+
+def _seconds(value: object) -> float | None:
+    if value is None or (type(value) is float and 0.0 <= value <= MOST_RESPONSE_S):
+        return value
+    raise TypeError(f"not a number of seconds: {value!r}")
 
 
 def _address(value: object) -> int:
@@ -92,7 +100,7 @@ def slower_of(known_s: float | None, seen_s: float) -> float:
 
 def is_news(profile: Profile, on_record: Profile) -> bool:
     """Whether a profile differs enough from the one on record to be worth a write."""
-    if profile.refusals != on_record.refusals:
+    if (profile.refusals, profile.gap_s) != (on_record.refusals, on_record.gap_s):
         return True
     if profile.response_s is None or on_record.response_s is None:
         return profile.response_s is not on_record.response_s

@@ -112,7 +112,7 @@ class MapPoll:
         self._planned: list[Stretch] = []
         self._far: _Far | None = None
         self._torn: list[Placed] = []
-        self._plan([placed for placed in self._wanted if (placed.part, placed.field.path) not in self.unreadable])
+        self._plan([placed for placed in self._wanted if not self._is_hidden(placed)])
 
     async def read(self, read: Read, now_s: float) -> MapLook:
         """The implemented ones of the chosen points. Raises SunSpecErrors, but not for registers that are refused."""
@@ -163,7 +163,10 @@ class MapPoll:
         far.values, taken = await self._take(planned, read, now_s, bare=True)
         if far.values != planned:
             self._barriers |= _seams(far.values)
-        far.factors, again = await self._take(far.factors, read, now_s, bare=True)
+        planned = far.factors
+        far.factors, again = await self._take(planned, read, now_s, bare=True)
+        if far.factors != planned:
+            self._barriers |= _seams(far.factors)
         after = _words_at(far.factor_addresses, again)
         firm = {at: word for at, word in after.items() if before.get(at) == word}
         seen = {at: word for stretch, words in taken for at, word in enumerate(words.words, stretch.first)}
@@ -212,6 +215,14 @@ class MapPoll:
         apart += [placed for placed in wanted if (placed.part, placed.field.path) in self._apart]
         self._far = _Far(self._parts, apart, self._barriers) if apart else None
 
+    def _is_hidden(self, placed: Placed) -> bool:
+        """Whether the value is, or the scale factor without which it means nothing."""
+        fields = self._parts[placed.part].layout.fields
+        needed = {placed.field.offset, placed.field.factor_offset}
+        return any(
+            index == placed.part and path in fields and fields[path].offset in needed for index, path in self.unreadable
+        )
+
     def _own(self, points: Iterable[Hole]) -> frozenset[tuple[int, str]]:
         """Those of our models, by index."""
         index_of = {part.address: index for index, part in enumerate(self._parts)}
@@ -259,12 +270,14 @@ class ModelPoll:
 
 
 def _seams(planned: Sequence[Stretch]) -> set[int]:
-    """Where stretches meet that would have been one request, had the device not refused it."""
-    return {
-        later.first
-        for earlier, later in itertools.pairwise(sorted(planned, key=lambda stretch: stretch.first))
-        if later.first + later.count - earlier.first <= MOST_READ
-    }
+    """Behind each gap between stretches that would have been one request, had the device not refused it."""
+    seams: set[int] = set()
+    reach = 0
+    for earlier, later in itertools.pairwise(sorted(planned, key=lambda stretch: stretch.first)):
+        reach = max(reach, earlier.first + earlier.count)
+        if reach < later.first and later.first + later.count - earlier.first <= MOST_READ:
+            seams.add(later.first)
+    return seams
 
 
 class _Far:

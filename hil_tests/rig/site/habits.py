@@ -35,6 +35,8 @@ class Habits:
     """Takes one register of a point that has two, as a device must that knows function 6 only."""
     acts_on_switch_alone: bool = False
     """A limit takes effect with a write of its switch that does not carry the limit too, as on a Fronius."""
+    deaf_after_answer_s: float = 0.0
+    """Does not hear a request that comes sooner after its last answer."""
     refuses: frozenset[int] = frozenset()
     """Modbus functions that it answers with exception 1."""
 

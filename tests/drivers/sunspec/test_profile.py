@@ -49,6 +49,7 @@ def test_anything_else_is_nothing_known(kept: bytes | None) -> None:
     [
         *({"version": "2.0"}, {"holes": [[1]]}, {"holes": [["1", "W"]]}, {"holes": 7}, {"barriers": [-1]}),
         *({"response_s": -1.0}, {"response_s": "5"}, {"response_s": 1e9}, {"response_s": True}),
+        *({"gap_s": -1.0}, {"gap_s": 1}),
     ],
 )
 def test_a_profile_with_a_wrong_part_is_nothing_known(spoilt: dict[str, object]) -> None:

@@ -198,3 +198,24 @@ async def test_a_timer_that_would_connect_by_itself_is_cleared_before_the_switch
     order = [address for address, _ in device.writes]
     assert order.index(address_of(device, 123, "Conn_RvrtTms")) < order.index(address_of(device, *CONN))
     assert point(device, 123, "Conn_RvrtTms") == 0
+
+
+@pytest.mark.parametrize("kept", [b"\x00", b"\x02\xbf", b"\x02\xbf\x00\x01\x00", b"\x00\x7b\x00\x01", b"\xff" * 500])
+async def test_a_record_that_makes_no_sense_makes_nothing_ours(kept: bytes) -> None:
+    journal = MemoryJournal()
+    journal.kept["disconnected/Maker/Model X/S-1"] = kept
+    device = pv_703(ES=0)
+    rig = await Rig(device, DeviceKind.PV, journal=journal).ready()
+    with pytest.raises(DeviceRefusedError, match="not the gateway"):
+        await rig.device.connect()
+    assert device.writes == []
+
+
+async def test_what_others_connected_is_disconnected_again_when_that_is_asked_for() -> None:
+    device = pv_703()
+    rig = await Rig(device, DeviceKind.PV).ready()
+    await rig.device.disconnect("test")
+    set_point(device, *ES, 1)
+    await rig.device.disconnect("test again")
+    assert point(device, *ES) == 0
+    assert rig.device.is_disconnected_by_us
