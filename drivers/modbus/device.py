@@ -211,7 +211,13 @@ class MapDevice:
                 f"{self._unit}: a frequency of {frequency / 1000:g} Hz makes no sense; "
                 f"is it a {self._map.title}, is the unit id right?"
             )
-        self._counters, measured = settle(self._counters, measurement(self._map, look.values), look.monotonic_s)
+        told = measurement(self._map, look.values)
+        if told.is_nonsense:
+            raise BadAnswerError(
+                f"{self._unit}: tells {', '.join(told.nonsense)}: that makes no sense; "
+                f"is it a {self._map.title}, is the unit id right?"
+            )
+        self._counters, measured = settle(self._counters, told, look.monotonic_s)
         sample = Sample(
             device_id=self._device_id,
             monotonic_s=look.monotonic_s,
@@ -224,7 +230,7 @@ class MapDevice:
             frequency_millihertz=measured.frequency_millihertz,
             state_of_charge_permille=state_of_charge_permille(look.values),
         )
-        self._seen(sample, look.refused)
+        self._seen(sample, look.refused, told.nonsense)
         return sample
 
     async def apply(self, setpoint: Setpoint) -> None:
@@ -261,11 +267,15 @@ class MapDevice:
         if self._own.only != connection.generation:
             raise NoAnswerError(f"{self._unit}: the connection is lost again and again")
 
-    def _seen(self, sample: Sample, refused: frozenset[Quantity]) -> None:
+    def _seen(self, sample: Sample, refused: frozenset[Quantity], nonsense: tuple[str, ...]) -> None:
         if self._link is not LinkState.ONLINE:
             _log.info("modbus.online", device=self._device_id, unit=str(self._unit))
         self._link = LinkState.ONLINE
         self._detail = f"{self._map.title} at {self._unit}"
+        if sample.power_w is None:
+            self._detail += "; tells no power at present"
+        if nonsense:
+            self._detail += f"; left out, for it makes no sense: {', '.join(nonsense)}"
         self._last_sample = sample
         notes = [READ_ONLY]
         if not self._serial:

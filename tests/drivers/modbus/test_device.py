@@ -184,6 +184,23 @@ async def test_a_frequency_that_makes_no_sense_is_a_fault_and_a_dead_line_is_non
     assert (await site.device.look()).frequency_millihertz is None
 
 
+FLOATS = MAP.replace('type = "int32"', 'type = "float32"', 1)
+
+
+async def test_a_power_that_nothing_has_is_a_fault_and_no_sample() -> None:
+    site = Site(meter(), FLOATS)
+    site.fake.store(100, words(struct.pack(">f", 3e38)))
+    with pytest.raises(BadAnswerError, match=r"a power of 3e\+38 W: that makes no sense; is it a Maker X"):
+        await site.device.look()
+
+
+async def test_an_energy_that_nothing_has_is_left_out_and_told() -> None:
+    site = Site(meter(), MAP.replace('unit = "Wh"', 'unit = "MWh"\nscale = 1e9', 1))
+    sample = await site.device.look()
+    assert (sample.power_w, sample.import_register_milliwatt_hours) == (-1500, None)
+    assert "makes no sense: an imported energy of 7e+18 Wh" in site.device.status().detail
+
+
 async def test_a_register_that_falls_while_the_device_wakes_is_held_back() -> None:
     site = Site(meter())
     await site.device.look()
