@@ -42,7 +42,7 @@ from drivers.sunspec.errors import (
     SunSpecError,
 )
 from drivers.sunspec.ratings import Bounds, ControlSurface, capabilities, ratings
-from drivers.sunspec.registers import RELEARN_S
+from drivers.sunspec.relearning import Relearning
 
 READ_ONLY: Final = "cannot be controlled: it is read by a register map, and nothing is written to it"
 NO_SERIAL: Final = "tells no serial number: another of its kind in its place would not be noticed"
@@ -67,12 +67,13 @@ class MapReader:
         self._wanted = tuple(name for name in register_map.points if name is not Quantity.SERIAL)
         self._requests = plan(register_map, self._wanted)
         self._refused: frozenset[Quantity] = frozenset()
-        self._learned_s: float | None = None
+        self._relearning = Relearning()
 
     async def read(self, unit: Unit, now_s: float) -> MapLook:
         """Every point that the device tells. Raises SunSpecErrors, BadAnswerError when it refuses all of them."""
-        if self._learned_s is not None and now_s - self._learned_s >= RELEARN_S:
-            self._requests, self._refused, self._learned_s = plan(self.register_map, self._wanted), frozenset(), None
+        again, refused = self._relearning.is_due(now_s), False
+        if again:
+            self._requests, self._refused = plan(self.register_map, self._wanted), frozenset()
         values: dict[Quantity, int] = {}
         moment: float | None = None
         kept: list[Request] = []
@@ -84,7 +85,7 @@ class MapReader:
             except ModbusExceptionError as error:
                 if error.is_transient:
                     raise
-                self._learned_s = now_s
+                refused = True
                 if len(request.points) > 1:
                     waiting[:0] = plan(self.register_map, request.points, alone=True)
                 else:
@@ -94,8 +95,8 @@ class MapReader:
             values |= values_of(self.register_map, request, words.words)
             moment = words.monotonic_s if moment is None else moment
         self._requests = tuple(kept)
+        self._relearning.asked(now_s, again=again, refused=refused)
         if moment is None:
-            self._requests = plan(self.register_map, self._wanted)
             raise BadAnswerError(
                 f"{unit}: refuses every register of the map {self.register_map.title}; is it the right map?"
             )

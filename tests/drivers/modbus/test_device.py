@@ -13,7 +13,7 @@ from drivers.modbus import MapDevice, RegisterMap
 from drivers.modbus.device import NO_SERIAL, READ_ONLY
 from drivers.modbus.register_map import parse_map
 from drivers.sunspec.errors import BadAnswerError, NoAnswerError, SunSpecError
-from drivers.sunspec.registers import RELEARN_S
+from drivers.sunspec.relearning import RELEARN_LEAST_S
 from tests.drivers.sunspec.fakes import ADDRESS, FakeDevice, FakeLine, Time, pool_of
 
 MAP = """
@@ -164,7 +164,7 @@ async def test_registers_that_the_device_refuses_cost_only_themselves_and_are_tr
     await site.device.look()
     assert (104, 2) not in site.fake.reads, "what was learned is kept"
     site.fake.unreadable = set()
-    site.time.now_s += RELEARN_S
+    site.time.now_s += RELEARN_LEAST_S
     assert (await site.device.look()).export_register_milliwatt_hours == 42_000
 
 
@@ -173,6 +173,17 @@ async def test_a_device_that_refuses_all_of_its_map_is_told_so() -> None:
     for _ in range(2):
         with pytest.raises(BadAnswerError, match="is it the right map"):
             await site.device.look()
+
+
+async def test_a_moment_of_refusing_everything_costs_seconds_and_not_minutes() -> None:
+    site = Site(meter())
+    await site.device.look()
+    site.fake.unreadable = set(site.fake.registers)
+    with pytest.raises(BadAnswerError, match="is it the right map"):
+        await site.device.look()
+    site.fake.unreadable = set()
+    site.time.now_s += RELEARN_LEAST_S
+    assert (await site.device.look()).power_w == -1500
 
 
 async def test_a_frequency_that_makes_no_sense_is_a_fault_and_a_dead_line_is_none() -> None:
