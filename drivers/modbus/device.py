@@ -45,6 +45,8 @@ from drivers.sunspec.ratings import Bounds, ControlSurface, capabilities, rating
 from drivers.sunspec.relearning import Relearning
 
 READ_ONLY: Final = "cannot be controlled: it is read by a register map, and nothing is written to it"
+NOT_THERE: Final = frozenset({1, 2, 3})
+"""Exceptions that say of registers that there are none: function, address or count is not the device's."""
 NO_SERIAL: Final = "tells no serial number: another of its kind in its place would not be noticed"
 
 _log = structlog.get_logger()
@@ -103,14 +105,17 @@ class MapReader:
         return MapLook(values, moment, self._refused)
 
     async def serial(self, unit: Unit) -> str:
-        """As the device tells it; "" where the map has none, or the device tells none. Raises SunSpecErrors."""
+        """As the device tells it; "" where the map has none, or the device has no such registers.
+
+        Raises SunSpecErrors, also for a refusal of any other kind: that says nothing about who it is.
+        """
         if Quantity.SERIAL not in self.register_map.points:
             return ""
         request = plan(self.register_map, [Quantity.SERIAL])[0]
         try:
             words = await unit.read(request.address, request.count, request.function)
         except ModbusExceptionError as error:
-            if error.is_transient:
+            if error.code not in NOT_THERE:
                 raise
             return ""
         serial = decode(self.register_map, Quantity.SERIAL, words.words)

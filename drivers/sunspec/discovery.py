@@ -150,7 +150,7 @@ async def describe(unit: Unit, bases: Sequence[int] = (*BASES, *UNUSUAL_BASES)) 
             common = next((model for model in models if model.number == 1), None)
             if common is None:
                 raise NotSunSpecError(f"{unit}: a SunSpec map at {base}, but without model 1 that says who it is")
-            who = await _identity(read, common)
+            who = await _identity(unit, read, common)
             ghosts = await phantoms(read, models)
     except TimeoutError as error:
         raise NoAnswerError(
@@ -190,7 +190,7 @@ async def verify(unit: Unit, description: DeviceDescription) -> bool:
             for model in used:
                 if (await read(model.address, HEADER_SIZE)).words != [model.number, model.length]:
                     return False
-            who = await _identity(read, common)
+            who = await _identity(unit, read, common)
             if any(getattr(description, name) != text for name, text in who.items()):
                 return False
             for phantom in (model for model in description.models if description.is_phantom(model)):
@@ -206,16 +206,22 @@ async def verify(unit: Unit, description: DeviceDescription) -> bool:
 
 
 async def read_identity(unit: Unit, common: FoundModel) -> dict[str, str]:
-    """manufacturer, model, options, version and serial as model 1 at `common` has them; "" where absent."""
-    return await _identity(unit.read, common)
+    """manufacturer, model, options, version and serial as model 1 at `common` has them; "" where absent.
+
+    Raises BadAnswerError when the device refuses to tell any of them: that says nothing about who it is.
+    """
+    return await _identity(unit, unit.read, common)
 
 
-async def _identity(read: Read, common: FoundModel) -> dict[str, str]:
+async def _identity(unit: Unit, read: Read, common: FoundModel) -> dict[str, str]:
     definition = model_definition(1)
     assert definition is not None  # shipped with the library
     names = {"Mn": "manufacturer", "Md": "model", "Opt": "options", "Vr": "version", "SN": "serial"}
     poll = ModelPoll(layout(definition, common.length), common.address, names)
     look = await poll.read(read, 0.0)
+    if look.monotonic_s is None:
+        # A device that wakes refuses everything: it is not another one for that.
+        raise BadAnswerError(f"{unit}: refuses to tell who it is at present (model 1 at {common.address})")
     return {name: _printable(look.values.get(path)) for path, name in names.items()}
 
 

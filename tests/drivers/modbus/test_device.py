@@ -12,7 +12,7 @@ from drivers.device import DeadMan, Device, DeviceKind, DeviceRefusedError, Link
 from drivers.modbus import MapDevice, RegisterMap
 from drivers.modbus.device import NO_SERIAL, READ_ONLY
 from drivers.modbus.register_map import parse_map
-from drivers.sunspec.errors import BadAnswerError, NoAnswerError, SunSpecError
+from drivers.sunspec.errors import BadAnswerError, ModbusExceptionError, NoAnswerError, SunSpecError
 from drivers.sunspec.relearning import RELEARN_LEAST_S
 from tests.drivers.sunspec.fakes import ADDRESS, FakeDevice, FakeLine, Time, pool_of
 
@@ -131,6 +131,27 @@ async def test_a_replaced_device_has_another_meter_id() -> None:
     site.reconnect_with(meter("NEW", import_wh=3))
     sample = await site.device.look()
     assert (sample.meter_id, sample.import_register_milliwatt_hours) == ("Maker X/NEW", 3000)
+
+
+async def test_a_failure_to_tell_its_serial_number_does_not_make_it_another_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    site = Site(meter())
+    before = (await site.device.look()).meter_id
+    site.line.close()
+    site.time.now_s += 10
+    right = site.fake.read
+
+    def failing(address: int, count: int) -> list[int]:
+        if address == 200:
+            raise ModbusExceptionError("reading", 4)
+        return right(address, count)
+
+    monkeypatch.setattr(site.fake, "read", failing)
+    with pytest.raises(ModbusExceptionError, match="device failure"):
+        await site.device.look()
+    monkeypatch.undo()
+    assert (await site.device.look()).meter_id == before
 
 
 async def test_a_device_replaced_in_the_middle_of_a_poll_is_not_mixed_with_the_old_one() -> None:
