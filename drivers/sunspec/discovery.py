@@ -231,7 +231,7 @@ def _printable(value: Value | None) -> str:
 
 
 async def _find_base(unit: Unit, read: Read, bases: Sequence[int]) -> int:
-    seen: list[str] = []
+    seen: list[tuple[int, str]] = []
     silent: NoAnswerError | None = None
     answered = False
     for base in bases:
@@ -242,15 +242,17 @@ async def _find_base(unit: Unit, read: Read, bases: Sequence[int]) -> int:
         except ModbusExceptionError as error:
             if error.is_transient:
                 # A gateway speaks for the unit behind it, or the device has no time: that is silence, not an answer.
-                silent = silent or NoAnswerError(str(error))
+                if silent is None:
+                    silent = NoAnswerError(str(error))
+                    silent.__cause__ = error
             else:
                 answered = True
-            seen.append(f"{base}: exception {error.code}")
+            seen.append((base, f"exception {error.code} ({error.means})"))
             continue
         except NoAnswerError as error:
             # A wrong base may hang a device that answers at the right one, or make it hang up.
             silent = silent or error
-            seen.append(f"{base}: no answer")
+            seen.append((base, "no answer"))
             if not unit.connection.is_open:
                 if unit.connection.generation == 0:
                     break
@@ -259,10 +261,26 @@ async def _find_base(unit: Unit, read: Read, bases: Sequence[int]) -> int:
         if words == MARKER:
             return base
         answered = True
-        seen.append(f"{base}: {words[0]:04x} {words[1]:04x}")
+        seen.append((base, f"{words[0]:04x} {words[1]:04x}"))
     if silent is not None and not answered:
-        raise silent
-    raise NotSunSpecError(f"{unit}: speaks Modbus, but has no SunSpec map where one may begin ({'; '.join(seen)})")
+        if unit.connection.generation == 0 or isinstance(silent.__cause__, ModbusExceptionError):
+            raise silent  # it says already what to look at
+        raise NoAnswerError(
+            f"{silent}; the same wherever a SunSpec map may begin: is the unit id right, does another program hold the "
+            "device (many take one client only)?"
+        )
+    raise NotSunSpecError(
+        f"{unit}: speaks Modbus, but has no SunSpec map where one may begin: {_in_words(seen)}; "
+        "is the unit id right, is SunSpec switched on in the device?"
+    )
+
+
+def _in_words(seen: Sequence[tuple[int, str]]) -> str:
+    """(address, what was there), each answer once."""
+    places: dict[str, list[str]] = {}
+    for address, answer in seen:
+        places.setdefault(answer, []).append(str(address))
+    return "; ".join(f"{answer} at {', '.join(at)}" for answer, at in places.items())
 
 
 async def _walk(unit: Unit, read: Read, base: int) -> tuple[tuple[FoundModel, ...], list[str]]:
