@@ -29,6 +29,8 @@ POWER_SLACK_W: Final = 100
 QUIET_US: Final = 900_000_000
 """A doubt that comes and goes is reported once in this time."""
 MOST_MILLIWATT_HOURS: Final = 1 << 62
+MOST_POWER_W: Final = 1_000_000_000
+"""A gigawatt: no device of a site has it, whatever its rating, and a statement's integers have 64 bits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -321,6 +323,8 @@ def _gap(state: MeterState, at: Instant, device: MeteredDevice) -> bool:
 
 def _beyond_ratings(power_w: int, device: MeteredDevice) -> bool:
     rated_w = device.rated_import_w if power_w >= 0 else device.rated_export_w
+    if abs(power_w) > MOST_POWER_W:
+        return True
     return rated_w is not None and abs(power_w) > rated_w * POWER_MARGIN_PERCENT // 100 + POWER_SLACK_W
 
 

@@ -170,8 +170,13 @@ class SunSpecDevice:
         fault = await contact.look_slowly(self._journal, self._monotonic_s())
         if fault is not None:
             _log.warning("sunspec.slow_data_failed", device=self._device_id, error=str(fault))
-        sample = self._sample(contact, contact.interpret(look, look.monotonic_s), look.monotonic_s)
-        self._seen(contact, sample)
+        measured = contact.interpret(look, look.monotonic_s)
+        if measured.is_nonsense:
+            raise BadAnswerError(
+                f"{self._unit}: tells {', '.join(measured.nonsense)}: that makes no sense; is the device well?"
+            )
+        sample = self._sample(contact, measured, look.monotonic_s)
+        self._seen(contact, sample, measured.nonsense)
         return sample
 
     async def apply(self, setpoint: Setpoint) -> None:
@@ -312,11 +317,15 @@ class SunSpecDevice:
             flags=SampleFlag.ISLANDED if measured.islanded else SampleFlag.NONE,
         )
 
-    def _seen(self, contact: Contact, sample: Sample) -> None:
+    def _seen(self, contact: Contact, sample: Sample, nonsense: tuple[str, ...]) -> None:
         if self._link is not LinkState.ONLINE:
             _log.info("sunspec.online", device=self._device_id, unit=str(self._unit))
         self._link = LinkState.ONLINE
         self._detail = f"{contact.description.title} at {self._unit}{contact.standing.in_words()}{self._replaced}"
+        if sample.power_w is None:
+            self._detail += "; tells no power at present"
+        if nonsense:
+            self._detail += f"; left out, for it makes no sense: {', '.join(nonsense)}"
         self._last_sample = sample
         took_s = self._obedience.saw(sample, self._setpoint, self._rated_w())
         if took_s is not None:

@@ -8,6 +8,7 @@ from typing import Final
 
 from drivers.device import Capabilities, DeadMan, DeviceKind
 from drivers.sunspec.codec import Value
+from drivers.sunspec.measurement import LARGEST_W
 from drivers.sunspec.standing import UNKNOWN_STANDING, Standing
 
 RATING_PATHS: Final[Mapping[int, tuple[str, ...]]] = {
@@ -41,11 +42,12 @@ class Ratings:
 
 
 def ratings(values: Mapping[int, Mapping[str, Value]]) -> Ratings:
-    """From the points of RATING_PATHS, by model number. Zero is taken for "not said"."""
+    """From the points of RATING_PATHS, by model number. Zero, and what makes no sense, is taken for "not said"."""
 
     def watts(model: int, path: str) -> int | None:
         value = values.get(model, {}).get(path)
-        return None if value is None else (value.in_parts(1) or None)
+        rating_w = 0 if value is None else value.in_parts(1)
+        return rating_w if 0 < rating_w <= LARGEST_W else None
 
     def first(*candidates: tuple[int, str]) -> int | None:
         return next((found for place in candidates if (found := watts(*place)) is not None), None)

@@ -1,7 +1,7 @@
 """Reading models again and again, around holes: some registers answer with an exception, others never do.
 
 When a device refuses a stretch it is split between points until the refused ones stand alone; what was learned is kept,
-and tried again after a while (an inverter that hides registers at night shows them by day).
+and tried again after a while (an inverter that hides registers at night shows them by day; `relearning.py`).
 """
 
 from __future__ import annotations
@@ -15,11 +15,9 @@ from drivers.sunspec.codec import Decoder, Layout, Value, layout
 from drivers.sunspec.connection import Words
 from drivers.sunspec.errors import ModbusExceptionError
 from drivers.sunspec.models import Model
+from drivers.sunspec.relearning import Relearning
 from drivers.sunspec.stretches import Part, Placed, Stretch, arrange, bare_values, factors_of, plan
 from drivers.sunspec.transport import MOST_READ
-
-RELEARN_S: Final = 600.0
-"""Refused registers are asked for again after this long."""
 
 Read = Callable[[int, int], Awaitable[Words]]
 """(address, count) -> words of one unit."""
@@ -108,7 +106,10 @@ class MapPoll:
         self._barriers = self._known.barriers
         self._apart = self._own(self._known.torn)
         """As `unreadable`: to be read without what lies between value and factor."""
-        self._learned_s = since_s if self.unreadable or self._barriers or self._apart else None
+        refusals = self.unreadable or self._barriers or self._apart
+        self._relearning = Relearning.known(since_s) if refusals else Relearning()
+        self._refused = False
+        """Something was, in the poll that is under way."""
         self._planned: list[Stretch] = []
         self._far: _Far | None = None
         self._torn: list[Placed] = []
@@ -116,14 +117,22 @@ class MapPoll:
 
     async def read(self, read: Read, now_s: float) -> MapLook:
         """The implemented ones of the chosen points. Raises SunSpecErrors, but not for registers that are refused."""
-        if self._learned_s is not None and now_s - self._learned_s >= RELEARN_S:
-            self._learned_s, self.unreadable = None, frozenset()
+        again, self._refused = self._relearning.is_due(now_s), False
+        if again:
+            self.unreadable = frozenset()
             self._barriers, self._apart = frozenset(), frozenset()
             self._plan(self._wanted)
+        look = await self._read(read)
+        # Not after an error: the plan is then what it was, and shows the same next time.
+        self._relearning.asked(now_s, again=again, refused=self._refused)
+        return look
+
+    async def _read(self, read: Read) -> MapLook:
+        self._torn = []
         values: list[dict[str, Value]] = [{}] * len(self._parts)
         moment: float | None = None
         before = self._planned
-        self._planned, taken = await self._take(self._planned, read, now_s, bare=False)
+        self._planned, taken = await self._take(self._planned, read, bare=False)
         if self._planned != before:
             self._barriers |= _seams(self._planned)
         for stretch, words in taken:
@@ -137,7 +146,7 @@ class MapPoll:
             apart = [*self._torn, *(self._far.wanted if self._far is not None else ())]
             self._far, self._torn = _Far(self._parts, apart, self._barriers), []
         if self._far is not None:
-            far_moment = await self._read_far(self._far, taken, values, read, now_s)
+            far_moment = await self._read_far(self._far, taken, values, read)
             moment = far_moment if moment is None else moment
         return MapLook(tuple(values), moment)
 
@@ -147,7 +156,6 @@ class MapPoll:
         near: Sequence[tuple[Stretch, Words]],
         values: list[dict[str, Value]],
         read: Read,
-        now_s: float,
     ) -> float | None:
         """Values apart from their scale factors: the factor is read before and after, and must not have moved.
 
@@ -157,14 +165,14 @@ class MapPoll:
         missing = [
             stretch for stretch in far.factors if not before.keys() >= set(stretch.addresses) & far.factor_addresses
         ]
-        _, more = await self._take(missing, read, now_s, bare=True)
+        _, more = await self._take(missing, read, bare=True)
         before |= _words_at(far.factor_addresses, more)
         planned = far.values
-        far.values, taken = await self._take(planned, read, now_s, bare=True)
+        far.values, taken = await self._take(planned, read, bare=True)
         if far.values != planned:
             self._barriers |= _seams(far.values)
         planned = far.factors
-        far.factors, again = await self._take(planned, read, now_s, bare=True)
+        far.factors, again = await self._take(planned, read, bare=True)
         if far.factors != planned:
             self._barriers |= _seams(far.factors)
         after = _words_at(far.factor_addresses, again)
@@ -180,7 +188,7 @@ class MapPoll:
         return taken[0][1].monotonic_s if taken else None
 
     async def _take(
-        self, planned: list[Stretch], read: Read, now_s: float, *, bare: bool
+        self, planned: list[Stretch], read: Read, *, bare: bool
     ) -> tuple[list[Stretch], list[tuple[Stretch, Words]]]:
         """The words of each stretch, and the stretches to read next time: refused ones are split until they hold."""
         taken: list[tuple[Stretch, Words]] = []
@@ -192,7 +200,7 @@ class MapPoll:
             except ModbusExceptionError as error:
                 if error.is_transient:
                     raise
-                self._learned_s = now_s
+                self._refused = True
                 waiting.extend(reversed(self._split(stretch, bare)))
                 continue
             taken.append((stretch, words))

@@ -45,7 +45,9 @@ BROADCAST: Final = 0
 class Line(Protocol):
     """One open way to an endpoint. Every method raises NoAnswerError, BadAnswerError or ModbusExceptionError."""
 
-    async def connect(self, timeout_s: float) -> None: ...
+    async def connect(self, timeout_s: float) -> None:
+        """Open it. BadAnswerError: the last connection ended, while nobody waited, with what is no Modbus."""
+        ...
 
     async def read(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
         """Exactly `count` holding registers (function 3)."""
@@ -162,6 +164,14 @@ class TcpLine(_WireLine):
         self._transactions = mbap.Transactions()
         self._transaction = 0
         self._request: Request | None = None
+        self._foreign = ""
+        """What ended the last connection while nobody waited: told by the next `connect`."""
+
+    async def connect(self, timeout_s: float) -> None:
+        foreign, self._foreign = self._foreign, ""
+        if foreign:
+            raise BadAnswerError(foreign)
+        await super().connect(timeout_s)
 
     def _opened(self) -> None:
         assert self._wire is not None
@@ -193,7 +203,10 @@ class TcpLine(_WireLine):
             frames = self._framer.feed(data)
         except mbap.ForeignBytesError as error:
             # A web server, or some other protocol, on this port: say so instead of "no answer".
-            self._settle(BadAnswerError(f"{self._endpoint}: what answers is not Modbus: {quoted(error.seen)}"))
+            foreign = f"{self._endpoint}: what answers is not Modbus: {quoted(error.seen)}"
+            if self._request is None:
+                self._foreign = foreign
+            self._settle(BadAnswerError(foreign))
             self.close()
             return
         for frame in frames:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import Callable
 
@@ -40,7 +41,8 @@ class Wire(asyncio.Protocol):
             self.received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.reason = "the device closed the connection" if exc is None else str(exc) or type(exc).__name__
+        by_peer = exc is None or isinstance(exc, ConnectionError)
+        self.reason = "the device closed the connection" if by_peer else _in_words(exc)
         if self.lost is not None:
             self.lost(self.reason)
 
@@ -78,8 +80,15 @@ async def open_wire(endpoint: Endpoint, tls: TlsFiles | None, timeout_s: float) 
         raise NoAnswerError(f"{endpoint}: no TLS with it: {error.reason or error}") from error
     except (OSError, TimeoutError) as error:
         wire.close()
-        why = "" if isinstance(error, TimeoutError) else f" ({error.strerror or str(error) or type(error).__name__})"
+        why = "" if isinstance(error, TimeoutError) else f" ({_in_words(error)})"
         raise NoAnswerError(
             f"{endpoint}: no connection within {timeout_s:g} s{why}; is it on, is the address right?"
         ) from error
     return wire
+
+
+def _in_words(error: Exception | None) -> str:
+    """The system's own words for it, where it has some: asyncio's name the call that failed."""
+    if isinstance(error, OSError) and (error.errno or 0) > 0:
+        return os.strerror(error.errno or 0).lower()
+    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.clock import ClockQuality, Instant
+from agent.evidence.statements import encode
 from agent.measure import MeasureError, MeteredDevice, MeterState, Quality, step
 from drivers.device import Sample, SampleFlag, ValueSource
 from tests.agent.measure.meters import BOOT_ID, Bench
@@ -91,6 +92,16 @@ def test_the_own_use_of_an_inverter_at_night_is_no_outlier() -> None:
 
 def test_without_a_rating_no_power_is_left_out() -> None:
     assert Bench(device=MeteredDevice(device_id="grid")).say(0, 0, power_w=900_000).power_w == 900_000
+
+
+@pytest.mark.parametrize("power_w", [3 * 10**38, -(3 * 10**38), 1_000_000_001])
+def test_a_power_that_nothing_has_is_left_out_with_or_without_a_rating(power_w: int) -> None:
+    # What one device says must not keep all others from being signed: a statement has 64 bits for it.
+    for rated_w in (None, 10**12):
+        device = MeteredDevice(device_id="grid", rated_import_w=rated_w, rated_export_w=rated_w)
+        reading = Bench(device=device).say(0, 0, power_w=power_w)
+        assert reading.power_w is None
+        encode(reading)
 
 
 def test_values_that_cannot_be_are_absent() -> None:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from drivers.sunspec.codec import layout
 from drivers.sunspec.connection import Words
 from drivers.sunspec.errors import ModbusExceptionError
-from drivers.sunspec.registers import RELEARN_S, MapPoll, Refusals
+from drivers.sunspec.registers import MapPoll, Refusals
+from drivers.sunspec.relearning import RELEARN_S
 from tests.drivers.sunspec.fakes import FakeDevice, address_of, common, definition, device_of
 from tests.drivers.sunspec.maps import filled
 
