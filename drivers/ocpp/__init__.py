@@ -1,4 +1,4 @@
-"""Chargers: we are their CSMS (OCPP 2.0.1), as a local controller on the site.
+"""Chargers: we are their CSMS (OCPP 2.1 and 2.0.1), as a local controller on the site.
 
 Here live the RPC engine (sans-I/O), the WebSocket server around it, and a Device per EVSE. What a charger should do is
 decided elsewhere; Modbus has no place here.

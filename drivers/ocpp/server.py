@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from ssl import SSLContext
@@ -23,8 +24,6 @@ from drivers.ocpp.frames import LONGEST_FRAME
 from drivers.ocpp.schemas import Version, schemas
 from drivers.ocpp.settings import ChargerSettings
 
-VERSIONS: Final = (Version.V201,)
-"""In the order that we prefer."""
 REFUSAL_DELAY_S: Final = 2.0
 """Before a 401: makes guessing slow."""
 MOST_REFUSING: Final = 64
@@ -43,8 +42,9 @@ class OcppServer:
 
     Use `run()` as a task, or the object as an async context (then a taken port raises OSError).
     `on_event(code, subject, text)` must not block; the subject is a device id or an OCPP identity. Codes:
-    charger.refused, charger.second_socket, charger.bad_frame, charger.replaced, charger.unknown_evse, charger.faulted,
-    charger.clock, charger.meter_values, charger.register_back, charger.dead_man, charger.external_limit,
+    charger.refused, charger.second_socket, charger.bad_frame, charger.flood, charger.slow_reader,
+    charger.answer_refused, charger.replaced, charger.unknown_evse, charger.faulted, charger.clock,
+    charger.meter_values, charger.register_back, charger.dead_man, charger.external_limit,
     charger.security_event, charger.memory, charger.listen.
     """
 
@@ -76,7 +76,10 @@ class OcppServer:
         self._of_device: dict[str, OcppCharger] = {}
         self.devices: dict[str, Device] = {}
         """By device id; one per configured EVSE."""
-        schemas(VERSIONS[0])  # compiled here, not in the first charger's handshake
+        self.refusals: Counter[str] = Counter()
+        """Handshakes with wrong credentials, by charger; "unknown" for identities that nobody configured."""
+        for version in Version:
+            schemas(version)  # compiled here, not in the first charger's handshake
         for charger_id, evses in _by_charger(chargers).items():
             charger = OcppCharger(
                 evses,
@@ -165,15 +168,18 @@ class OcppServer:
         charger = self._chargers.get(claim.charger_id)
         if not proves(claim, charger is not None, charger.password if charger else None) or charger is None:
             return await self._refuse(socket, claim, charger)
+        if not charger.may_connect():
+            return socket.respond(HTTPStatus.TOO_MANY_REQUESTS, "too many connections; wait a minute\n")
         if await charger.still_connected():
-            text = "a second socket came while the first answers; it was turned away. Two chargers with one identity?"
-            _log.warning("ocpp_second_socket", charger=claim.charger_id)
-            self._on_event("charger.second_socket", claim.charger_id, text)
+            address = socket.remote_address[0] if socket.remote_address else "?"
+            text = f"a second socket came from {address} while the first answers; it was turned away. "
+            charger.trouble("charger.second_socket", text + "Two chargers with one identity?")
             return socket.respond(HTTPStatus.CONFLICT, "already connected\n")
         return None
 
     async def _refuse(self, socket: ServerConnection, claim: Claim, charger: OcppCharger | None) -> Response:
         self._refusals += 1
+        self.refusals["unknown" if charger is None else charger.charger_id] += 1
         address = socket.remote_address[0] if socket.remote_address else "?"
         who = quoted(claim.charger_id, 52)
         what = "is no charger of the configuration" if charger is None else "came without the right password"
@@ -201,7 +207,7 @@ class OcppServer:
         charger = self._chargers[read_claim(socket.request.path, None).charger_id]
         if socket.subprotocol is None:
             # OCPP-J section 3.2: finish the handshake without a subprotocol, then close.
-            await socket.close(CloseCode.NORMAL_CLOSURE, f"no common subprotocol; offer {VERSIONS[0].value}")
+            await socket.close(CloseCode.NORMAL_CLOSURE, f"no common subprotocol; offer {' or '.join(Version)}")
             return
         if charger.taken:  # two came at once and both were let in
             await socket.close(CloseCode.POLICY_VIOLATION, "already connected")
@@ -229,4 +235,4 @@ def _by_charger(chargers: Sequence[ChargerSettings]) -> dict[str, list[ChargerSe
 
 
 def _select_subprotocol(socket: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
-    return next((Subprotocol(version.value) for version in VERSIONS if version.value in offered), None)
+    return next((Subprotocol(version.value) for version in Version if version.value in offered), None)

@@ -157,7 +157,11 @@ class EvseSession:
         offline = event.get("offline", False)
         if not offline:
             self._compare_clocks(timestamp_us, now, outcome)
-        self._move(event, timestamp_us, token_id, outcome)
+        moved_us = timestamp_us
+        if timestamp_us > now.wall_us:
+            # A clock that is ahead, and is set right later, must not make what comes then look older than this.
+            moved_us = min(now.wall_us, timestamp_us + (self._clock_behind_us or 0))
+        self._move(event, moved_us, token_id, outcome)
         self._take_meter_values(event.get("meterValue", []), timestamp_us, offline, now, outcome)
         if self.transaction is None:
             self._forget_car()  # after the meter values, which may hold its last state of charge

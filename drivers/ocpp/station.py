@@ -25,7 +25,7 @@ from drivers.ocpp.messages import (
     StatusNotification,
     TransactionEvent,
 )
-from drivers.ocpp.schemas import Json, JsonObject
+from drivers.ocpp.schemas import Json, JsonObject, Version
 from drivers.ocpp.session import Car, EvseSession, Moment, Notice, Outcome, Transaction
 from drivers.ocpp.settings import ChargerSettings
 from drivers.ocpp.timestamps import format_timestamp
@@ -57,6 +57,8 @@ class StationSession:
         self.source = ValueSource.OPEN_BUS if evses[0].password is None else ValueSource.AUTHENTICATED_LINK
         self.identity = ""
         """Vendor, model and serial number for a person, once the charger told."""
+        self.version: Version | None = None
+        """Of the protocol, by the connection that began last; None before the first."""
         self._serial = ""
         self._generation = 1
         self._heartbeat_s = heartbeat_s
@@ -67,8 +69,9 @@ class StationSession:
             for settings in evses
         }
 
-    def connection_began(self) -> None:
+    def connection_began(self, version: Version) -> None:
         """A socket of this charger was accepted."""
+        self.version = version
         self._unknown_evses.clear()
         for evse in self.evses.values():
             evse.connection_began()

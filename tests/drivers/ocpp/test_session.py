@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -177,6 +178,18 @@ def test_a_charger_with_a_wrong_clock_still_has_its_live_values_in_our_time() ->
     assert not again.notices  # said once
     aligned = evse.meter_values([values(decade + 9, 1002)], at(9))  # has no flag of its own, and the clock is known
     assert one(aligned).flags == SampleFlag.NONE
+
+
+@pytest.mark.parametrize("years", [-20, 20])
+def test_a_clock_that_is_years_off_and_set_right_does_not_hide_the_next_transaction(years: int) -> None:
+    evse, off_s = session(), years * 365.25 * 86_400
+    take(evse, event("Started", 0, off_s), 0)
+    take(evse, event("Ended", 9, off_s - 100, transaction="T0", offline=True), 1)  # queued, by the same clock
+    assert evse.transaction is not None
+    assert evse.transaction.transaction_id == "T1"
+    take(evse, event("Updated", 1, 2), 2)  # set right by the heartbeat
+    take(evse, event("Started", 0, 3, transaction="T2"), 3)
+    assert evse.transaction.transaction_id == "T2"
 
 
 def test_meter_values_that_are_clearly_old_are_queued_ones() -> None:
