@@ -7,7 +7,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from ssl import SSLContext
+from pathlib import Path
+from ssl import Purpose, SSLContext, create_default_context
 from typing import Final
 
 from drivers.device import Capabilities, DeviceStatus, Sample, Setpoint, VehicleSession
@@ -17,6 +18,7 @@ from hil_tests.ocpp_station import MemoryJournal, until
 from hil_tests.rig.charger.solo import CarSettings, SoloCharger, SoloSettings
 from hil_tests.rig.site.charger import OCPP_21, OCPP_201
 from hil_tests.rig.site.charger import ChargerSettings as RigSettings
+from hil_tests.test_sunspec_tls import Authority
 
 SHARE_W: Final = 4_200
 RATED_W: Final = 11_000
@@ -109,9 +111,18 @@ async def csms(
             await asyncio.gather(task, return_exceptions=True)
 
 
+def site_tls(folder: Path) -> tuple[SSLContext, Path]:
+    """What a CSMS on loopback shows, and the authority that chargers trust."""
+    authority = Authority(folder, "site-ca")
+    context = create_default_context(Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*authority.certify("localhost", address="127.0.0.1"))
+    return context, authority.file
+
+
 def solo(
     port: int,
     *versions: str,
+    ca: Path | None = None,
     car: CarSettings | None = CAR,
     speed: float = 1.0,
     bidirectional: bool = True,
@@ -122,7 +133,8 @@ def solo(
         SoloSettings(
             charger=RigSettings(
                 charger_id="CP-1",
-                csms_url=f"ws://127.0.0.1:{port}/ocpp",
+                csms_url=f"{'ws' if ca is None else 'wss'}://127.0.0.1:{port}/ocpp",
+                ca_file=ca,
                 password=PASSWORD,
                 token_id=TOKEN,
                 serial="SIM-1",

@@ -9,7 +9,7 @@ from typing import Final, Protocol, cast
 
 from drivers.device import DeviceRefusedError, DeviceUnreachableError, LinkState
 from drivers.ocpp import profiles
-from drivers.ocpp.errors import CallError, CallRefusedError, InvalidAnswerError, quoted
+from drivers.ocpp.errors import CallError, CallRefusedError, InvalidAnswerError, NotInVersionError, quoted
 from drivers.ocpp.messages import ChargingProfile, CompositeScheduleAnswer, StatusAnswer
 from drivers.ocpp.profiles import CannotError, Dialect, Held, RateUnit, Slot
 from drivers.ocpp.rpc import Priority
@@ -72,7 +72,7 @@ class ProfileCalls:
         device_id = self._settings.device_id
         try:
             return await self._charger.call(action, payload, priority)
-        except (CallRefusedError, InvalidAnswerError) as error:
+        except (CallRefusedError, InvalidAnswerError, NotInVersionError) as error:
             raise DeviceRefusedError(f"{device_id}: {error}") from error
         except CallError as error:
             raise DeviceUnreachableError(f"{device_id}: {error}") from error

@@ -108,6 +108,8 @@ class Transaction:
     remote_start_id: int | None = None
     mode: Mode = Mode.CHARGING_ONLY
     schedule_told: bool = False
+    schedule_answer: str | None = None
+    """What the CSMS made of the car's plan."""
 
 
 @dataclass(slots=True)
@@ -363,7 +365,11 @@ class Charger:
         period = {"startPeriod": 0, "limit": round(self.evse.rated_w if power_w is None else max(0.0, power_w), 1)}
         schedule = {"id": 1, "duration": 3600, "chargingRateUnit": "W", "chargingSchedulePeriod": [period]}
         told = {"timeBase": rfc3339(self.now_s), "evseId": EVSE_ID, "chargingSchedule": schedule}
-        self.say(Raw("NotifyEVChargingSchedule", told))
+
+        def answered(answer: Any) -> None:
+            transaction.schedule_answer = None if answer is None else answer["status"]
+
+        self.say(Raw("NotifyEVChargingSchedule", told), answered)
 
     def allow_energy_transfer(self, modes: frozenset[str]) -> None:
         """The CSMS said what the car may do; it is asked for its needs again under that (Q01, Q02)."""
