@@ -255,6 +255,9 @@ class OcppCharger:
             for evse in self.evses.values():
                 evse.profiles_lost()
         await self._carry_out(Outcome(reaction.samples, reaction.notices, changed=reaction.remember))
+        if action == "ReportChargingProfiles":
+            for evse in self.evses.values():
+                evse.profiles_reported()
         if reaction.booted or action != "BootNotification":
             # After a boot, or with the first word of a charger that does not say that it booted.
             self._want_provisioning(again=reaction.booted)
@@ -345,9 +348,9 @@ class OcppCharger:
             await asyncio.sleep(LEASE_CHECK_S)
             for evse in self.evses.values():
                 try:
-                    await evse.end_lease()
+                    await evse.tend()
                 except DeviceError as error:
-                    self._log.warning("ocpp_lease_not_ended", device=evse.device_id, problem=str(error))
+                    self._log.warning("ocpp_not_tended", device=evse.device_id, problem=str(error))
 
     # --- small things
 

@@ -14,10 +14,13 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from drivers.device import Sample, SampleFlag, ValueSource, VehicleSession
+from drivers.ocpp.car import Car as Car
+from drivers.ocpp.car import read_needs
 from drivers.ocpp.messages import ChargingNeeds, MeterValue, TransactionEvent
 from drivers.ocpp.meter_values import MeterLook, read_meter_values
 from drivers.ocpp.settings import ChargerSettings
 from drivers.ocpp.signed_values import Judged, SignedValues
+from drivers.ocpp.smart_charging import SmartCharging
 from drivers.ocpp.timestamps import parse_timestamp_us
 
 REMEMBERED_EVENTS: Final = 256
@@ -59,18 +62,6 @@ class Transaction:
     charging_state: str = ""
 
 
-@dataclass(slots=True, kw_only=True)
-class Car:
-    """What the car told through the charger. Goes when the car goes."""
-
-    state_of_charge_permille: int | None = None
-    state_of_charge_monotonic_s: float | None = None
-    battery_capacity_wh: int | None = None
-    energy_needed_wh: int | None = None
-    departure_timestamp_us: int | None = None
-    max_charge_w: int | None = None
-
-
 @dataclass(slots=True)
 class Outcome:
     """What came of one message."""
@@ -93,6 +84,7 @@ class EvseSession:
         """connectorId -> Available, Occupied, Reserved, Unavailable or Faulted."""
         self.transaction: Transaction | None = None
         self.car = Car()
+        self.smart = SmartCharging(settings)
         self.ended: deque[str] = deque(maxlen=REMEMBERED_ENDED)
         self.import_register_milliwatt_hours: int | None = None
         self.export_register_milliwatt_hours: int | None = None
@@ -118,8 +110,8 @@ class EvseSession:
         states = set(self.connectors.values())
         return next((state for state in ("Faulted", "Unavailable") if state in states), None)
 
-    def vehicle(self) -> VehicleSession | None:
-        """The car as the plan sees it; None while there is none."""
+    def vehicle(self, wall_us: int | None = None) -> VehicleSession | None:
+        """The car as the plan sees it; None while there is none. With a time, what it offers then bounds it."""
         if not self.occupied:
             return None
         transaction, car = self.transaction, self.car
@@ -132,6 +124,8 @@ class EvseSession:
             energy_needed_wh=car.energy_needed_wh,
             departure_timestamp_us=car.departure_timestamp_us,
             max_charge_w=car.max_charge_w,
+            max_discharge_w=car.gives_w(wall_us),
+            charge_now=car.priority,
         )
 
     # --- what the charger says
@@ -187,24 +181,17 @@ class EvseSession:
         return outcome
 
     def charging_needs(self, needs: ChargingNeeds, now: Moment) -> Outcome:
-        """NotifyEVChargingNeeds (K15)."""
-        car = replace(self.car)
-        if "departureTime" in needs:
-            car.departure_timestamp_us = parse_timestamp_us(needs["departureTime"])
-        if "acChargingParameters" in needs:
-            ac = needs["acChargingParameters"]
-            phases = {"AC_single_phase": 1, "AC_two_phase": 2}.get(needs["requestedEnergyTransfer"], 3)
-            car.energy_needed_wh = _positive(ac["energyAmount"])
-            car.max_charge_w = _positive(ac["evMaxCurrent"] * ac["evMaxVoltage"] * phases)
-        if "dcChargingParameters" in needs:
-            dc = needs["dcChargingParameters"]
-            car.energy_needed_wh = _positive(dc.get("energyAmount")) or car.energy_needed_wh
-            car.battery_capacity_wh = _positive(dc.get("evEnergyCapacity")) or car.battery_capacity_wh
-            car.max_charge_w = _positive(dc.get("evMaxPower")) or _positive(dc["evMaxCurrent"] * dc["evMaxVoltage"])
-            if "stateOfCharge" in dc:
-                car.state_of_charge_permille = int(dc["stateOfCharge"]) * 10
-                car.state_of_charge_monotonic_s = now.monotonic_s
-        self.car = car
+        """NotifyEVChargingNeeds (K15, K18 to K20)."""
+        self.car = read_needs(needs, self.car, now.monotonic_s)
+        return Outcome(changed=True)
+
+    def priority(self, transaction_id: str, *, activated: bool) -> Outcome:
+        """NotifyPriorityCharging (K22): the driver wants to charge now, or no longer."""
+        if self.transaction is None or self.transaction.transaction_id != transaction_id:
+            return Outcome()
+        if self.car.priority is not activated:
+            self.car.priority = activated
+            self.smart.say_again = True
         return Outcome(changed=True)
 
     def no_transaction(self) -> Outcome:
@@ -221,6 +208,7 @@ class EvseSession:
         """A new connection: the charger may have done anything meanwhile, and may be complained of anew."""
         self._known_idle = False
         self._said.clear()
+        self.smart.connection_began()
 
     def idle_sample(self, now: Moment) -> Sample | None:
         """What is certain without asking while no transaction runs: no power, and the registers stand.
@@ -381,8 +369,3 @@ class EvseSession:
         known = self.car != Car()
         self.car = Car()
         return known
-
-
-def _positive(value: int | None) -> int | None:
-    """A car that says 0 has not said; one that says 10**30 has not either."""
-    return int(value) if value is not None and 0 < value < 10**9 else None

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from .schedule import SUPPORTED, Mode
+
 MEASURANDS: Final = (
     "Power.Active.Import",
     "Power.Active.Export",
@@ -77,6 +79,10 @@ class Variables:
             ("SmartChargingCtrlr", "RateUnit"): Variable("W,A", "MemberList"),
             ("SmartChargingCtrlr", "PeriodsPerSchedule"): Variable("1024", "integer"),
             ("V2XChargingCtrlr", "Available"): Variable("true" if bidirectional else "false", "boolean"),
+            ("V2XChargingCtrlr", "Enabled"): Variable("true" if bidirectional else "false", "boolean"),
+            ("V2XChargingCtrlr", "SupportedOperationModes"): Variable(
+                ",".join(SUPPORTED if bidirectional else (Mode.CHARGING_ONLY,)), "MemberList"
+            ),
         }
         if signing_meter:
             self._all["SampledDataCtrlr", "SignReadings"] = Variable("false", "boolean", _yes_or_no)
