@@ -143,7 +143,7 @@ class FastWire(Wire):
 def fast(monkeypatch: pytest.MonkeyPatch, device: Misbehaving) -> None:
     """Lines with the fake wire, and time-outs as soon as the device has said what it says."""
 
-    async def opened(endpoint: Endpoint, tls: TlsFiles | None, timeout_s: float) -> Wire:
+    async def opened(*of: object) -> Wire:
         line = lines[-1]
         return FastWire(device, lambda: line._settle(TimeoutError()))
 
