@@ -4,7 +4,7 @@ A line does one request at a time (its Connection sees to that), checks every an
 reconnects by itself: those are decisions, and `connection.py` makes them.
 
 The lines are our own, on asyncio's transports. pymodbus's clients take a late RTU answer for the next request's, take
-transaction 0 for an answer to anything, say "no answer" where there was a wrong one, and cost a fifth more CPU
+transaction 0 for an answer to anything, say "no answer" where there was a wrong one, and cost up to half more CPU
 (`hil_tests/bench/modbus_lines.py`). pymodbus builds the requests (`pdu.py`) and is the independent peer of the tests
 in hil_tests.
 """
@@ -18,6 +18,7 @@ from typing import Final, Protocol
 from drivers.sunspec import mbap, rtu
 from drivers.sunspec.endpoint import DEFAULT_PORT, Endpoint, SerialSettings, parse_address
 from drivers.sunspec.errors import BadAnswerError, NoAnswerError, SunSpecError, quoted
+from drivers.sunspec.names import Lookup
 from drivers.sunspec.pdu import (
     EXCEPTION,
     MOST_READ,
@@ -78,6 +79,7 @@ class _WireLine:
         self._endpoint = endpoint
         self._name = str(endpoint)
         self._tls = tls
+        self._lookup = Lookup(endpoint.host, endpoint.port)
         self._wire: Wire | None = None
         self._answer: asyncio.Future[bytes] | None = None
 
@@ -87,7 +89,7 @@ class _WireLine:
 
     async def connect(self, timeout_s: float) -> None:
         self.close()
-        wire = await open_wire(self._endpoint, self._tls, timeout_s)
+        wire = await open_wire(self._endpoint, self._tls, timeout_s, self._lookup)
         wire.lost = self._lost
         self._wire = wire
         self._opened()

@@ -6,9 +6,11 @@ import asyncio
 import os
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 
 from drivers.sunspec.endpoint import Endpoint
 from drivers.sunspec.errors import NoAnswerError
+from drivers.sunspec.names import Lookup
 from drivers.sunspec.serial_port import open_serial
 from drivers.sunspec.tls import TlsFiles
 
@@ -56,8 +58,8 @@ class Wire(asyncio.Protocol):
             self._transport.abort()
 
 
-async def open_wire(endpoint: Endpoint, tls: TlsFiles | None, timeout_s: float) -> Wire:
-    """Raises NoAnswerError that says what to look at."""
+async def open_wire(endpoint: Endpoint, tls: TlsFiles | None, timeout_s: float, lookup: Lookup) -> Wire:
+    """`lookup` is of the endpoint's host. Raises NoAnswerError that says what to look at."""
     wire = Wire()
     if endpoint.scheme == "rtu":
         open_serial(endpoint, wire)
@@ -69,9 +71,14 @@ async def open_wire(endpoint: Endpoint, tls: TlsFiles | None, timeout_s: float) 
         context, server_name = tls.context(), tls.server_name or endpoint.host
     try:
         async with asyncio.timeout(timeout_s):
-            await asyncio.get_running_loop().create_connection(
-                lambda: wire, endpoint.host, endpoint.port, ssl=context, server_hostname=server_name
-            )
+            *others, last = await lookup.addresses()
+            for address in others:
+                # Each has its share of the time: one that leads nowhere does not hide the next.
+                with suppress(OSError, TimeoutError):
+                    async with asyncio.timeout(timeout_s / (len(others) + 1)):
+                        await _connected(wire, address, endpoint.port, context, server_name)
+                    return wire
+            await _connected(wire, last, endpoint.port, context, server_name)
     except ssl.SSLCertVerificationError as error:
         wire.close()
         raise NoAnswerError(f"{endpoint}: its certificate is refused: {error.verify_message}") from error
@@ -85,6 +92,13 @@ async def open_wire(endpoint: Endpoint, tls: TlsFiles | None, timeout_s: float) 
             f"{endpoint}: no connection within {timeout_s:g} s{why}; is it on, is the address right?"
         ) from error
     return wire
+
+
+async def _connected(
+    wire: Wire, address: str, port: int, context: ssl.SSLContext | None, server_name: str | None
+) -> None:
+    loop = asyncio.get_running_loop()
+    await loop.create_connection(lambda: wire, address, port, ssl=context, server_hostname=server_name)
 
 
 def _in_words(error: Exception | None) -> str:
