@@ -1,0 +1,79 @@
+"""kill -9 at any moment, at every commit point and within writes; power cuts, which lose what was not synced."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+from hil_tests.faults import power
+from hil_tests.faults.disk import Disk
+from hil_tests.faults.world import World
+
+LATEST_S = 1.5
+"""After a start: sometimes the agent only opens its store, sometimes everything flows."""
+START_SYNCS = 40
+"""A start and its first second make some thirty syncs: the sweep over them goes a little further."""
+MOST_AHEAD = 30
+MOST_WRITES_AHEAD = 120
+
+
+async def at_random(world: World, chance: random.Random) -> str:
+    """kill -9 at a moment of no meaning."""
+    after_s = chance.uniform(0.0, LATEST_S)
+    await asyncio.sleep(after_s)
+    await world.kill_gateway()
+    await world.start_gateway()
+    return f"after {after_s:.3f} s"
+
+
+async def at_commit_of_a_start(world: World, chance: random.Random) -> str:
+    """kill -9 at a sync of a start: at the first one, before it and after it, then at the second, and so on."""
+    number, after = world.commit_point % (2 * START_SYNCS) // 2 + 1, bool(world.commit_point % 2)
+    world.commit_point += 1
+    await world.kill_gateway()
+    await world.start_gateway(lambda disk: disk.kill_at_sync(number, after=after))
+    await _dies_and_starts(world)
+    return f"{'after' if after else 'before'} sync {number} of a start"
+
+
+async def at_commit_while_running(world: World, chance: random.Random) -> str:
+    """kill -9 before or after one of the next syncs."""
+    number, after = world.disk["syncs"] + chance.randint(1, MOST_AHEAD), chance.random() < 0.5
+    world.disk.kill_at_sync(number, after=after)
+    await _dies_and_starts(world)
+    return f"{'after' if after else 'before'} sync {number}"
+
+
+async def in_a_write(world: World, chance: random.Random) -> str:
+    """kill -9 within one of the next writes, with a part of it written."""
+    number, permille = world.disk["writes"] + chance.randint(1, MOST_WRITES_AHEAD), chance.randint(0, 999)
+    world.disk.kill_at_write(number, permille)
+    await _dies_and_starts(world)
+    return f"in write {number}, {permille} permille of it done"
+
+
+async def power_cut(world: World, chance: random.Random) -> str:
+    """The power goes in a write or at a sync: what was not synced is lost, cut off at some sector, or torn."""
+    loss = chance.choice(list(power.Loss))
+    where = _arm_power_cut(world.disk, chance)
+    await world.gateway_dies()
+    record = world.disk.record_file.read_bytes() if world.disk.record_file.exists() else b""
+    changed = power.cut(world.state_dir, record, loss, chance)
+    await world.start_gateway()
+    return f"{where}; {loss.value}; bytes changed: {changed or 'none'}"
+
+
+def _arm_power_cut(disk: Disk, chance: random.Random) -> str:
+    if chance.random() < 0.3:
+        number = disk["syncs"] + chance.randint(1, MOST_AHEAD)
+        disk.kill_at_sync(number, after=False)
+        return f"before sync {number}"
+    number, permille = disk["writes"] + chance.randint(1, MOST_WRITES_AHEAD), chance.randint(0, 999)
+    disk.kill_at_write(number, permille)
+    return f"in write {number}"
+
+
+async def _dies_and_starts(world: World) -> None:
+    """A start that does not come to its point goes on, and is killed then."""
+    await world.gateway_dies()
+    await world.start_gateway()
