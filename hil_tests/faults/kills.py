@@ -11,8 +11,11 @@ from hil_tests.faults.world import World
 
 LATEST_S = 1.5
 """After a start: sometimes the agent only opens its store, sometimes everything flows."""
-START_SYNCS = 40
-"""A start and its first second make some thirty syncs: the sweep over them goes a little further."""
+FIRST_START_SYNCS = 16
+"""Of them the first nine make the store; then the gateway's first statements are put, sealed and acknowledged."""
+START_SYNCS = 12
+"""A start finds its store made: the road runs from the first sync on."""
+END_SYNCS = 5
 MOST_AHEAD = 30
 MOST_WRITES_AHEAD = 120
 
@@ -28,12 +31,28 @@ async def at_random(world: World, chance: random.Random) -> str:
 
 async def at_commit_of_a_start(world: World, chance: random.Random) -> str:
     """kill -9 at a sync of a start: at the first one, before it and after it, then at the second, and so on."""
-    number, after = world.commit_point % (2 * START_SYNCS) // 2 + 1, bool(world.commit_point % 2)
-    world.commit_point += 1
+    number, after = world.sweep.next("start", START_SYNCS)
     await world.kill_gateway()
     await world.start_gateway(lambda disk: disk.kill_at_sync(number, after=after))
     await _dies_and_starts(world)
     return f"{'after' if after else 'before'} sync {number} of a start"
+
+
+async def at_commit_of_a_first_start(world: World, chance: random.Random) -> str:
+    """The same with the first start of all, which makes the store."""
+    number, after = world.sweep.next("first start", FIRST_START_SYNCS)
+    await world.begin_anew(lambda disk: disk.kill_at_sync(number, after=after))
+    await _dies_and_starts(world)
+    return f"{'after' if after else 'before'} sync {number} of a first start"
+
+
+async def while_ending(world: World, chance: random.Random) -> str:
+    """SIGTERM, and kill -9 at one of the syncs of an end in order: the last readings are sealed and sent then."""
+    number = world.disk["syncs"] + chance.randint(1, END_SYNCS)
+    world.disk.kill_at_sync(number, after=chance.random() < 0.5)
+    code = await world.end_gateway()
+    await world.start_gateway()
+    return f"at sync {number}, exit code {code}"
 
 
 async def at_commit_while_running(world: World, chance: random.Random) -> str:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from hil_tests.faults import disk, kills, outside, storage
+from hil_tests.faults import disk, kills, outside, storage, two
 from hil_tests.faults.judge import LOSSES, Violation
-from hil_tests.faults.world import Tokens, World, tokens, world
+from hil_tests.faults.world import Sweep, Tokens, World, tokens, world
 
 Strike = Callable[[World, random.Random], Awaitable[str]]
 """Does the harm and undoes it, with the gateway running or starting again; says what exactly was done."""
@@ -24,6 +24,8 @@ Strike = Callable[[World, random.Random], Awaitable[str]]
 KINDS: Final[Mapping[str, Strike]] = {
     "kill": kills.at_random,
     "kill_at_commit_of_start": kills.at_commit_of_a_start,
+    "kill_at_commit_of_first_start": kills.at_commit_of_a_first_start,
+    "kill_while_ending": kills.while_ending,
     "kill_at_commit": kills.at_commit_while_running,
     "kill_in_write": kills.in_a_write,
     "power_cut": kills.power_cut,
@@ -42,8 +44,12 @@ KINDS: Final[Mapping[str, Strike]] = {
     "no_acknowledgements": outside.no_acknowledgements,
     "platform_killed": outside.platform_killed,
     "platform_loses_last_second": outside.platform_loses_its_last_second,
+    "two_at_once": two.two_at_once,
 }
-OFTEN: Final = ("kill", "kill_at_commit_of_start", "kill_at_commit", "kill_in_write", "power_cut")
+OFTEN: Final = (
+    "kill", "kill_at_commit_of_start", "kill_at_commit_of_first_start", "kill_at_commit", "kill_in_write", "power_cut",
+    "two_at_once",
+)  # fmt: skip
 """Come three times as often as the others: they are what a box at a site meets most, and where order matters most."""
 ROW: Final = 40
 """Faults over one gateway."""
@@ -110,12 +116,12 @@ async def run(
     began_s = time.monotonic()
     shim = disk.build(folder)
     planned = plan(count, seed) if kinds is None else list(kinds)
-    commit_point = 0
+    sweep = Sweep()
     async with tokens(token, _folder(folder, "token")) as held:
         while outcome.faults < len(planned):
             first = outcome.faults
             some = planned[first : first + ROW]
-            commit_point = await _row(_folder(folder, f"row-{first}"), held, shim, some, commit_point, outcome, say)
+            await _row(_folder(folder, f"row-{first}"), held, shim, some, sweep, outcome, say)
     outcome.seconds = time.monotonic() - began_s
     return outcome
 
@@ -131,17 +137,17 @@ async def _row(
     held: Tokens,
     shim: Path,
     kinds: Sequence[str],
-    commit_point: int,
+    sweep: Sweep,
     outcome: Outcome,
     say: Say,
-) -> int:
-    """Some faults over one gateway, up to the first that does harm; where the sweep over the commit points has come to.
+) -> None:
+    """Some faults over one gateway, up to the first that does harm.
 
     A gateway that was harmed once would show the same harm after every later fault.
     """
     first = outcome.faults
     async with world(folder, held, shim, outcome.seed + first) as at:
-        at.commit_point = commit_point
+        at.sweep = sweep
         await _check(at, f"{first} start", outcome, say)
         for number, kind in enumerate(kinds, start=first + 1):
             outcome.counts[kind] += 1
@@ -152,9 +158,8 @@ async def _row(
         else:
             await at.everything_arrives()
             await _check(at, f"{outcome.faults} end of a row", outcome, say, complete=True)
-        outcome.readings += len(at.told.puts)
-        outcome.batches += len(at.told.sealed)
-        return at.commit_point
+        outcome.readings += at.told_before + len(at.told.puts)
+        outcome.batches += at.sealed_before + len(at.told.sealed)
 
 
 async def _check(at: World, where: str, outcome: Outcome, say: Say, *, complete: bool = False) -> bool:

@@ -8,7 +8,9 @@ import os
 import signal
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -71,6 +73,19 @@ async def tokens(which: str, folder: Path) -> AsyncIterator[Tokens]:
             token.close()
 
 
+@dataclass(slots=True)
+class Sweep:
+    """Which commit points have had their turn: over all worlds of a run."""
+
+    turns: Counter[str] = field(default_factory=Counter)
+
+    def next(self, name: str, points: int) -> tuple[int, bool]:
+        """(number of the sync, whether after it): 1 before, 1 after, 2 before, ... up to `points`, and again."""
+        turn = self.turns[name] % (2 * points)
+        self.turns[name] += 1
+        return turn // 2 + 1, bool(turn % 2)
+
+
 class World:
     """Made by `world`."""
 
@@ -82,12 +97,14 @@ class World:
         self.link = link
         self.told = Told()
         self.judge = Judge(held.gateway_id)
-        self.commit_point = 0
-        """Of the last kill at a commit of a start: the next one is one later."""
+        self.sweep = Sweep()
         self.clock_offset_s = 0
         self.clock_held = True
         self._platform_port = platform_port
         self._seed = seed
+        self.told_before = self.sealed_before = 0
+        """Statements and batches of the stores before this one."""
+        self._stores = 0
         self._starts = 0
         self._heard = 0
         self.gateway: Child
@@ -123,6 +140,12 @@ class World:
         """SIGKILL, and everything that it had told before."""
         await self.gateway.kill()
         self.listen()
+
+    async def end_gateway(self) -> int:
+        """SIGTERM; its exit code, negative when a signal ended it."""
+        code = await self.gateway.end()
+        self.listen()
+        return code
 
     async def gateway_dies(self, within_s: float = ENDS_S) -> bool:
         """Wait for its end. False: it went on, and was killed after this time."""
@@ -175,6 +198,21 @@ class World:
             await asyncio.sleep(LOOK_EVERY_S)
         stage = "puts" if len(self.told.puts) == puts else "seals" if len(self.told.sealed) == sealed else "is heard"
         return Violation(Rule.STUCK, f"nothing new {stage} within {within_s:g} s: {self.gateway.words()}")
+
+    async def begin_anew(self, arm: Callable[[Disk], None]) -> None:
+        """Another first start: of a gateway without a store, at a platform that has never heard of it."""
+        await self.gateway.kill()
+        await self.platform.kill()
+        self._stores += 1
+        self.state_dir.rename(self.folder / f"state-{self._stores}")
+        self.state_dir.mkdir(mode=0o700)
+        for path in self._book.parent.glob(f"{self._book.name}*"):
+            path.unlink()
+        self.told_before += len(self.told.puts)
+        self.sealed_before += len(self.told.sealed)
+        self.told = Told()
+        await self.start_platform()
+        await self.start_gateway(arm)
 
     # -- The platform -----------------------------------------------------------------------------------------------
 
