@@ -132,6 +132,15 @@ def deliver_a_batch_that_is_not_stored(case: Case) -> None:
     case.arrived = [*case.batches, sealed(4, case.batches[-1], reading(4))]
 
 
+def show_a_batch_before_it_is_kept(case: Case) -> None:
+    batch = sealed(4, case.batches[-1], reading(4))
+    case.told.shown[1, 4, batch.root] = None
+
+
+def show_another_batch_than_the_kept_one(case: Case) -> None:
+    case.told.shown[1, 3, sealed(3, case.batches[1], reading(4)).root] = None
+
+
 def seal_a_reading_twice(case: Case) -> None:
     case.seal_more(reading(3), reading(4))
 
@@ -207,6 +216,8 @@ def contradict_at_the_platform(case: Case) -> None:
         (seal_a_number_twice, Rule.BATCH_REUSED),
         (deliver_another_batch_than_the_stored_one, Rule.BATCH_REUSED),
         (deliver_a_batch_that_is_not_stored, Rule.UNSEALED),
+        (show_a_batch_before_it_is_kept, Rule.UNSEALED),
+        (show_another_batch_than_the_kept_one, Rule.BATCH_REUSED),
         (seal_a_reading_twice, Rule.DOUBLED),
         (seal_a_reading_with_other_content, Rule.EQUIVOCATION),
         (reuse_a_sequence_after_a_restart, Rule.SEQUENCE_REUSED),

@@ -28,7 +28,7 @@ class Rule(StrEnum):
     """What was broken."""
 
     LOST = "a statement whose put had returned is gone"
-    UNSEALED = "a batch whose seal had returned is gone, or another one has its number"
+    UNSEALED = "a batch that was released (sealed, shown or sent) is gone, or another one has its number"
     EQUIVOCATION = "one identity has two contents"
     DOUBLED = "one reading was sealed twice"
     SEQUENCE_REUSED = "a sequence was given out again by another run"
@@ -73,10 +73,12 @@ class Told:
     """With the root."""
     acknowledged: dict[int, int] = field(default_factory=dict)
     """Highest number by incarnation."""
+    shown: dict[tuple[int, int, bytes], None] = field(default_factory=dict)
+    """Incarnation, number and root of batches whose readings somebody outside was shown, in order."""
 
     def copy(self) -> Told:
         """What was told so far: taken before looking, for what is told later need not be found."""
-        return Told([*self.puts], [*self.sealed], {**self.acknowledged})
+        return Told([*self.puts], [*self.sealed], {**self.acknowledged}, {**self.shown})
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +166,7 @@ def _numbers(batches: Sequence[VerifiedBatch], arrived: Sequence[VerifiedBatch],
     """One number, one content: in the store, at the platform, and among what was once called sealed."""
     found = []
     roots: dict[Place, bytes] = {}
-    said = [(place, root) for place, root in told.sealed]
+    said = [*told.sealed, *_shown(told)]
     for place, root in [*((_place(batch), batch.root) for batch in (*batches, *arrived)), *said]:
         if roots.setdefault(place, root) != root:
             found.append(Violation(Rule.BATCH_REUSED, _name(place)))
@@ -180,7 +182,7 @@ def _promises(
     kept = {each.encoded for batch in batches for each in batch.statements}
     kept.update(held.queued)
     found = [Violation(Rule.LOST, _about(each)) for each in told.puts if each not in kept]
-    released = [*told.sealed, *((_place(batch), batch.root) for batch in arrived)]
+    released = [*told.sealed, *_shown(told), *((_place(batch), batch.root) for batch in arrived)]
     found += [Violation(Rule.UNSEALED, _name(place)) for place, root in released if places.get(place) != root]
     return found
 
@@ -247,6 +249,10 @@ def _energy(name: str, readings: Sequence[Reading]) -> list[Violation]:
 
 def _net_wh(reading: Reading) -> int:
     return ((reading.import_register_milliwatt_hours or 0) - (reading.export_register_milliwatt_hours or 0)) // 1000
+
+
+def _shown(told: Told) -> list[tuple[Place, bytes]]:
+    return [((incarnation, number), root) for incarnation, number, root in told.shown]
 
 
 def _place(batch: VerifiedBatch) -> Place:

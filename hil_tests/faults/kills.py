@@ -17,6 +17,7 @@ START_SYNCS = 12
 """A start finds its store made: the road runs from the first sync on."""
 END_SYNCS = 5
 MOST_AHEAD = 30
+SLOW_SYNC_US = 60_000
 MOST_WRITES_AHEAD = 120
 
 
@@ -56,11 +57,13 @@ async def while_ending(world: World, chance: random.Random) -> str:
 
 
 async def at_commit_while_running(world: World, chance: random.Random) -> str:
-    """kill -9 before or after one of the next syncs."""
+    """kill -9 before or after one of the next syncs; on a slow medium much may happen meanwhile, and must not."""
+    slow = chance.random() < 0.5
+    world.disk["sync_us"] = SLOW_SYNC_US if slow else 0
     number, after = world.disk["syncs"] + chance.randint(1, MOST_AHEAD), chance.random() < 0.5
     world.disk.kill_at_sync(number, after=after)
     await _dies_and_starts(world)
-    return f"{'after' if after else 'before'} sync {number}"
+    return f"{'after' if after else 'before'} sync {number}{' of a slow medium' if slow else ''}"
 
 
 async def in_a_write(world: World, chance: random.Random) -> str:

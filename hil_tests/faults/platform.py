@@ -18,10 +18,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from agent.evidence.verify import TrustedKey, Verifier
 from hil_tests.rig.platform.book import Book
 from hil_tests.rig.platform.core import Platform
 from hil_tests.rig.platform.enrol import Practice
 from hil_tests.rig.platform.service import Server
+from proto.energysettlement.v1.device_pb2 import DeviceTelemetry
 from proto.energysettlement.v1.gateway_pb2 import PlatformFrame
 
 MOST_KEPT: Final = 50
@@ -46,6 +48,16 @@ class MixingPlatform(Platform):
         self._chance = chance
         self._kept: list[bytes] = []
         self._how = How.AT_ONCE
+        self._verifier = Verifier(
+            TrustedKey(gateway_id, audit.enrolled.keys["evidence"]) for gateway_id, audit in self.audits.items()
+        )
+
+    def take_telemetry(self, gateway_id: str, telemetry: DeviceTelemetry, *, carried: bool) -> int:
+        """As the platform does, and tells of the batch that the reading's receipt is of."""
+        taken = super().take_telemetry(gateway_id, telemetry, carried=carried)
+        shown = self._verifier.verify_receipt(telemetry.signature, telemetry.statement)
+        self._say({"shown": [shown.batch.incarnation, shown.batch.number, shown.root.hex()]})
+        return taken
 
     def take_batch(self, gateway_id: str, encoded: bytes) -> bytes | None:
         """As the platform does; the answer may be another acknowledgement, or none."""

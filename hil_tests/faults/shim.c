@@ -35,6 +35,7 @@ struct control {
     int64_t fail_left;         /* calls that fail; negative: all */
     int64_t failed;            /* so far */
     int64_t record;            /* 1: write the record */
+    int64_t sync_us;           /* a slow medium: each sync takes so much longer */
 };
 
 struct entry {
@@ -158,6 +159,7 @@ static int synced(int fd, int (*real)(int)) {
     if (!name) return real(fd);
     if (fails(ON_SYNC)) return -1;
     int64_t number = __sync_add_and_fetch(&control->syncs, 1);
+    if (control->sync_us) usleep((useconds_t)control->sync_us);
     if (number == control->kill_at_sync && !control->kill_after_sync) die();
     int result = real(fd);
     if (!result) record(RECORD_SYNC, name, fd, 0, 0);

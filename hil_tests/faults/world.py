@@ -106,7 +106,7 @@ class World:
         """Statements and batches of the stores before this one."""
         self._stores = 0
         self._starts = 0
-        self._heard = 0
+        self._heard = self._heard_afar = 0
         self.gateway: Child
         self.platform: Child
 
@@ -166,7 +166,7 @@ class World:
         await self.gateway.hear("done", since)
 
     def listen(self) -> None:
-        """Take down what the gateway has told since the last time."""
+        """Take down what the gateway has told since the last time, and what the platform was shown."""
         said = self.gateway.said
         for words in said[self._heard :]:
             match words:
@@ -178,6 +178,12 @@ class World:
                     known = self.told.acknowledged
                     known[incarnation] = max(known.get(incarnation, 0), number)
         self._heard = len(said)
+        shown = self.platform.said
+        for words in shown[self._heard_afar :]:
+            match words:
+                case {"shown": [int(incarnation), int(number), str(root)]}:
+                    self.told.shown[incarnation, number, bytes.fromhex(root)] = None
+        self._heard_afar = len(shown)
 
     async def gets_on(self, within_s: float = RECOVERS_S) -> Violation | None:
         """Wait until something new was put, then sealed, and that is acknowledged: the whole road works."""
@@ -218,6 +224,8 @@ class World:
 
     async def start_platform(self) -> None:
         """Returns when it is ready."""
+        if self._starts:
+            self.listen()
         self._starts += 1
         self.platform = await Child.start(
             "platform",
@@ -226,6 +234,7 @@ class World:
             folder=self.folder,
             environment={"PYTHONUNBUFFERED": "1"},
         )  # fmt: skip
+        self._heard_afar = 0
         await self.platform.hear("ready")
 
     async def acknowledge(self, how: str) -> None:
