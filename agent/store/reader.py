@@ -43,6 +43,9 @@ class Reader:
         try:
             reader = Reader(connection, 0, lambda: None)
             rows = await reader._all("SELECT value FROM property WHERE name = 'incarnation'")
+            if not rows:
+                # Whoever made it was killed in the midst of it.
+                raise StoreError(f"{path}: is not finished; the agent finishes it when it next runs")
             reader.incarnation = _number(rows[0][0])
             yield reader
         finally:
