@@ -209,6 +209,7 @@ class World:
         """Another first start: of a gateway without a store, at a platform that has never heard of it."""
         await self.gateway.kill()
         await self.platform.kill()
+        self.listen()  # to what is of the store before, and not of the one to come
         self._stores += 1
         self.state_dir.rename(self.folder / f"state-{self._stores}")
         self.state_dir.mkdir(mode=0o700)
