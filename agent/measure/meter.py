@@ -13,7 +13,7 @@ from agent.clock import ClockQuality, Instant
 from agent.measure.reading import Quality, Reading
 from agent.measure.registers import Register, Verdict, first_look, look
 from agent.measure.state import NO_REGISTERS, Doubt, MeterState, Registers
-from drivers.device import Sample, SampleFlag
+from drivers.device import Sample, SampleFlag, ValueSource
 
 RESET_LOOKS: Final = 5
 RESET_US: Final = 30_000_000
@@ -130,9 +130,17 @@ def step(
         state_of_charge_permille=said.state_of_charge_permille,
         frequency_millihertz=said.frequency_millihertz,
         quality=quality,
-        source=sample.source,
+        source=_source(sample, outcome.shown),
     )
     return Step(after, reading, oddities)
+
+
+def _source(sample: Sample, shown: Registers) -> ValueSource:
+    """Signed by the meter only where the registers are those that it signed: not held, and not past a roll-over."""
+    said = sample.import_register_milliwatt_hours, sample.export_register_milliwatt_hours
+    if sample.registers_signed and (_value(shown.imported), _value(shown.exported)) == said:
+        return ValueSource.SIGNED_BY_METER
+    return sample.source
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from drivers.sunspec.description import (
 from drivers.sunspec.errors import BadAnswerError, ModbusExceptionError, NoAnswerError, NotSunSpecError
 from drivers.sunspec.models import HEADER_SIZE, model_definition
 from drivers.sunspec.plausibility import judged_plausible, phantoms
-from drivers.sunspec.registers import ModelPoll, Read
+from drivers.sunspec.registers import MapPoll, ModelPoll, Read
 
 __all__ = [
     "BASES",
@@ -58,6 +58,8 @@ LIKELY_UNITS: Final = (1, 126, 2, 3, 71, 100, 200, 240, 247)
 MARKER: Final = [0x5375, 0x6E53]
 """The two registers that a map begins with: "SunS"."""
 END_MODEL: Final = 0xFFFF
+_IDENTITY: Final = {"Mn": "manufacturer", "Md": "model", "Opt": "options", "Vr": "version", "SN": "serial"}
+"""Texts of model 1, and what they are called in a description."""
 DISCOVERY_S: Final = 60.0
 """A whole discovery takes at most this long, however slow the device."""
 MOST_REQUESTS: Final = 400
@@ -186,12 +188,7 @@ async def verify(unit: Unit, description: DeviceDescription) -> bool:
         async with asyncio.timeout(DISCOVERY_S):
             if (await read(description.base, len(MARKER))).words != MARKER:
                 return False
-            used = [model for model in description.models if model.number in VERIFIED_MODELS]
-            for model in used:
-                if (await read(model.address, HEADER_SIZE)).words != [model.number, model.length]:
-                    return False
-            who = await _identity(unit, read, common)
-            if any(getattr(description, name) != text for name, text in who.items()):
+            if not await _is_as_described(unit, read, description, common):
                 return False
             for phantom in (model for model in description.models if description.is_phantom(model)):
                 if await judged_plausible(read, phantom):
@@ -202,6 +199,32 @@ async def verify(unit: Unit, description: DeviceDescription) -> bool:
         return False
     except TimeoutError as error:
         raise NoAnswerError(f"{unit}: verifying took longer than {DISCOVERY_S:g} s") from error
+    return True
+
+
+async def _is_as_described(unit: Unit, read: Read, description: DeviceDescription, common: FoundModel) -> bool:
+    """Whether the models in use are where they were, and model 1 says the same; in requests that they share.
+
+    Raises BadAnswerError when the device refuses to tell all of model 1.
+    """
+    used = [model for model in description.models if model.number in VERIFIED_MODELS]
+    definitions = [model_definition(model.number) for model in used]
+    poll = MapPoll(
+        (layout(definition, model.length), model.address, ("ID", "L", *(_IDENTITY if model == common else ())))
+        for model, definition in zip(used, definitions, strict=True)
+        if definition is not None  # all of them are shipped with the library
+    )
+    look = await poll.read(read, 0.0)
+    if {(used.index(common), path) for path in _IDENTITY} <= poll.unreadable:
+        raise _refuses_to_tell(unit, common)
+    for model, values in zip(used, look.values, strict=True):
+        seen = [values[path].raw if path in values else None for path in ("ID", "L")]
+        if seen != [model.number, model.length]:
+            return False
+        if model == common and any(
+            getattr(description, name) != _printable(values.get(path)) for path, name in _IDENTITY.items()
+        ):
+            return False
     return True
 
 
@@ -216,13 +239,16 @@ async def read_identity(unit: Unit, common: FoundModel) -> dict[str, str]:
 async def _identity(unit: Unit, read: Read, common: FoundModel) -> dict[str, str]:
     definition = model_definition(1)
     assert definition is not None  # shipped with the library
-    names = {"Mn": "manufacturer", "Md": "model", "Opt": "options", "Vr": "version", "SN": "serial"}
-    poll = ModelPoll(layout(definition, common.length), common.address, names)
+    poll = ModelPoll(layout(definition, common.length), common.address, _IDENTITY)
     look = await poll.read(read, 0.0)
     if look.monotonic_s is None:
-        # A device that wakes refuses everything: it is not another one for that.
-        raise BadAnswerError(f"{unit}: refuses to tell who it is at present (model 1 at {common.address})")
-    return {name: _printable(look.values.get(path)) for path, name in names.items()}
+        raise _refuses_to_tell(unit, common)
+    return {name: _printable(look.values.get(path)) for path, name in _IDENTITY.items()}
+
+
+def _refuses_to_tell(unit: Unit, common: FoundModel) -> BadAnswerError:
+    """A device that wakes refuses everything: it is not another one for that."""
+    return BadAnswerError(f"{unit}: refuses to tell who it is at present (model 1 at {common.address})")
 
 
 def _printable(value: Value | None) -> str:

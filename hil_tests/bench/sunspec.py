@@ -52,9 +52,9 @@ def run(
 
 
 @contextmanager
-def serving(count: int) -> Iterator[list[int]]:
-    """Ports of as many devices, while it lasts."""
-    command = [sys.executable, "-m", "hil_tests.bench._sunspec_site", str(count)]
+def serving(count: int, site: str = "_sunspec_site") -> Iterator[list[int]]:
+    """Ports of as many devices of a module here, while it lasts."""
+    command = [sys.executable, "-m", f"hil_tests.bench.{site}", str(count)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdin is not None
         assert server.stdout is not None

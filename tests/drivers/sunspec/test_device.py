@@ -8,8 +8,8 @@ import pytest
 
 from drivers.device import Device, DeviceKind, DeviceRefusedError, DeviceUnreachableError, LinkState, Sample, Setpoint
 from drivers.sunspec import SunSpecDevice
-from drivers.sunspec.device import DISOBEDIENCE_AFTER_S
 from drivers.sunspec.errors import NoAnswerError, SunSpecError, WrongDeviceError
+from drivers.sunspec.obedience import DISOBEDIENCE_AFTER_S
 from tests.drivers.sunspec.fakes import (
     ADDRESS,
     FakeDevice,
