@@ -213,6 +213,13 @@ class OcppSettings(_Section):
     heartbeat_s: int = Field(300, ge=5, le=86_400, description="Heartbeat interval given to chargers, s")
     meter_interval_s: int = Field(5, ge=1, le=900, description="Meter values from chargers, s")
     call_timeout_s: float = Field(10.0, ge=1, le=120, description="A charger's time to answer, s")
+    tokens_file: Path | None = Field(None, description="idTokens that may charge here, TOML, mode 0640 or less")
+    master_pass_group: str = Field(
+        "", max_length=36, description="Group of tokens that end any transaction and start none"
+    )
+    contract_roots_file: Path | None = Field(
+        None, description="Root certificates of plug and charge contracts, PEM; absent: chargers judge them alone"
+    )
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Self:

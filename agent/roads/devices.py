@@ -6,8 +6,11 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cryptography import x509
+
 from agent.clock import Clock
 from agent.config import DeviceSettings, SecretError, Settings, read_secret, split_address
+from agent.config.tokens import TokensError, read_tokens
 from agent.ledger.state import ChannelTerms
 from agent.measure.meter import MeteredDevice
 from agent.store import Store
@@ -15,6 +18,7 @@ from drivers.device import Device
 from drivers.modbus import MapDevice, MapError, load_map
 from drivers.ocpp.server import OcppServer
 from drivers.ocpp.settings import ChargerSettings
+from drivers.ocpp.tokens import SiteToken, SiteTokens
 from drivers.sunspec.connection import ConnectionPool
 from drivers.sunspec.device import SunSpecDevice
 from drivers.sunspec.endpoint import Endpoint, parse_address
@@ -169,7 +173,48 @@ def _ocpp_server(
         journal=store.journal("ocpp"),
         on_event=on_event,
         ssl=tls,
+        tokens=_tokens(settings, on_event),
+        contract_roots=_contract_roots(settings, on_event),
     )
+
+
+def read_site_tokens(settings: Settings) -> list[SiteToken]:
+    """The tokens of `[ocpp] tokens_file`. Raises TokensError."""
+    if settings.ocpp.tokens_file is None:
+        return []
+    return [
+        SiteToken(
+            name=token.id or "",
+            sha256=token.sha256 or "",
+            kind=token.type,
+            group=token.group,
+            expires_us=token.expires_us,
+            blocked=token.blocked,
+            device_ids=frozenset(token.devices),
+        )
+        for token in read_tokens(settings.ocpp.tokens_file)
+    ]
+
+
+def _tokens(settings: Settings, on_event: Callable[[str, str, str], None]) -> SiteTokens:
+    tokens = SiteTokens(settings.ocpp.master_pass_group)
+    try:
+        tokens.replace(read_site_tokens(settings))
+    except TokensError as error:
+        # Whom nobody knows does not charge; those of the configuration do.
+        on_event("charger.tokens", "tokens", str(error))
+    return tokens
+
+
+def _contract_roots(settings: Settings, on_event: Callable[[str, str, str], None]) -> list[x509.Certificate]:
+    file = settings.ocpp.contract_roots_file
+    if file is None:
+        return []
+    try:
+        return x509.load_pem_x509_certificates(file.read_bytes())
+    except (OSError, ValueError) as error:
+        on_event("charger.contract_roots", "contract roots", f"{file}: cannot be used: {error}")
+        return []
 
 
 def _server_tls(settings: Settings) -> ssl.SSLContext | None:

@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 import structlog
+from cryptography import x509
 from websockets.asyncio.server import ServerConnection
 
 from drivers.device import DeviceError, DeviceRefusedError, DeviceUnreachableError, Journal, LinkState
 from drivers.ocpp import provisioning
 from drivers.ocpp.connection import Connection
+from drivers.ocpp.desk import ChargerDesk
 from drivers.ocpp.errors import CallError, CallRefusedError, InvalidAnswerError, NotConnectedError, OwnMistakeError
 from drivers.ocpp.evse import OcppEvse
 from drivers.ocpp.messages import StatusAnswer
@@ -21,7 +23,9 @@ from drivers.ocpp.rpc import PeerFault, Priority, RpcEngine
 from drivers.ocpp.schemas import JsonObject, Version, schemas
 from drivers.ocpp.session import EvseSession, Moment, Outcome
 from drivers.ocpp.settings import ChargerSettings
+from drivers.ocpp.standing import Standing
 from drivers.ocpp.station import Reaction, StationSession
+from drivers.ocpp.tokens import SiteTokens
 
 SILENT_START_S: Final = 5.0
 """A charger that reconnects without BootNotification and has nothing to say is spoken to after this long."""
@@ -49,8 +53,10 @@ class OcppCharger:
         wall_us: Callable[[], int],
         journal: Journal,
         on_event: Callable[[str, str, str], None],
+        tokens: SiteTokens | None = None,
+        contract_roots: Sequence[x509.Certificate] = (),
     ) -> None:
-        self.session = StationSession(evses, heartbeat_s=heartbeat_s)
+        self.session = StationSession(evses, heartbeat_s=heartbeat_s, tokens=tokens, contract_roots=contract_roots)
         self.charger_id = self.session.charger_id
         self.password = evses[0].password
         self.rate_unit = RateUnit.WATTS
@@ -74,6 +80,7 @@ class OcppCharger:
         self._lost = ""
         self._fault = ""
         self._log = _log.bind(charger=self.charger_id)
+        self.desk = ChargerDesk(self, carry_out=self._carry_out, journal=journal, wall_us=wall_us)
 
     # --- for EVSEs (`drivers.ocpp.evse.Charger`)
 
@@ -103,6 +110,7 @@ class OcppCharger:
 
     async def recall(self) -> None:
         """Go on from what was remembered before a restart."""
+        await self.desk.recall_model()
         remembered = await self._journal.recall(self._journal_key)
         if remembered is None:
             return
@@ -206,6 +214,8 @@ class OcppCharger:
             for evse in self.evses.values():
                 evse.profiles_lost()
         await self._carry_out(Outcome(reaction.samples, reaction.notices, changed=reaction.remember))
+        if reaction.model_changed:
+            await self.desk.keep_model()
         if reaction.booted or action != "BootNotification":
             # After a boot, or with the first word of a charger that does not say that it booted.
             self._want_provisioning(again=reaction.booted)
@@ -253,6 +263,8 @@ class OcppCharger:
                 wait_s = RETRY_S
 
     async def _provision_once(self) -> None:
+        if self.session.standing is not Standing.ACCEPTED:
+            return
         self.rate_unit = await provisioning.read_rate_unit(self)
         for evse in self.evses.values():
             await evse.install_static_share()
@@ -267,6 +279,7 @@ class OcppCharger:
             await provisioning.trigger(self, "BootNotification")
         for session in self.session.evses.values():
             await self._carry_out(await provisioning.ask_state(self, session))
+        await self.desk.bring_up()
 
     async def _keep_telemetry(self) -> None:
         """While no transaction runs chargers are silent: ask for values, and carry the last forward where none come."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from ssl import SSLContext
 from types import TracebackType
 from typing import Final, Self
 
 import structlog
+from cryptography import x509
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
@@ -22,6 +23,7 @@ from drivers.ocpp.errors import quoted
 from drivers.ocpp.frames import LONGEST_FRAME
 from drivers.ocpp.schemas import Version, schemas
 from drivers.ocpp.settings import ChargerSettings
+from drivers.ocpp.tokens import SiteTokens
 
 VERSIONS: Final = (Version.V201,)
 """In the order that we prefer."""
@@ -62,10 +64,13 @@ class OcppServer:
         journal: Journal,
         on_event: Callable[[str, str, str], None],
         ssl: SSLContext | None = None,
+        tokens: SiteTokens | None = None,
+        contract_roots: Sequence[x509.Certificate] = (),
     ) -> None:
         """Raises ValueError for settings that contradict each other."""
         self._host, self._port, self._ssl = listen_host, listen_port, ssl
         self._on_event = on_event
+        self.tokens = SiteTokens() if tokens is None else tokens
         self._monotonic_s = monotonic_s
         self._server: Server | None = None
         self._recalled = False
@@ -87,6 +92,8 @@ class OcppServer:
                 wall_us=wall_us,
                 journal=journal,
                 on_event=on_event,
+                tokens=self.tokens,
+                contract_roots=contract_roots,
             )
             self._chargers[charger_id] = charger
             for evse in charger.evses.values():
@@ -148,6 +155,11 @@ class OcppServer:
         if server is not None:
             server.close()
             await server.wait_closed()
+
+    @property
+    def chargers(self) -> Mapping[str, OcppCharger]:
+        """The configured chargers, by identity."""
+        return self._chargers
 
     async def remote_start(self, device_id: str, token_id: str) -> None:
         """Start charging at an EVSE as if this token had been shown. Raises DeviceError; KeyError: no such device."""
