@@ -235,6 +235,9 @@ class TlsSite:
         pair = write_pair(self.folder, "server", self.authority.issue("csms", key, hosts=["localhost"]), key)
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(pair)
+        context.load_verify_locations(cadata=pem(self.authority.certificate))
+        context.verify_mode = ssl.CERT_OPTIONAL
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         self.tls = context
         self.server = self.make_server()
 

@@ -13,6 +13,7 @@ from agent.config import DeviceSettings, SecretError, Settings, read_secret, spl
 from agent.config.tokens import TokensError, read_tokens
 from agent.ledger.state import ChannelTerms
 from agent.measure.meter import MeteredDevice
+from agent.roads.charger_passwords import ChargerPasswords
 from agent.store import Store
 from drivers.device import Device
 from drivers.modbus import MapDevice, MapError, load_map
@@ -141,6 +142,7 @@ def _ocpp_server(
                 device_id=device.id,
                 charger_id=device.charger_id,
                 password=password,
+                security_profile=device.security_profile,
                 evse_id=device.evse_id,
                 discharge=device.discharge,
                 local_tokens=tuple(device.local_tokens),
@@ -175,6 +177,8 @@ def _ocpp_server(
         ssl=tls,
         tokens=_tokens(settings, on_event),
         contract_roots=_contract_roots(settings, on_event),
+        keeper=ChargerPasswords(settings.gateway.state_dir / "chargers"),
+        guests=settings.ocpp.unknown_chargers == "wait",
     )
 
 
@@ -222,6 +226,10 @@ def _server_tls(settings: Settings) -> ssl.SSLContext | None:
         return None
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(settings.ocpp.certificate_file, settings.ocpp.certificate_key_file)
+    if settings.ocpp.client_ca_file is not None:
+        tls.load_verify_locations(settings.ocpp.client_ca_file)
+        # Chargers with a password show none; those with profile 3 get in with none but a good one (`entrance`).
+        tls.verify_mode = ssl.CERT_OPTIONAL
     return tls
 
 

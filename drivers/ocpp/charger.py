@@ -14,6 +14,7 @@ from websockets.asyncio.server import ServerConnection
 from drivers.device import DeviceError, DeviceRefusedError, DeviceUnreachableError, Journal, LinkState
 from drivers.ocpp import provisioning
 from drivers.ocpp.connection import Connection
+from drivers.ocpp.credentials import PasswordKeeper, Passwords
 from drivers.ocpp.desk import ChargerDesk
 from drivers.ocpp.errors import CallError, CallRefusedError, InvalidAnswerError, NotConnectedError, OwnMistakeError
 from drivers.ocpp.evse import OcppEvse
@@ -55,10 +56,15 @@ class OcppCharger:
         on_event: Callable[[str, str, str], None],
         tokens: SiteTokens | None = None,
         contract_roots: Sequence[x509.Certificate] = (),
+        keeper: PasswordKeeper | None = None,
+        guest: bool = False,
     ) -> None:
         self.session = StationSession(evses, heartbeat_s=heartbeat_s, tokens=tokens, contract_roots=contract_roots)
         self.charger_id = self.session.charger_id
-        self.password = evses[0].password
+        self.settings = evses[0]
+        self.guest = guest
+        """Nobody configured it: it waits for an approval and has no devices."""
+        self.passwords = Passwords(self.charger_id, evses[0].password, keeper)
         self.rate_unit = RateUnit.WATTS
         self.evses = {
             number: OcppEvse(evse, self, monotonic_s=monotonic_s, wall_us=wall_us)
@@ -80,7 +86,7 @@ class OcppCharger:
         self._lost = ""
         self._fault = ""
         self._log = _log.bind(charger=self.charger_id)
-        self.desk = ChargerDesk(self, carry_out=self._carry_out, journal=journal, wall_us=wall_us)
+        self.desk = ChargerDesk(self, carry_out=self._carry_out, journal=journal, keeper=keeper, wall_us=wall_us)
 
     # --- for EVSEs (`drivers.ocpp.evse.Charger`)
 
@@ -93,6 +99,9 @@ class OcppCharger:
 
     def link(self) -> tuple[LinkState, str]:
         """Whether the charger is here, and a sentence about it."""
+        if self.session.word is not Standing.ACCEPTED:
+            text = f"is {self.session.word.value} until somebody says: v2g-gateway chargers approve {self.charger_id}"
+            return LinkState.FAULT, text
         if self._connection is not None:
             return LinkState.ONLINE, f"connected: {self.session.identity or 'has not said what it is'}"
         if self._fault:
@@ -110,6 +119,7 @@ class OcppCharger:
 
     async def recall(self) -> None:
         """Go on from what was remembered before a restart."""
+        await self.passwords.recall()
         await self.desk.recall_model()
         remembered = await self._journal.recall(self._journal_key)
         if remembered is None:
@@ -135,7 +145,18 @@ class OcppCharger:
         """Somebody came with this identity and was turned away."""
         self._fault = text
 
-    async def serve(self, socket: ServerConnection, version: Version) -> None:
+    async def set_standing(self, standing: Standing) -> None:
+        """The installer's word: accepted, waiting, or turned away; told to the charger when it boots next, which it is
+        asked to do now."""
+        self.session.standing = standing
+        await self._carry_out(Outcome(changed=True))
+        if self._connection is not None:
+            try:
+                await provisioning.trigger(self, "BootNotification")
+            except CallError as error:  # it will say that it booted by itself, within the interval that it was given
+                self._log.info("ocpp_not_triggered", problem=str(error))
+
+    async def serve(self, socket: ServerConnection, version: Version, *, unproven: bool = False) -> None:
         """Talk until the socket closes. The caller has made sure that there is no other."""
         connection = Connection(
             socket,
@@ -150,7 +171,7 @@ class OcppCharger:
         self._fault_said = False
         self._ended.clear()
         self._wanted.clear()
-        self.session.connection_began()
+        self.session.connection_began(unproven=unproven)
         self._log.info("ocpp_connected")
         try:
             async with asyncio.TaskGroup() as group:
@@ -164,6 +185,7 @@ class OcppCharger:
                     task.cancel()
         finally:
             self._connection = None
+            self.session.unproven = False
             self._lost = f"charger {self.charger_id} has lost its connection and is expected back"
             self._ended.set()
             self._log.info("ocpp_disconnected")
@@ -219,6 +241,8 @@ class OcppCharger:
         if reaction.booted or action != "BootNotification":
             # After a boot, or with the first word of a charger that does not say that it booted.
             self._want_provisioning(again=reaction.booted)
+        elif self.session.unproven:
+            self._want_provisioning(again=True)
         return reaction
 
     def _want_provisioning(self, *, again: bool) -> None:
@@ -263,7 +287,9 @@ class OcppCharger:
                 wait_s = RETRY_S
 
     async def _provision_once(self) -> None:
-        if self.session.standing is not Standing.ACCEPTED:
+        if self.session.unproven:
+            await self._let_in()
+        if self.session.word is not Standing.ACCEPTED:
             return
         self.rate_unit = await provisioning.read_rate_unit(self)
         for evse in self.evses.values():
@@ -281,6 +307,17 @@ class OcppCharger:
             await self._carry_out(await provisioning.ask_state(self, session))
         await self.desk.bring_up()
 
+    async def _let_in(self) -> None:
+        """A charger that lost its password, and an installer who says that it may come in."""
+        try:
+            await self.desk.change_password()
+        except (DeviceRefusedError, ValueError, OSError) as error:
+            self._say("charger.password", f"could not be given a new password: {error}")
+            return
+        self._say("charger.password", "was given a new password because the installer approved it")
+        if self._connection is not None:
+            self._connection.drop()
+
     async def _keep_telemetry(self) -> None:
         """While no transaction runs chargers are silent: ask for values, and carry the last forward where none come."""
         asking = True
@@ -292,6 +329,8 @@ class OcppCharger:
 
         while True:
             await asyncio.sleep(self._meter_interval_s)
+            if self.session.word is not Standing.ACCEPTED:
+                continue
             for number, evse in self.session.evses.items():
                 if evse.transaction is not None or age_s(evse) < self._meter_interval_s / 2:
                     continue

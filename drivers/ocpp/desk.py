@@ -7,6 +7,7 @@ does not hear us, and once per boot the question what it is made of.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol, cast
 
@@ -14,7 +15,8 @@ import structlog
 
 from drivers.device import DeviceRefusedError, DeviceUnreachableError, Journal
 from drivers.ocpp import local_list, orders
-from drivers.ocpp.device_model import key_of
+from drivers.ocpp.credentials import PasswordKeeper, Passwords
+from drivers.ocpp.device_model import key_of, parse_key
 from drivers.ocpp.errors import CallError, CallRefusedError, InvalidAnswerError, OwnMistakeError, quoted
 from drivers.ocpp.rpc import Priority
 from drivers.ocpp.schemas import Json, JsonObject
@@ -38,6 +40,12 @@ class _Charger(Protocol):
         """Raises CallError."""
         ...
 
+    @property
+    def guest(self) -> bool: ...
+
+    @property
+    def passwords(self) -> Passwords: ...
+
     async def remote_start(self, device_id: str, token_id: str) -> None: ...
 
     async def remote_stop(self, device_id: str) -> None: ...
@@ -52,11 +60,13 @@ class ChargerDesk:
         *,
         carry_out: Callable[[Outcome], Awaitable[None]],
         journal: Journal,
+        keeper: PasswordKeeper | None,
         wall_us: Callable[[], int],
     ) -> None:
         self._charger = charger
         self._carry_out = carry_out
         self._journal = journal
+        self._keeper = keeper
         self._wall_us = wall_us
         self._request_id = 0
         self._busy = asyncio.Lock()
@@ -76,6 +86,8 @@ class ChargerDesk:
             if name == "stop":
                 await self._charger.remote_stop(self._device(arguments))
                 return {"ok": True, "status": "Accepted"}
+            if name == "password":
+                return await self.change_password()
             if name == "local-list":
                 return await self._send_local_list()
             action, payload = orders.build(name, arguments, self._context())
@@ -97,6 +109,27 @@ class ChargerDesk:
             raise DeviceUnreachableError(f"{name}: {error}") from error
         except OwnMistakeError as error:
             raise ValueError(f"{action} cannot be sent so: {error}") from error
+
+    async def change_password(self) -> JsonObject:
+        """Give the charger a new password (A01). It is kept before it is sent, and never told to anybody else. Raises
+        DeviceError; ValueError where there is no place to keep it."""
+        new = secrets.token_hex(16)
+        told: JsonObject = {}
+        if self._charger.guest:
+            if self._keeper is None:
+                raise ValueError("no place is configured to keep a new password")
+            new, told["password_secret"] = await self._keeper.hand_over(self._charger.charger_id, new)
+        else:
+            await self._charger.passwords.offer(new)
+        key = parse_key("SecurityCtrlr/BasicAuthPassword")
+        entry: JsonObject = {**key.on_wire(), "attributeValue": new}
+        answer = await self.ask("SetVariables", {"setVariableData": [entry]}, Priority.CONTROL)
+        status = str(cast(list[JsonObject], answer["setVariableResult"])[0]["attributeStatus"])
+        if status not in GOOD:
+            if not self._charger.guest:
+                await self._charger.passwords.withdraw(new)
+            raise DeviceRefusedError(f"{self._charger.charger_id} does not take a new password: {status}")
+        return {"ok": True, "status": status, **told}
 
     # --- what is put into it each time it comes
 
@@ -271,7 +304,7 @@ class ChargerDesk:
         return {
             "charger": self._charger.charger_id,
             "identity": session.identity,
-            "standing": session.standing.value,
+            "standing": session.word.value,
             "evses": [
                 {
                     "device": evse.settings.device_id,

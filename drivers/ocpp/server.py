@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from ssl import SSLContext
 from types import TracebackType
 from typing import Final, Self
+from weakref import WeakKeyDictionary
 
 import structlog
 from cryptography import x509
@@ -18,11 +20,13 @@ from websockets.typing import Subprotocol
 
 from drivers.device import Device, Journal
 from drivers.ocpp.charger import OcppCharger
-from drivers.ocpp.credentials import Claim, proves, read_claim
+from drivers.ocpp.credentials import Claim, PasswordKeeper, read_claim
+from drivers.ocpp.entrance import Admission, Entrance, NoJournal
 from drivers.ocpp.errors import quoted
 from drivers.ocpp.frames import LONGEST_FRAME
 from drivers.ocpp.schemas import Version, schemas
 from drivers.ocpp.settings import ChargerSettings
+from drivers.ocpp.standing import Standing
 from drivers.ocpp.tokens import SiteTokens
 
 VERSIONS: Final = (Version.V201,)
@@ -66,8 +70,11 @@ class OcppServer:
         ssl: SSLContext | None = None,
         tokens: SiteTokens | None = None,
         contract_roots: Sequence[x509.Certificate] = (),
+        keeper: PasswordKeeper | None = None,
+        guests: bool = False,
     ) -> None:
-        """Raises ValueError for settings that contradict each other."""
+        """`guests`: identities that nobody configured are let in as far as to wait for an approval.
+        Raises ValueError for settings that contradict each other."""
         self._host, self._port, self._ssl = listen_host, listen_port, ssl
         self._on_event = on_event
         self.tokens = SiteTokens() if tokens is None else tokens
@@ -82,23 +89,40 @@ class OcppServer:
         self.devices: dict[str, Device] = {}
         """By device id; one per configured EVSE."""
         schemas(VERSIONS[0])  # compiled here, not in the first charger's handshake
+        make = functools.partial(
+            OcppCharger,
+            heartbeat_s=heartbeat_s,
+            meter_interval_s=meter_interval_s,
+            call_timeout_s=call_timeout_s,
+            monotonic_s=monotonic_s,
+            wall_us=wall_us,
+            keeper=keeper,
+        )
         for charger_id, evses in _by_charger(chargers).items():
-            charger = OcppCharger(
-                evses,
-                heartbeat_s=heartbeat_s,
-                meter_interval_s=meter_interval_s,
-                call_timeout_s=call_timeout_s,
-                monotonic_s=monotonic_s,
-                wall_us=wall_us,
-                journal=journal,
-                on_event=on_event,
-                tokens=self.tokens,
-                contract_roots=contract_roots,
-            )
+            charger = make(evses, journal=journal, on_event=on_event, tokens=self.tokens, contract_roots=contract_roots)
             self._chargers[charger_id] = charger
             for evse in charger.evses.values():
                 self.devices[evse.device_id] = evse
                 self._of_device[evse.device_id] = charger
+
+        def make_guest(charger_id: str) -> OcppCharger:
+            guest = make(
+                [ChargerSettings(device_id=charger_id, charger_id=charger_id)],
+                journal=NoJournal(),
+                on_event=lambda *_: None,  # what a stranger says is no statement of the site
+                guest=True,
+            )
+            guest.session.standing = Standing.PENDING
+            return guest
+
+        self.entrance = Entrance(
+            self._chargers,
+            make_guest=make_guest if guests else None,
+            journal=journal,
+            monotonic_s=monotonic_s,
+            wall_us=wall_us,
+        )
+        self._admitted: WeakKeyDictionary[ServerConnection, Admission] = WeakKeyDictionary()
 
     @property
     def port(self) -> int:
@@ -130,6 +154,7 @@ class OcppServer:
         if not self._recalled:
             for charger in self._chargers.values():
                 await charger.recall()
+            await self.entrance.recall()
             self._recalled = True
         self._server = await serve(
             self._serve,
@@ -174,14 +199,16 @@ class OcppServer:
     async def _admit(self, socket: ServerConnection, request: Request) -> Response | None:
         """None lets the handshake go on."""
         claim = read_claim(request.path, request.headers.get("Authorization"))
-        charger = self._chargers.get(claim.charger_id)
-        if not proves(claim, charger is not None, charger.password if charger else None) or charger is None:
-            return await self._refuse(socket, claim, charger)
+        admission = await self.entrance.admit(socket, claim)
+        if admission is None:
+            return await self._refuse(socket, claim, self._chargers.get(claim.charger_id))
+        charger = admission.charger
         if await charger.still_connected():
             text = "a second socket came while the first answers; it was turned away. Two chargers with one identity?"
             _log.warning("ocpp_second_socket", charger=claim.charger_id)
             self._on_event("charger.second_socket", claim.charger_id, text)
             return socket.respond(HTTPStatus.CONFLICT, "already connected\n")
+        self._admitted[socket] = admission
         return None
 
     async def _refuse(self, socket: ServerConnection, claim: Claim, charger: OcppCharger | None) -> Response:
@@ -209,8 +236,8 @@ class OcppServer:
         return response
 
     async def _serve(self, socket: ServerConnection) -> None:
-        assert socket.request is not None
-        charger = self._chargers[read_claim(socket.request.path, None).charger_id]
+        admission = self._admitted[socket]
+        charger = admission.charger
         if socket.subprotocol is None:
             # OCPP-J section 3.2: finish the handshake without a subprotocol, then close.
             await socket.close(CloseCode.NORMAL_CLOSURE, f"no common subprotocol; offer {VERSIONS[0].value}")
@@ -219,9 +246,11 @@ class OcppServer:
             await socket.close(CloseCode.POLICY_VIOLATION, "already connected")
             return
         try:
-            await charger.serve(socket, Version(socket.subprotocol))
+            await charger.serve(socket, Version(socket.subprotocol), unproven=admission.unproven)
         except Exception:  # a fault of ours: this connection ends, the others and the server go on
             _log.exception("ocpp_connection_failed", charger=charger.charger_id)
+        finally:
+            await self.entrance.left(admission)
 
 
 def _by_charger(chargers: Sequence[ChargerSettings]) -> dict[str, list[ChargerSettings]]:

@@ -66,7 +66,8 @@ class StationSession:
         if len({settings.charger_id for settings in evses}) != 1:
             raise ValueError("the EVSEs of a station share one charger_id")
         self.charger_id = evses[0].charger_id
-        self.source = ValueSource.OPEN_BUS if evses[0].password is None else ValueSource.AUTHENTICATED_LINK
+        proven = evses[0].password is not None or evses[0].security_profile == 3
+        self.source = ValueSource.AUTHENTICATED_LINK if proven else ValueSource.OPEN_BUS
         self.identity = ""
         """Vendor, model and serial number for a person, once the charger told."""
         self._serial = ""
@@ -77,22 +78,30 @@ class StationSession:
         self.reports = Reports()
         self.local_list = LocalList()
         self.standing = Standing.ACCEPTED
+        self.unproven = False
+        """On this connection it has not proved who it is: it is here to be given a new password."""
         self._unknown_evses: set[int] = set()
         self.evses = {
             settings.evse_id: EvseSession(settings, meter_id=self._meter_id(settings.evse_id), source=self.source)
             for settings in evses
         }
 
-    def connection_began(self) -> None:
+    @property
+    def word(self) -> Standing:
+        """What it is told now."""
+        return Standing.PENDING if self.unproven and self.standing is Standing.ACCEPTED else self.standing
+
+    def connection_began(self, *, unproven: bool = False) -> None:
         """A socket of this charger was accepted."""
+        self.unproven = unproven
         self._unknown_evses.clear()
         for evse in self.evses.values():
             evse.connection_began()
 
     def handle(self, action: str, payload: JsonObject, now: Moment) -> Reaction:
         """Answer a call. The payload fits its schema."""
-        if not self.standing.hears(action):
-            text = f"this charger is {self.standing.value}: send BootNotification until it is Accepted"
+        if not self.word.hears(action):
+            text = f"this charger is {self.word.value}: send BootNotification until it is Accepted"
             return Reaction(refusal=(ErrorCode.SECURITY_ERROR, text))
         if action in _HANDLERS:
             return _HANDLERS[action](self, payload, now)
@@ -184,10 +193,10 @@ class StationSession:
         reaction = Reaction(
             answer={
                 "currentTime": format_timestamp(now.wall_us),
-                "interval": self.standing.interval_s(self._heartbeat_s),
-                "status": self.standing.value,
+                "interval": self.word.interval_s(self._heartbeat_s),
+                "status": self.word.value,
             },
-            booted=boot["reason"] != "Triggered" and self.standing is Standing.ACCEPTED,
+            booted=boot["reason"] != "Triggered" and self.word is Standing.ACCEPTED,
         )
         serial = station.get("serialNumber", "")
         identity = quoted(" ".join((station["vendorName"], station["model"], serial)).strip(), 100)
