@@ -18,6 +18,7 @@ import structlog
 
 from agent.clock import Clock, ClockQuality
 from agent.config import Settings, read_secret
+from agent.config.tokens import TokensError
 from agent.control.controller import Controller
 from agent.control.errors import ControlError
 from agent.evidence.batch import KeyProtection, SealedBatch
@@ -31,7 +32,7 @@ from agent.identity.trust import TrustList
 from agent.roads import overview
 from agent.roads.alarms import Alarms
 from agent.roads.desk import Desk
-from agent.roads.devices import channel_terms, make_devices, metered
+from agent.roads.devices import channel_terms, make_devices, metered, read_site_tokens
 from agent.roads.facts import facts
 from agent.roads.measuring import Measuring
 from agent.roads.sealing import Sealer
@@ -47,6 +48,7 @@ from agent.uplink.session import UplinkIdentity
 from agent.uplink.tls import credentials_from_files
 from agent.uplink.uplink import Uplink
 from drivers.device import Sample, SignerUnavailableError
+from drivers.ocpp.reception import Reception
 from firmware_attest.measurement import installed_root, measure_software
 from proto.energysettlement.v1.gateway_pb2 import ChannelFrame
 
@@ -390,6 +392,22 @@ class Gateway:
             self._problems.pop("stop file", None)
         except ControlError as error:
             self.note_problem("stop file", str(error))
+
+    @property
+    def reception(self) -> Reception | None:
+        """The chargers, for people at the box."""
+        return None if self._site.ocpp is None else self._site.ocpp.reception
+
+    def reload_tokens(self) -> int:
+        """Read the file of allowed tokens again. Raises ValueError; the old ones stay then."""
+        if self._site.ocpp is None:
+            raise ValueError("no charger is configured")
+        try:
+            tokens = read_site_tokens(self._settings)
+        except TokensError as error:
+            raise ValueError(str(error)) from error
+        self._site.ocpp.tokens.replace(tokens)
+        return len(tokens)
 
     def note_problem(self, subject: str, sentence: str) -> None:
         """Something that a person should see to."""

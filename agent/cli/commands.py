@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import os
 import sys
 import time
@@ -17,12 +16,15 @@ from rich.markup import escape
 from agent.cli import evidence
 from agent.cli import init as initialising
 from agent.cli import scan as scanning
+from agent.cli.asking import ConfigOption, JsonOption
+from agent.cli.asking import settings_of as _settings
+from agent.cli.asking import who as _who
 from agent.cli.client import AgentUnreachableError, ask
 from agent.cli.logs import configure
 from agent.cli.output import console, emit_json, fail, field, os_error, plain, progress_bar, table
 from agent.cli.preflight import missing_parts
 from agent.cli.status import EXIT_CODES, picture
-from agent.config import DEFAULT_PATH, ConfigError, SecretError, Settings, TokenSettings, read_settings
+from agent.config import DEFAULT_PATH, SecretError, TokenSettings
 from agent.evidence.bundle import BundleHead
 from agent.evidence.errors import EvidenceError
 from agent.identity.did import did_of
@@ -40,30 +42,11 @@ app = typer.Typer(
 config_app = typer.Typer(help="The configuration file.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 
-ConfigOption = Annotated[Path, typer.Option("--config", metavar="FILE", help="Configuration file.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value for machines.")]
-
 
 @app.callback()
 def _quiet() -> None:
     """Logs of the parts go to standard error, and only when something is amiss."""
     configure("warning")
-
-
-def _settings(path: Path, as_json: bool) -> Settings:
-    try:
-        return read_settings(path)
-    except ConfigError as error:
-        fail(str(error), as_json=as_json)
-
-
-def _who() -> str:
-    """Who gives an order here. STOP must not fail because a user id has no name."""
-    try:
-        name = getpass.getuser()
-    except (KeyError, OSError, ImportError):
-        name = f"user {os.getuid()}"
-    return f"command line, {name}".encode("ascii", "replace").decode()
 
 
 @app.command()

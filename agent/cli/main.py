@@ -15,8 +15,10 @@ def main() -> None:
         from agent.cli.run import main as run
 
         sys.exit(run(arguments[1:]))
+    from agent.cli import chargers
     from agent.cli.commands import app
 
+    app.add_typer(chargers.app, name="chargers")
     app(prog_name="v2g-gateway")
 
 

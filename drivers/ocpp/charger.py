@@ -128,6 +128,12 @@ class OcppCharger:
             self.session.restore(remembered)
         except ValueError as error:
             self._say("charger.memory", str(error))
+        for evse in self.evses.values():
+            evse.limit(evse.session.limit_w)
+
+    async def remember(self) -> None:
+        """Keep what the session holds now."""
+        await self._carry_out(Outcome(changed=True))
 
     async def still_connected(self) -> bool:
         """Whether an earlier socket of this charger is alive. A dead one is gone when this returns (a second socket
@@ -149,7 +155,7 @@ class OcppCharger:
         """The installer's word: accepted, waiting, or turned away; told to the charger when it boots next, which it is
         asked to do now."""
         self.session.standing = standing
-        await self._carry_out(Outcome(changed=True))
+        await self.remember()
         if self._connection is not None:
             try:
                 await provisioning.trigger(self, "BootNotification")

@@ -57,6 +57,8 @@ def build(name: str, arguments: JsonObject, context: Context) -> Built:
 def text(arguments: JsonObject, name: str, default: str | None = None) -> str:
     """An argument that is text. Raises ValueError."""
     value = arguments.get(name, default)
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)  # a token or password of digits
     if not isinstance(value, str) or not value:
         raise ValueError(f"{name} is needed, as text")
     return value
@@ -142,6 +144,10 @@ def _set(arguments: JsonObject, context: Context) -> Built:
     if key.variable.casefold() in SECRET_VARIABLES:
         raise ValueError("a password is changed by `chargers password`, which keeps the new one")
     value = arguments.get("value")
+    if isinstance(value, bool):
+        value = str(value).lower()
+    if isinstance(value, int | float):
+        value = str(value)
     if not isinstance(value, str):
         raise ValueError("value is needed, as text")
     entry: JsonObject = {**key.on_wire(), "attributeValue": value}

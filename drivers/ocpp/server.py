@@ -24,6 +24,7 @@ from drivers.ocpp.credentials import Claim, PasswordKeeper, read_claim
 from drivers.ocpp.entrance import Admission, Entrance, NoJournal
 from drivers.ocpp.errors import quoted
 from drivers.ocpp.frames import LONGEST_FRAME
+from drivers.ocpp.reception import Reception
 from drivers.ocpp.schemas import Version, schemas
 from drivers.ocpp.settings import ChargerSettings
 from drivers.ocpp.standing import Standing
@@ -122,6 +123,7 @@ class OcppServer:
             monotonic_s=monotonic_s,
             wall_us=wall_us,
         )
+        self.reception = Reception(self._chargers, self.entrance)
         self._admitted: WeakKeyDictionary[ServerConnection, Admission] = WeakKeyDictionary()
 
     @property

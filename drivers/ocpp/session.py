@@ -96,6 +96,8 @@ class EvseSession:
         self.export_register_milliwatt_hours: int | None = None
         self.last_sample: Sample | None = None
         self.sequence = SequenceLog()
+        self.limit_w: int | None = None
+        """What the owner allows at most at this EVSE, W; below what the installer wrote."""
         self._clock_behind_us: int | None = None
         self._known_idle = False
         self._said: set[str] = set()

@@ -135,6 +135,7 @@ class StationSession:
                 "transaction": None if transaction is None else asdict(transaction),
                 "ended": list(evse.ended),
                 "sequence": evse.sequence.encode(),
+                "limit_w": evse.limit_w,
                 "car": car,
                 # Registers move while a transaction runs: then the next message knows better.
                 "import": evse.import_register_milliwatt_hours if transaction is None else None,
@@ -166,6 +167,7 @@ class StationSession:
                     kept["import"],
                     kept["export"],
                     _sequence(kept.get("sequence")),
+                    kept.get("limit_w"),
                 )
                 for number, kept in state["evses"].items()
                 if int(number) in self.evses
@@ -180,8 +182,8 @@ class StationSession:
         self.standing, self.local_list = standing, local
         self.reports.reservations = reports.reservations
         self._name_meters()
-        for evse, transaction, ended, car, taken, given, log in evses:
-            evse.transaction, evse.car, evse.sequence = transaction, car, log
+        for evse, transaction, ended, car, taken, given, log, limit_w in evses:
+            evse.transaction, evse.car, evse.sequence, evse.limit_w = transaction, car, log, limit_w
             evse.ended.extend(ended)
             evse.import_register_milliwatt_hours, evse.export_register_milliwatt_hours = taken, given
 
