@@ -37,6 +37,7 @@ from agent.roads.facts import facts
 from agent.roads.measuring import Measuring
 from agent.roads.sealing import Sealer
 from agent.roads.settling import SettledDevice, Settling
+from agent.roads.site_ca import bring_up_site_ca
 from agent.roads.supervise import Supervisor
 from agent.roads.telemetry import live_telemetry
 from agent.roads.trusting import TrustKeeper
@@ -49,6 +50,7 @@ from agent.uplink.tls import credentials_from_files
 from agent.uplink.uplink import Uplink
 from drivers.device import Sample, SignerUnavailableError
 from drivers.ocpp.reception import Reception
+from drivers.ocpp.server import OcppServer
 from firmware_attest.measurement import installed_root, measure_software
 from proto.energysettlement.v1.gateway_pb2 import ChannelFrame
 
@@ -216,6 +218,22 @@ class Gateway:
         self._up_tasks.append(self._supervisor.keep(group, "sealing", self._sealer.run))
         state_facts = functools.partial(self._patiently, self._state_facts)
         self._up_tasks.append(self._supervisor.once(group, "facts", state_facts))
+        if self._site.ocpp is not None and self._settings.ocpp.site_ca:
+            certify = functools.partial(self._certify, self._site.ocpp)
+            self._up_tasks.append(self._supervisor.once(group, "site CA", certify))
+
+    async def _certify(self, server: OcppServer) -> None:
+        """Certificates for chargers, as soon as the token is there."""
+        await bring_up_site_ca(
+            server,
+            token=self._token,
+            journal=self._store.journal("token"),
+            state_dir=self._settings.gateway.state_dir,
+            name=self._settings.gateway.name,
+            clock=self._clock,
+            note_problem=self.note_problem,
+        )
+        self._problems.pop("site CA", None)
 
     async def _state_facts(self) -> None:
         """What is true of this run from its start."""

@@ -108,10 +108,10 @@ def init(
     made too.
     """
     reference = pin_secret or f"file:{state_dir.resolve() / 'token-pin'}"
-    devices = list(settled or [])
+    devices, site_ca = list(settled or []), False
     if config_out.exists():
         settings = _settings(config_out, as_json)
-        name, tokens = settings.gateway.name, settings.token
+        name, tokens, site_ca = settings.gateway.name, settings.token, settings.ocpp.site_ca
         reference = pin_secret or tokens.pin_secret
         devices += [device.id for device in settings.device if device.settled]
     else:
@@ -124,7 +124,9 @@ def init(
         if tokens.label is not None and conf is not None and initialising.make_softhsm_token(tokens, pin, conf):
             made.append(f"token {tokens.label}")
         done = asyncio.run(
-            initialising.make_keys(tokens, pin, name=name, state_dir=state_dir, settled=dict.fromkeys(devices))
+            initialising.make_keys(
+                tokens, pin, name=name, state_dir=state_dir, settled=dict.fromkeys(devices), site_ca=site_ca
+            )
         )
         given = {
             "gateway": {"name": name, "state_dir": str(state_dir.resolve())},

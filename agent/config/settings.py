@@ -216,8 +216,11 @@ class OcppSettings(_Section):
     unknown_chargers: Literal["wait", "refuse"] = Field(
         "wait", description="Chargers of no [[device]]: wait (Pending) for `chargers approve`, or refuse them"
     )
+    site_ca: bool = Field(
+        False, description="Certify chargers with a key in the token (run init again: it makes the key)"
+    )
     client_ca_file: Path | None = Field(
-        None, description="Certificates of whoever certifies chargers with security_profile 3, PEM"
+        None, description="Certificates of whoever else certifies chargers with security_profile 3, PEM"
     )
     tokens_file: Path | None = Field(None, description="idTokens that may charge here, TOML, mode 0640 or less")
     master_pass_group: str = Field(

@@ -44,14 +44,14 @@ class ChargerPasswords:
 
     async def keep(self, charger_id: str, kept: KeptPassword) -> None:
         """Raises OSError."""
-        await asyncio.to_thread(_write, self._path(charger_id, "json"), orjson.dumps(asdict(kept)))
+        await asyncio.to_thread(write_private, self._path(charger_id, "json"), orjson.dumps(asdict(kept)))
 
     async def hand_over(self, charger_id: str, password: str) -> tuple[str, str]:
         """Raises OSError, and SecretError where the file of an earlier approval cannot be read."""
         path = self._path(charger_id, "password")
         if await asyncio.to_thread(path.exists):
             return await asyncio.to_thread(read_secret, f"file:{path}"), f"file:{path}"
-        await asyncio.to_thread(_write, path, password.encode())
+        await asyncio.to_thread(write_private, path, password.encode())
         return password, f"file:{path}"
 
     def _path(self, charger_id: str, ending: str) -> Path:
@@ -59,7 +59,7 @@ class ChargerPasswords:
         return self._folder / f"{quote(charger_id, safe='')}.{ending}"
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_private(path: Path, content: bytes) -> None:
     """Whole or not at all, and there after a power cut."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent)  # mode 0600

@@ -13,6 +13,7 @@ from websockets.asyncio.server import ServerConnection
 
 from drivers.device import DeviceError, DeviceRefusedError, DeviceUnreachableError, Journal, LinkState
 from drivers.ocpp import provisioning
+from drivers.ocpp.certificates import Certificates, Issued
 from drivers.ocpp.connection import Connection
 from drivers.ocpp.credentials import PasswordKeeper, Passwords
 from drivers.ocpp.desk import ChargerDesk
@@ -87,6 +88,15 @@ class OcppCharger:
         self._fault = ""
         self._log = _log.bind(charger=self.charger_id)
         self.desk = ChargerDesk(self, carry_out=self._carry_out, journal=journal, keeper=keeper, wall_us=wall_us)
+
+        self.certificates = Certificates(
+            self,
+            self.charger_id,
+            names=lambda: self.session.names,
+            wall_us=wall_us,
+            on_issued=self._certified,
+            say=self._say,
+        )
 
     # --- for EVSEs (`drivers.ocpp.evse.Charger`)
 
@@ -185,6 +195,7 @@ class OcppCharger:
                     group.create_task(self._provision()),
                     group.create_task(self._keep_telemetry()),
                     group.create_task(self._watch_leases()),
+                    group.create_task(self.certificates.run(lambda: self.session.certificate_ends_us)),
                 ]
                 await connection.run()
                 for task in beside:
@@ -236,7 +247,14 @@ class OcppCharger:
 
     # --- what the charger says
 
+    async def _certified(self, issued: Issued) -> None:
+        self.session.certificate = {"serial": issued.serial, "not_after_us": issued.not_after_us}
+        await self.remember()
+        self._say("charger.certificate", f"has a new certificate of the site, serial number {issued.serial}")
+
     async def _react(self, action: str, payload: JsonObject) -> Reaction:
+        if action == "SignCertificate" and self.session.word.hears(action) and not self.guest:
+            return Reaction(answer=self.certificates.request(payload))
         reaction = self.session.handle(action, payload, self._now())
         if reaction.booted:
             for evse in self.evses.values():
@@ -312,6 +330,7 @@ class OcppCharger:
         for session in self.session.evses.values():
             await self._carry_out(await provisioning.ask_state(self, session))
         await self.desk.bring_up()
+        await self.certificates.renew_in_time(self.session.certificate_ends_us)
 
     async def _let_in(self) -> None:
         """A charger that lost its password, and an installer who says that it may come in."""

@@ -246,6 +246,10 @@ def _delete(arguments: JsonObject, context: Context) -> Built:
     return "DeleteCertificate", {"certificateHashData": named}
 
 
+def _renew(arguments: JsonObject, context: Context) -> Built:
+    return "TriggerMessage", {"requestedMessage": "SignChargingStationCertificate"}
+
+
 def _local_version(arguments: JsonObject, context: Context) -> Built:
     return "GetLocalListVersion", {}
 
@@ -267,6 +271,7 @@ _ORDERS: Final[Mapping[str, Callable[[JsonObject, Context], Built]]] = {
     "monitors": _monitors,  # N02
     "network": _network,  # B09
     "report": _base_report,  # B07
+    "renew-certificate": _renew,  # A02
     "reserve": _reserve,  # H01
     "reset": _reset,  # B11, B12
     "set": _set,  # B05

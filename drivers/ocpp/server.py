@@ -6,7 +6,7 @@ import asyncio
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
-from ssl import SSLContext
+from ssl import CERT_OPTIONAL, SSLContext
 from types import TracebackType
 from typing import Final, Self
 from weakref import WeakKeyDictionary
@@ -19,6 +19,7 @@ from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from drivers.device import Device, Journal
+from drivers.ocpp.certificates import CertificateAuthority
 from drivers.ocpp.charger import OcppCharger
 from drivers.ocpp.credentials import Claim, PasswordKeeper, read_claim
 from drivers.ocpp.entrance import Admission, Entrance, NoJournal
@@ -187,6 +188,16 @@ class OcppServer:
     def chargers(self) -> Mapping[str, OcppCharger]:
         """The configured chargers, by identity."""
         return self._chargers
+
+    def use_authority(self, authority: CertificateAuthority, root_pem: str) -> None:
+        """From now on chargers are certified by it, and its certificates let them in. Raises ssl.SSLError for a root
+        that TLS cannot use."""
+        if self._ssl is not None:
+            self._ssl.load_verify_locations(cadata=root_pem)
+            # Chargers with a password show none; those with profile 3 get in with nothing but a good one.
+            self._ssl.verify_mode = CERT_OPTIONAL
+        for charger in self._chargers.values():
+            charger.certificates.authority = authority
 
     async def remote_start(self, device_id: str, token_id: str) -> None:
         """Start charging at an EVSE as if this token had been shown. Raises DeviceError; KeyError: no such device."""

@@ -78,6 +78,8 @@ class StationSession:
         self.reports = Reports()
         self.local_list = LocalList()
         self.standing = Standing.ACCEPTED
+        self.certificate: dict[str, Json] = {}
+        """What the site's CA gave it last: serial, not_after_us. Empty: nothing."""
         self.unproven = False
         """On this connection it has not proved who it is: it is here to be given a new password."""
         self._unknown_evses: set[int] = set()
@@ -121,6 +123,17 @@ class StationSession:
         """A remote start was ordered with this token: the charger may come back with it."""
         self.authority.expect(token_id)
 
+    @property
+    def names(self) -> frozenset[str]:
+        """What a certificate may call this charger."""
+        return frozenset({self.charger_id, self._serial} - {""})
+
+    @property
+    def certificate_ends_us(self) -> int | None:
+        """Of the certificate that it has from us; None: none."""
+        ends_us = self.certificate.get("not_after_us")
+        return int(ends_us) if isinstance(ends_us, int) else None
+
     # --- over restarts
 
     def encode(self) -> bytes:
@@ -147,6 +160,7 @@ class StationSession:
                 "identity": self.identity,
                 "generation": self._generation,
                 "standing": self.standing.value,
+                "certificate": self.certificate,
                 "local_list": self.local_list.encode(),
                 "reports": self.reports.encode(),
                 "evses": evses,
@@ -172,6 +186,7 @@ class StationSession:
                 for number, kept in state["evses"].items()
                 if int(number) in self.evses
             ]
+            certificate = dict(state.get("certificate", {}))
             standing, local, reports = Standing(state.get("standing", "Accepted")), LocalList(), Reports()
             if "reports" in state:  # absent in what an earlier version kept
                 local.restore(state["local_list"])
@@ -180,6 +195,7 @@ class StationSession:
             raise ValueError(f"what was remembered of charger {self.charger_id} is damaged: {error}") from error
         self._serial, self.identity, self._generation = serial, identity, generation
         self.standing, self.local_list = standing, local
+        self.certificate = certificate
         self.reports.reservations = reports.reservations
         self._name_meters()
         for evse, transaction, ended, car, taken, given, log, limit_w in evses:
