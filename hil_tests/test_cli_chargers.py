@@ -232,3 +232,48 @@ async def test_nonsense_on_the_socket_is_refused_and_the_agent_lives(
     assert charger.calls("Reset") == []
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     await until(lambda: site.server.chargers["CP-1"].taken, "the charger to be served")
+
+
+async def test_the_tap_shows_the_conversation_and_no_secret(charger: RawCharger, site: TlsSite) -> None:
+    listening = asyncio.create_task(
+        command_beside("ocpp", "tap", "CP-1", "--seconds", "4", "--config", site.folder / "gateway.toml")
+    )
+    tap = site.server.chargers["CP-1"].tap
+    await until(lambda: tap.listened, "somebody to listen", 20.0)
+    await charger.ask("Authorize", {"idToken": {"idToken": "TOPSECRET-99", "type": "ISO14443"}})
+    await site.order("password")
+    with pytest.raises(ValueError, match="no order"):
+        await site.order("dance")
+    await charger.socket.send("[]")
+    done = await listening
+    assert done.returncode == 0, done.stderr
+    assert re.search(r'charger -> Authorize \{"idToken": \{"idToken": "\.\.\.99", "type": "ISO14443"\}\}', done.stdout)
+    assert re.search(r'gateway -> answers Authorize \{"idTokenInfo": \{"status": "Unknown"\}\}', done.stdout)
+    assert re.search(r'gateway -> SetVariables .*"BasicAuthPassword"\}, "attributeValue": "\*\*\*"', done.stdout)
+    assert "sent what OCPP does not allow" in done.stdout
+    assert "TOPSECRET" not in done.stdout
+    await until(lambda: not tap.listened, "the listener to be gone")
+
+
+async def test_a_tap_of_nobody_is_refused(site: TlsSite) -> None:
+    done = await command_beside("ocpp", "tap", "GHOST", "--config", site.folder / "gateway.toml", "--json")
+    assert done.returncode == 1
+    assert "called 'GHOST'" in json.loads(done.stdout)["error"]
+
+
+async def test_a_listener_that_is_killed_costs_nothing(charger: RawCharger, site: TlsSite) -> None:
+    file = site.folder / "state" / SOCKET_NAME
+    tap = site.server.chargers["CP-1"].tap
+
+    def knock() -> socket.socket:
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(str(file))
+        client.sendall(b"GET /api/chargers/tap?name=CP-1 HTTP/1.1\r\nHost: x\r\n\r\n")
+        return client
+
+    client = await asyncio.to_thread(knock)
+    await until(lambda: tap.listened, "somebody to listen")
+    client.close()
+    for _ in range(20):
+        await charger.ask("Heartbeat", {})
+    await until(lambda: not tap.listened, "the listener to be gone")

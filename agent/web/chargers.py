@@ -5,6 +5,7 @@ Whoever may open the socket (its mode says who) may order; the header says who i
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
@@ -18,6 +19,7 @@ from drivers.ocpp.reception import Reception
 from drivers.ocpp.schemas import JsonObject
 
 PRESS_HEADER: Final = "X-V2G-Gateway"
+STAY_EVERY_S: Final = 10.0
 
 log = structlog.get_logger()
 
@@ -31,8 +33,11 @@ class ChargerSite(Protocol):
     def reload_tokens(self) -> int: ...
 
 
-def add_charger_routes(app: web.Application, site: ChargerSite) -> None:
-    """The routes, into an application that only people at the box can reach."""
+def add_charger_routes(
+    app: web.Application, site: ChargerSite, *, stay: Callable[[asyncio.BaseTransport | None], None]
+) -> None:
+    """The routes, into an application that only people at the box can reach. `stay` lets a connection live on that
+    would else be ended as a silent one: a charger may take its time to answer."""
 
     def reception() -> Reception:
         found = site.reception
@@ -56,7 +61,41 @@ def add_charger_routes(app: web.Application, site: ChargerSite) -> None:
         if not isinstance(name, str) or not isinstance(what, str) or not isinstance(arguments, dict):
             raise ValueError("name, order and arguments are needed")
         log.info("charger.ordered", by=by, charger=name, order=what)
-        return await reception().order(name, what, arguments)
+        ordered = asyncio.ensure_future(reception().order(name, what, arguments))
+        try:
+            while not ordered.done():
+                stay(request.transport)
+                await asyncio.wait([ordered], timeout=STAY_EVERY_S)
+        finally:
+            ordered.cancel()
+        return ordered.result()
+
+    async def tap(request: web.Request) -> web.StreamResponse:
+        try:
+            charger, _ = reception().find(request.query.get("name", ""))
+            seconds = float(request.query.get("seconds", "inf"))
+            end_s = asyncio.get_running_loop().time() + seconds
+            with charger.tap.listen() as ear:
+                response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+                await response.prepare(request)
+                while request.transport is not None and not request.transport.is_closing():
+                    lines = ear.take()
+                    # An empty line shows the other end that this one lives.
+                    await response.write(b"".join(orjson.dumps(line) + b"\n" for line in lines) or b"\n")
+                    stay(request.transport)
+                    left_s = end_s - asyncio.get_running_loop().time()
+                    if not left_s > 0:
+                        break
+                    try:
+                        async with asyncio.timeout(min(left_s, STAY_EVERY_S)):
+                            await ear.arrived.wait()
+                    except TimeoutError:
+                        pass
+                return response
+        except ConnectionError:  # the listener has gone
+            return web.Response()
+        except ValueError as error:
+            return _json({"ok": False, "error": str(error)}, 400)
 
     async def tokens(request: web.Request) -> object:
         by = _by(request)
@@ -67,6 +106,7 @@ def add_charger_routes(app: web.Application, site: ChargerSite) -> None:
     app.router.add_get("/api/chargers", _told(listed))
     app.router.add_get("/api/chargers/show", _told(shown))
     app.router.add_get("/api/chargers/variables", _told(variables))
+    app.router.add_get("/api/chargers/tap", tap)
     app.router.add_post("/api/chargers/order", _told(order))
     app.router.add_post("/api/chargers/reload-tokens", _told(tokens))
 

@@ -192,7 +192,7 @@ async def serve_locally(site: Site, path: Path, *, chargers: ChargerSite | None 
     connections = Connections()
     app = make_app(site, guard=lambda _: None, connections=connections, most_bytes=LOCAL_BYTES)
     if chargers is not None:
-        add_charger_routes(app, chargers)
+        add_charger_routes(app, chargers, stay=connections.asked)
     async with _running(app, connections):
         await asyncio.to_thread(path.unlink, missing_ok=True)
         listener = await asyncio.get_running_loop().create_unix_server(connections, sock=_bound(path))

@@ -27,6 +27,7 @@ from drivers.ocpp.session import EvseSession, Moment, Outcome
 from drivers.ocpp.settings import ChargerSettings
 from drivers.ocpp.standing import Standing
 from drivers.ocpp.station import Reaction, StationSession
+from drivers.ocpp.tap import Tap
 from drivers.ocpp.tokens import SiteTokens
 
 SILENT_START_S: Final = 5.0
@@ -89,6 +90,7 @@ class OcppCharger:
         self._log = _log.bind(charger=self.charger_id)
         self.desk = ChargerDesk(self, carry_out=self._carry_out, journal=journal, keeper=keeper, wall_us=wall_us)
 
+        self.tap = Tap(wall_us)
         self.certificates = Certificates(
             self,
             self.charger_id,
@@ -105,7 +107,14 @@ class OcppCharger:
         connection = self._connection
         if connection is None:
             raise NotConnectedError(f"charger {self.charger_id} is not connected")
-        return await connection.call(action, payload, priority)
+        self.tap.say("gateway", "call", action, payload)
+        try:
+            answer = await connection.call(action, payload, priority)
+        except (CallError, OwnMistakeError) as error:
+            self.tap.say("charger", "error", action, str(error))
+            raise
+        self.tap.say("charger", "answer", action, answer)
+        return answer
 
     def link(self) -> tuple[LinkState, str]:
         """Whether the charger is here, and a sentence about it."""
@@ -189,6 +198,7 @@ class OcppCharger:
         self._wanted.clear()
         self.session.connection_began(unproven=unproven)
         self._log.info("ocpp_connected")
+        self.tap.say("charger", "note", "", "connected")
         try:
             async with asyncio.TaskGroup() as group:
                 beside = [
@@ -206,6 +216,7 @@ class OcppCharger:
             self._lost = f"charger {self.charger_id} has lost its connection and is expected back"
             self._ended.set()
             self._log.info("ocpp_disconnected")
+            self.tap.say("charger", "note", "", "the connection ended")
 
     @property
     def taken(self) -> bool:
@@ -253,6 +264,15 @@ class OcppCharger:
         self._say("charger.certificate", f"has a new certificate of the site, serial number {issued.serial}")
 
     async def _react(self, action: str, payload: JsonObject) -> Reaction:
+        self.tap.say("charger", "call", action, payload)
+        reaction = await self._reaction(action, payload)
+        if reaction.refusal is None:
+            self.tap.say("gateway", "answer", action, reaction.answer or {})
+        else:
+            self.tap.say("gateway", "error", action, f"{reaction.refusal[0].value}: {reaction.refusal[1]}")
+        return reaction
+
+    async def _reaction(self, action: str, payload: JsonObject) -> Reaction:
         if action == "SignCertificate" and self.session.word.hears(action) and not self.guest:
             return Reaction(answer=self.certificates.request(payload))
         reaction = self.session.handle(action, payload, self._now())
@@ -285,6 +305,9 @@ class OcppCharger:
                 self._log.error("ocpp_not_remembered", problem=str(error))
 
     def _on_fault(self, fault: PeerFault) -> None:
+        # What follows the place of a fault quotes the message, which may hold a token.
+        place = fault.description.partition(": ")[0]
+        self.tap.say("charger", "note", "", f"sent what OCPP does not allow: {fault.code}, {place}")
         if not self._fault_said:
             self._fault_said = True
             self._say("charger.bad_frame", f"sent what OCPP does not allow: {fault.code}, {fault.description}")
