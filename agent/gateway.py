@@ -45,6 +45,7 @@ from agent.status import EvidenceLine, Problem, Snapshot, Verdict
 from agent.store import Store, StoreError
 from agent.token.token import Token
 from agent.uplink.errors import LinkDownError
+from agent.uplink.mqtt_login import log_in
 from agent.uplink.session import UplinkIdentity
 from agent.uplink.tls import credentials_from_files
 from agent.uplink.uplink import Uplink
@@ -59,6 +60,8 @@ CLOCK_NOTE_EVERY_S: Final = 60.0
 UPKEEP_EVERY_S: Final = 600.0
 COME_UP_RETRY_S: Final = 1.0
 ENROLMENT_RETRY_S: Final = 10.0
+JUST_BOOTED_S: Final = 300.0
+"""Linux counts monotonic time from its boot: a gateway that starts so early has come up with its machine."""
 TLS_SIGN_S: Final = 10.0
 LAST_SEAL_S: Final = 5.0
 LAST_SEND_S: Final = 3.0
@@ -113,6 +116,7 @@ class Gateway:
             trust=self._trust_list,
             desk=self._desk,
             notes=store,
+            booted=self._started_s < JUST_BOOTED_S,
         )
         self._counts = EvidenceLine(readings=0, queued=0, sealed=0, acknowledged=0, batches_waiting=0)
         self._core_tasks: list[asyncio.Task[None]] = []
@@ -304,6 +308,7 @@ class Gateway:
                 public_key_der=uplink_signer.public_key_der,
                 sign_digest=lambda digest: self._token.sign_blocking(UPLINK_KEY, digest, TLS_SIGN_S),
             ),
+            mqtt_login=functools.partial(log_in, platform, uplink_signer, self._gateway_id, self._clock),
             platform_key=platform_key,
             clock=self._clock,
             on_command=self._controller.receive,

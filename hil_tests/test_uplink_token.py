@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from agent.identity.csr import certificate_request
 from agent.store.rows import Queued, StoredBatch
 from agent.store.store import Store
 from agent.token.token import Token
+from agent.uplink.mqtt_login import log_in
 from agent.uplink.tls import credentials_from_files
 from agent.uplink.uplink import Uplink
 from hil_tests.rig.platform.service import Server
@@ -53,6 +55,7 @@ async def test_stored_batches_go_out_over_tls_whose_key_never_leaves_the_token(
                     public_key_der=made.public_key_der,
                     sign_digest=lambda digest: token.sign_blocking(KEY, digest, 5.0),
                 ),
+                mqtt_login=functools.partial(log_in, settings, signer, gateway.evidence.gateway_id, Clock()),
                 platform_key=rig.practice.key("platform").verify_key,
                 clock=Clock(),
                 on_command=gateway.on_command,

@@ -29,6 +29,7 @@ from agent.status import (
 )
 from agent.web import server
 from agent.web.connections import Connections
+from agent.web.history import MOST_POINTS, PowerHistory
 from agent.web.server import PRESS_HEADER, network_guard, serve, serve_locally
 
 WELL = Snapshot(
@@ -125,6 +126,34 @@ async def test_status_is_the_snapshot(page: aiohttp.ClientSession) -> None:
         status = await answer.json()
     assert status["devices"][0]["power_w"] == -4200
     assert status["verdict"] == "well"
+
+
+async def test_whoever_opens_the_page_gets_the_power_of_the_last_minutes(
+    page: aiohttp.ClientSession, site: FakeSite
+) -> None:
+    name = site.now.devices[0].device_id
+
+    async def powers() -> list[int | None]:
+        async with page.get("/api/history") as answer:
+            told: list[int | None] = (await answer.json())["power_w"].get(name, [])
+            return told
+
+    async with asyncio.timeout(5):
+        while not await powers():  # noqa: ASYNC110 - a page that is asked tells nobody
+            await asyncio.sleep(0.02)
+        site.now = replace(site.now, devices=(replace(site.now.devices[0], power_w=-100),))
+        while (await powers())[-1] != -100:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.02)
+    assert (await powers())[0] == -4200
+
+
+def test_the_history_of_power_is_bounded() -> None:
+    past = PowerHistory()
+    for _ in range(2 * MOST_POINTS):
+        past.note(WELL)
+    kept = past.as_json()["power_w"]
+    assert isinstance(kept, dict)
+    assert {len(line) for line in kept.values()} == {MOST_POINTS}
 
 
 async def test_health_fails_when_the_control_loop_stands_still(page: aiohttp.ClientSession, site: FakeSite) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,8 +16,10 @@ from agent.config import PlatformSettings
 from agent.evidence.batch import decode_batch
 from agent.identity.csr import certificate_request
 from agent.uplink.delivery import readings_of
+from agent.uplink.mqtt_login import log_in
 from agent.uplink.tls import SignDigest, credentials_from_files
 from agent.uplink.uplink import Uplink
+from hil_tests.rig.broker import ClientFiles
 from hil_tests.rig.platform.book import Book
 from hil_tests.rig.platform.core import Platform
 from hil_tests.rig.platform.enrol import Practice
@@ -87,8 +90,14 @@ class Rig:
     gateway: Gateway
     events: list[dict[str, object]]
 
+    mqtt: ClientFiles | None = None
+    """What the gateway logs in with at a broker."""
+
     def settings(self, *endpoints: str, stall_s: float = 5.0) -> PlatformSettings:
         return PlatformSettings(
+            prefer_first_after_s=2.0,
+            mqtt_certificate_file=None if self.mqtt is None else self.mqtt.certificate,
+            mqtt_certificate_key_file=None if self.mqtt is None else self.mqtt.key,
             endpoints=list(endpoints),
             server_name="localhost",
             ca_file=self.practice.public_file("ca"),
@@ -118,6 +127,7 @@ class Rig:
                 public_key_der=gateway.tls.public_key_der,
                 sign_digest=sign,
             ),
+            mqtt_login=functools.partial(log_in, settings, gateway.tls, gateway.evidence.gateway_id, Clock()),
             platform_key=self.practice.key("platform").verify_key,
             clock=Clock(),
             on_command=gateway.on_command,

@@ -52,6 +52,10 @@ def _files(settings: Settings) -> Iterator[str]:
             (f"platform.{key}", getattr(settings.platform, key), "there is no link")
             for key in ("ca_file", "certificate_file", "platform_key_file", "trust_root_file", "trust_list_file")
         ]
+        named += [
+            (f"platform.{key}", getattr(settings.platform, key), "there is no link over MQTT")
+            for key in ("mqtt_certificate_file", "mqtt_certificate_key_file")
+        ]
     named += [
         (f"{name}.{key}", getattr(section, key), effect)
         for name, section, effect in (

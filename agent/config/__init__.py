@@ -8,6 +8,7 @@ What a setting does must not live here: rooms take the section that is theirs.
 from agent.config.file import DEFAULT_PATH, ConfigError, model_at, read_settings
 from agent.config.secrets import SecretError, read_secret
 from agent.config.settings import (
+    MQTT_SCHEME,
     ControlSettings,
     DeviceSettings,
     FrequencySettings,
@@ -24,6 +25,7 @@ from agent.config.settings import (
 
 __all__ = [
     "DEFAULT_PATH",
+    "MQTT_SCHEME",
     "ConfigError",
     "ControlSettings",
     "DeviceSettings",

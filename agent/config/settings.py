@@ -6,7 +6,7 @@ import ipaddress
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -22,6 +22,7 @@ def _secret_reference(value: str) -> str:
     return value
 
 
+MQTT_SCHEME: Final = "mqtts://"
 SecretReference = Annotated[str, AfterValidator(_secret_reference)]
 DeviceId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 
@@ -43,7 +44,13 @@ def _address(value: str) -> str:
     return value
 
 
+def _endpoint(value: str) -> str:
+    _address(value.removeprefix(MQTT_SCHEME))
+    return value
+
+
 HostAndPort = Annotated[str, AfterValidator(_address)]
+Endpoint = Annotated[str, AfterValidator(_endpoint)]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
 
@@ -83,6 +90,9 @@ class SiteSettings(_Section):
     phases: Literal[1, 3] = Field(3, description="Phases of the connection")
     nominal_voltage_v: int = Field(230, ge=100, le=300, description="Line to neutral")
     fuse_a: int = Field(63, ge=6, le=4000, description="Main fuse per phase, A")
+    phase_difference_a: int = Field(
+        20, ge=0, le=4000, description="Most that devices may make one phase differ from another, A; 0: no limit"
+    )
     import_limit_w: int = Field(40_000, ge=0, le=10_000_000, description="Most import at the connection, W")
     export_limit_w: int = Field(10_000, ge=0, le=10_000_000, description="Most export at the connection, W")
     house_reserve_w: int = Field(5_000, ge=0, le=1_000_000, description="Most that everything not controlled draws, W")
@@ -118,12 +128,21 @@ class EvidenceSettings(_Section):
 class PlatformSettings(_Section):
     """[platform]: where evidence goes and commands come from. Without this section the gateway works alone."""
 
-    endpoints: list[HostAndPort] = Field(
-        min_length=1, max_length=8, description='gRPC endpoints "host:port", first is preferred'
+    endpoints: list[Endpoint] = Field(
+        min_length=1,
+        max_length=8,
+        description='"host:port" speaks gRPC, "mqtts://host:port" to an MQTT 5 broker; the first is preferred',
+    )
+    prefer_first_after_s: float = Field(
+        600.0, ge=1, le=86_400, description="A link to another endpoint than the first is left after this, s"
     )
     server_name: str | None = Field(None, description="Name in the platform's certificate, where it is not the host")
     ca_file: Path = Field(description="CA certificates that the platform's certificate must chain to, PEM")
     certificate_file: Path = Field(description="This gateway's client certificate (its key is in the token), PEM")
+    mqtt_certificate_file: Path | None = Field(
+        None, description="Client certificate for MQTT brokers that want one, PEM; absent: the HSM signs each login"
+    )
+    mqtt_certificate_key_file: Path | None = Field(None, description="Its key, mode 0600, PEM")
     platform_key_file: Path = Field(
         description="Public key of the platform's acknowledgements and countersignatures, PEM"
     )
@@ -132,6 +151,12 @@ class PlatformSettings(_Section):
     reconnect_least_s: float = Field(0.5, ge=0.1, le=60, description="First back-off after a lost link, s")
     reconnect_most_s: float = Field(60.0, ge=1, le=3600, description="Longest back-off, s")
     stall_s: float = Field(30.0, ge=2, le=600, description="No answer to a batch for this long: connect anew, s")
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.mqtt_certificate_file is None) != (self.mqtt_certificate_key_file is None):
+            raise ValueError("mqtt_certificate_file and mqtt_certificate_key_file go together")
+        return self
 
 
 class UnsignedCommands(StrEnum):
@@ -180,6 +205,15 @@ class ControlSettings(_Section):
         "self_consumption", description="What a stationary battery does when nobody commands"
     )
     battery_minimum_soc_percent: int = Field(10, ge=0, le=100, description="Stationary battery is kept above, percent")
+    return_delay_most_s: float = Field(
+        600.0,
+        ge=0,
+        le=3600,
+        description="After grid return, boot or safe mode power may rise after a random part of this, s",
+    )
+    return_ramp_percent_per_minute: int = Field(
+        10, ge=1, le=6000, description="Then it rises by so much of each device's rating a minute, percent"
+    )
     gateway_stop_file: Path | None = Field(
         None, description="Local STOP holds while this file exists; default: STOP in the state directory"
     )

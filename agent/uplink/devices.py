@@ -21,7 +21,7 @@ from agent.uplink.backoff import Backoff
 from agent.uplink.channel import describe, is_status
 from agent.uplink.delivery import Arrived, Delivery
 from agent.uplink.errors import LinkDownError, PlatformFaultError, UplinkError
-from agent.uplink.link import NotOfferedError
+from agent.uplink.line import NotOfferedError
 from agent.uplink.listener import Listener, is_acknowledgement_only
 from agent.uplink.live import LiveReadings
 from agent.uplink.outbox import Outbox

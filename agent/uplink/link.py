@@ -1,4 +1,4 @@
-"""Carries one Session over one GatewayLink call: reads, writes, and ends it when the platform falls silent."""
+"""Carries one Session over one line of frames: reads, writes, and ends it when the platform falls silent."""
 
 from __future__ import annotations
 
@@ -7,12 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-import grpc
-import structlog
-from grpc import aio
-
-from agent.uplink.channel import describe, escaped, is_status
-from agent.uplink.errors import LinkDownError, UplinkError
+from agent.uplink.errors import LinkDownError
+from agent.uplink.line import FrameLine
 from agent.uplink.listener import Listener
 from agent.uplink.outbox import Outbox
 from agent.uplink.session import (
@@ -26,10 +22,7 @@ from agent.uplink.session import (
     Welcomed,
 )
 from agent.uplink.together import together
-from proto.energysettlement.v1.gateway_pb2 import ChannelFrame, GatewayFrame, PlatformFrame
-from proto.energysettlement.v1.gateway_pb2_grpc import GatewayLinkStub
-
-_log = structlog.get_logger()
+from proto.energysettlement.v1.gateway_pb2 import ChannelFrame, GatewayFrame
 
 BATCHES_PER_QUERY: Final = 8
 """At most 1 MiB each: what is read ahead of the window stays small."""
@@ -37,16 +30,12 @@ LOOK_EVERY_S: Final = 1.0
 """How often the stall is looked for; less when the stall time is short."""
 
 
-class NotOfferedError(UplinkError):
-    """The platform does not have this service (UNIMPLEMENTED)."""
-
-
 class GatewayLinkCall:
-    """One call. `changed` wakes the writer: a batch was sealed, a channel frame waits, or room came free."""
+    """One connection. `changed` wakes the writer: a batch was sealed, a channel frame waits, or room came free."""
 
     def __init__(
         self,
-        channel: aio.Channel,
+        line: FrameLine,
         session: Session,
         *,
         outbox: Outbox,
@@ -57,7 +46,7 @@ class GatewayLinkCall:
         on_acknowledged: Callable[[int, int], None],
         on_refused: Callable[[Refused], None],
     ) -> None:
-        self._call: aio.StreamStreamCall[GatewayFrame, PlatformFrame] = GatewayLinkStub(channel).Connect()
+        self._line = line
         self._session = session
         self._outbox = outbox
         self._listener = listener
@@ -72,10 +61,10 @@ class GatewayLinkCall:
         """Say hello and wait for the welcome. Raises NotOfferedError, LinkDownError or PlatformFaultError."""
         try:
             async with asyncio.timeout(self._stall_s):
-                await self._write_frame(self._session.hello())
+                await self._line.write(self._session.hello())
                 event = None
                 while event is None:
-                    event = self._session.receive(await self._read_frame(), self._clock.monotonic_s())
+                    event = self._session.receive(await self._line.read(), self._clock.monotonic_s())
         except TimeoutError:
             raise LinkDownError(f"no welcome from the platform within {self._stall_s:g} s") from None
         assert isinstance(event, Welcomed)  # the session's table lets nothing else come first
@@ -86,32 +75,11 @@ class GatewayLinkCall:
         await together(self._read(), self._write(), self._watch())
 
     def close(self) -> None:
-        self._call.cancel()
-
-    async def _read_frame(self) -> PlatformFrame:
-        try:
-            frame = await self._call.read()
-        except aio.AioRpcError as error:
-            raise _ended(error) from error
-        if not isinstance(frame, PlatformFrame):
-            raise LinkDownError("the platform ended the link")
-        return frame
-
-    async def _write_frame(self, frame: GatewayFrame) -> None:
-        try:
-            await self._call.write(frame)
-        except aio.AioRpcError as error:
-            raise _ended(error) from error
-        except asyncio.InvalidStateError:
-            # The call is over already; its status says why.
-            code, details = await self._call.code(), await self._call.details()
-            if code is grpc.StatusCode.UNIMPLEMENTED:
-                raise NotOfferedError("the platform does not offer GatewayLink") from None
-            raise LinkDownError(f"{code.name}: {escaped(details or 'the platform ended the link')[:240]}") from None
+        self._line.close()
 
     async def _read(self) -> None:
         while True:
-            frame = await self._read_frame()
+            frame = await self._line.read()
             event = self._session.receive(frame, self._clock.monotonic_s())
             if event is not None:
                 await self._take(event)
@@ -154,7 +122,7 @@ class GatewayLinkCall:
 
     async def _write_channel_frames(self) -> None:
         while self._channel_frames:
-            await self._write_frame(GatewayFrame(channel=self._channel_frames.popleft()))
+            await self._line.write(GatewayFrame(channel=self._channel_frames.popleft()))
 
     async def _write_batches(self, incarnation: int) -> bool | None:
         """Fill the window. True: look again; False: there is no room; None: nothing is left to send."""
@@ -170,7 +138,7 @@ class GatewayLinkCall:
                 continue
             if not self._session.has_room():
                 return False
-            await self._write_frame(self._session.send_batch(batch, self._clock.monotonic_s()))
+            await self._line.write(self._session.send_batch(batch, self._clock.monotonic_s()))
         return True if waiting else None
 
     async def _watch(self) -> None:
@@ -182,9 +150,3 @@ class GatewayLinkCall:
                 raise LinkDownError(
                     f"the platform has not acknowledged a batch for {self._stall_s:g} s; connecting anew"
                 )
-
-
-def _ended(error: aio.AioRpcError) -> UplinkError:
-    if is_status(error, grpc.StatusCode.UNIMPLEMENTED):
-        return NotOfferedError("the platform does not offer GatewayLink")
-    return LinkDownError(describe(error))

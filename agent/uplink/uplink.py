@@ -7,9 +7,10 @@ What waits, waits in the outbox; nothing leaves it but by an acknowledgement tha
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Final
 
 import grpc
@@ -17,16 +18,20 @@ import structlog
 from grpc import aio
 
 from agent.clock import Clock
-from agent.config import PlatformSettings
+from agent.config import MQTT_SCHEME, PlatformSettings, split_address
 from agent.evidence.cose import VerifyKey
 from agent.uplink.backoff import Backoff
 from agent.uplink.channel import describe, escaped, open_channel
 from agent.uplink.delivery import Arrived
 from agent.uplink.devices import Carrying, DeviceStreams
 from agent.uplink.errors import LinkDownError, PlatformFaultError, UplinkError
-from agent.uplink.link import GatewayLinkCall, NotOfferedError
+from agent.uplink.grpc_line import GrpcLine
+from agent.uplink.line import FrameLine, NotOfferedError
+from agent.uplink.link import GatewayLinkCall
 from agent.uplink.listener import Listener, OnAlarm, OnChannel, OnCommand, OnConnected, OnPlatformTime
 from agent.uplink.live import LiveReadings
+from agent.uplink.mqtt_line import MqttLine
+from agent.uplink.mqtt_login import MqttLogin
 from agent.uplink.outbox import Outbox
 from agent.uplink.session import Refused, Session, UplinkIdentity
 from agent.uplink.status import Carrier, UplinkStatus
@@ -45,6 +50,9 @@ Credentials = Callable[[], grpc.ChannelCredentials]
 """Makes the TLS credentials for the next connection; may block on files, and raises CredentialsError or
 SignerUnavailableError: see `tls.credentials_from_files`."""
 
+MqttLoginFor = Callable[[str], Awaitable[MqttLogin]]
+"""Makes the login for one connection to a broker ("host:port"): see `mqtt_login.log_in`, and what it raises."""
+
 
 class Uplink:
     """`run` it in a task of its own. Everything else may be called at any time from the same event loop.
@@ -59,6 +67,7 @@ class Uplink:
         identity: UplinkIdentity,
         outbox: Outbox,
         credentials: Credentials,
+        mqtt_login: MqttLoginFor,
         platform_key: VerifyKey,
         clock: Clock,
         on_command: OnCommand,
@@ -72,6 +81,7 @@ class Uplink:
         self._identity = identity
         self._outbox = outbox
         self._credentials = credentials
+        self._mqtt_login = mqtt_login
         self._platform_key = platform_key
         self._monotonic_s = clock.monotonic_s
         self._listener = Listener(
@@ -194,6 +204,9 @@ class Uplink:
 
     async def _connection(self) -> None:
         """One connection to the present endpoint. Ends by an exception, always."""
+        if self._endpoint.startswith(MQTT_SCHEME):
+            await self._mqtt_connection()
+            return
         credentials = await asyncio.to_thread(self._credentials)
         channel = open_channel(
             self._endpoint,
@@ -202,32 +215,74 @@ class Uplink:
             keepalive_s=self._keepalive_s,
         )
         async with channel:
-            session = await self._new_session()
-            call = GatewayLinkCall(
-                channel,
-                session,
-                outbox=self._outbox,
-                listener=self._listener,
-                channel_frames=self._channel_frames,
-                changed=self._changed,
-                stall_s=self._settings.stall_s,
-                on_acknowledged=self._on_acknowledged,
-                on_refused=self._on_refused,
-            )
             try:
-                try:
-                    welcome = await call.open()
-                except NotOfferedError:
-                    await self._carry(channel)
-                    return
-                self._session = session
-                self._platform_id = escaped(welcome.platform_id)
-                self._reconnect_after_s = welcome.reconnect_after_s
-                self._up(Carrier.GATEWAY_LINK, f"connected to {self._endpoint}")
-                await together(call.run(), self._device_streams(channel, None).run(), self._listener.connected())
-            finally:
-                self._latest_platform_time_us = session.latest_platform_time_us
-                call.close()
+                await self._link(GrpcLine(channel), self._device_streams(channel, None).run)
+            except NotOfferedError:
+                await self._carry(channel)
+
+    async def _mqtt_connection(self) -> None:
+        """As `_connection`, over a broker."""
+        host, port = split_address(self._endpoint.removeprefix(MQTT_SCHEME))
+        login = await self._mqtt_login(f"{host}:{port}")
+        line = MqttLine(
+            host,
+            port,
+            login,
+            gateway_id=self._identity.gateway_id,
+            keepalive_s=self._settings.stall_s,
+            on_command=self._listener.command,
+        )
+        try:
+            await line.open(self._settings.stall_s)
+            await self._link(line, functools.partial(self._show_live, line))
+        finally:
+            line.close()
+
+    async def _show_live(self, line: MqttLine) -> None:
+        """The devices' newest readings over a broker: what the devices' streams do over gRPC."""
+
+        async def show(live: LiveReadings) -> None:
+            live.keep_newest()
+            while True:
+                live.changed.clear()
+                while (telemetry := live.take()) is not None:
+                    line.live(telemetry)
+                await live.changed.wait()
+
+        await together(*(show(live) for live in self._live.values()))
+
+    async def _link(self, line: FrameLine, beside: Callable[[], Coroutine[None, None, None]]) -> None:
+        """The gateway's link over a line, and what goes beside it. Raises NotOfferedError before it is up."""
+        session = await self._new_session()
+        call = GatewayLinkCall(
+            line,
+            session,
+            outbox=self._outbox,
+            listener=self._listener,
+            channel_frames=self._channel_frames,
+            changed=self._changed,
+            stall_s=self._settings.stall_s,
+            on_acknowledged=self._on_acknowledged,
+            on_refused=self._on_refused,
+        )
+        try:
+            welcome = await call.open()
+            self._session = session
+            self._platform_id = escaped(welcome.platform_id)
+            self._reconnect_after_s = welcome.reconnect_after_s
+            self._up(Carrier.GATEWAY_LINK, f"connected to {self._endpoint}")
+            work = [call.run(), beside(), self._listener.connected()]
+            if self._endpoint != self._settings.endpoints[0]:
+                work.append(self._prefer_the_first())
+            await together(*work)
+        finally:
+            self._latest_platform_time_us = session.latest_platform_time_us
+            call.close()
+
+    async def _prefer_the_first(self) -> None:
+        """An endpoint that is not the first one is a makeshift: now and then the first is tried again."""
+        await asyncio.sleep(self._settings.prefer_first_after_s)
+        raise LinkDownError(f"well, but {self._settings.endpoints[0]} is preferred and is tried again")
 
     async def _carry(self, channel: aio.Channel) -> None:
         """The published contract alone: the devices' streams carry everything, until the connection is lost."""

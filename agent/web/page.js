@@ -3,7 +3,7 @@
 const $ = (id) => document.getElementById(id);
 const KEEP = 300; // points in the chart: five minutes
 const COLOURS = ["#3b82f6", "#f59e0b", "#10b981", "#ef4444", "#8b5cf6", "#ec4899", "#14b8a6", "#84cc16"];
-const history = new Map();
+const history = new Map(); // device: its powers, one a second, the newest last
 let missed = 0;
 
 function element(tag, text, className) {
@@ -24,7 +24,11 @@ function rows(table, list, cells, empty) {
   const body = $(table).tBodies[0];
   body.replaceChildren(...list.map((item) => {
     const row = element("tr");
-    for (const [text, className] of cells(item)) row.append(element("td", text, className));
+    cells(item).forEach(([text, className], n) => {
+      const cell = element("td", text, className);
+      cell.dataset.label = $(table).tHead.rows[0].cells[n].textContent; // on a phone each row is a card
+      row.append(cell);
+    });
     return row;
   }));
   if (!list.length) { const cell = element("td", empty, "empty"); cell.colSpan = 8; body.append(element("tr")); body.lastChild.append(cell); }
@@ -32,7 +36,7 @@ function rows(table, list, cells, empty) {
 function tiles(s) {
   const made = [
     [s.connection_power_w === null ? "–" : watts(s.connection_power_w), "at the grid connection"],
-    [s.commands.filter((c) => c.in_force).length, "commands in force"],
+    [s.commands.filter((c) => c.in_force).length, s.commands.filter((c) => c.in_force).length === 1 ? "command in force" : "commands in force"],
     [s.evidence.readings.toLocaleString(), "readings stored"],
     [s.evidence.sealed.toLocaleString(), "statements sealed"],
     [s.evidence.acknowledged.toLocaleString(), "acknowledged by the platform"],
@@ -55,6 +59,9 @@ function chart(s) {
   const all = [...history.values()].flat().filter((p) => p !== null);
   const high = Math.max(500, ...all), low = Math.min(-500, ...all);
   const y = (p) => 10 + (200 * (high - p)) / (high - low);
+  for (const [id, p] of [["high", high], ["zero", 0], ["low", low]]) $(id).style.top = `${y(p)}px`;
+  $("high").textContent = watts(Math.round(high));
+  $("low").textContent = watts(Math.round(low));
   const svg = $("chart"), space = "http://www.w3.org/2000/svg";
   const zero = document.createElementNS(space, "line");
   for (const [k, v] of Object.entries({ x1: 0, x2: 900, y1: y(0), y2: y(0), stroke: "currentColor", "stroke-opacity": 0.35 })) zero.setAttribute(k, v);
@@ -113,6 +120,14 @@ async function refresh() {
   }
   setTimeout(refresh, 1000);
 }
+// What was before this page was opened; without it the chart begins now.
+async function begin() {
+  try {
+    const answer = await fetch("/api/history", { signal: AbortSignal.timeout(3000) });
+    if (answer.ok) for (const [id, line] of Object.entries((await answer.json()).power_w)) history.set(id, line);
+  } catch (error) { /* the status says that nobody answers */ }
+  refresh();
+}
 // Who presses STOP must not believe in it when it did not arrive.
 async function press(path, what) {
   try {
@@ -125,4 +140,4 @@ async function press(path, what) {
 // STOP acts at once; giving power back asks first.
 $("stop").addEventListener("click", () => press("/api/stop", "STOP"));
 $("clear").addEventListener("click", () => { if (confirm("Let the gateway control the devices again?")) press("/api/clear-stop", "Clear STOP"); });
-refresh();
+begin();

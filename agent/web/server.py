@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 import orjson
+import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CollectorRegistry, generate_latest
@@ -32,6 +33,7 @@ from agent.config import SecretError, WebSettings, is_loopback, read_secret, spl
 from agent.status import Snapshot
 from agent.web.chargers import ChargerSite, add_charger_routes
 from agent.web.connections import Connections
+from agent.web.history import PERIOD_S, PowerHistory
 from agent.web.metrics import SnapshotCollector
 
 CONTROL_STALE_S: Final = 10.0
@@ -53,6 +55,8 @@ _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
     "base-uri 'none'; frame-ancestors 'none'; form-action 'none'"
 )
+
+log = structlog.get_logger()
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -91,6 +95,18 @@ def make_app(
     registry.register(SnapshotCollector(site.snapshot))
     app = web.Application(middlewares=[guarded], client_max_size=most_bytes)
 
+    past = PowerHistory()
+
+    async def keep(_: web.Application) -> AsyncIterator[None]:
+        noting = asyncio.create_task(_note_every_second(site, past), name="power history")
+        yield
+        noting.cancel()
+        with suppress(asyncio.CancelledError):
+            await noting
+
+    async def history(_: web.Request) -> web.Response:
+        return _json(past.as_json())
+
     async def status(_: web.Request) -> web.Response:
         return _json(asdict(site.snapshot()))
 
@@ -124,11 +140,22 @@ def make_app(
     for path, (name, content_type) in _ASSETS.items():
         app.router.add_get(path, _asset(name, content_type))
     app.router.add_get("/api/status", status)
+    app.router.add_get("/api/history", history)
+    app.cleanup_ctx.append(keep)
     app.router.add_get("/healthz", health)
     app.router.add_get("/metrics", metrics)
     app.router.add_post("/api/stop", press)
     app.router.add_post("/api/clear-stop", press)
     return app
+
+
+async def _note_every_second(site: Site, past: PowerHistory) -> None:
+    while True:
+        try:
+            past.note(site.snapshot())
+        except Exception as error:  # A point that is missing from a picture stops nothing.
+            log.warning("web.no_history", error=repr(error))
+        await asyncio.sleep(PERIOD_S)
 
 
 def network_guard(settings: WebSettings) -> Callable[[web.Request], web.Response | None]:

@@ -155,11 +155,10 @@ class Stage:
         )  # fmt: skip
         await site.hear("ready")
 
-    async def start_platform(self) -> None:
-        """Returns when it is ready. Raises StageError."""
-        platform = await self._start(
-            "platform", "-m", PLATFORM, "serve", str(self.folder / "platform"), "--port", str(self._ports["platform"])
-        )
+    async def start_platform(self, *more: str) -> None:
+        """Returns when it is ready. `more`: arguments for its command line. Raises StageError."""
+        folder, port = self.folder / "platform", self._ports["platform"]
+        platform = await self._start("platform", "-m", PLATFORM, "serve", str(folder), "--port", str(port), *more)
         await platform.hear("ready")
 
     async def start_gateway(self, *command: str) -> None:

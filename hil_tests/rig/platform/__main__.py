@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import signal
 import sys
@@ -21,7 +22,9 @@ from pathlib import Path
 
 from agent.identity.errors import IdentityError
 from agent.identity.keys import verify_key_from_pem
+from hil_tests.rig.broker import ClientFiles
 from hil_tests.rig.platform.book import Book
+from hil_tests.rig.platform.broker_service import BrokerService
 from hil_tests.rig.platform.core import Platform, books_text
 from hil_tests.rig.platform.enrol import Agreement, EnrolmentError, Practice
 from hil_tests.rig.platform.orders import OrderError
@@ -57,6 +60,9 @@ def main() -> int:
     serve.add_argument(
         "--published-only", action="store_true", help="offer the published contract alone: no acknowledgements either"
     )
+    serve.add_argument("--broker-port", type=int, metavar="PORT", help="serve at an MQTT 5 broker on 127.0.0.1, too")
+    serve.add_argument("--broker-certificate", type=Path, metavar="FILE", help="to log in there, PEM")
+    serve.add_argument("--broker-key", type=Path, metavar="FILE", help="its key, PEM")
     arguments = parser.parse_args()
     try:
         if arguments.verb == "make":
@@ -77,6 +83,8 @@ def main() -> int:
                     arguments.port,
                     link=not (arguments.without_link or arguments.published_only),
                     additions=not arguments.published_only,
+                    broker_port=arguments.broker_port,
+                    broker_files=ClientFiles(arguments.broker_certificate, arguments.broker_key),
                 )
             )
     except (EnrolmentError, IdentityError, OSError) as error:
@@ -128,14 +136,21 @@ def _say(event: dict[str, object]) -> None:
     print(json.dumps({"t": round(time.time(), 3), **event}), flush=True)
 
 
-async def _serve(practice: Practice, port: int, *, link: bool, additions: bool) -> None:
+async def _serve(
+    practice: Practice, port: int, *, link: bool, additions: bool, broker_port: int | None, broker_files: ClientFiles
+) -> None:
     with Book(practice.folder / "book.sqlite") as book:
         platform = Platform(practice, book, say=_say, now_us=lambda: time.time_ns() // 1000)
         ended = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, ended.set)
         try:
-            async with Server(platform, practice, port=port, link=link, additions=additions) as server:
+            async with contextlib.AsyncExitStack() as services:
+                server = await services.enter_async_context(
+                    Server(platform, practice, port=port, link=link, additions=additions)
+                )
+                if broker_port is not None:
+                    await services.enter_async_context(BrokerService(platform, practice, broker_files, broker_port))
                 _say({"event": "ready", "ready": True, "address": f"127.0.0.1:{server.port}"})
                 orders = asyncio.create_task(_take_orders(platform, practice, ended))
                 await ended.wait()

@@ -177,6 +177,11 @@ class Practice:
         self._record_file(name).write_text(json.dumps(_to_json(enrolled), indent=2) + "\n", encoding="utf-8")
         return enrolled
 
+    def broker_client_certificate(self, name: str, key: SoftwareKey) -> bytes:
+        """For MQTT, whose clients have key files: PEM, the common name is the user name at the broker."""
+        builder = _builder(name, key.private.public_key())
+        return self._certify(builder, ExtendedKeyUsageOID.CLIENT_AUTH).public_bytes(Encoding.PEM)
+
     def certificate_file(self, name: str) -> Path:
         return self.folder / "gateways" / f"{name}.pem"
 
