@@ -153,7 +153,8 @@ def _ocpp_server(
                 nominal_voltage_v=settings.site.nominal_voltage_v,
             )
         )
-    if not chargers:
+    waits = settings.ocpp.unknown_chargers == "wait" and "listen" in settings.ocpp.model_fields_set
+    if not chargers and not waits:  # an installer may see chargers come before writing a section for them
         return None
     try:
         tls = _server_tls(settings)

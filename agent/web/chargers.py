@@ -6,7 +6,6 @@ Whoever may open the socket (its mode says who) may order; the header says who i
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
@@ -141,8 +140,8 @@ def _by(request: web.Request) -> str:
 async def _body(request: web.Request) -> JsonObject:
     """Raises ValueError."""
     try:
-        asked = json.loads(await request.text())
-    except (UnicodeDecodeError, RecursionError, LookupError) as error:
+        asked = orjson.loads(await request.read())
+    except orjson.JSONDecodeError as error:
         raise ValueError(f"the order is not JSON: {error}") from error
     if not isinstance(asked, dict):
         raise ValueError("the order is not a JSON object")

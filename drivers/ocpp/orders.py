@@ -12,7 +12,7 @@ from typing import Final, cast
 
 from drivers.ocpp.device_model import SECRET_VARIABLES, parse_key
 from drivers.ocpp.schemas import Json, JsonObject
-from drivers.ocpp.timestamps import format_timestamp, parse_timestamp_us
+from drivers.ocpp.timestamps import format_timestamp, is_timestamp, parse_timestamp_us
 
 MOST_VARIABLES: Final = 50
 """In one question; chargers take a few at a time."""
@@ -132,6 +132,20 @@ def _base_report(arguments: JsonObject, context: Context) -> Built:
     return "GetBaseReport", {"requestId": context.request_id, "reportBase": kind}
 
 
+def _custom_report(arguments: JsonObject, context: Context) -> Built:
+    payload: JsonObject = {"requestId": context.request_id}
+    criteria = ("Active", "Available", "Enabled", "Problem")
+    if "criterion" in arguments:
+        if arguments["criterion"] not in criteria:
+            raise ValueError(f"criterion: one of {', '.join(criteria)}")
+        payload["componentCriteria"] = [arguments["criterion"]]
+    if "variable" in arguments:
+        payload["componentVariable"] = [parse_key(text(arguments, "variable")).on_wire()]
+    if len(payload) == 1:
+        raise ValueError("criterion or variable is needed; for everything: report")
+    return "GetReport", payload
+
+
 def _get(arguments: JsonObject, context: Context) -> Built:
     names = arguments.get("variables")
     if not isinstance(names, list) or not 0 < len(names) <= MOST_VARIABLES:
@@ -212,7 +226,10 @@ def _log(arguments: JsonObject, context: Context) -> Built:
     where: JsonObject = {"remoteLocation": text(arguments, "url")}
     for argument, key in (("oldest", "oldestTimestamp"), ("latest", "latestTimestamp")):
         if argument in arguments:
-            where[key] = format_timestamp(parse_timestamp_us(text(arguments, argument)))
+            moment = text(arguments, argument)
+            if not is_timestamp(moment):
+                raise ValueError(f"{argument}: a time as in 2026-01-01T00:00:00Z (RFC 3339)")
+            where[key] = format_timestamp(parse_timestamp_us(moment))
     return "GetLog", {"logType": kind, "requestId": context.request_id, "log": where, "retries": 2}
 
 
@@ -259,6 +276,7 @@ _ORDERS: Final[Mapping[str, Callable[[JsonObject, Context], Built]]] = {
     "cancel-reservation": _cancel_reservation,  # H02
     "certificates": _certificates,  # M03
     "clear-cache": _clear_cache,  # C11
+    "custom-report": _custom_report,  # B08
     "data": _data,  # P01
     "delete-certificate": _delete,  # M04
     "get": _get,  # B06

@@ -22,6 +22,8 @@ REMEMBERED_TRANSACTIONS: Final = 8
 MOST_MISSING: Final = 1000
 """Numbers; a charger that jumps further is not counting."""
 
+MOST_NUMBER: Final = 2**31
+
 
 @dataclass(slots=True)
 class _Counted:
@@ -45,6 +47,8 @@ class SequenceLog:
         if key in self._seen:
             return False, ""
         self._seen.append(key)
+        if not 0 <= number < MOST_NUMBER:
+            return True, ""  # is not counting
         counted = self._transactions.get(transaction_id)
         if counted is None:
             counted = self._transactions[transaction_id] = _Counted(number)

@@ -81,7 +81,10 @@ class Tap:
         """`by`: charger or gateway. `kind`: call, answer, error or note."""
         if not self._ears:
             return
-        shown: Json = _cut(content) if isinstance(content, str) else mask(content)
+        try:
+            shown: Json = _cut(content) if isinstance(content, str) else mask(content)
+        except RecursionError:  # typed by somebody here: what chargers send is never so deep
+            shown = "<nested too deep to be shown>"
         line: JsonObject = {
             "time_us": self._wall_us(), "by": by, "kind": kind, "action": _cut(action), "content": shown,
         }  # fmt: skip

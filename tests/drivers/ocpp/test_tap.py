@@ -63,6 +63,17 @@ def test_listeners_are_bounded_and_their_places_given_back() -> None:
             ear.__exit__(None, None, None)
 
 
+def test_what_is_nested_too_deep_is_not_shown() -> None:
+    deep: Json = {}
+    for _ in range(5000):
+        deep = {"x": deep}
+    tap = Tap(lambda: 7)
+    with tap.listen() as ear:
+        assert isinstance(deep, dict)
+        tap.say("gateway", "call", "DataTransfer", deep)
+        assert "too deep" in str(ear.take()[0]["content"])
+
+
 json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: (
