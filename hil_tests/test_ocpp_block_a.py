@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import structlog
 from cryptography.hazmat.primitives.asymmetric import ec
 from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
 
@@ -272,3 +273,16 @@ async def test_a04_a_security_event_becomes_an_event_of_ours(site: TlsSite) -> N
         with pytest.raises(AnsweredError) as refused:
             await charger.ask("SecurityEventNotification", event | {"type": "x" * 51})
         assert refused.value.code == "PropertyConstraintViolation"
+
+
+async def test_a01_no_log_has_a_password_or_a_token(site: TlsSite) -> None:
+    with structlog.testing.capture_logs() as logs:
+        async with site.charger() as charger:
+            await charger.ready()
+            await charger.ask("Authorize", {"idToken": {"idToken": "TOPSECRET-99", "type": "ISO14443"}})
+            await site.order("password")
+            new = password_set(charger)
+    assert new is not None
+    assert any(line["event"] == "ocpp_sent" for line in logs)
+    assert new not in str(logs)
+    assert "TOPSECRET" not in str(logs)

@@ -37,6 +37,8 @@ from drivers.ocpp.station import Reaction
 
 LOGGED_FAULTS: Final = 3
 """Of one connection; a charger that sends nonsense sends much of it."""
+LOGGED_CHARACTERS: Final = 64
+"""Of a frame that we send."""
 
 _log = structlog.get_logger()
 
@@ -163,7 +165,8 @@ class Connection:
 
     async def _flush(self) -> None:
         for text in self._engine.frames_to_send():
-            self._log.debug("ocpp_sent", frame=text)
+            # Kind, id and action, and no more: what follows may hold a password. To read along: `ocpp tap`.
+            self._log.debug("ocpp_sent", frame=text[:LOGGED_CHARACTERS])
             await self._socket.send(text)
 
     async def _take(self, event: Event) -> None:
@@ -182,7 +185,7 @@ class Connection:
                 await self._fault(event)
 
     async def _answer(self, call: CallReceived) -> None:
-        self._log.debug("ocpp_received", action=call.action, payload=call.payload)
+        self._log.debug("ocpp_received", action=call.action)
         reaction = await self._react(call.action, call.payload)
         if reaction.refusal is not None:
             self._engine.refuse(call.message_id, *reaction.refusal)

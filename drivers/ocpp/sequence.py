@@ -7,7 +7,7 @@ late. What is kept here survives a restart, so that the same event counts once w
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, cast
@@ -37,7 +37,7 @@ class SequenceLog:
     """The events of one EVSE's transactions."""
 
     def __init__(self) -> None:
-        self._seen: deque[bytes] = deque(maxlen=REMEMBERED_EVENTS)
+        self._seen: OrderedDict[bytes, None] = OrderedDict()  # oldest first
         self._transactions: OrderedDict[str, _Counted] = OrderedDict()
 
     def count(self, transaction_id: str, number: int, kind: str, timestamp: str) -> tuple[bool, str]:
@@ -46,7 +46,7 @@ class SequenceLog:
         key = _digest(transaction_id, number, kind, timestamp)
         if key in self._seen:
             return False, ""
-        self._seen.append(key)
+        self._see(key)
         if not 0 <= number < MOST_NUMBER:
             return True, ""  # is not counting
         counted = self._transactions.get(transaction_id)
@@ -105,8 +105,14 @@ class SequenceLog:
             )
             for transaction_id, each in transactions.items()
         }
-        self._seen.extend(seen)
+        for key in seen:
+            self._see(key)
         self._transactions.update(counted)
+
+    def _see(self, key: bytes) -> None:
+        self._seen[key] = None
+        if len(self._seen) > REMEMBERED_EVENTS:
+            self._seen.popitem(last=False)
 
 
 def _digest(transaction_id: str, number: int, kind: str, timestamp: str) -> bytes:
