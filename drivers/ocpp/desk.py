@@ -17,7 +17,14 @@ from drivers.device import DeviceRefusedError, DeviceUnreachableError, Journal
 from drivers.ocpp import local_list, orders
 from drivers.ocpp.credentials import PasswordKeeper, Passwords
 from drivers.ocpp.device_model import key_of, parse_key
-from drivers.ocpp.errors import CallError, CallRefusedError, InvalidAnswerError, OwnMistakeError, quoted
+from drivers.ocpp.errors import (
+    CallError,
+    CallRefusedError,
+    InvalidAnswerError,
+    NotInVersionError,
+    OwnMistakeError,
+    quoted,
+)
 from drivers.ocpp.rpc import Priority
 from drivers.ocpp.schemas import Json, JsonObject
 from drivers.ocpp.session import Notice, Outcome
@@ -103,7 +110,7 @@ class ChargerDesk:
         name = self._charger.charger_id
         try:
             return await self._charger.call(action, payload, priority)
-        except (CallRefusedError, InvalidAnswerError) as error:
+        except (CallRefusedError, InvalidAnswerError, NotInVersionError) as error:
             raise DeviceRefusedError(f"{name}: {error}") from error
         except CallError as error:
             raise DeviceUnreachableError(f"{name}: {error}") from error

@@ -30,7 +30,7 @@ from drivers.ocpp.errors import (
 from drivers.ocpp.messages import CompositeScheduleAnswer, StatusAnswer
 from drivers.ocpp.profiles import CannotError, Held, RateUnit, Slot
 from drivers.ocpp.rpc import Priority
-from drivers.ocpp.schemas import JsonObject
+from drivers.ocpp.schemas import JsonObject, Version
 from drivers.ocpp.session import EvseSession
 
 LONGEST_LEASE_S: Final = 900.0
@@ -52,6 +52,11 @@ class Charger(Protocol):
 
     @property
     def rate_unit(self) -> RateUnit: ...
+
+    @property
+    def version(self) -> Version | None:
+        """Of the protocol, by its last connection; None before the first."""
+        ...
 
     def notice(self, device_id: str, code: str, text: str) -> None: ...
 

@@ -23,6 +23,8 @@ from drivers.ocpp.timestamps import parse_timestamp_us
 REMEMBERED_ENDED: Final = 16
 CLOCK_TOLERANCE_US: Final = 60_000_000
 """A charger's clock further off than this is reported; OCPP sets it with every heartbeat."""
+SET_RIGHT_WITHIN_US: Final = 5_000_000
+"""A clock that was set by a heartbeat is behind by the way of the answer and what was rounded off."""
 LIVE_AGE_US: Final = 2_000_000
 """A value at most this much older than its message was measured now, as far as telemetry is concerned."""
 OLDEST_QUEUED_US: Final = 400 * 86_400_000_000
@@ -162,7 +164,11 @@ class EvseSession:
         outcome.changed |= offline or bool(gap) or event["eventType"] != "Updated"
         if not offline:
             self._compare_clocks(timestamp_us, now, outcome)
-        self._move(event, timestamp_us, token_id, outcome)
+        moved_us = timestamp_us
+        if timestamp_us > now.wall_us + CLOCK_TOLERANCE_US:
+            # A clock that is ahead, and is set right later, must not make what comes then look older than this.
+            moved_us = min(now.wall_us, timestamp_us + (self._clock_behind_us or 0)) - SET_RIGHT_WITHIN_US
+        self._move(event, moved_us, token_id, outcome)
         self._take_meter_values(event.get("meterValue", []), timestamp_us, offline, now, outcome)
         if self.transaction is None:
             self._forget_car()  # after the meter values, which may hold its last state of charge

@@ -27,7 +27,7 @@ from drivers.ocpp.messages import (
     TransactionEvent,
 )
 from drivers.ocpp.reports import Reports
-from drivers.ocpp.schemas import Json, JsonObject
+from drivers.ocpp.schemas import Json, JsonObject, Version
 from drivers.ocpp.sequence import SequenceLog
 from drivers.ocpp.session import Car, EvseSession, Moment, Notice, Outcome, Transaction
 from drivers.ocpp.settings import ChargerSettings
@@ -70,6 +70,8 @@ class StationSession:
         self.source = ValueSource.AUTHENTICATED_LINK if proven else ValueSource.OPEN_BUS
         self.identity = ""
         """Vendor, model and serial number for a person, once the charger told."""
+        self.version: Version | None = None
+        """Of the protocol, by the connection that began last; None before the first."""
         self._serial = ""
         self._generation = 1
         self._heartbeat_s = heartbeat_s
@@ -93,8 +95,9 @@ class StationSession:
         """What it is told now."""
         return Standing.PENDING if self.unproven and self.standing is Standing.ACCEPTED else self.standing
 
-    def connection_began(self, *, unproven: bool = False) -> None:
+    def connection_began(self, version: Version, *, unproven: bool = False) -> None:
         """A socket of this charger was accepted."""
+        self.version = version
         self.unproven = unproven
         self._unknown_evses.clear()
         for evse in self.evses.values():
