@@ -155,6 +155,24 @@ async def test_a01_a_charger_that_did_not_answer_gets_in_with_either(site: TlsSi
             await charger.ready()
 
 
+async def test_a01_a_full_disk_locks_no_charger_out(site: TlsSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with site.charger() as charger:
+        await charger.ready()
+        await site.order("password")
+        new = password_set(charger)
+
+    async def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ChargerPasswords, "keep", full)
+    for password in (new, "secret-1"):  # which of them is retired could not be kept
+        async with site.charger(password=password) as charger:
+            await charger.ready()
+            with pytest.raises(OSError, match="No space"):
+                await site.order("password")
+            assert password_set(charger) is None
+
+
 # Who waits outside (B02 with A)
 
 

@@ -99,10 +99,9 @@ class Entrance:
             proven = self.certified(socket, claim.charger_id)
         else:
             proven = charger.passwords.open or proves(claim, charger.passwords.good())
-            if proven and await charger.passwords.came_with(claim.password):
-                charger.notice(
-                    claim.charger_id, "charger.password", "came with its new password; the old is good no more"
-                )
+            if proven and await self._retires_old(charger, claim):
+                text = "came with its new password; the old is good no more"
+                charger.notice(claim.charger_id, "charger.password", text)
         if proven:
             self._doors.pop(claim.charger_id, None)
             if self.waiting.forget(claim.charger_id):
@@ -164,6 +163,13 @@ class Entrance:
         for charger_id, guest in self._guests.items():
             self.waiting.says(charger_id, guest.session.identity)
         return [{**each, "here": each["charger"] in self._guests} for each in self.waiting.as_json()]
+
+    async def _retires_old(self, charger: OcppCharger, claim: Claim) -> bool:
+        try:
+            return await charger.passwords.came_with(claim.password)
+        except Exception as error:  # a full disk must not lock a charger out that proved who it is
+            _log.error("ocpp_password_not_kept", charger=claim.charger_id, problem=type(error).__name__)
+            return False
 
     async def _guest(self, claim: Claim, address: str) -> Admission | None:
         if not claim.charger_id:
