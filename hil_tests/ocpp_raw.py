@@ -33,12 +33,13 @@ Payload: TypeAlias = dict[str, Any]
 Answer: TypeAlias = "Payload | Callable[[Payload], Payload] | AnsweredError | Silence"
 
 
-@dataclass(frozen=True, slots=True)
 class AnsweredError(Exception):
     """A CALLERROR, either way."""
 
-    code: str
-    description: str = ""
+    def __init__(self, code: str, description: str = "") -> None:
+        super().__init__(code, description)
+        self.code = code
+        self.description = description
 
 
 class Silence:
@@ -249,14 +250,13 @@ class TlsSite:
             self.settings,
             heartbeat_s=300,
             meter_interval_s=60,
-            call_timeout_s=5.0,
             monotonic_s=time.monotonic,
             wall_us=lambda: time.time_ns() // 1000,
             journal=self.journal,
             on_event=lambda *event: self.events.append(event),
             ssl=self.tls,
             tokens=self.tokens,
-            **self.options,
+            **{"call_timeout_s": 5.0, **self.options},
         )
 
     def codes(self) -> list[str]:

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from drivers.device import DeviceRefusedError
 from drivers.ocpp import ChargerSettings
 from drivers.ocpp.tokens import SiteToken, SiteTokens, token_digest
-from hil_tests.ocpp_raw import AnsweredError, Authority, RawCharger, TlsSite, pem, token
+from hil_tests.ocpp_raw import AnsweredError, Authority, RawCharger, Silence, TlsSite, pem, token
 from hil_tests.ocpp_station import until
 
 NOW_US = time.time_ns() // 1000
@@ -257,3 +257,27 @@ async def test_d01_the_list_survives_our_restart_and_is_not_sent_again(site: Tls
     again = site.make_server()
     await again.chargers["CP-1"].recall()
     assert again.chargers["CP-1"].session.local_list.version == 1
+
+
+async def test_d01_a_charger_without_a_local_list_is_not_asked_for_it(site: TlsSite) -> None:
+    async with site.charger() as charger:
+        charger.answers["SetVariables"] = lambda asked: {
+            "setVariableResult": [
+                {"component": e["component"], "variable": e["variable"], "attributeStatus": "UnknownComponent"}
+                for e in asked["setVariableData"]
+            ]
+        }
+        await charger.ready()
+        assert charger.calls("GetLocalListVersion") == []
+
+
+async def test_d01_a_charger_that_does_not_answer_for_its_list_holds_up_the_line_once(tmp_path: Path) -> None:
+    settings = [ChargerSettings(device_id="car-1", charger_id="CP-1", password="secret-1", local_tokens=("LOCAL-1",))]
+    async with TlsSite(tmp_path, settings, options={"call_timeout_s": 0.2}).running() as site:
+        for asked in (1, 0):
+            async with site.charger() as charger:
+                charger.answers["GetLocalListVersion"] = Silence()
+                await charger.boot()
+                await charger.hear("GetLocalListVersion" if asked else "GetBaseReport")
+                await until(lambda: site.server.chargers["CP-1"].desk.list_given_up, "the list to be given up")
+                assert len(charger.calls("GetLocalListVersion")) == asked

@@ -1,19 +1,13 @@
-"""What every command needs that asks something of an installed gateway: its settings, its options, and who asks."""
+"""What every command needs that asks something of an installed gateway: its settings, and who asks."""
 
 from __future__ import annotations
 
 import getpass
 import os
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from agent.cli.output import fail
 from agent.config import ConfigError, Settings, read_settings
-
-ConfigOption = Annotated[Path, typer.Option("--config", metavar="FILE", help="Configuration file.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value for machines.")]
 
 
 def settings_of(path: Path, as_json: bool) -> Settings:

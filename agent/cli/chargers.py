@@ -13,8 +13,9 @@ from urllib.parse import quote
 
 import typer
 
-from agent.cli.asking import ConfigOption, JsonOption, settings_of, who
+from agent.cli.asking import settings_of, who
 from agent.cli.client import AgentUnreachableError, RefusedError, order
+from agent.cli.options import ConfigOption, JsonOption
 from agent.cli.output import console, emit_json, fail, field, plain, table
 from agent.cli.status import watts
 from agent.config import DEFAULT_PATH, Settings

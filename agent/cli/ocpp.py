@@ -10,8 +10,9 @@ from urllib.parse import quote
 
 import typer
 
-from agent.cli.asking import ConfigOption, JsonOption, settings_of
+from agent.cli.asking import settings_of
 from agent.cli.client import AgentUnreachableError, RefusedError, listen
+from agent.cli.options import ConfigOption, JsonOption
 from agent.cli.output import fail, field, plain
 from agent.config import DEFAULT_PATH
 

@@ -333,6 +333,9 @@ class OcppCharger:
         await self._carry_out(Outcome(reaction.samples, reaction.notices, changed=reaction.remember))
         if reaction.model_changed:
             await self.desk.keep_model()
+        if action == "ReportChargingProfiles":
+            for evse in self.evses.values():
+                evse.profiles_reported()
         if reaction.booted or action != "BootNotification":
             # After a boot, or with the first word of a charger that does not say that it booted.
             self._want_provisioning(again=reaction.booted)
@@ -391,7 +394,8 @@ class OcppCharger:
                 await evse.hold_again()
             except DeviceRefusedError as error:
                 self._log.warning("ocpp_not_held_again", device=evse.device_id, problem=str(error))
-        refused = await provisioning.set_variables(self, self._meter_interval_s)
+        signed = any(session.settings.meter_key is not None for session in self.session.evses.values())
+        refused = await provisioning.set_variables(self, self._meter_interval_s, signed=signed)
         if refused:
             self._log.warning("ocpp_variables_refused", variables=refused)
         if not self.session.identity:
@@ -443,9 +447,9 @@ class OcppCharger:
             await asyncio.sleep(LEASE_CHECK_S)
             for evse in self.evses.values():
                 try:
-                    await evse.end_lease()
+                    await evse.tend()
                 except DeviceError as error:
-                    self._log.warning("ocpp_lease_not_ended", device=evse.device_id, problem=str(error))
+                    self._log.warning("ocpp_not_tended", device=evse.device_id, problem=str(error))
 
     # --- small things
 

@@ -20,6 +20,7 @@ from drivers.ocpp.device_model import key_of, parse_key
 from drivers.ocpp.errors import (
     CallError,
     CallRefusedError,
+    CallTimeoutError,
     InvalidAnswerError,
     NotInVersionError,
     OwnMistakeError,
@@ -78,6 +79,8 @@ class ChargerDesk:
         self._request_id = 0
         self._busy = asyncio.Lock()
         self._said: set[str] = set()
+        self.list_given_up = False
+        """The charger did not answer for its local list: it is not asked again while we run."""
         self._log = _log.bind(charger=charger.charger_id)
 
     # --- what people order
@@ -144,15 +147,22 @@ class ChargerDesk:
         """After safety: tokens for the time without us, and its device model. What the charger refuses or does not
         answer, it is taken without: it has its limits already."""
         try:
-            await self._authorise_offline()
-            changed, problem = await local_list.bring_up_to_date(
-                self._charger, self._charger.session.local_list, self._wanted_list()
-            )
-            notices = [Notice("charger.local_list", problem)] if problem and self._first(problem) else []
-            await self._carry_out(Outcome(notices=notices, changed=changed))
+            if await self._authorise_offline():
+                await self._bring_list_up()
             await self._ask_model()
         except CallError as error:
             self._log.warning("ocpp_not_brought_up", problem=str(error))
+
+    async def _bring_list_up(self) -> None:
+        session = self._charger.session
+        try:
+            changed, problem = await local_list.bring_up_to_date(self._charger, session.local_list, self._wanted_list())
+        except CallTimeoutError:
+            # Some chargers answer nothing to what they do not know, and hold up the line with it: once is enough.
+            self.list_given_up = True
+            raise
+        notices = [Notice("charger.local_list", problem)] if problem and self._first(problem) else []
+        await self._carry_out(Outcome(notices=notices, changed=changed))
 
     async def _ask_model(self) -> None:
         """Have it list what it is made of (B07), where that is not known."""
@@ -217,22 +227,29 @@ class ChargerDesk:
         await self._carry_out(Outcome(changed=changed))
         return {"ok": not problem, "status": problem or "Accepted", "version": known.version, "sent": changed}
 
-    async def _authorise_offline(self) -> None:
-        """Which switches of the charger the owner's tokens need (C13, C16). What it refuses, it is taken without."""
+    async def _authorise_offline(self) -> bool:
+        """Which switches of the charger the owner's tokens need (C13, C16). What it refuses, it is taken without.
+        Whether it may have a local list."""
         session = self._charger.session
         wishes: list[tuple[str, str, str]] = []
         if self._wanted_list():
             wishes += [("LocalAuthListCtrlr", "Enabled", "true"), ("AuthCtrlr", "LocalAuthorizeOffline", "true")]
         if session.authority.master_group:
             wishes.append(("AuthCtrlr", "MasterPassGroupId", session.authority.master_group))
+        has_list = not self.list_given_up
         for component, variable, value in wishes:
             entry: JsonObject = {
                 "component": {"name": component}, "variable": {"name": variable}, "attributeValue": value,
             }  # fmt: skip
             try:
-                await self._charger.call("SetVariables", {"setVariableData": [entry]}, Priority.ROUTINE)
+                answer = await self._charger.call("SetVariables", {"setVariableData": [entry]}, Priority.ROUTINE)
             except (CallRefusedError, InvalidAnswerError) as error:
                 self._log.info("ocpp_variable_refused", variable=variable, problem=str(error))
+                continue
+            status = cast(list[JsonObject], answer["setVariableResult"])[0]["attributeStatus"]
+            if component == "LocalAuthListCtrlr" and status == "UnknownComponent":
+                has_list = False
+        return has_list
 
     async def _note(self, name: str, arguments: JsonObject, payload: JsonObject, answer: JsonObject) -> JsonObject:
         """What an answer changes here, and how it is told."""

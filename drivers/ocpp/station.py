@@ -20,8 +20,13 @@ from drivers.ocpp.contracts import ContractStatus, contract_of, judge_chain, pla
 from drivers.ocpp.errors import ErrorCode, quoted
 from drivers.ocpp.messages import (
     BootNotification,
+    ClearedChargingLimit,
     MeterValues,
+    NotifyChargingLimit,
     NotifyEVChargingNeeds,
+    NotifyEVChargingSchedule,
+    NotifyPriorityCharging,
+    ReportChargingProfiles,
     SecurityEventNotification,
     StatusNotification,
     TransactionEvent,
@@ -313,8 +318,43 @@ class StationSession:
         return Reaction(answer={}, notices=[Notice("charger.security_event", text)])
 
     def _charging_limit(self, payload: JsonObject, now: Moment) -> Reaction:
-        text = "somebody else limits this charger (NotifyChargingLimit); it may take less than was set here"
-        return Reaction(answer={}, notices=[Notice("charger.external_limit", text)])
+        message = cast(NotifyChargingLimit, payload)
+        reaction = Reaction(answer={})
+        for evse in self._meant(message.get("evseId"), reaction):
+            sentence = evse.smart.limited(message).sentence()
+            reaction.notices.append(Notice("charger.external_limit", f"{evse.settings.device_id}: {sentence}"))
+        return reaction
+
+    def _cleared_limit(self, payload: JsonObject, now: Moment) -> Reaction:
+        message = cast(ClearedChargingLimit, payload)
+        reaction = Reaction(answer={})
+        for evse in self._meant(message.get("evseId"), reaction):
+            if evse.smart.cleared(message["chargingLimitSource"]):
+                text = f"{evse.settings.device_id}: {quoted(message['chargingLimitSource'], 20)} limits it no longer"
+                reaction.notices.append(Notice("charger.external_limit", text))
+        return reaction
+
+    def _ev_schedule(self, payload: JsonObject, now: Moment) -> Reaction:
+        message = cast(NotifyEVChargingSchedule, payload)
+        reaction = Reaction(answer={"status": "Rejected"})
+        evse = self._evse(int(message["evseId"]), reaction)
+        if evse is not None and evse.smart.planned(message["chargingSchedule"]):
+            reaction.answer = {"status": "Accepted"}
+        return reaction
+
+    def _priority(self, payload: JsonObject, now: Moment) -> Reaction:
+        message = cast(NotifyPriorityCharging, payload)
+        reaction = Reaction(answer={})
+        for evse in self.evses.values():
+            self._add(evse.priority(message["transactionId"], activated=message["activated"]), reaction)
+        return reaction
+
+    def _profiles(self, payload: JsonObject, now: Moment) -> Reaction:
+        message = cast(ReportChargingProfiles, payload)
+        reaction = Reaction(answer={})
+        for evse in self._meant(int(message["evseId"]), reaction):
+            evse.smart.reported(message)
+        return reaction
 
     # --- inside
 
@@ -341,6 +381,13 @@ class StationSession:
             text = f"speaks of EVSE {evse_id}, which no [[device]] of the configuration names; it is not metered here"
             reaction.notices.append(Notice("charger.unknown_evse", text))
         return evse
+
+    def _meant(self, evse_id: int | None, reaction: Reaction) -> list[EvseSession]:
+        """All of them where the message is about the station."""
+        if not evse_id:
+            return list(self.evses.values())
+        evse = self._evse(int(evse_id), reaction)
+        return [] if evse is None else [evse]
 
     def _evse_of(self, event: TransactionEvent, reaction: Reaction) -> EvseSession | None:
         """Only the first event of a transaction must name its EVSE (E01)."""
@@ -378,17 +425,19 @@ _HANDLERS: Final[Mapping[str, _Handler]] = {
     "NotifyEVChargingNeeds": StationSession._charging_needs,
     "SecurityEventNotification": StationSession._security_event,
     "NotifyChargingLimit": StationSession._charging_limit,
+    "ClearedChargingLimit": StationSession._cleared_limit,
+    "NotifyEVChargingSchedule": StationSession._ev_schedule,
+    "NotifyPriorityCharging": StationSession._priority,
+    "ReportChargingProfiles": StationSession._profiles,
 }
 
 _FIXED_ANSWERS: Final[Mapping[str, JsonObject]] = {
     # Reports and notices that need no more than to be taken.
-    "ClearedChargingLimit": {},
     "NotifyCustomerInformation": {},
     "NotifyDisplayMessages": {},
     "PublishFirmwareStatusNotification": {},
-    "ReportChargingProfiles": {},
     # Questions with an honest no.
     "GetCertificateStatus": {"status": "Failed"},
-    "NotifyEVChargingSchedule": {"status": "Accepted"},
+    "PullDynamicScheduleUpdate": {"status": "Rejected"},  # none of our profiles is dynamic (K28)
     "SignCertificate": {"status": "Rejected"},
 }

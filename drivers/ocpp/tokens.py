@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-LONGEST_TOKEN: Final = 36
+LONGEST_TOKEN: Final = 255
+"""In OCPP 2.1; the schema of 2.0.1 allows 36."""
 NOBODY: Final = "NoAuthorization"
 """Type of the token of a charger that is set up to ask nobody (C02)."""
 CENTRAL: Final = "Central"

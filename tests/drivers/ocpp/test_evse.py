@@ -64,6 +64,8 @@ class FakeCharger:
             return self._set(cast(dict[str, JsonObject], payload)["chargingProfile"])
         if action == "GetCompositeSchedule":
             return self._composite(cast(int, payload["duration"]))
+        if action == "GetChargingProfiles":
+            return {"status": "NoProfiles"}
         return {"status": "Accepted"}
 
     def actions(self) -> list[str]:
