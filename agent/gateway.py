@@ -18,6 +18,7 @@ import structlog
 
 from agent.clock import Clock, ClockQuality
 from agent.config import Settings, read_secret
+from agent.config.tokens import TokensError
 from agent.control.controller import Controller
 from agent.control.errors import ControlError
 from agent.evidence.batch import KeyProtection, SealedBatch
@@ -31,11 +32,12 @@ from agent.identity.trust import TrustList
 from agent.roads import overview
 from agent.roads.alarms import Alarms
 from agent.roads.desk import Desk
-from agent.roads.devices import channel_terms, make_devices, metered
+from agent.roads.devices import channel_terms, make_devices, metered, read_site_tokens
 from agent.roads.facts import facts
 from agent.roads.measuring import Measuring
 from agent.roads.sealing import Sealer
 from agent.roads.settling import SettledDevice, Settling
+from agent.roads.site_ca import bring_up_site_ca
 from agent.roads.supervise import Supervisor
 from agent.roads.telemetry import live_telemetry
 from agent.roads.trusting import TrustKeeper
@@ -48,6 +50,8 @@ from agent.uplink.session import UplinkIdentity
 from agent.uplink.tls import credentials_from_files
 from agent.uplink.uplink import Uplink
 from drivers.device import Sample, SignerUnavailableError
+from drivers.ocpp.reception import Reception
+from drivers.ocpp.server import OcppServer
 from firmware_attest.measurement import installed_root, measure_software
 from proto.energysettlement.v1.gateway_pb2 import ChannelFrame
 
@@ -218,6 +222,22 @@ class Gateway:
         self._up_tasks.append(self._supervisor.keep(group, "sealing", self._sealer.run))
         state_facts = functools.partial(self._patiently, self._state_facts)
         self._up_tasks.append(self._supervisor.once(group, "facts", state_facts))
+        if self._site.ocpp is not None and self._settings.ocpp.site_ca:
+            certify = functools.partial(self._certify, self._site.ocpp)
+            self._up_tasks.append(self._supervisor.once(group, "site CA", certify))
+
+    async def _certify(self, server: OcppServer) -> None:
+        """Certificates for chargers, as soon as the token is there."""
+        await bring_up_site_ca(
+            server,
+            token=self._token,
+            journal=self._store.journal("token"),
+            state_dir=self._settings.gateway.state_dir,
+            name=self._settings.gateway.name,
+            clock=self._clock,
+            note_problem=self.note_problem,
+        )
+        self._problems.pop("site CA", None)
 
     async def _state_facts(self) -> None:
         """What is true of this run from its start."""
@@ -395,6 +415,22 @@ class Gateway:
             self._problems.pop("stop file", None)
         except ControlError as error:
             self.note_problem("stop file", str(error))
+
+    @property
+    def reception(self) -> Reception | None:
+        """The chargers, for people at the box."""
+        return None if self._site.ocpp is None else self._site.ocpp.reception
+
+    def reload_tokens(self) -> int:
+        """Read the file of allowed tokens again. Raises ValueError; the old ones stay then."""
+        if self._site.ocpp is None:
+            raise ValueError("no charger is configured")
+        try:
+            tokens = read_site_tokens(self._settings)
+        except TokensError as error:
+            raise ValueError(str(error)) from error
+        self._site.ocpp.tokens.replace(tokens)
+        return len(tokens)
 
     def note_problem(self, subject: str, sentence: str) -> None:
         """Something that a person should see to."""

@@ -247,6 +247,22 @@ class OcppSettings(_Section):
     heartbeat_s: int = Field(300, ge=5, le=86_400, description="Heartbeat interval given to chargers, s")
     meter_interval_s: int = Field(5, ge=1, le=900, description="Meter values from chargers, s")
     call_timeout_s: float = Field(10.0, ge=1, le=120, description="A charger's time to answer, s")
+    unknown_chargers: Literal["wait", "refuse"] = Field(
+        "wait", description="Chargers of no [[device]]: wait (Pending) for `chargers approve`, or refuse them"
+    )
+    site_ca: bool = Field(
+        False, description="Certify chargers with a key in the token (run init again: it makes the key)"
+    )
+    client_ca_file: Path | None = Field(
+        None, description="Certificates of whoever else certifies chargers with security_profile 3, PEM"
+    )
+    tokens_file: Path | None = Field(None, description="idTokens that may charge here, TOML, mode 0640 or less")
+    master_pass_group: str = Field(
+        "", max_length=36, description="Group of tokens that end any transaction and start none"
+    )
+    contract_roots_file: Path | None = Field(
+        None, description="Root certificates of plug and charge contracts, PEM; absent: chargers judge them alone"
+    )
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Self:
@@ -317,6 +333,9 @@ class DeviceSettings(_Section):
     # ocpp
     charger_id: str | None = Field(None, min_length=1, max_length=48, description="Charger's OCPP identity")
     password_secret: SecretReference | None = Field(None, description="Charger's basic-auth password")
+    security_profile: Literal[1, 2, 3] = Field(
+        2, description="3: the charger's TLS certificate names it, and no password is asked for"
+    )
     evse_id: int = Field(1, ge=1, le=100, description="EVSE of the charger")
     discharge: Literal["never", "negative_limit", "v2x"] = Field(
         "never", description="How it discharges: negative_limit is for OCPP 2.0.1 models known to do it"
@@ -400,7 +419,11 @@ class Settings(_Section):
             why = _wrong_path(d, by_id)
             if why:
                 raise _fault(why, "device", i, "parent")
-            if d.driver == "ocpp" and d.password_secret is None and not is_loopback(self.ocpp.listen):
+            if d.driver == "ocpp" and d.security_profile == 3 and self.ocpp.certificate_file is None:
+                why = "security_profile 3 needs TLS: set certificate_file of [ocpp]"
+                raise _fault(why, "device", i, "security_profile")
+            proven = d.password_secret is not None or d.security_profile == 3
+            if d.driver == "ocpp" and not proven and not is_loopback(self.ocpp.listen):
                 raise _fault(
                     f"device {d.id} has no password_secret, and [ocpp] listens on {self.ocpp.listen}: "
                     "anybody on that network could pretend to be this charger",
