@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
+from websockets.typing import Subprotocol
 
 from drivers.ocpp import charger as charger_module
 from drivers.ocpp import server as server_module
@@ -46,6 +47,11 @@ async def close_code(socket: ClientConnection) -> int | None:
         (b"\x00garbage", "RpcFrameworkError", "-1"),
         ("[" * 100_000, "RpcFrameworkError", "-1"),
         ('[2,"1",{},{}]', "RpcFrameworkError", "1"),
+        ('[2,"1","Heartbeat",[]]', "RpcFrameworkError", "1"),
+        (f'[2,"{"i" * 37}","Heartbeat",{{}}]', "RpcFrameworkError", "-1"),
+        ('[2,"1","DataTransfer",{"vendorId":"x","data":NaN}]', "RpcFrameworkError", "-1"),
+        ('[2,"1","DataTransfer",{"vendorId":"x","data":' + "[" * 50 + "]" * 50 + "}]", "FormatViolation", "1"),
+        ('[6,"1","NotifyPeriodicEventStream",{}]', "MessageTypeNotSupported", "1"),
         ('[9,"1","Heartbeat",{}]', "MessageTypeNotSupported", "1"),
         ('[2,"1","NoSuchThing",{}]', "NotImplemented", "1"),
         ('[2,"1","Reset",{"type":"Immediate"}]', "NotSupported", "1"),
@@ -64,6 +70,15 @@ async def test_bad_frames_get_a_call_error_and_the_connection_goes_on(
         while (answer := json.loads(await socket.recv()))[1] != "h":
             pass
         assert answer[0] == 3
+
+
+async def test_in_2_1_what_nobody_answers_gets_no_answer_however_bad(site: Site) -> None:
+    async with site.open(subprotocols=[Subprotocol("ocpp2.1")]) as socket:
+        for frame in ('[6,"1","NotifyPeriodicEventStream",{}]', '[6,"1","Nonsense",{}]', "[6]", '[5,"1","a","b",{}]'):
+            await socket.send(frame)
+        await socket.send('[2,"h","Heartbeat",{}]')
+        assert json.loads(await socket.recv())[:2] == [3, "h"]
+        assert site.codes() == ["charger.bad_frame"]
 
 
 async def test_nonsense_without_end_closes_that_connection_and_no_other(site: Site) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -92,6 +93,23 @@ async def test_without_a_common_subprotocol_the_socket_is_closed(site: Site, off
             await socket.recv()
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1000
+
+
+@pytest.mark.parametrize(
+    ("offered", "agreed"),
+    [
+        (["ocpp2.0.1", "ocpp2.1"], "ocpp2.1"),
+        (["ocpp1.6", "ocpp2.1"], "ocpp2.1"),
+        (["ocpp1.6", "ocpp2.0.1"], "ocpp2.0.1"),
+    ],
+)
+async def test_the_newest_common_subprotocol_is_agreed_upon(site: Site, offered: list[str], agreed: str) -> None:
+    async with site.open(subprotocols=[Subprotocol(name) for name in offered]) as socket:
+        assert socket.subprotocol == agreed
+        await socket.send('[2,"1","PullDynamicScheduleUpdate",{"chargingProfileId":1}]')
+        answer = json.loads(await socket.recv())
+        # An action of 2.1 only: known there, whether it is taken or not, and unknown to 2.0.1.
+        assert (answer[:3] == [4, "1", "NotImplemented"]) is (agreed == "ocpp2.0.1")
 
 
 async def test_a_second_socket_is_turned_away_while_the_first_answers(site: Site) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,8 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from hil_tests.rig.site.charger import ChargerSettings
 from hil_tests.rig.site.orders import Order, OrderError
-from hil_tests.rig.site.profiles import Outlet, ProfileRefusedError, ProfileStore, Purpose, rfc3339, unix_s
+from hil_tests.rig.site.profiles import ProfileStore, Purpose, rfc3339, unix_s
+from hil_tests.rig.site.schedule import Outlet, ProfileRefusedError, Step
 from hil_tests.rig.site.site import PLAIN, V2G, Site, SiteSettings
 from hil_tests.rig.site.world import PlantSettings
 
@@ -37,30 +38,34 @@ def profile(
     kind: str = "Absolute",
     **more: object,
 ) -> dict[str, Any]:
-    """A profile as the `ocpp` package hands it to a charger."""
+    """A profile as it comes over the wire."""
     schedule: dict[str, Any] = {
         "id": 1,
-        "charging_rate_unit": unit,
-        "charging_schedule_period": [{"start_period": at, "limit": limit} for at, limit in limits.items()],
+        "chargingRateUnit": unit,
+        "chargingSchedulePeriod": [{"startPeriod": at, "limit": limit} for at, limit in limits.items()],
     }
     if start_s is not None:
-        schedule["start_schedule"] = rfc3339(start_s)
+        schedule["startSchedule"] = rfc3339(start_s)
     if duration is not None:
         schedule["duration"] = duration
     return {
         "id": profile_id,
-        "stack_level": stack_level,
-        "charging_profile_purpose": purpose.value,
-        "charging_profile_kind": kind,
-        "charging_schedule": [schedule],
+        "stackLevel": stack_level,
+        "chargingProfilePurpose": purpose.value,
+        "chargingProfileKind": kind,
+        "chargingSchedule": [schedule],
         **more,
     }
+
+
+def watts(composite: Iterable[tuple[int, Step]]) -> tuple[tuple[int, float | None], ...]:
+    return tuple((offset, step.power_w(50.0)) for offset, step in composite)
 
 
 def test_highest_stack_level_leads_until_its_duration_ends_then_the_default_holds() -> None:
     store = ProfileStore(OUTLET)
     store.install(1, profile({0: 4_000}), transaction_id=None, now_s=NOW_S)
-    limited = profile({0: -5_000, 10: 2_000}, profile_id=2, purpose=Purpose.TX, duration=30, transaction_id="t")
+    limited = profile({0: -5_000, 10: 2_000}, profile_id=2, purpose=Purpose.TX, duration=30, transactionId="t")
     store.install(1, limited, transaction_id="t", now_s=NOW_S)
     limits = [store.limit_w(NOW_S + after, NOW_S) for after in (0, 9.9, 10, 29.9, 30, 1000)]
     assert limits == [-5_000, -5_000, 2_000, 2_000, 4_000, 4_000]
@@ -71,16 +76,16 @@ def test_composite_schedule_tells_what_will_be_in_force() -> None:
     store.install(0, profile({0: 9_000}, purpose=Purpose.STATION_MAX), transaction_id=None, now_s=NOW_S)
     relative = profile(
         {0: 20_000, 20: -20_000}, profile_id=2, purpose=Purpose.TX, kind="Relative", start_s=None, duration=40,
-        transaction_id="t",
+        transactionId="t",
     )  # fmt: skip
     store.install(1, relative, transaction_id="t", now_s=NOW_S)
-    assert store.composite(NOW_S, 60, NOW_S - 100) == ((0, 9_000.0), (20, -11_000.0), (40, 9_000.0))
-    assert ProfileStore(OUTLET).composite(NOW_S, 60, None) == ((0, 11_000.0),)
+    assert watts(store.composite(NOW_S, 60, NOW_S - 100)) == ((0, 9_000.0), (20, -11_000.0), (40, 9_000.0))
+    assert watts(ProfileStore(OUTLET).composite(NOW_S, 60, None)) == ((0, 11_000.0),)
 
 
 def test_recurring_profile_comes_back_every_day() -> None:
     store = ProfileStore(OUTLET)
-    daily = profile({0: 0}, kind="Recurring", recurrency_kind="Daily", duration=3600)
+    daily = profile({0: 0}, kind="Recurring", recurrencyKind="Daily", duration=3600)
     store.install(1, daily, transaction_id=None, now_s=NOW_S)
     assert [store.limit_w(NOW_S + h * 3600, None) for h in (0.5, 1.5, 24.5, 25.5)] == [0.0, None, 0.0, None]
 
@@ -96,11 +101,11 @@ def test_amperes_count_on_the_phases_in_use() -> None:
     [
         (ONE_WAY, 1, profile({0: -1}), "InvalidSchedule"),
         (OUTLET, 1, profile({5: 1}), "InvalidSchedule"),
-        (OUTLET, 1, profile({0: 1}, start_s=None, kind="Recurring", recurrency_kind="Daily"), "InvalidSchedule"),
+        (OUTLET, 1, profile({0: 1}, start_s=None, kind="Recurring", recurrencyKind="Daily"), "InvalidSchedule"),
         (OUTLET, 7, profile({0: 1}), "UnknownEvse"),
         (OUTLET, 1, profile({0: 1}, stack_level=10), "InvalidStackLevel"),
         (OUTLET, 1, profile({0: 1}, profile_id=9), "DuplicateProfile"),
-        (OUTLET, 1, profile({0: 1}, purpose=Purpose.TX, transaction_id="other"), "TxNotFound"),
+        (OUTLET, 1, profile({0: 1}, purpose=Purpose.TX, transactionId="other"), "TxNotFound"),
         (OUTLET, 1, profile({0: 1}, purpose=Purpose.STATION_MAX), "InvalidProfile"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final, cast
 
 import structlog
@@ -13,12 +14,20 @@ from websockets.asyncio.server import ServerConnection
 from drivers.device import DeviceError, DeviceRefusedError, DeviceUnreachableError, Journal, LinkState
 from drivers.ocpp import provisioning
 from drivers.ocpp.connection import Connection
-from drivers.ocpp.errors import CallError, CallRefusedError, InvalidAnswerError, NotConnectedError, OwnMistakeError
+from drivers.ocpp.errors import (
+    CallError,
+    CallRefusedError,
+    InvalidAnswerError,
+    NotConnectedError,
+    NotInVersionError,
+    OwnMistakeError,
+)
 from drivers.ocpp.evse import OcppEvse
 from drivers.ocpp.messages import StatusAnswer
+from drivers.ocpp.pace import Pace
 from drivers.ocpp.profiles import RateUnit
-from drivers.ocpp.rpc import PeerFault, Priority, RpcEngine
-from drivers.ocpp.schemas import JsonObject, Version, schemas
+from drivers.ocpp.rpc import Priority, RpcEngine
+from drivers.ocpp.schemas import JsonObject, Version
 from drivers.ocpp.session import EvseSession, Moment, Outcome
 from drivers.ocpp.settings import ChargerSettings
 from drivers.ocpp.station import Reaction, StationSession
@@ -28,11 +37,24 @@ SILENT_START_S: Final = 5.0
 RETRY_S: Final = 15.0
 """Before provisioning is tried again on a connection that stays open and does not answer."""
 PING_TIMEOUT_S: Final = 3.0
+TROUBLE_AGAIN_S: Final = 300.0
+"""Before the same trouble of a charger is told again: a statement each time would let it fill the store."""
+NOTICES_PER_S, NOTICES_AT_ONCE = 0.1, 50.0
+"""What a charger may have told to people (security events, faults); each becomes a statement."""
+HANDSHAKES_PER_S, HANDSHAKES_AT_ONCE = 0.5, 20.0
+"""A charger comes back within seconds at worst; one that comes faster is made to wait."""
 LEASE_CHECK_S: Final = 1.0
 IDLE_INTERVALS: Final = 2.5
 """Telemetry periods without a value after which an idle charger's values are carried forward."""
 
 _log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Trouble:
+    said_s: float
+    since: int = 0
+    """How often it came since it was told."""
 
 
 class OcppCharger:
@@ -70,7 +92,9 @@ class OcppCharger:
         self._ended.set()
         self._wanted = asyncio.Event()
         self._provisioned = False
-        self._fault_said = False
+        self._troubles: dict[str, _Trouble] = {}
+        self._notices = Pace(NOTICES_PER_S, NOTICES_AT_ONCE)
+        self._handshakes = Pace(HANDSHAKES_PER_S, HANDSHAKES_AT_ONCE)
         self._lost = ""
         self._fault = ""
         self._log = _log.bind(charger=self.charger_id)
@@ -93,6 +117,11 @@ class OcppCharger:
         if self._lost:
             return LinkState.SILENT, self._lost
         return LinkState.STARTING, f"waiting for charger {self.charger_id} to connect"
+
+    @property
+    def version(self) -> Version | None:
+        """What the charger spoke last; None before it first came."""
+        return self.session.version
 
     def notice(self, device_id: str, code: str, text: str) -> None:
         """Something about an EVSE that a person or auditor must know of."""
@@ -120,8 +149,29 @@ class OcppCharger:
         if await connection.alive(PING_TIMEOUT_S):
             return True
         connection.drop()
-        await self._ended.wait()
+        try:
+            async with asyncio.timeout(PING_TIMEOUT_S):
+                await self._ended.wait()
+        except TimeoutError:  # something of ours still works on its last message; the charger will come again
+            return True
         return False
+
+    def may_connect(self) -> bool:
+        """Whether another handshake with this identity is worth the work; many in a row are not."""
+        if self._handshakes.allows(1, self._monotonic_s()):
+            return True
+        self.trouble("charger.flood", "opens one connection after the other; some are turned away unheard")
+        return False
+
+    def trouble(self, code: str, text: str) -> None:
+        """Something that a misbehaving charger may do all the time: told at once, and then from time to time."""
+        known, now_s = self._troubles.get(code), self._monotonic_s()
+        if known is not None and now_s - known.said_s < TROUBLE_AGAIN_S:
+            known.since += 1
+            return
+        more = f" ({known.since} more since the last word on it)" if known is not None and known.since else ""
+        self._troubles[code] = _Trouble(now_s)
+        self._say(code, text + more)
 
     def refused(self, text: str) -> None:
         """Somebody came with this identity and was turned away."""
@@ -131,19 +181,18 @@ class OcppCharger:
         """Talk until the socket closes. The caller has made sure that there is no other."""
         connection = Connection(
             socket,
-            RpcEngine(schemas(version)),
+            RpcEngine(version),
             charger_id=self.charger_id,
             react=self._react,
-            on_fault=self._on_fault,
+            on_trouble=self.trouble,
             call_timeout_s=self._call_timeout_s,
             monotonic_s=self._monotonic_s,
         )
         self._connection, self._fault = connection, ""
-        self._fault_said = False
         self._ended.clear()
         self._wanted.clear()
-        self.session.connection_began()
-        self._log.info("ocpp_connected")
+        self.session.connection_began(version)
+        self._log.info("ocpp_connected", version=version.value)
         try:
             async with asyncio.TaskGroup() as group:
                 beside = [
@@ -189,7 +238,7 @@ class OcppCharger:
     async def _request(self, device_id: str, action: str, payload: JsonObject) -> None:
         try:
             answer = cast(StatusAnswer, await self.call(action, payload, Priority.URGENT))
-        except (CallRefusedError, InvalidAnswerError) as error:
+        except (CallRefusedError, InvalidAnswerError, NotInVersionError) as error:
             raise DeviceRefusedError(f"{device_id}: {error}") from error
         except CallError as error:
             raise DeviceUnreachableError(f"{device_id}: {error}") from error
@@ -206,6 +255,9 @@ class OcppCharger:
             for evse in self.evses.values():
                 evse.profiles_lost()
         await self._carry_out(Outcome(reaction.samples, reaction.notices, changed=reaction.remember))
+        if action == "ReportChargingProfiles":
+            for evse in self.evses.values():
+                evse.profiles_reported()
         if reaction.booted or action != "BootNotification":
             # After a boot, or with the first word of a charger that does not say that it booted.
             self._want_provisioning(again=reaction.booted)
@@ -219,17 +271,15 @@ class OcppCharger:
         for sample in outcome.samples:
             self._device_ids[sample.device_id].take(sample)
         for notice in outcome.notices:
-            self._say(notice.code, notice.text)
+            if self._notices.allows(1, self._monotonic_s()):
+                self._say(notice.code, notice.text)
+            else:
+                self.trouble("charger.flood", f"has so much to tell that some is left out; first {notice.code}")
         if outcome.changed:
             try:
                 await self._journal.remember(self._journal_key, self.session.encode())
             except Exception as error:  # whatever the gateway's store raises: the charger is served all the same
                 self._log.error("ocpp_not_remembered", problem=str(error))
-
-    def _on_fault(self, fault: PeerFault) -> None:
-        if not self._fault_said:
-            self._fault_said = True
-            self._say("charger.bad_frame", f"sent what OCPP does not allow: {fault.code}, {fault.description}")
 
     # --- tasks of a connection
 
@@ -260,7 +310,8 @@ class OcppCharger:
                 await evse.hold_again()
             except DeviceRefusedError as error:
                 self._log.warning("ocpp_not_held_again", device=evse.device_id, problem=str(error))
-        refused = await provisioning.set_variables(self, self._meter_interval_s)
+        signed = any(session.settings.meter_key is not None for session in self.session.evses.values())
+        refused = await provisioning.set_variables(self, self._meter_interval_s, signed=signed)
         if refused:
             self._log.warning("ocpp_variables_refused", variables=refused)
         if not self.session.identity:
@@ -297,9 +348,9 @@ class OcppCharger:
             await asyncio.sleep(LEASE_CHECK_S)
             for evse in self.evses.values():
                 try:
-                    await evse.end_lease()
+                    await evse.tend()
                 except DeviceError as error:
-                    self._log.warning("ocpp_lease_not_ended", device=evse.device_id, problem=str(error))
+                    self._log.warning("ocpp_not_tended", device=evse.device_id, problem=str(error))
 
     # --- small things
 

@@ -16,11 +16,15 @@ from drivers.ocpp.errors import (
     CallError,
     CallRefusedError,
     CallTimeoutError,
+    ErrorCode,
     InvalidAnswerError,
     NotConnectedError,
     OwnMistakeError,
+    quoted,
 )
+from drivers.ocpp.pace import Pace
 from drivers.ocpp.rpc import (
+    AnswerRefused,
     CallAnswered,
     CallFailed,
     CallReceived,
@@ -31,12 +35,20 @@ from drivers.ocpp.rpc import (
     Priority,
     RepeatedCall,
     RpcEngine,
+    SendReceived,
 )
-from drivers.ocpp.schemas import JsonObject
+from drivers.ocpp.schemas import JsonObject, Version
 from drivers.ocpp.station import Reaction
 
 LOGGED_FAULTS: Final = 3
 """Of one connection; a charger that sends nonsense sends much of it."""
+MESSAGES_PER_S: Final = 50.0
+"""In the long run, of one charger. An honest one sends a few a minute, and its queue after an outage one by one."""
+MESSAGES_AT_ONCE: Final = 200.0
+MESSAGE_CHARACTERS: Final = 4096
+"""A longer message counts as so many more."""
+SEND_WITHIN_S: Final = 10.0
+"""A charger that takes nothing from us for so long is not there any more, whatever its socket says."""
 
 _log = structlog.get_logger()
 
@@ -50,7 +62,12 @@ class Caller(Protocol):
 
 
 class Connection:
-    """Serves one socket from handshake to close. `react` decides; it is awaited before the answer leaves."""
+    """Serves one socket from handshake to close. `react` decides; it is awaited before the answer leaves.
+
+    What is kept of a peer that does as it likes: four frames that were not read yet, what the socket holds back of our
+    answers before we stop reading, and the engine's own bounds. `on_trouble(code, text)` must not block; codes:
+    charger.bad_frame, charger.flood, charger.slow_reader, charger.answer_refused.
+    """
 
     def __init__(
         self,
@@ -59,21 +76,29 @@ class Connection:
         *,
         charger_id: str,
         react: Callable[[str, JsonObject], Awaitable[Reaction]],
-        on_fault: Callable[[PeerFault], None],
+        on_trouble: Callable[[str, str], None],
         call_timeout_s: float,
         monotonic_s: Callable[[], float],
     ) -> None:
         self._socket = socket
         self._engine = engine
         self._react = react
-        self._on_fault = on_fault
+        self._on_trouble = on_trouble
         self._call_timeout_s = call_timeout_s
         self._monotonic_s = monotonic_s
         self._waiting: dict[str, asyncio.Future[CallAnswered | CallFailed]] = {}
+        self._pace = Pace(MESSAGES_PER_S, MESSAGES_AT_ONCE)
+        self._flooding = False
         self._asked = asyncio.Event()
+        self._sooner = asyncio.Event()
         self._ended = False
         self._faults = 0
         self._log = _log.bind(charger=charger_id)
+
+    @property
+    def version(self) -> Version:
+        """What was agreed upon in the handshake; what may be sent here, and in which shape."""
+        return self._engine.version
 
     async def run(self) -> None:
         """Returns when the socket is closed, by whomever."""
@@ -106,6 +131,7 @@ class Connection:
         )
         self._waiting[message_id] = future
         self._asked.set()
+        self._sooner.set()
         try:
             outcome = await future
         finally:
@@ -134,6 +160,7 @@ class Connection:
     async def _read(self) -> None:
         try:
             async for message in self._socket:
+                await self._keep_pace(len(message))
                 for event in self._engine.receive(message, self._monotonic_s()):
                     await self._take(event)
                 # Awaited here, so that a charger that does not read its answers is not read from either.
@@ -154,17 +181,45 @@ class Connection:
     async def _expire(self) -> None:
         while True:
             deadline_s = self._engine.next_deadline_s()
-            # A call asked for meanwhile ends no earlier than its own time-out, so a nap of that length misses none.
-            nap_s = self._call_timeout_s if deadline_s is None else deadline_s - self._monotonic_s()
-            await asyncio.sleep(max(0.01, min(nap_s, self._call_timeout_s)))
+            nap_s = None if deadline_s is None else max(0.01, deadline_s - self._monotonic_s())
+            try:
+                async with asyncio.timeout(nap_s):
+                    await self._sooner.wait()  # another call may end earlier, or make this one end earlier
+            except TimeoutError:
+                pass
+            self._sooner.clear()
             for event in self._engine.expire(self._monotonic_s()):
                 await self._take(event)
             self._asked.set()
 
+    async def _keep_pace(self, characters: int) -> None:
+        """A charger that sends too much is read slowly; the rest waits in its own socket."""
+        wait_s = self._pace.take(1 + characters / MESSAGE_CHARACTERS, self._monotonic_s())
+        if wait_s == 0:
+            return
+        if not self._flooding:
+            self._flooding = True
+            text = f"sends more than {MESSAGES_PER_S:.0f} messages a second; it is read slowly"
+            self._log.warning("ocpp_flood", problem=text)
+            self._on_trouble("charger.flood", text)
+        await asyncio.sleep(wait_s)
+
     async def _flush(self) -> None:
-        for text in self._engine.frames_to_send():
-            self._log.debug("ocpp_sent", frame=text)
-            await self._socket.send(text)
+        texts = self._engine.frames_to_send()
+        if not texts:
+            return
+        stuck = asyncio.get_running_loop().call_later(SEND_WITHIN_S, self._give_up)
+        try:
+            for text in texts:
+                self._log.debug("ocpp_sent", frame=text)
+                await self._socket.send(text)
+        finally:
+            stuck.cancel()
+
+    def _give_up(self) -> None:
+        """Ends a send that is stuck, by ending the connection."""
+        self._on_trouble("charger.slow_reader", f"took nothing from us for {SEND_WITHIN_S:.0f} s; closed")
+        self.drop()
 
     async def _take(self, event: Event) -> None:
         match event:
@@ -174,6 +229,17 @@ class Connection:
                 future = self._waiting.get(event.message_id)
                 if future is not None and not future.done():
                     future.set_result(event)
+            case SendReceived():
+                self._log.debug("ocpp_received", action=event.action, payload=event.payload)
+                reaction = await self._reaction(event.action, event.payload)
+                if reaction.refusal is not None:
+                    self._log.info("ocpp_not_taken", action=event.action, problem=reaction.refusal[1])
+            case AnswerRefused():
+                self._log.warning(
+                    "ocpp_answer_refused", action=event.action, code=quoted(event.code), problem=event.description
+                )
+                text = f"cannot use our answer to {event.action}: {quoted(event.code)}, {event.description}"
+                self._on_trouble("charger.answer_refused", text)
             case LateAnswer():
                 self._log.info("ocpp_late_answer", action=event.action)
             case RepeatedCall():
@@ -183,7 +249,7 @@ class Connection:
 
     async def _answer(self, call: CallReceived) -> None:
         self._log.debug("ocpp_received", action=call.action, payload=call.payload)
-        reaction = await self._react(call.action, call.payload)
+        reaction = await self._reaction(call.action, call.payload)
         if reaction.refusal is not None:
             self._engine.refuse(call.message_id, *reaction.refusal)
             return
@@ -192,11 +258,18 @@ class Connection:
         except OwnMistakeError as mistake:  # answered with InternalError; the charger goes on
             self._log.error("ocpp_own_mistake", action=call.action, problem=str(mistake))
 
+    async def _reaction(self, action: str, payload: JsonObject) -> Reaction:
+        try:
+            return await self._react(action, payload)
+        except Exception:  # a fault of ours; without an answer the charger would send the same again for ever
+            self._log.exception("ocpp_own_fault", action=action)
+            return Reaction(refusal=(ErrorCode.INTERNAL_ERROR, f"the gateway failed at this {action}"))
+
     async def _fault(self, fault: PeerFault) -> None:
         self._faults += 1
         if self._faults <= LOGGED_FAULTS:
             self._log.warning("ocpp_bad_frame", code=fault.code.value, problem=fault.description)
-        self._on_fault(fault)
+        self._on_trouble("charger.bad_frame", f"sent what OCPP does not allow: {fault.code}, {fault.description}")
         if fault.hopeless:
             await self._socket.close(CloseCode.PROTOCOL_ERROR, "too many bad frames in a row")
 

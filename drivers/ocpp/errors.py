@@ -38,6 +38,10 @@ class QueueFullError(CallError):
     """Too many calls wait for this charger already. Nothing was sent."""
 
 
+class NotInVersionError(CallError):
+    """The action exists in another version of the protocol than this connection's. Nothing was sent."""
+
+
 class NotConnectedError(CallError):
     """There is no connection to the charger, or it ended before the answer."""
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Final, Protocol, cast
+from dataclasses import dataclass, replace
+from typing import Final, cast
 
 import structlog
 
@@ -15,45 +15,48 @@ from drivers.device import (
     DeviceKind,
     DeviceRefusedError,
     DeviceStatus,
-    DeviceUnreachableError,
     LinkState,
     Sample,
+    SampleFlag,
     Setpoint,
 )
 from drivers.ocpp import profiles
-from drivers.ocpp.errors import (
-    CallError,
-    CallRefusedError,
-    InvalidAnswerError,
-    quoted,
-)
-from drivers.ocpp.messages import CompositeScheduleAnswer, StatusAnswer
-from drivers.ocpp.profiles import CannotError, Held, RateUnit, Slot
+from drivers.ocpp.car import BOTH_WAYS
+from drivers.ocpp.messages import StatusAnswer
+from drivers.ocpp.obedience import Obedience
+from drivers.ocpp.profile_calls import Charger, ProfileCalls, reason
+from drivers.ocpp.profiles import CannotError, Slot
 from drivers.ocpp.rpc import Priority
-from drivers.ocpp.schemas import JsonObject
+from drivers.ocpp.schemas import Json
 from drivers.ocpp.session import EvseSession
+from drivers.ocpp.v2x import Mode, Period
 
 LONGEST_LEASE_S: Final = 900.0
 """How far ahead the composite schedule is looked at where no lease is at hand."""
+TRUST_AGAIN_S: Final = 900.0
+"""After a discharge that did not show on the meter, before another is tried with the same car."""
+TAKEN_BACK_S: Final = 60.0
+"""The 0 W that takes a discharge back holds at least so long, or until somebody orders something else."""
 
 _log = structlog.get_logger()
 
 
-class Charger(Protocol):
-    """What an EVSE needs of the charger that it is part of."""
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What was ordered last."""
 
-    async def call(self, action: str, payload: JsonObject, priority: Priority) -> JsonObject:
-        """Raises CallError."""
-        ...
+    setpoint: Setpoint
+    period: Period | None = None
+    """In OCPP 2.1's own words, where it was ordered so."""
 
-    def link(self) -> tuple[LinkState, str]:
-        """State, and one sentence for a person."""
-        ...
 
-    @property
-    def rate_unit(self) -> RateUnit: ...
+@dataclass(frozen=True, slots=True)
+class Distrust:
+    """A discharge that was confirmed and did not show on the meter."""
 
-    def notice(self, device_id: str, code: str, text: str) -> None: ...
+    why: str
+    transaction_id: str | None
+    until_s: float
 
 
 class OcppEvse:
@@ -76,9 +79,16 @@ class OcppEvse:
         self._dead_man: DeadMan | None = None  # None: no contact yet
         self._notes: dict[str, str] = {}
         self._order = 0
-        self._wanted: Setpoint | None = None
+        self._calls = ProfileCalls(session, charger)
+        self._obedience = Obedience(max(self._settings.import_rating_w, self._settings.export_rating_w))
+        self._distrust: Distrust | None = None
+        self._disobeys = False
+        self._allowed_transfer: tuple[str, tuple[str, ...]] | None = None
+        self._cleaned = False  # of others' profiles, since the charger came
+        self._wanted: Wanted | None = None
         self._held: Setpoint | None = None
         self._held_limit_w: int | None = None
+        self._held_mode = Mode.CHARGING_ONLY
         self._held_in: str | None = None  # transaction whose TxProfile it is; None: the waiting profile
         self._until_s = 0.0
         self._lease_runs = False  # something of ours may be in the charger that has not been seen to end
@@ -98,6 +108,10 @@ class OcppEvse:
         link, detail = self._charger.link()
         if link is LinkState.ONLINE and self.session.trouble is not None:
             detail = f"the connector reports {self.session.trouble}; {detail}"
+        holds = self._holds()
+        follows = self._obedience.follows() if holds and link is LinkState.ONLINE else None
+        if follows is False:
+            detail = f"{detail}; does not follow: {self._obedience.sentence()}"
         return DeviceStatus(
             device_id=self.device_id,
             kind=self.kind,
@@ -105,8 +119,9 @@ class OcppEvse:
             detail=detail,
             capabilities=self._capabilities(),
             last_sample=self.session.last_sample,
-            setpoint=self._held if self._holds() else None,
-            vehicle=self.session.vehicle(),
+            setpoint=self._held if holds else None,
+            follows=follows,
+            vehicle=self.session.vehicle(self._wall_us()),
         )
 
     async def run(self, emit: Callable[[Sample], None]) -> None:
@@ -121,8 +136,20 @@ class OcppEvse:
         """See `Device.apply`. The newest order wins: one that was overtaken while it waited raises
         DeviceRefusedError, whatever the charger made of it."""
         self._order += 1
-        self._wanted = setpoint
-        await self._hold(setpoint, self._order)
+        self._wanted = Wanted(setpoint)
+        await self._hold(self._wanted, self._order)
+
+    async def hold_mode(self, period: Period, lease_s: float, reason: str) -> None:
+        """A lease in OCPP 2.1's own words, for modes in which the charger moves the power by itself (Q08: a curve over
+        the grid's frequency). Raises as `apply` does."""
+        lowest_w = -self._settings.export_rating_w if period.discharge_w is None else period.discharge_w
+        highest_w = self._settings.import_rating_w if period.limit_w is None else period.limit_w
+        if period.told_w is not None:
+            lowest_w, highest_w = min(period.told_w, 0), period.told_w
+        self._order += 1
+        setpoint = Setpoint(lowest_w=lowest_w, highest_w=highest_w, lease_s=lease_s, reason=reason)
+        self._wanted = Wanted(setpoint, period)
+        await self._hold(self._wanted, self._order)
 
     async def release(self) -> None:
         """Leave the charger to its static share: our other profiles are taken out of it. Raises as `apply` does.
@@ -132,13 +159,12 @@ class OcppEvse:
         self._order += 1
         order = self._order
         self._wanted = self._held = self._held_limit_w = None
-        for slot in (Slot.TRANSACTION, Slot.WAITING):
-            profile_id = profiles.profile_id(self._settings.evse_id, slot)
-            # "Unknown" is as good as "Accepted": it is not there.
-            await self._order_charger("ClearChargingProfile", {"chargingProfileId": profile_id}, Priority.CONTROL)
+        self._obedience.released()
+        for slot in (Slot.TRANSACTION, Slot.WAITING, *((Slot.PRIORITY,) if self._calls.dialect.extended else ())):
+            await self._calls.clear(slot)
         if self._dead_man is DeadMan.REVERTS_TO_FALLBACK:
-            held = await self._composite(0.0, Priority.CONTROL)
-            if problem := profiles.objection(held, self._settings.static_share_w):
+            held = await self._calls.composite(0.0, Priority.CONTROL)
+            if problem := profiles.objection(held, Period(limit_w=self._settings.static_share_w)):
                 raise DeviceRefusedError(f"{self.device_id}: was released, but {problem}")
         if order == self._order:
             self._lease_runs = False
@@ -147,27 +173,37 @@ class OcppEvse:
 
     def take(self, sample: Sample) -> None:
         """A sample of this EVSE."""
+        if not sample.flags & (SampleFlag.QUEUED | SampleFlag.ESTIMATED):
+            self._obedience.metered(sample.power_w, sample.export_register_milliwatt_hours, sample.monotonic_s)
         if self._emit is not None:
             self._emit(sample)
 
     def profiles_lost(self) -> None:
         """The charger has started anew: what it held is not to be believed."""
         self._held = self._held_limit_w = None
+        self._obedience.released()
+
+    def profiles_reported(self) -> None:
+        """A ReportChargingProfiles has come."""
+        self._calls.heard.set()
 
     async def install_static_share(self) -> None:
         """Put the limit for our silence into the charger, and find out whether it is a dead man (SAFETY 2).
 
         Raises DeviceUnreachableError; a charger that refuses is taken as it is, and said so.
         """
-        settings = self._settings
-        profile = profiles.static_share_profile(settings, self._charger.rate_unit)
+        self._calls.offline_bound, self._cleaned = True, False
+        self._obedience.watched_anew(self._monotonic_s())
+        dialect = self._calls.dialect
         try:
-            await self._set_profile(profile, Priority.CONTROL)
-            held = await self._composite(LONGEST_LEASE_S, Priority.CONTROL)
+            await self._calls.install(profiles.static_share_profile(self._settings, dialect), Priority.CONTROL)
+            held = await self._calls.composite(LONGEST_LEASE_S, Priority.CONTROL)
         except DeviceRefusedError as refusal:
             self._dead_man = DeadMan.REVERTS_UNLIMITED
             self._note("dead_man", f"no static share: {refusal}")
             return
+        if dialect.extended:
+            await self._install_priority_share()
         in_the_end_w = held.now_w if held.after_lease_w is None else held.after_lease_w
         self._judge_dead_man(in_the_end_w)
         if self._dead_man is DeadMan.NONE and not self._lease_runs:
@@ -178,7 +214,35 @@ class OcppEvse:
         """After a reconnect: the band that was ordered last, for what is left of its lease. Raises as `apply` does."""
         left_s = self._until_s - self._monotonic_s()
         if self._wanted is not None and left_s > 1.0:
-            await self._hold(replace(self._wanted, lease_s=left_s), self._order)
+            setpoint = replace(self._wanted.setpoint, lease_s=left_s)
+            await self._hold(replace(self._wanted, setpoint=setpoint), self._order)
+
+    async def tend(self) -> None:
+        """Once a second while the charger is here: what ends, what is not obeyed, what has changed. Raises as `apply`
+        does; what was not done is tried again the next time."""
+        await self.end_lease()
+        await self._judge_obedience()
+        if self._calls.dialect.extended:
+            await self._allow_energy_transfer()
+        if self.session.smart.say_again:
+            try:
+                await self.hold_again()
+            except DeviceRefusedError as refusal:
+                _log.warning("ocpp_not_held_again", device=self.device_id, problem=str(refusal))
+            self.session.smart.say_again = False
+
+    async def use_priority_charging(self, *, activate: bool) -> None:
+        """UsePriorityCharging (K21, 2.1): the driver asked somebody else than the charger for charging now, or no
+        longer. Raises DeviceRefusedError or DeviceUnreachableError."""
+        transaction = self.session.transaction
+        if transaction is None:
+            raise DeviceRefusedError(f"{self.device_id}: no transaction is running")
+        asked: dict[str, Json] = {"transactionId": transaction.transaction_id, "activate": activate}
+        answer = cast(StatusAnswer, await self._calls.order("UsePriorityCharging", asked, Priority.URGENT))
+        if answer["status"] != "Accepted":
+            text = f"{self.device_id}: the charger refused priority charging ({answer['status']}){reason(answer)}"
+            raise DeviceRefusedError(text)
+        self.session.priority(transaction.transaction_id, activated=activate)
 
     async def end_lease(self) -> None:
         """Where the charger does not drop a permission by itself, we do. Raises as `apply` does."""
@@ -197,72 +261,133 @@ class OcppEvse:
         same = self._held_in is None or (running is not None and running.transaction_id == self._held_in)
         return same and self._monotonic_s() < self._until_s
 
-    async def _hold(self, setpoint: Setpoint, order: int) -> None:
-        transaction = self.session.transaction
+    async def _hold(self, wanted: Wanted, order: int) -> None:
+        setpoint, transaction = wanted.setpoint, self.session.transaction
         transaction_id = None if transaction is None else transaction.transaction_id
-        try:
-            limit_w = profiles.limit_of(setpoint, self._settings, in_transaction=transaction is not None)
-        except CannotError as problem:
-            raise DeviceRefusedError(f"{self.device_id} {problem}") from None
+        period = self._period(wanted, in_transaction=transaction is not None)
         profile = profiles.lease_profile(
             self._settings,
-            limit_w,
-            self._charger.rate_unit,
+            period,
+            self._calls.dialect,
             wall_us=self._wall_us(),
             lease_s=setpoint.lease_s,
             transaction_id=transaction_id,
+            priority=self.session.car.priority and self._calls.dialect.extended,
         )
         until_s = self._monotonic_s() + setpoint.lease_s
         self._lease_runs, self._until_s = True, max(until_s, self._until_s)
-        lowers = self._held_limit_w is None or abs(limit_w) < abs(self._held_limit_w) or limit_w == 0
+        limit_w = period.told_w
+        lowers = limit_w is not None and (
+            self._held_limit_w is None or abs(limit_w) < abs(self._held_limit_w) or limit_w == 0
+        )
         priority = Priority.URGENT if lowers else Priority.CONTROL
-        await self._set_profile(profile, priority)
-        held = await self._composite(setpoint.lease_s, priority)
+        await self._calls.install(profile, priority)
+        held = await self._calls.composite(setpoint.lease_s, priority)
         if order != self._order:
             raise DeviceRefusedError(f"{self.device_id}: a newer order overtook this one ({setpoint.reason})")
-        if problem_text := profiles.objection(held, limit_w):
-            self._held = self._held_limit_w = None
+        problem_text = profiles.objection(held, period)
+        if problem_text and not self._cleaned:
+            self._cleaned = True
+            if await self._calls.clear_foreign():
+                held = await self._calls.composite(setpoint.lease_s, priority)
+                problem_text = profiles.objection(held, period)
+        if problem_text:
+            self._held = self._held_limit_w = self.session.smart.held_w = None
+            self._obedience.released()
             raise DeviceRefusedError(f"{self.device_id} {problem_text}")
         self._held, self._held_limit_w, self._held_in, self._until_s = setpoint, limit_w, transaction_id, until_s
+        self._held_mode = period.mode
+        self.session.smart.held_w = limit_w if limit_w is not None and limit_w >= 0 else None
+        self._obedience.ordered(setpoint.lowest_w, setpoint.highest_w, self._monotonic_s())
         if held.after_lease_w is not None:
             self._judge_dead_man(held.after_lease_w)
 
-    async def _set_profile(self, profile: JsonObject, priority: Priority) -> None:
-        payload: JsonObject = {"evseId": self._settings.evse_id, "chargingProfile": profile}
-        answer = cast(StatusAnswer, await self._order_charger("SetChargingProfile", payload, priority))
-        if answer["status"] != "Accepted" and answer.get("statusInfo", {}).get("reasonCode") == "DuplicateProfile":
-            # Left by an earlier CSMS at the same purpose and stack level (K01.FR.39): ours takes its place.
-            place: JsonObject = {
-                "evseId": self._settings.evse_id,
-                "chargingProfilePurpose": profile["chargingProfilePurpose"],
-                "stackLevel": profile["stackLevel"],
-            }
-            await self._order_charger("ClearChargingProfile", {"chargingProfileCriteria": place}, priority)
-            answer = cast(StatusAnswer, await self._order_charger("SetChargingProfile", payload, priority))
-        if answer["status"] != "Accepted":
-            raise DeviceRefusedError(f"{self.device_id} refused the charging profile{_reason(answer)}")
-
-    async def _composite(self, lease_s: float, priority: Priority) -> Held:
-        payload: JsonObject = {
-            "evseId": self._settings.evse_id,
-            "duration": int(lease_s) + profiles.LOOK_BEYOND_S,
-            "chargingRateUnit": self._charger.rate_unit.value,
-        }
-        answer = cast(CompositeScheduleAnswer, await self._order_charger("GetCompositeSchedule", payload, priority))
-        if answer["status"] != "Accepted" or "schedule" not in answer:
-            raise DeviceRefusedError(f"{self.device_id} does not show what limit it holds{_reason(answer)}")
+    def _period(self, wanted: Wanted, *, in_transaction: bool) -> Period:
+        """Raises DeviceRefusedError."""
+        extended = self._calls.dialect.extended
+        # A mode of its own may move the power down to its lowest: that has to be permitted too.
+        band = (
+            wanted.setpoint if wanted.period is None else replace(wanted.setpoint, highest_w=wanted.setpoint.lowest_w)
+        )
         try:
-            return profiles.read_composite(answer["schedule"], self._settings, lease_s)
+            if wanted.period is not None and not extended:
+                raise CannotError(f"takes {wanted.period.mode.value} by OCPP 2.1 only")
+            limit_w = profiles.limit_of(band, self._settings, in_transaction=in_transaction, extended=extended)
+            distrust = self._distrusted()
+            if limit_w < 0 and distrust is not None:
+                raise CannotError(f"is not told to discharge again for now: it {distrust.why}")
         except CannotError as problem:
             raise DeviceRefusedError(f"{self.device_id} {problem}") from None
+        return wanted.period or profiles.period_of(wanted.setpoint, limit_w, self._settings, self._calls.dialect)
 
-    async def _order_charger(self, action: str, payload: JsonObject, priority: Priority) -> JsonObject:
+    # --- what is watched
+
+    async def _judge_obedience(self) -> None:
+        if not self._holds():
+            self._obedience.released()
+            self._disobeys = False
+            return
+        why = self._obedience.unproved(self._monotonic_s())
+        if why is not None:
+            await self._take_back(why)
+        follows = self._obedience.follows()
+        if follows is False and not self._disobeys:
+            self._charger.notice(self.device_id, "charger.disobeys", f"it {self._obedience.sentence()}")
+        self._disobeys = follows is False
+
+    async def _take_back(self, why: str) -> None:
+        """A discharge that the meter does not show goes back to 0 W, and is not tried again for a while."""
+        now_s, transaction = self._monotonic_s(), self.session.transaction
+        if self._distrusted() is None:
+            transaction_id = None if transaction is None else transaction.transaction_id
+            self._distrust = Distrust(why, transaction_id, now_s + TRUST_AGAIN_S)
+            self._charger.notice(self.device_id, "charger.disobeys", f"it {why}; it goes back to 0 W")
+        lease_s = max(TAKEN_BACK_S, self._until_s - now_s)
+        self._order += 1
+        self._wanted = Wanted(Setpoint(lowest_w=0, highest_w=0, lease_s=lease_s, reason=f"back to 0 W: it {why}"))
+        await self._hold(self._wanted, self._order)
+
+    def _distrusted(self) -> Distrust | None:
+        """For this transaction, and not for ever."""
+        distrust, transaction = self._distrust, self.session.transaction
+        same = (
+            distrust is not None and transaction is not None and transaction.transaction_id == distrust.transaction_id
+        )
+        if distrust is None or not same or self._monotonic_s() >= distrust.until_s:
+            self._distrust = None
+        return self._distrust
+
+    async def _allow_energy_transfer(self) -> None:
+        """NotifyAllowedEnergyTransfer (Q01, Q02): both ways only where the owner permits it. Once for each transaction
+        and what its car offers."""
+        transaction, modes = self.session.transaction, self.session.car.transfer_modes
+        if transaction is None or not any(BOTH_WAYS in mode for mode in modes):
+            return
+        permitted = self._settings.discharge != "never"
+        plain = "DC" if any(mode.startswith("DC") for mode in modes) else "AC_three_phase"
+        allowed = tuple(mode for mode in modes if permitted or BOTH_WAYS not in mode) or (plain,)
+        told = transaction.transaction_id, allowed
+        if told == self._allowed_transfer:
+            return
+        payload: dict[str, Json] = {"transactionId": transaction.transaction_id, "allowedEnergyTransfer": [*allowed]}
         try:
-            return await self._charger.call(action, payload, priority)
-        except (CallRefusedError, InvalidAnswerError) as error:
-            raise DeviceRefusedError(f"{self.device_id}: {error}") from error
-        except CallError as error:
-            raise DeviceUnreachableError(f"{self.device_id}: {error}") from error
+            answer = cast(
+                StatusAnswer, await self._calls.order("NotifyAllowedEnergyTransfer", payload, Priority.CONTROL)
+            )
+            if answer["status"] != "Accepted":
+                _log.info("ocpp_energy_transfer_rejected", device=self.device_id, why=reason(answer))
+        except DeviceRefusedError as refusal:
+            _log.info("ocpp_energy_transfer_rejected", device=self.device_id, why=str(refusal))
+        self._allowed_transfer = told
+
+    async def _install_priority_share(self) -> None:
+        """What priority charging begins with until our plan has another lease for it (K21, K22): no more than what the
+        fuse always allows. A charger that takes no such profile has no priority charging."""
+        share = profiles.static_share_profile(self._settings, self._calls.dialect, Slot.PRIORITY_SHARE)
+        try:
+            await self._calls.install(share, Priority.ROUTINE)
+        except DeviceRefusedError as refusal:
+            _log.info("ocpp_no_priority_charging", device=self.device_id, why=str(refusal))
 
     def _judge_dead_man(self, in_the_end_w: int) -> None:
         share_w = self._settings.static_share_w
@@ -289,12 +414,16 @@ class OcppEvse:
         notes = list(self._notes.values())
         if settings.rated_import_w is None:
             notes.append("nameplate not configured: 32 A on each phase is assumed")
-        if settings.discharge == "v2x":
+        extended, distrust = self._calls.dialect.extended, self._distrusted()
+        if settings.discharge == "v2x" and not extended:
             notes.append("cannot discharge over OCPP 2.0.1; discharge = v2x needs OCPP 2.1")
-        can_discharge = settings.discharge == "negative_limit"
+        if distrust is not None:
+            notes.append(f"not told to discharge for now: it {distrust.why}")
+        notes += [limit.sentence() for limit in self.session.smart.external.values()]
+        can_discharge = settings.discharge == "negative_limit" or (settings.discharge == "v2x" and extended)
         return Capabilities(
             rated_import_w=settings.import_rating_w,
-            rated_export_w=settings.export_rating_w if can_discharge else 0,
+            rated_export_w=settings.export_rating_w if can_discharge and distrust is None else 0,
             limits_import=True,
             limits_export=True,
             follows_setpoint=True,
@@ -304,12 +433,6 @@ class OcppEvse:
             minimum_import_w=settings.minimum_import_w,
             response_s=5.0,
             phases=settings.phases,
+            own_droop=self._holds() and self._held_mode is Mode.LOCAL_FREQUENCY,
             notes=tuple(notes),
         )
-
-
-def _reason(answer: StatusAnswer) -> str:
-    if "statusInfo" not in answer:
-        return ""
-    told = answer["statusInfo"]
-    return f" ({quoted(told['reasonCode'], 24)} {quoted(told.get('additionalInfo', ''), 80)})"

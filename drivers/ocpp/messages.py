@@ -1,4 +1,4 @@
-"""The shapes of the OCPP 2.0.1 messages that we read, with the specification's own names.
+"""The shapes of the OCPP 2.1 and 2.0.1 messages that we read, with the specification's own names.
 
 A payload becomes one of these only after its schema was checked (`schemas.py`), so a required key is there and has its
 type. Two things the schema leaves open: an integer may have been sent as 1.0 (read it through `int`), and a number may
@@ -43,6 +43,15 @@ class UnitOfMeasure(TypedDict):
     multiplier: NotRequired[int]
 
 
+class SignedMeterValue(TypedDict):
+    """`signingMethod` and `publicKey` are optional in 2.1, and say nothing that may be trusted in either version."""
+
+    signedMeterData: str
+    encodingMethod: str
+    signingMethod: NotRequired[str]
+    publicKey: NotRequired[str]
+
+
 class SampledValue(TypedDict):
     value: float
     measurand: NotRequired[str]
@@ -50,6 +59,7 @@ class SampledValue(TypedDict):
     location: NotRequired[str]
     context: NotRequired[str]
     unitOfMeasure: NotRequired[UnitOfMeasure]
+    signedMeterValue: NotRequired[SignedMeterValue]
 
 
 class MeterValue(TypedDict):
@@ -105,11 +115,49 @@ class DcChargingParameters(TypedDict):
     evEnergyCapacity: NotRequired[int]
 
 
+class V2xChargingParameters(TypedDict):
+    """OCPP 2.1. Powers in W, of all phases unless values for L2 and L3 are there; energies in Wh, missing to a state
+    of charge, below 0 where the car is above it."""
+
+    maxChargePower: NotRequired[float]
+    maxChargePower_L2: NotRequired[float]
+    maxChargePower_L3: NotRequired[float]
+    maxDischargePower: NotRequired[float]
+    maxDischargePower_L2: NotRequired[float]
+    maxDischargePower_L3: NotRequired[float]
+    maxDischargeCurrent: NotRequired[float]
+    maxVoltage: NotRequired[float]
+    evTargetEnergyRequest: NotRequired[float]
+    evMinEnergyRequest: NotRequired[float]
+    evMinV2XEnergyRequest: NotRequired[float]
+
+
+class PowerScheduleEntry(TypedDict):
+    """duration in s; power in W, below 0 for discharging."""
+
+    duration: int
+    power: float
+
+
+class EvPowerSchedule(TypedDict):
+    timeAnchor: str
+    evPowerScheduleEntries: list[PowerScheduleEntry]
+
+
+class EvEnergyOffer(TypedDict):
+    """OCPP 2.1, from ISO 15118-20."""
+
+    evPowerSchedule: EvPowerSchedule
+
+
 class ChargingNeeds(TypedDict):
     requestedEnergyTransfer: str
+    availableEnergyTransfer: NotRequired[list[str]]
     departureTime: NotRequired[str]
     acChargingParameters: NotRequired[AcChargingParameters]
     dcChargingParameters: NotRequired[DcChargingParameters]
+    v2xChargingParameters: NotRequired[V2xChargingParameters]
+    evEnergyOffer: NotRequired[EvEnergyOffer]
 
 
 class NotifyEVChargingNeeds(TypedDict):
@@ -123,12 +171,62 @@ class SecurityEventNotification(TypedDict):
     techInfo: NotRequired[str]
 
 
+class ChargingLimit(TypedDict):
+    chargingLimitSource: str
+    isGridCritical: NotRequired[bool]
+
+
 class SchedulePeriod(TypedDict):
-    """startPeriod in seconds from the start of the schedule; limit in the schedule's chargingRateUnit."""
+    """startPeriod in seconds from the start of the schedule; limits in the schedule's chargingRateUnit. 2.0.1 has no
+    more than the first three, and always the limit."""
 
     startPeriod: int
-    limit: float
+    limit: NotRequired[float]
     numberPhases: NotRequired[int]
+    operationMode: NotRequired[str]
+    setpoint: NotRequired[float]
+    dischargeLimit: NotRequired[float]
+
+
+class ChargingSchedule(TypedDict):
+    chargingRateUnit: str
+    chargingSchedulePeriod: list[SchedulePeriod]
+
+
+class NotifyChargingLimit(TypedDict):
+    chargingLimit: ChargingLimit
+    evseId: NotRequired[int]
+    chargingSchedule: NotRequired[list[ChargingSchedule]]
+
+
+class ClearedChargingLimit(TypedDict):
+    chargingLimitSource: str
+    evseId: NotRequired[int]
+
+
+class NotifyEVChargingSchedule(TypedDict):
+    timeBase: str
+    evseId: int
+    chargingSchedule: ChargingSchedule
+
+
+class NotifyPriorityCharging(TypedDict):
+    transactionId: str
+    activated: bool
+
+
+class ChargingProfile(TypedDict):
+    id: int
+    stackLevel: int
+    chargingProfilePurpose: str
+
+
+class ReportChargingProfiles(TypedDict):
+    requestId: int
+    chargingLimitSource: str
+    chargingProfile: list[ChargingProfile]
+    evseId: int
+    tbc: NotRequired[bool]
 
 
 class CompositeSchedule(TypedDict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from ssl import SSLContext
@@ -18,17 +19,18 @@ from websockets.typing import Subprotocol
 from drivers.device import Device, Journal
 from drivers.ocpp.charger import OcppCharger
 from drivers.ocpp.credentials import Claim, proves, read_claim
+from drivers.ocpp.doorstep import Doorstep
 from drivers.ocpp.errors import quoted
 from drivers.ocpp.frames import LONGEST_FRAME
 from drivers.ocpp.schemas import Version, schemas
 from drivers.ocpp.settings import ChargerSettings
 
-VERSIONS: Final = (Version.V201,)
-"""In the order that we prefer."""
 REFUSAL_DELAY_S: Final = 2.0
 """Before a 401: makes guessing slow."""
 MOST_REFUSING: Final = 64
 """Strangers that are kept waiting at a time; more are turned away at once."""
+MOST_SILENT: Final = 64
+"""Sockets that were opened and said nothing yet, beside one for each charger."""
 REFUSALS_SAID_EVERY_S: Final = 60.0
 PING_INTERVAL_S: Final = 10.0
 """A half-open socket is noticed after at most twice this."""
@@ -43,9 +45,12 @@ class OcppServer:
 
     Use `run()` as a task, or the object as an async context (then a taken port raises OSError).
     `on_event(code, subject, text)` must not block; the subject is a device id or an OCPP identity. Codes:
-    charger.refused, charger.second_socket, charger.bad_frame, charger.replaced, charger.unknown_evse, charger.faulted,
-    charger.clock, charger.meter_values, charger.register_back, charger.dead_man, charger.external_limit,
-    charger.security_event, charger.memory, charger.listen.
+    charger.refused, charger.second_socket, charger.bad_frame, charger.flood, charger.slow_reader,
+    charger.answer_refused, charger.replaced, charger.unknown_evse, charger.faulted, charger.clock,
+    charger.meter_values, charger.register_back, charger.dead_man, charger.external_limit,
+    charger.security_event, charger.memory, charger.listen, charger.meter_key, charger.signed_value_wrong,
+    charger.signed_value_unverifiable, charger.signed_value_differs, charger.signed_values_left_out,
+    charger.signed_session, charger.meter_status.
     """
 
     def __init__(
@@ -72,11 +77,15 @@ class OcppServer:
         self._refusing = 0
         self._refusals = 0
         self._refusals_said_s = float("-inf")
+        self._doorstep = Doorstep(MOST_SILENT + len(chargers))
         self._chargers: dict[str, OcppCharger] = {}
         self._of_device: dict[str, OcppCharger] = {}
         self.devices: dict[str, Device] = {}
         """By device id; one per configured EVSE."""
-        schemas(VERSIONS[0])  # compiled here, not in the first charger's handshake
+        self.refusals: Counter[str] = Counter()
+        """Handshakes with wrong credentials, by charger; "unknown" for identities that nobody configured."""
+        for version in Version:
+            schemas(version)  # compiled here, not in the first charger's handshake
         for charger_id, evses in _by_charger(chargers).items():
             charger = OcppCharger(
                 evses,
@@ -131,6 +140,7 @@ class OcppServer:
             ssl=self._ssl,
             process_request=self._admit,
             select_subprotocol=_select_subprotocol,
+            create_connection=self._doorstep.connection,
             max_size=LONGEST_FRAME,
             max_queue=4,
             ping_interval=PING_INTERVAL_S,
@@ -161,19 +171,23 @@ class OcppServer:
 
     async def _admit(self, socket: ServerConnection, request: Request) -> Response | None:
         """None lets the handshake go on."""
+        self._doorstep.enter(socket)
         claim = read_claim(request.path, request.headers.get("Authorization"))
         charger = self._chargers.get(claim.charger_id)
         if not proves(claim, charger is not None, charger.password if charger else None) or charger is None:
             return await self._refuse(socket, claim, charger)
+        if not charger.may_connect():
+            return socket.respond(HTTPStatus.TOO_MANY_REQUESTS, "too many connections; wait a minute\n")
         if await charger.still_connected():
-            text = "a second socket came while the first answers; it was turned away. Two chargers with one identity?"
-            _log.warning("ocpp_second_socket", charger=claim.charger_id)
-            self._on_event("charger.second_socket", claim.charger_id, text)
+            address = socket.remote_address[0] if socket.remote_address else "?"
+            text = f"a second socket came from {address} while the first answers; it was turned away. "
+            charger.trouble("charger.second_socket", text + "Two chargers with one identity?")
             return socket.respond(HTTPStatus.CONFLICT, "already connected\n")
         return None
 
     async def _refuse(self, socket: ServerConnection, claim: Claim, charger: OcppCharger | None) -> Response:
         self._refusals += 1
+        self.refusals["unknown" if charger is None else charger.charger_id] += 1
         address = socket.remote_address[0] if socket.remote_address else "?"
         who = quoted(claim.charger_id, 52)
         what = "is no charger of the configuration" if charger is None else "came without the right password"
@@ -201,7 +215,7 @@ class OcppServer:
         charger = self._chargers[read_claim(socket.request.path, None).charger_id]
         if socket.subprotocol is None:
             # OCPP-J section 3.2: finish the handshake without a subprotocol, then close.
-            await socket.close(CloseCode.NORMAL_CLOSURE, f"no common subprotocol; offer {VERSIONS[0].value}")
+            await socket.close(CloseCode.NORMAL_CLOSURE, f"no common subprotocol; offer {' or '.join(Version)}")
             return
         if charger.taken:  # two came at once and both were let in
             await socket.close(CloseCode.POLICY_VIOLATION, "already connected")
@@ -229,4 +243,4 @@ def _by_charger(chargers: Sequence[ChargerSettings]) -> dict[str, list[ChargerSe
 
 
 def _select_subprotocol(socket: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
-    return next((Subprotocol(version.value) for version in VERSIONS if version.value in offered), None)
+    return next((Subprotocol(version.value) for version in Version if version.value in offered), None)

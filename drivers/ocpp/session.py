@@ -14,9 +14,13 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from drivers.device import Sample, SampleFlag, ValueSource, VehicleSession
+from drivers.ocpp.car import Car as Car
+from drivers.ocpp.car import read_needs
 from drivers.ocpp.messages import ChargingNeeds, MeterValue, TransactionEvent
 from drivers.ocpp.meter_values import MeterLook, read_meter_values
 from drivers.ocpp.settings import ChargerSettings
+from drivers.ocpp.signed_values import Judged, SignedValues
+from drivers.ocpp.smart_charging import SmartCharging
 from drivers.ocpp.timestamps import parse_timestamp_us
 
 REMEMBERED_EVENTS: Final = 256
@@ -24,6 +28,8 @@ REMEMBERED_EVENTS: Final = 256
 REMEMBERED_ENDED: Final = 16
 CLOCK_TOLERANCE_US: Final = 60_000_000
 """A charger's clock further off than this is reported; OCPP sets it with every heartbeat."""
+SET_RIGHT_WITHIN_US: Final = 5_000_000
+"""A clock that was set by a heartbeat is behind by the way of the answer and what was rounded off."""
 LIVE_AGE_US: Final = 2_000_000
 """A value at most this much older than its message was measured now, as far as telemetry is concerned."""
 OLDEST_QUEUED_US: Final = 400 * 86_400_000_000
@@ -56,18 +62,6 @@ class Transaction:
     charging_state: str = ""
 
 
-@dataclass(slots=True, kw_only=True)
-class Car:
-    """What the car told through the charger. Goes when the car goes."""
-
-    state_of_charge_permille: int | None = None
-    state_of_charge_monotonic_s: float | None = None
-    battery_capacity_wh: int | None = None
-    energy_needed_wh: int | None = None
-    departure_timestamp_us: int | None = None
-    max_charge_w: int | None = None
-
-
 @dataclass(slots=True)
 class Outcome:
     """What came of one message."""
@@ -90,14 +84,18 @@ class EvseSession:
         """connectorId -> Available, Occupied, Reserved, Unavailable or Faulted."""
         self.transaction: Transaction | None = None
         self.car = Car()
+        self.smart = SmartCharging(settings)
         self.ended: deque[str] = deque(maxlen=REMEMBERED_ENDED)
         self.import_register_milliwatt_hours: int | None = None
         self.export_register_milliwatt_hours: int | None = None
         self.last_sample: Sample | None = None
-        self._seen: deque[tuple[str, int, str, str]] = deque(maxlen=REMEMBERED_EVENTS)
+        self._seen: dict[tuple[str, int, str, str], None] = {}  # in order of coming
         self._clock_behind_us: int | None = None
         self._known_idle = False
         self._said: set[str] = set()
+        self.latest_look: MeterLook | None = None
+        """With every measurand, phase and place, for a person."""
+        self._signed_values = SignedValues(settings.meter_key)
 
     # --- what others want to know
 
@@ -112,8 +110,8 @@ class EvseSession:
         states = set(self.connectors.values())
         return next((state for state in ("Faulted", "Unavailable") if state in states), None)
 
-    def vehicle(self) -> VehicleSession | None:
-        """The car as the plan sees it; None while there is none."""
+    def vehicle(self, wall_us: int | None = None) -> VehicleSession | None:
+        """The car as the plan sees it; None while there is none. With a time, what it offers then bounds it."""
         if not self.occupied:
             return None
         transaction, car = self.transaction, self.car
@@ -126,6 +124,8 @@ class EvseSession:
             energy_needed_wh=car.energy_needed_wh,
             departure_timestamp_us=car.departure_timestamp_us,
             max_charge_w=car.max_charge_w,
+            max_discharge_w=car.gives_w(wall_us),
+            charge_now=car.priority,
         )
 
     # --- what the charger says
@@ -151,14 +151,20 @@ class EvseSession:
         if key in self._seen:
             outcome.repeated = True
             return outcome
-        self._seen.append(key)
+        self._seen[key] = None
+        if len(self._seen) > REMEMBERED_EVENTS:
+            del self._seen[next(iter(self._seen))]
 
         timestamp_us = parse_timestamp_us(timestamp)
         offline = event.get("offline", False)
         if not offline:
             self._compare_clocks(timestamp_us, now, outcome)
-        self._move(event, timestamp_us, token_id, outcome)
-        self._take_meter_values(event.get("meterValue", []), timestamp_us, offline, now, outcome)
+        moved_us = timestamp_us
+        if timestamp_us > now.wall_us + CLOCK_TOLERANCE_US:
+            # A clock that is ahead, and is set right later, must not make what comes then look older than this.
+            moved_us = min(now.wall_us, timestamp_us + (self._clock_behind_us or 0)) - SET_RIGHT_WITHIN_US
+        self._move(event, moved_us, token_id, outcome)
+        self._take_meter_values(event.get("meterValue", []), timestamp_us, offline, now, outcome, info["transactionId"])
         if self.transaction is None:
             self._forget_car()  # after the meter values, which may hold its last state of charge
         return outcome
@@ -170,28 +176,22 @@ class EvseSession:
         if any(sampled.get("context") == "Trigger" for value in values for sampled in value["sampledValue"]):
             self._compare_clocks(newest_us, now, outcome)
         age_us = now.wall_us - newest_us - (self._clock_behind_us or 0)
-        self._take_meter_values(values, newest_us, age_us > CLOCK_TOLERANCE_US, now, outcome)
+        transaction_id = None if self.transaction is None else self.transaction.transaction_id
+        self._take_meter_values(values, newest_us, age_us > CLOCK_TOLERANCE_US, now, outcome, transaction_id)
         return outcome
 
     def charging_needs(self, needs: ChargingNeeds, now: Moment) -> Outcome:
-        """NotifyEVChargingNeeds (K15)."""
-        car = replace(self.car)
-        if "departureTime" in needs:
-            car.departure_timestamp_us = parse_timestamp_us(needs["departureTime"])
-        if "acChargingParameters" in needs:
-            ac = needs["acChargingParameters"]
-            phases = {"AC_single_phase": 1, "AC_two_phase": 2}.get(needs["requestedEnergyTransfer"], 3)
-            car.energy_needed_wh = _positive(ac["energyAmount"])
-            car.max_charge_w = _positive(ac["evMaxCurrent"] * ac["evMaxVoltage"] * phases)
-        if "dcChargingParameters" in needs:
-            dc = needs["dcChargingParameters"]
-            car.energy_needed_wh = _positive(dc.get("energyAmount")) or car.energy_needed_wh
-            car.battery_capacity_wh = _positive(dc.get("evEnergyCapacity")) or car.battery_capacity_wh
-            car.max_charge_w = _positive(dc.get("evMaxPower")) or _positive(dc["evMaxCurrent"] * dc["evMaxVoltage"])
-            if "stateOfCharge" in dc:
-                car.state_of_charge_permille = int(dc["stateOfCharge"]) * 10
-                car.state_of_charge_monotonic_s = now.monotonic_s
-        self.car = car
+        """NotifyEVChargingNeeds (K15, K18 to K20)."""
+        self.car = read_needs(needs, self.car, now.monotonic_s)
+        return Outcome(changed=True)
+
+    def priority(self, transaction_id: str, *, activated: bool) -> Outcome:
+        """NotifyPriorityCharging (K22): the driver wants to charge now, or no longer."""
+        if self.transaction is None or self.transaction.transaction_id != transaction_id:
+            return Outcome()
+        if self.car.priority is not activated:
+            self.car.priority = activated
+            self.smart.say_again = True
         return Outcome(changed=True)
 
     def no_transaction(self) -> Outcome:
@@ -208,6 +208,7 @@ class EvseSession:
         """A new connection: the charger may have done anything meanwhile, and may be complained of anew."""
         self._known_idle = False
         self._said.clear()
+        self.smart.connection_began()
 
     def idle_sample(self, now: Moment) -> Sample | None:
         """What is certain without asking while no transaction runs: no power, and the registers stand.
@@ -272,12 +273,19 @@ class EvseSession:
             self._said.discard("charger.clock")
 
     def _take_meter_values(
-        self, values: list[MeterValue], message_us: int, queued: bool, now: Moment, outcome: Outcome
+        self,
+        values: list[MeterValue],
+        message_us: int,
+        queued: bool,
+        now: Moment,
+        outcome: Outcome,
+        transaction_id: str | None,
     ) -> None:
-        looks, complaints = read_meter_values(values)
+        looks, complaints = read_meter_values(values, self.settings.phases)
         if complaints:
             self._say_once("charger.meter_values", f"meter values left out: {'; '.join(complaints[:3])}", outcome)
         for look in looks:
+            judged = self._judge_signatures(look, transaction_id, now, outcome)
             if queued:
                 # The charger's clock is all we have; it cannot have measured in the future.
                 age_us = max(0, now.wall_us - look.timestamp_us)
@@ -290,12 +298,30 @@ class EvseSession:
             if age_us > OLDEST_QUEUED_US:
                 text = "queued meter values from more than a year ago were left out; check the charger's clock"
                 self._say_once("charger.meter_values", text, outcome)
+                self._keep_signatures(judged, now.monotonic_s, outcome)
                 continue
-            self._take_look(look, now.monotonic_s - age_us / 1e6, flags, outcome)
+            self._take_look(look, judged, now.monotonic_s - age_us / 1e6, flags, outcome)
 
-    def _take_look(self, look: MeterLook, monotonic_s: float, flags: SampleFlag, outcome: Outcome) -> None:
+    def _judge_signatures(self, look: MeterLook, transaction_id: str | None, now: Moment, outcome: Outcome) -> Judged:
+        judged = self._signed_values.take(look, transaction_id, now.monotonic_s)
+        for code, text in judged.notices:
+            self._say_once(code, text, outcome)
+        return judged
+
+    def _keep_signatures(self, judged: Judged, monotonic_s: float, outcome: Outcome) -> None:
+        """Signatures are kept where the values beside them come too late to be a reading."""
+        if judged.values:
+            outcome.samples.append(
+                Sample(device_id=self.settings.device_id, monotonic_s=monotonic_s, signed=judged.values)
+            )
+
+    def _take_look(
+        self, look: MeterLook, judged: Judged, monotonic_s: float, flags: SampleFlag, outcome: Outcome
+    ) -> None:
         if self.last_sample is not None and monotonic_s < self.last_sample.monotonic_s:
+            self._keep_signatures(judged, monotonic_s, outcome)
             return
+        self.latest_look = look
         self._check_register(look, outcome)
         if look.import_register_milliwatt_hours is not None:
             self.import_register_milliwatt_hours = look.import_register_milliwatt_hours
@@ -317,15 +343,20 @@ class EvseSession:
             state_of_charge_permille=look.state_of_charge_permille,
             source=self.source,
             flags=flags,
+            registers_signed=judged.covers_registers,
+            signed=judged.values,
         )
-        self.last_sample = sample
+        self.last_sample = replace(sample, signed=())
         outcome.samples.append(sample)
 
     def _check_register(self, look: MeterLook, outcome: Outcome) -> None:
-        held, seen = self.import_register_milliwatt_hours, look.import_register_milliwatt_hours
-        if held is not None and seen is not None and seen < held:
-            text = f"import register went back from {held} to {seen} milliwatt-hours"
-            self._say_once("charger.register_back", text, outcome)
+        for name, held, seen in (
+            ("import", self.import_register_milliwatt_hours, look.import_register_milliwatt_hours),
+            ("export", self.export_register_milliwatt_hours, look.export_register_milliwatt_hours),
+        ):
+            if held is not None and seen is not None and seen < held:
+                text = f"{name} register went back from {held} to {seen} milliwatt-hours"
+                self._say_once("charger.register_back", text, outcome)
 
     def _say_once(self, code: str, text: str, outcome: Outcome) -> None:
         """A charger that does it once does it every few seconds: say it once per connection."""
@@ -338,8 +369,3 @@ class EvseSession:
         known = self.car != Car()
         self.car = Car()
         return known
-
-
-def _positive(value: int | None) -> int | None:
-    """A car that says 0 has not said; one that says 10**30 has not either."""
-    return int(value) if value is not None and 0 < value < 10**9 else None

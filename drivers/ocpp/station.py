@@ -18,14 +18,19 @@ from drivers.ocpp.errors import ErrorCode, quoted
 from drivers.ocpp.messages import (
     Authorize,
     BootNotification,
+    ClearedChargingLimit,
     IdToken,
     MeterValues,
+    NotifyChargingLimit,
     NotifyEVChargingNeeds,
+    NotifyEVChargingSchedule,
+    NotifyPriorityCharging,
+    ReportChargingProfiles,
     SecurityEventNotification,
     StatusNotification,
     TransactionEvent,
 )
-from drivers.ocpp.schemas import Json, JsonObject
+from drivers.ocpp.schemas import Json, JsonObject, Version
 from drivers.ocpp.session import Car, EvseSession, Moment, Notice, Outcome, Transaction
 from drivers.ocpp.settings import ChargerSettings
 from drivers.ocpp.timestamps import format_timestamp
@@ -57,6 +62,8 @@ class StationSession:
         self.source = ValueSource.OPEN_BUS if evses[0].password is None else ValueSource.AUTHENTICATED_LINK
         self.identity = ""
         """Vendor, model and serial number for a person, once the charger told."""
+        self.version: Version | None = None
+        """Of the protocol, by the connection that began last; None before the first."""
         self._serial = ""
         self._generation = 1
         self._heartbeat_s = heartbeat_s
@@ -67,8 +74,9 @@ class StationSession:
             for settings in evses
         }
 
-    def connection_began(self) -> None:
+    def connection_began(self, version: Version) -> None:
         """A socket of this charger was accepted."""
+        self.version = version
         self._unknown_evses.clear()
         for evse in self.evses.values():
             evse.connection_began()
@@ -212,8 +220,43 @@ class StationSession:
         return Reaction(answer={}, notices=[Notice("charger.security_event", text)])
 
     def _charging_limit(self, payload: JsonObject, now: Moment) -> Reaction:
-        text = "somebody else limits this charger (NotifyChargingLimit); it may take less than was set here"
-        return Reaction(answer={}, notices=[Notice("charger.external_limit", text)])
+        message = cast(NotifyChargingLimit, payload)
+        reaction = Reaction(answer={})
+        for evse in self._meant(message.get("evseId"), reaction):
+            sentence = evse.smart.limited(message).sentence()
+            reaction.notices.append(Notice("charger.external_limit", f"{evse.settings.device_id}: {sentence}"))
+        return reaction
+
+    def _cleared_limit(self, payload: JsonObject, now: Moment) -> Reaction:
+        message = cast(ClearedChargingLimit, payload)
+        reaction = Reaction(answer={})
+        for evse in self._meant(message.get("evseId"), reaction):
+            if evse.smart.cleared(message["chargingLimitSource"]):
+                text = f"{evse.settings.device_id}: {quoted(message['chargingLimitSource'], 20)} limits it no longer"
+                reaction.notices.append(Notice("charger.external_limit", text))
+        return reaction
+
+    def _ev_schedule(self, payload: JsonObject, now: Moment) -> Reaction:
+        message = cast(NotifyEVChargingSchedule, payload)
+        reaction = Reaction(answer={"status": "Rejected"})
+        evse = self._evse(int(message["evseId"]), reaction)
+        if evse is not None and evse.smart.planned(message["chargingSchedule"]):
+            reaction.answer = {"status": "Accepted"}
+        return reaction
+
+    def _priority(self, payload: JsonObject, now: Moment) -> Reaction:
+        message = cast(NotifyPriorityCharging, payload)
+        reaction = Reaction(answer={})
+        for evse in self.evses.values():
+            self._add(evse.priority(message["transactionId"], activated=message["activated"]), reaction)
+        return reaction
+
+    def _profiles(self, payload: JsonObject, now: Moment) -> Reaction:
+        message = cast(ReportChargingProfiles, payload)
+        reaction = Reaction(answer={})
+        for evse in self._meant(int(message["evseId"]), reaction):
+            evse.smart.reported(message)
+        return reaction
 
     # --- inside
 
@@ -246,6 +289,13 @@ class StationSession:
             reaction.notices.append(Notice("charger.unknown_evse", text))
         return evse
 
+    def _meant(self, evse_id: int | None, reaction: Reaction) -> list[EvseSession]:
+        """All of them where the message is about the station."""
+        if not evse_id:
+            return list(self.evses.values())
+        evse = self._evse(int(evse_id), reaction)
+        return [] if evse is None else [evse]
+
     def _evse_of(self, event: TransactionEvent, reaction: Reaction) -> EvseSession | None:
         """Only the first event of a transaction must name its EVSE (E01)."""
         if "evse" in event:
@@ -275,11 +325,14 @@ _HANDLERS: Final[Mapping[str, _Handler]] = {
     "NotifyEVChargingNeeds": StationSession._charging_needs,
     "SecurityEventNotification": StationSession._security_event,
     "NotifyChargingLimit": StationSession._charging_limit,
+    "ClearedChargingLimit": StationSession._cleared_limit,
+    "NotifyEVChargingSchedule": StationSession._ev_schedule,
+    "NotifyPriorityCharging": StationSession._priority,
+    "ReportChargingProfiles": StationSession._profiles,
 }
 
 _FIXED_ANSWERS: Final[Mapping[str, JsonObject]] = {
     # Reports and notices that need no more than to be taken.
-    "ClearedChargingLimit": {},
     "FirmwareStatusNotification": {},
     "LogStatusNotification": {},
     "NotifyCustomerInformation": {},
@@ -288,11 +341,10 @@ _FIXED_ANSWERS: Final[Mapping[str, JsonObject]] = {
     "NotifyMonitoringReport": {},
     "NotifyReport": {},
     "PublishFirmwareStatusNotification": {},
-    "ReportChargingProfiles": {},
     "ReservationStatusUpdate": {},
     # Questions with an honest no.
     "DataTransfer": {"status": "UnknownVendorId"},
     "GetCertificateStatus": {"status": "Failed"},
-    "NotifyEVChargingSchedule": {"status": "Accepted"},
+    "PullDynamicScheduleUpdate": {"status": "Rejected"},  # none of our profiles is dynamic (K28)
     "SignCertificate": {"status": "Rejected"},
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -10,6 +11,7 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 _LONGEST: Final = 40
 
 
+@functools.lru_cache(maxsize=512)  # a message says its moment several times, and the schemas have read it before
 def parse_timestamp_us(text: str) -> int:
     """Unix time in microseconds. A time without zone is taken as UTC, as chargers mean it. Raises ValueError."""
     if len(text) > _LONGEST or "T" not in text.upper():

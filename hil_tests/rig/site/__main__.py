@@ -45,6 +45,7 @@ def _arguments() -> argparse.Namespace:
     for name, device in (("v2g", V2G), ("plain", PLAIN)):
         parser.add_argument(f"--{name}-id", default=device, metavar="ID", help="OCPP identity (%(default)s)")
         parser.add_argument(f"--{name}-password-file", type=Path, metavar="FILE", help="basic-auth password")
+        parser.add_argument(f"--{name}-meter-key-file", type=Path, metavar="FILE", help="its meter signs with this key")
         parser.add_argument(
             f"--{name}-token",
             default=f"TOKEN-{name.upper()}",
@@ -84,6 +85,7 @@ def _charger(arguments: argparse.Namespace, kind: str, serial: str) -> ChargerSe
         serial=serial,
         boot_on_reconnect=arguments.boot_on_reconnect,
         forgets_profiles=arguments.forget_profiles,
+        meter_key_file=getattr(arguments, f"{kind}_meter_key_file"),
     )
 
 

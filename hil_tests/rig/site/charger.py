@@ -1,7 +1,8 @@
 """A charger's own logic without its socket: transactions, sampling, what to tell the CSMS, what to do when told.
 
 The site calls `before_step` and `after_step` around each step of the physics; the session takes messages out and
-brings answers and requests in. OCPP 2.0.1 part 2: blocks E (transactions), G (availability), J (meter values).
+brings answers and requests in. OCPP part 2: blocks E (transactions), G (availability), J (meter values), and what a
+charger says of smart charging (K, Q).
 """
 
 from __future__ import annotations
@@ -11,18 +12,23 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
 from ocpp.v201 import call
 
 from .car import LINE_VOLTAGE_V, Car, Evse
-from .charging_needs import charging_needs
+from .charging_needs import Told, charging_needs
 from .meter_values import meter_value
-from .profiles import Outlet, ProfileRefusedError, ProfileStore, rfc3339
+from .profiles import ProfileStore, rfc3339
+from .schedule import Mode, Outlet, ProfileRefusedError
+from .signing_meter import SigningMeter
 from .variables import Variables
 from .world import GridPoint
 
+OCPP_21: Final = "ocpp2.1"
+OCPP_201: Final = "ocpp2.0.1"
 EVSE_ID: Final = 1
 CONNECTOR_ID: Final = 1
 ASK_AGAIN_S: Final = 10.0
@@ -60,15 +66,36 @@ class ChargerSettings:
     """Sends BootNotification on every connection. The specification asks for it only after a boot."""
     forgets_profiles: bool = False
     """Loses all profiles whenever its connection is lost, as some chargers do."""
+    meter_key_file: Path | None = None
+    """Private key with which its meter signs, PEM; None: it does not."""
+    versions: tuple[str, ...] = (OCPP_201,)
+    """Subprotocols that it offers, best first."""
+    per_phase: bool = False
+    """An AC charger whose car and schedules speak of each phase (OCPP 2.1)."""
+    ca_file: Path | None = None
+    """Whose CSMS it trusts on wss://, PEM. None: the system's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """A request in the wire's own names; its answer comes as a payload."""
+
+    action: str
+    payload: dict[str, Any]
 
 
 @dataclass(slots=True)
 class Message:
-    """Something to tell the CSMS: a request of the `ocpp` package's `call` module, and what to do with the answer."""
+    """Something to tell the CSMS: Raw or a request of the `ocpp` package's `call` module, and what to do with the
+    answer."""
 
     request: Any
     on_answer: Callable[[Any], None] | None = None
     """Gets the answer, or None when the CSMS answered with an error."""
+
+    @property
+    def action(self) -> str:
+        return self.request.action if isinstance(self.request, Raw) else type(self.request).__name__
 
 
 @dataclass(slots=True)
@@ -82,6 +109,10 @@ class Transaction:
     state: ChargingState = ChargingState.EV_CONNECTED
     next_sequence: int = 0
     remote_start_id: int | None = None
+    mode: Mode = Mode.CHARGING_ONLY
+    schedule_told: bool = False
+    schedule_answer: str | None = None
+    """What the CSMS made of the car's plan."""
 
 
 @dataclass(slots=True)
@@ -98,6 +129,12 @@ class Charger:
     online: bool = False
     """The session sets it: connected and booted."""
     reboot_wanted: bool = False
+    version: str = OCPP_201
+    """What it speaks, by its last connection."""
+    deaf: bool = False
+    """Takes and shows every profile, and charges as it likes."""
+    energy_transfer: frozenset[str] | None = None
+    """What the CSMS allows in this transaction (Q01); None: it did not say."""
     transaction: Transaction | None = None
     variables: Variables = field(init=False)
     profiles: ProfileStore = field(init=False)
@@ -113,20 +150,29 @@ class Charger:
 
     def __post_init__(self) -> None:
         evse = self.evse
-        self.variables = Variables(rated_w=evse.rated_w, bidirectional=evse.bidirectional)
+        self.variables = Variables(
+            rated_w=evse.rated_w,
+            bidirectional=evse.bidirectional,
+            signing_meter=self.settings.meter_key_file is not None,
+        )
         self.profiles = ProfileStore(Outlet(EVSE_ID, evse.rated_w, evse.rated_export_w, evse.phases, LINE_VOLTAGE_V))
         self._token_presented = evse.car is not None
+        if self.settings.meter_key_file is not None:
+            evse.signing_meter = SigningMeter.from_file(self.settings.meter_key_file)
 
     # Around each step of the physics
 
     def before_step(self, now_s: float) -> None:
         """Carry out what was asked for, and set the outlet's limit for the coming step. `now_s` is Unix time."""
         self.now_s = now_s
+        if self.evse.signing_meter is not None:
+            self.evse.signing_meter.asked = self.variables.get("SampledDataCtrlr", "SignReadings")[1] == "true"
         deferred, self._deferred = self._deferred, []
         for action in deferred:
             action()
         self.evse.contactor_closed = self.transaction is not None
-        self.evse.limit_w = self.profiles.limit_w(now_s, self.transaction_start_s)
+        limit_w = self.profiles.limit_w(now_s, self.transaction_start_s, self.grid.frequency_hz)
+        self.evse.limit_w = None if self.deaf else limit_w
 
     def after_step(self, now_s: float) -> None:
         """Notice what changed, sample what is due. `now_s` is the moment that the physics has reached."""
@@ -138,6 +184,11 @@ class Charger:
             self._ask_for_driver()
 
     def _follow(self, transaction: Transaction) -> None:
+        step = self.profiles.step(self.now_s, transaction.start_s)
+        mode = Mode.CHARGING_ONLY if step is None else step.mode
+        if mode is not transaction.mode and self.extended:
+            transaction.mode = mode
+            self._event("Updated", "OperationModeChanged")
         state = self._charging_state()
         if state is not transaction.state:
             transaction.state = state
@@ -205,6 +256,10 @@ class Charger:
     # Transactions
 
     @property
+    def transaction_id(self) -> str | None:
+        return None if self.transaction is None else self.transaction.transaction_id
+
+    @property
     def transaction_start_s(self) -> float | None:
         return None if self.transaction is None else self.transaction.start_s
 
@@ -226,7 +281,7 @@ class Charger:
         )
         self._event("Started", trigger, on_answer=self._started, id_token=self._token(token_id))
         if profile is not None:
-            owned = {**profile, "transaction_id": transaction_id}
+            owned = {**profile, "transactionId": transaction_id}
             try:
                 self.profiles.install(EVSE_ID, owned, transaction_id=transaction_id, now_s=self.now_s)
             except ProfileRefusedError as refusal:
@@ -247,6 +302,8 @@ class Charger:
         self.transaction = None
         self.evse.contactor_closed = False
         self.profiles.end_transaction()
+        self.profiles.priority = False
+        self.energy_transfer = None
         if self._reboot_when_idle:
             self._reboot_when_idle = False
             self.reboot_wanted = True
@@ -303,18 +360,78 @@ class Charger:
         self.say(call.MeterValues(evse_id=EVSE_ID, meter_value=[values]))
 
     def say_charging_needs(self) -> None:
-        """What the car told the charger (K15)."""
+        """What the car told the charger (K15, K18; K20 when it changed)."""
         if self.evse.car is not None:
-            needs = charging_needs(self.evse, self.evse.car)
-            self.say(call.NotifyEVChargingNeeds(evse_id=EVSE_ID, charging_needs=needs))
+            told = Told(self.extended, self.settings.per_phase, self.energy_transfer, self.now_s)
+            needs = charging_needs(self.evse, self.evse.car, told)
+            self.say(Raw("NotifyEVChargingNeeds", {"evseId": EVSE_ID, "chargingNeeds": needs}))
+
+    def say_charging_schedule(self) -> None:
+        """What the car makes of the first profile of its transaction (K15.FR.08): it plans with all it may have."""
+        transaction = self.transaction
+        if transaction is None or transaction.schedule_told or not self.extended:
+            return
+        transaction.schedule_told = True
+        power_w = self.profiles.limit_w(self.now_s, transaction.start_s, self.grid.frequency_hz)
+        period = {"startPeriod": 0, "limit": round(self.evse.rated_w if power_w is None else max(0.0, power_w), 1)}
+        schedule = {"id": 1, "duration": 3600, "chargingRateUnit": "W", "chargingSchedulePeriod": [period]}
+        told = {"timeBase": rfc3339(self.now_s), "evseId": EVSE_ID, "chargingSchedule": schedule}
+
+        def answered(answer: Any) -> None:
+            transaction.schedule_answer = None if answer is None else answer["status"]
+
+        self.say(Raw("NotifyEVChargingSchedule", told), answered)
+
+    def allow_energy_transfer(self, modes: frozenset[str]) -> None:
+        """The CSMS said what the car may do; it is asked for its needs again under that (Q01, Q02)."""
+        if modes != self.energy_transfer:
+            self.energy_transfer = modes
+            self.say_charging_needs()
+
+    def press_priority(self, *, activated: bool) -> None:
+        """The driver wants to charge now, or no longer (K22). Nothing happens without a transaction or in 2.0.1."""
+        if self.transaction is not None and self.extended:
+            self.profiles.priority = activated
+            told = {"transactionId": self.transaction.transaction_id, "activated": activated}
+            self.say(Raw("NotifyPriorityCharging", told))
+
+    def limit_from_outside(self, limit_w: float | None) -> None:
+        """An energy management system beside the CSMS limits the outlet; None: no longer (K11 to K13)."""
+        self.profiles.external_w = limit_w
+        if limit_w is None:
+            self.say(Raw("ClearedChargingLimit", {"chargingLimitSource": "EMS", "evseId": EVSE_ID}))
+            return
+        period = {"startPeriod": 0, "limit": limit_w}
+        schedule = {"id": 1, "chargingRateUnit": "W", "chargingSchedulePeriod": [period]}
+        limit = {"chargingLimitSource": "EMS", "isGridCritical": False}
+        self.say(
+            Raw("NotifyChargingLimit", {"evseId": EVSE_ID, "chargingLimit": limit, "chargingSchedule": [schedule]})
+        )
 
     def trigger_transaction_event(self) -> None:
         if self.transaction is not None:
             self._event("Updated", "Trigger")
 
+    @property
+    def extended(self) -> bool:
+        """Whether it speaks OCPP 2.1."""
+        return self.version == OCPP_21
+
+    def connected(self, version: str) -> None:
+        """The session calls this with what was agreed upon."""
+        self.version = version
+        self.profiles.extended = self.extended
+
+    def booted(self) -> None:
+        """The session calls this: the CSMS may be spoken to."""
+        self.online = True
+        self.profiles.came_online(self.now_s)
+        self.say_status()
+
     def connection_lost(self) -> None:
         """The session calls this. What was not answered happened offline, as far as the CSMS can tell."""
         self.online = False
+        self.profiles.went_offline(self.now_s)
         self.messages.clear()
         self._ask_at_s = None
         for event in self.events:
@@ -342,6 +459,8 @@ class Charger:
             "transactionId": transaction.transaction_id,
             "chargingState": transaction.state.value,
         }
+        if self.extended:
+            facts["operationMode"] = transaction.mode.value
         if stopped_reason is not None:
             facts["stoppedReason"] = stopped_reason
         if event_type == "Started" and transaction.remote_start_id is not None:

@@ -1,19 +1,23 @@
 """Charging profiles as a charger holds them: installed, cleared, stacked, and the limit in force at a moment. Pure.
 
-Source: OCPP 2.0.1 part 2, functional block K (K01 set, K08 composite schedule, K09 report, K10 clear).
+Source: OCPP 2.0.1 and 2.1 part 2, functional block K (K01 set, K08 composite schedule, K09 report, K10 clear, K21
+priority), Q11 and Q12 (offline). Keys are the wire's own, because the `ocpp` package loses some of 2.1's.
 Times are Unix seconds; powers are W at the outlet, + charging, - discharging.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
 
+from .schedule import Outlet, ProfileRefusedError, Step, read_step
+
 MOST_PROFILES: Final = 20
 HIGHEST_STACK_LEVEL: Final = 9
+NOMINAL_HZ: Final = 50.0
 PERIOD_OF_RECURRENCE_S: Final = {"Daily": 86_400.0, "Weekly": 604_800.0}
 
 
@@ -21,29 +25,7 @@ class Purpose(StrEnum):
     STATION_MAX = "ChargingStationMaxProfile"
     TX_DEFAULT = "TxDefaultProfile"
     TX = "TxProfile"
-
-
-class ProfileRefusedError(Exception):
-    """A profile that this charger does not take. `reason` is the statusInfo.reasonCode."""
-
-    def __init__(self, reason: str, text: str) -> None:
-        super().__init__(text)
-        self.reason = reason
-
-
-@dataclass(frozen=True, slots=True)
-class Outlet:
-    """What the profiles act on."""
-
-    evse_id: int
-    rated_w: float
-    rated_export_w: float
-    """Zero: a negative limit is refused."""
-    phases: int
-    line_voltage_v: float
-
-    def watts(self, limit: float, unit: str, phases: int | None) -> float:
-        return limit if unit == "W" else limit * (phases or self.phases) * self.line_voltage_v
+    PRIORITY = "PriorityCharging"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +43,13 @@ class Profile:
     duration_s: float | None
     valid_from_s: float
     valid_to_s: float
-    periods: tuple[tuple[float, float], ...]
-    """(seconds from the schedule's start, W), ascending."""
+    steps: tuple[Step, ...]
+    """Ascending."""
     received_s: float
+    most_offline_s: float | None
+    """Says nothing once the charger has been offline for so long; None: for ever."""
+    gone_after_offline: bool
+    """And does not come back then."""
     source: Mapping[str, Any]
     """As received, to be reported back."""
 
@@ -75,25 +61,27 @@ class Profile:
             return self.start_s
         return self.start_s + (at_s - self.start_s) // self.recurrence_s * self.recurrence_s
 
-    def limit_w(self, at_s: float, transaction_start_s: float | None) -> float | None:
-        """The limit that the profile sets at `at_s`; None when it says nothing then."""
+    def lapsed(self, at_s: float, offline_since_s: float | None) -> bool:
+        """Whether the charger is offline for too long for it."""
+        if self.most_offline_s is None or offline_since_s is None:
+            return False
+        return at_s >= offline_since_s + self.most_offline_s
+
+    def step(self, at_s: float, transaction_start_s: float | None) -> Step | None:
+        """What the profile says at `at_s`; None when it says nothing then."""
         if not self.valid_from_s <= at_s < self.valid_to_s:
             return None
         offset = at_s - self.origin_s(at_s, transaction_start_s)
         if offset < 0 or (self.duration_s is not None and offset >= self.duration_s):
             return None
-        limit = None
-        for start, watts in self.periods:
-            if offset >= start:
-                limit = watts
-        return limit
+        return next((step for step in reversed(self.steps) if offset >= step.start_s), None)
 
     def changes_s(self, from_s: float, to_s: float, transaction_start_s: float | None) -> Iterable[float]:
         """Moments between which the limit does not change."""
         yield from (self.valid_from_s, self.valid_to_s)
         origin = self.origin_s(from_s, transaction_start_s)
         while origin < to_s:
-            yield from (origin + start for start, _ in self.periods)
+            yield from (origin + step.start_s for step in self.steps)
             if self.duration_s is not None:
                 yield origin + self.duration_s
             if self.recurrence_s is None:
@@ -106,14 +94,23 @@ class ProfileStore:
 
     def __init__(self, outlet: Outlet) -> None:
         self.outlet = outlet
+        self.extended = False
+        """Profiles come by OCPP 2.1."""
+        self.priority = False
+        """Priority charging is on: its profile goes before those of the transaction (K21, K22)."""
+        self.external_w: float | None = None
+        """A limit that somebody else set, not the CSMS (K11 to K13)."""
+        self.offline_since_s: float | None = None
         self._profiles: dict[int, Profile] = {}
 
     def install(self, evse_id: int, wire: Mapping[str, Any], *, transaction_id: str | None, now_s: float) -> Profile:
-        """Take a profile (keys as the `ocpp` package gives them), replacing one with its id.
+        """Take a profile, replacing one with its id.
 
         Raises ProfileRefusedError with what the specification names as reason.
         """
-        profile = _parse(self.outlet, evse_id, wire, now_s)
+        profile = _parse(self.outlet, evse_id, wire, now_s, extended=self.extended)
+        if profile.purpose is Purpose.PRIORITY and not self.extended:
+            raise ProfileRefusedError("InvalidProfile", "PriorityCharging came with OCPP 2.1")
         if profile.purpose is Purpose.TX:
             if evse_id == 0:
                 raise ProfileRefusedError("InvalidProfile", "a TxProfile needs an EVSE")
@@ -146,9 +143,9 @@ class ProfileStore:
             gone = [
                 p.profile_id
                 for p in self._profiles.values()
-                if wanted.get("evse_id", p.evse_id) == p.evse_id
-                and wanted.get("charging_profile_purpose", p.purpose) == p.purpose
-                and wanted.get("stack_level", p.stack_level) == p.stack_level
+                if wanted.get("evseId", p.evse_id) == p.evse_id
+                and wanted.get("chargingProfilePurpose", p.purpose) == p.purpose
+                and wanted.get("stackLevel", p.stack_level) == p.stack_level
             ]
         for key in gone:
             del self._profiles[key]
@@ -156,16 +153,16 @@ class ProfileStore:
 
     def matching(self, evse_id: int | None, criterion: Mapping[str, Any]) -> list[Profile]:
         """The profiles that a GetChargingProfiles asks for."""
-        sources = criterion.get("charging_limit_source")
+        sources = criterion.get("chargingLimitSource")
         if sources is not None and "CSO" not in sources:
             return []
         return [
             p
             for p in self._profiles.values()
             if (evse_id is None or p.evse_id == evse_id)
-            and criterion.get("charging_profile_purpose", p.purpose) == p.purpose
-            and criterion.get("stack_level", p.stack_level) == p.stack_level
-            and p.profile_id in criterion.get("charging_profile_id", [p.profile_id])
+            and criterion.get("chargingProfilePurpose", p.purpose) == p.purpose
+            and criterion.get("stackLevel", p.stack_level) == p.stack_level
+            and p.profile_id in criterion.get("chargingProfileId", [p.profile_id])
         ]
 
     def end_transaction(self) -> None:
@@ -175,23 +172,44 @@ class ProfileStore:
     def forget_all(self) -> None:
         self._profiles.clear()
 
-    def limit_w(self, at_s: float, transaction_start_s: float | None) -> float | None:
-        """The limit in force at `at_s`; None when no profile says anything then.
+    def holds(self, purpose: Purpose) -> bool:
+        return any(p.purpose is purpose for p in self._profiles.values())
 
-        A TxProfile goes before any TxDefaultProfile; within a purpose the highest stack level that has a period at
-        this moment leads; the station's maximum bounds the result.
+    def went_offline(self, now_s: float) -> None:
+        if self.offline_since_s is None:
+            self.offline_since_s = now_s
+
+    def came_online(self, now_s: float) -> None:
+        """What lapsed for good is gone; what lapsed for the time counts again (Q12)."""
+        since_s, self.offline_since_s = self.offline_since_s, None
+        self._profiles = {
+            key: p for key, p in self._profiles.items() if not (p.gone_after_offline and p.lapsed(now_s, since_s))
+        }
+
+    def limit_w(self, at_s: float, transaction_start_s: float | None, frequency_hz: float = NOMINAL_HZ) -> float | None:
+        """The one number in force at `at_s` (`Step.power_w`); None when no profile says anything then."""
+        step = self.step(at_s, transaction_start_s)
+        return None if step is None else step.power_w(frequency_hz)
+
+    def step(self, at_s: float, transaction_start_s: float | None) -> Step | None:
+        """What is in force at `at_s`; None when no profile says anything then.
+
+        Priority charging, while it is on, goes before a TxProfile, and that before any TxDefaultProfile; within a
+        purpose the highest stack level that has a period at this moment leads; the station's maximum bounds it.
         """
-        in_transaction = self._leading(Purpose.TX, at_s, transaction_start_s)
-        if in_transaction is None:
-            in_transaction = self._leading(Purpose.TX_DEFAULT, at_s, transaction_start_s)
+        purposes = ((Purpose.PRIORITY,) if self.priority else ()) + (Purpose.TX, Purpose.TX_DEFAULT)
+        found = (self._leading(purpose, at_s, transaction_start_s) for purpose in purposes)
+        leading = next((step for step in found if step is not None), None)
         of_station = self._leading(Purpose.STATION_MAX, at_s, transaction_start_s)
-        limits = [limit for limit in (in_transaction, of_station) if limit is not None]
-        return min(limits) if limits else None
+        bounds = [w for w in (self.external_w, None if of_station is None else of_station.limit_w) if w is not None]
+        if leading is None:
+            return Step(limit_w=min(bounds)) if bounds else None
+        return leading.within(float("-inf"), min(bounds)) if bounds else leading
 
     def composite(
         self, start_s: float, duration_s: int, transaction_start_s: float | None
-    ) -> tuple[tuple[int, float], ...]:
-        """What will be in force from `start_s` on, as (seconds from start, W), within the outlet's ratings."""
+    ) -> tuple[tuple[int, Step], ...]:
+        """What will be in force from `start_s` on, as (seconds from start, step), within the outlet's ratings."""
         end_s = start_s + duration_s
         moments = {0}
         for profile in self._profiles.values():
@@ -199,57 +217,45 @@ class ProfileStore:
                 if start_s < moment < end_s:
                     # Whole seconds on the wire: a change counts from the second after which it holds.
                     moments.add(int(-((start_s - moment) // 1)))
-        periods: list[tuple[int, float]] = []
+        periods: list[tuple[int, Step]] = []
         for offset in sorted(moment for moment in moments if moment < duration_s):
-            limit = self.limit_w(start_s + offset, transaction_start_s)
-            watts = self._within_ratings(limit)
-            if not periods or periods[-1][1] != watts:
-                periods.append((offset, watts))
+            step = self.step(start_s + offset, transaction_start_s) or Step(limit_w=self.outlet.rated_w)
+            step = replace(step.within(-self.outlet.rated_export_w, self.outlet.rated_w), start_s=0.0)
+            if not periods or periods[-1][1] != step:
+                periods.append((offset, step))
         return tuple(periods)
 
-    def _within_ratings(self, limit: float | None) -> float:
-        if limit is None:
-            return self.outlet.rated_w
-        return min(self.outlet.rated_w, max(-self.outlet.rated_export_w, limit))
-
-    def _leading(self, purpose: Purpose, at_s: float, transaction_start_s: float | None) -> float | None:
+    def _leading(self, purpose: Purpose, at_s: float, transaction_start_s: float | None) -> Step | None:
         candidates = sorted(
-            (p for p in self._profiles.values() if p.purpose is purpose),
+            (p for p in self._profiles.values() if p.purpose is purpose and not p.lapsed(at_s, self.offline_since_s)),
             key=lambda p: (p.stack_level, p.evse_id, p.received_s),
             reverse=True,
         )
-        for profile in candidates:
-            limit = profile.limit_w(at_s, transaction_start_s)
-            if limit is not None:
-                return limit
-        return None
+        steps = (profile.step(at_s, transaction_start_s) for profile in candidates)
+        return next((step for step in steps if step is not None), None)
 
 
-def _parse(outlet: Outlet, evse_id: int, wire: Mapping[str, Any], now_s: float) -> Profile:
+def _parse(outlet: Outlet, evse_id: int, wire: Mapping[str, Any], now_s: float, *, extended: bool) -> Profile:
     try:
-        purpose = Purpose(wire["charging_profile_purpose"])
+        purpose = Purpose(wire["chargingProfilePurpose"])
     except ValueError:
         raise ProfileRefusedError("InvalidProfile", "this purpose is not for a CSMS to set") from None
     if evse_id not in (0, outlet.evse_id):
         raise ProfileRefusedError("UnknownEvse", f"there is no EVSE {evse_id}")
-    if not 0 <= wire["stack_level"] <= HIGHEST_STACK_LEVEL:
+    if not 0 <= wire["stackLevel"] <= HIGHEST_STACK_LEVEL:
         raise ProfileRefusedError("InvalidStackLevel", f"stack levels go to {HIGHEST_STACK_LEVEL}")
-    schedule = wire["charging_schedule"][0]
-    steps = schedule["charging_schedule_period"]
-    starts = [step["start_period"] for step in steps]
+    schedule = wire["chargingSchedule"][0]
+    steps = schedule["chargingSchedulePeriod"]
+    starts = [step["startPeriod"] for step in steps]
     if starts[0] != 0 or starts != sorted(set(starts)):
         raise ProfileRefusedError("InvalidSchedule", f"periods start at {starts[:8]}; the first must be 0, then rising")
-    unit = schedule["charging_rate_unit"]
-    periods = tuple(
-        (float(step["start_period"]), outlet.watts(float(step["limit"]), unit, step.get("number_phases")))
-        for step in steps
-    )
-    if min(watts for _, watts in periods) < 0 and outlet.rated_export_w == 0:
-        raise ProfileRefusedError("InvalidSchedule", "this EVSE cannot discharge: a limit below 0 means nothing to it")
-    kind = wire["charging_profile_kind"]
-    if kind == "Recurring" and "recurrency_kind" not in wire:
+    read = tuple(read_step(outlet, step, schedule["chargingRateUnit"], extended=extended) for step in steps)
+    kind = wire["chargingProfileKind"]
+    if kind == "Dynamic":
+        raise ProfileRefusedError("UnsupportedKind", "dynamic profiles are not supported")
+    if kind == "Recurring" and "recurrencyKind" not in wire:
         raise ProfileRefusedError("InvalidProfile", "a Recurring profile needs a recurrencyKind")
-    start = schedule.get("start_schedule")
+    start = schedule.get("startSchedule")
     if kind == "Recurring" and start is None:
         raise ProfileRefusedError("InvalidSchedule", "a Recurring profile needs a startSchedule")
     if kind == "Absolute" and start is None:
@@ -261,15 +267,17 @@ def _parse(outlet: Outlet, evse_id: int, wire: Mapping[str, Any], now_s: float) 
         profile_id=wire["id"],
         evse_id=evse_id,
         purpose=purpose,
-        stack_level=wire["stack_level"],
-        transaction_id=wire.get("transaction_id"),
+        stack_level=wire["stackLevel"],
+        transaction_id=wire.get("transactionId"),
         start_s=start_s,
-        recurrence_s=PERIOD_OF_RECURRENCE_S[wire["recurrency_kind"]] if kind == "Recurring" else None,
+        recurrence_s=PERIOD_OF_RECURRENCE_S[wire["recurrencyKind"]] if kind == "Recurring" else None,
         duration_s=None if duration is None else float(duration),
-        valid_from_s=unix_s(wire["valid_from"]) if "valid_from" in wire else float("-inf"),
-        valid_to_s=unix_s(wire["valid_to"]) if "valid_to" in wire else float("inf"),
-        periods=periods,
+        valid_from_s=unix_s(wire["validFrom"]) if "validFrom" in wire else float("-inf"),
+        valid_to_s=unix_s(wire["validTo"]) if "validTo" in wire else float("inf"),
+        steps=read,
         received_s=now_s,
+        most_offline_s=None if "maxOfflineDuration" not in wire else float(wire["maxOfflineDuration"]),
+        gone_after_offline=bool(wire.get("invalidAfterOfflineDuration", False)),
         source=dict(wire),
     )
 

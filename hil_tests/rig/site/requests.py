@@ -1,4 +1,4 @@
-"""What a charger answers to the CSMS's requests: one function per OCPP 2.0.1 action that it knows.
+"""What a charger answers to the CSMS's requests beside smart charging: one function per action that it knows.
 
 Keys of nested values are as the `ocpp` package converts them (snake case). What is not in the table is answered
 NotImplemented by the package. Whatever makes the charger speak or act is deferred until the answer has left.
@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from ocpp.v201 import call, call_result
 
-from .charger import EVSE_ID, Charger
-from .profiles import ProfileRefusedError, rfc3339
+from .charger import Charger
+from .profiles import rfc3339
 
 Handler = Callable[..., Any]
 """Takes the request's fields by name, gives an object of the `ocpp` package's `call_result` module."""
@@ -33,11 +33,6 @@ class CsmsRequests:
     def routes(self) -> dict[str, dict[str, Handler]]:
         """For the route map of the `ocpp` package's ChargePoint."""
         table: dict[str, Handler] = {
-            "SetChargingProfile": self._set_charging_profile,
-            "ClearChargingProfile": self._clear_charging_profile,
-            "GetCompositeSchedule": self._get_composite_schedule,
-            "GetChargingProfiles": self._get_charging_profiles,
-            "RequestStartTransaction": self._request_start_transaction,
             "RequestStopTransaction": self._request_stop_transaction,
             "GetTransactionStatus": self._get_transaction_status,
             "TriggerMessage": self._trigger_message,
@@ -48,99 +43,7 @@ class CsmsRequests:
         }
         return {action: {"_on_action": handler} for action, handler in table.items()}
 
-    # K: smart charging
-
-    def _set_charging_profile(self, evse_id: int, charging_profile: Mapping[str, Any], **_: object) -> Any:
-        transaction = self._charger.transaction
-        try:
-            self._charger.profiles.install(
-                evse_id,
-                charging_profile,
-                transaction_id=None if transaction is None else transaction.transaction_id,
-                now_s=self._wall_s(),
-            )
-        except ProfileRefusedError as refusal:
-            return call_result.SetChargingProfile(status="Rejected", status_info=_why(refusal))
-        return call_result.SetChargingProfile(status="Accepted")
-
-    def _clear_charging_profile(
-        self,
-        charging_profile_id: int | None = None,
-        charging_profile_criteria: Mapping[str, Any] | None = None,
-        **_: object,
-    ) -> Any:
-        cleared = self._charger.profiles.clear(charging_profile_id, charging_profile_criteria)
-        return call_result.ClearChargingProfile(status="Accepted" if cleared else "Unknown")
-
-    def _get_composite_schedule(self, duration: int, evse_id: int, charging_rate_unit: str = "W", **_: object) -> Any:
-        evse = self._charger.evse
-        if evse_id not in (0, EVSE_ID) or duration <= 0:
-            return call_result.GetCompositeSchedule(status="Rejected", status_info={"reasonCode": "UnknownEvse"})
-        start_s = self._wall_s()
-        per_unit = 1.0 if charging_rate_unit == "W" else self._charger.profiles.outlet.watts(1.0, "A", None)
-        periods = self._charger.profiles.composite(start_s, duration, self._charger.transaction_start_s)
-        return call_result.GetCompositeSchedule(
-            status="Accepted",
-            schedule={
-                "evseId": evse_id,
-                "duration": duration,
-                "scheduleStart": rfc3339(start_s),
-                "chargingRateUnit": charging_rate_unit,
-                "chargingSchedulePeriod": [
-                    {"startPeriod": offset, "limit": round(watts / per_unit, 1), "numberPhases": evse.phases}
-                    for offset, watts in periods
-                ],
-            },
-        )
-
-    def _get_charging_profiles(
-        self, request_id: int, charging_profile: Mapping[str, Any], evse_id: int | None = None, **_: object
-    ) -> Any:
-        found = self._charger.profiles.matching(evse_id, charging_profile)
-        if not found:
-            return call_result.GetChargingProfiles(status="NoProfiles")
-
-        def report() -> None:
-            for index, profile in enumerate(found):
-                self._charger.say(
-                    call.ReportChargingProfiles(
-                        request_id=request_id,
-                        charging_limit_source="CSO",
-                        charging_profile=[profile.source],
-                        evse_id=profile.evse_id,
-                        tbc=index + 1 < len(found),
-                    )
-                )
-
-        self._charger.defer(report)
-        return call_result.GetChargingProfiles(status="Accepted")
-
     # F: remote control
-
-    def _request_start_transaction(
-        self,
-        id_token: Mapping[str, Any],
-        remote_start_id: int,
-        evse_id: int = EVSE_ID,
-        charging_profile: Mapping[str, Any] | None = None,
-        **_: object,
-    ) -> Any:
-        charger = self._charger
-        reason = None
-        if evse_id != EVSE_ID:
-            reason = "UnknownEvse"
-        elif charger.evse.car is None:
-            reason = "NoCable"
-        elif charger.transaction is not None:
-            reason = "TxInProgress"
-        elif charging_profile is not None and charging_profile.get("charging_profile_purpose") != "TxProfile":
-            reason = "InvalidProfile"
-        if reason is not None:
-            return call_result.RequestStartTransaction(status="Rejected", status_info={"reasonCode": reason})
-        charger.defer(
-            lambda: charger.start_transaction("RemoteStart", id_token["id_token"], remote_start_id, charging_profile)
-        )
-        return call_result.RequestStartTransaction(status="Accepted")
 
     def _request_stop_transaction(self, transaction_id: str, **_: object) -> Any:
         transaction = self._charger.transaction
@@ -249,7 +152,3 @@ class CsmsRequests:
                     tbc=sequence + 1 < len(parts),
                 )
             )
-
-
-def _why(refusal: ProfileRefusedError) -> dict[str, str]:
-    return {"reasonCode": refusal.reason[:20], "additionalInfo": str(refusal)[:512]}

@@ -1,6 +1,7 @@
 """A charger's WebSocket: connects, boots, reconnects, and carries the messages of `charger.Charger` both ways.
 
-OCPP-J 2.0.1 part 4, built on the `ocpp` package's client side. One request of ours in flight at a time.
+OCPP-J part 4, 2.1 or 2.0.1 as both sides can, built on the `ocpp` package's client side and on raw frames where that
+loses names (`wire.py`). One request of ours in flight at a time.
 """
 
 from __future__ import annotations
@@ -8,22 +9,31 @@ from __future__ import annotations
 import asyncio
 import base64
 import random
+import ssl
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
+from ocpp import v21, v201
 from ocpp.exceptions import OCPPError
-from ocpp.v201 import ChargePoint, call
+from ocpp.v201 import call
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 from websockets.typing import Subprotocol
 
-from .charger import Charger, Message
+from .charger import OCPP_21, OCPP_201, Charger, Message, Raw
 from .outage import Outage
 from .profiles import rfc3339
 from .requests import CsmsRequests
+from .smart_charging import SmartChargingRequests
+from .wire import Wire
 
-SUBPROTOCOL: Final = Subprotocol("ocpp2.0.1")
+_PEERS: Final[dict[str, tuple[Any, str]]] = {
+    OCPP_21: (v21.ChargePoint, "2.1"),
+    OCPP_201: (v201.ChargePoint, "2.0.1"),
+}
+"""By subprotocol: the package's client, and how the package spells the version."""
 FIRST_BACK_OFF_S: Final = 0.3
 LONGEST_BACK_OFF_S: Final = 5.0
 """Short: a rig is to be back soon after its CSMS is. OCPP lets a station wait minutes."""
@@ -37,23 +47,6 @@ _log = structlog.get_logger()
 
 class _SessionEndedError(Exception):
     """Why this connection is given up."""
-
-
-class _Gate:
-    """The socket as the `ocpp` package sees it; closed for the time of an ordered silence."""
-
-    def __init__(self, socket: ClientConnection, silent: Outage) -> None:
-        self._socket = socket
-        self._silent = silent
-
-    async def recv(self) -> str:
-        message = await self._socket.recv(decode=True)
-        await self._silent.over()
-        return message
-
-    async def send(self, message: str) -> None:
-        await self._silent.over()
-        await self._socket.send(message)
 
 
 class ChargerSession:
@@ -70,6 +63,8 @@ class ChargerSession:
         self.charger = charger
         self.connections = 0
         """Connections that were made, for tests and the curious."""
+        self.trouble = ""
+        """Why the last connection was lost or not made."""
         self._random = random.Random(f"{charger.settings.charger_id} {seed}")
         self._wall_s = wall_s
         self._wake = asyncio.Event()
@@ -80,6 +75,8 @@ class ChargerSession:
         self._boot_reason: str | None = "PowerUp"
         charger.wake = self._wake.set
         self._requests = CsmsRequests(charger, wall_s, self._boot_again)
+        self._smart_charging = SmartChargingRequests(charger, wall_s)
+        self._wire: Wire | None = None
 
     def drop(self, seconds: float) -> None:
         """Reset the connection and stay away for so long."""
@@ -99,6 +96,7 @@ class ChargerSession:
                 await asyncio.create_task(self._connect_and_serve())
             except* (OSError, WebSocketException, _SessionEndedError) as lost:
                 causes = "; ".join(f"{type(error).__name__}: {error}"[:200] for error in lost.exceptions)
+                self.trouble = causes
                 _log.info("connection_lost", charger=self.charger.settings.charger_id, causes=causes)
             finally:
                 self._socket = None
@@ -128,17 +126,23 @@ class ChargerSession:
         async with connect(
             f"{settings.csms_url.rstrip('/')}/{settings.charger_id}",
             additional_headers=headers,
-            subprotocols=[SUBPROTOCOL],
+            subprotocols=[Subprotocol(version) for version in settings.versions],
+            ssl=_client_tls(settings.ca_file) if settings.csms_url.startswith("wss:") else None,
             proxy=None,
             compression=None,
             open_timeout=5,
             close_timeout=1,
         ) as socket:
-            if socket.subprotocol != SUBPROTOCOL:
-                raise _SessionEndedError(f"the CSMS chose subprotocol {socket.subprotocol!r}, not {SUBPROTOCOL}")
+            version = socket.subprotocol
+            if version not in settings.versions:
+                raise _SessionEndedError(f"the CSMS chose subprotocol {version!r}, none of {settings.versions}")
             self.connections += 1
             self._socket = socket
-            peer = ChargePoint(settings.charger_id, _Gate(socket, self.silent), response_timeout=ANSWER_S)
+            self.charger.connected(version)
+            client, spelled = _PEERS[version]
+            handlers = self._smart_charging.handlers(extended=self.charger.extended)
+            self._wire = Wire(socket, self.silent, spelled, handlers)
+            peer = client(settings.charger_id, self._wire, response_timeout=ANSWER_S)
             peer.route_map = self._requests.routes()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._listen(peer))
@@ -156,14 +160,17 @@ class ChargerSession:
     async def _speak(self, peer: Any) -> None:
         if self._boot_reason is not None or self.charger.settings.boot_on_reconnect:
             await self._boot(peer, self._boot_reason or "Unknown")
-        self.charger.online = True
-        self.charger.say_status()
+        self.charger.booted()
         while True:
             message, from_events = self._next()
             if message is not None:
                 await self._deliver(peer, message)
                 if from_events and self.charger.events and self.charger.events[0] is message:
                     self.charger.events.popleft()
+                if self._ending():
+                    # The package waits for answers by `asyncio.wait_for`, which before Python 3.12 loses a
+                    # cancellation that comes in the moment of the answer (python/cpython#86296).
+                    raise asyncio.CancelledError
             elif self.charger.reboot_wanted:
                 raise _SessionEndedError("reset on the CSMS's order")
             else:
@@ -189,11 +196,15 @@ class ChargerSession:
         """Ask and hand the answer on. Raises _SessionEndedError when none comes."""
         answer = None
         try:
-            answer = await peer.call(message.request, suppress=False)
+            if isinstance(message.request, Raw):
+                assert self._wire is not None
+                answer = await self._wire.ask(message.request.action, message.request.payload, ANSWER_S)
+            else:
+                answer = await peer.call(message.request, suppress=False)
         except TimeoutError:
-            raise _SessionEndedError(f"no answer to {type(message.request).__name__} in {ANSWER_S} s") from None
+            raise _SessionEndedError(f"no answer to {message.action} in {ANSWER_S} s") from None
         except OCPPError as error:
-            _log.warning("refused_by_csms", action=type(message.request).__name__, error=repr(error)[:300])
+            _log.warning("refused_by_csms", action=message.action, error=repr(error)[:300])
         if message.on_answer is not None:
             message.on_answer(answer)
 
@@ -226,3 +237,8 @@ class ChargerSession:
             },
             reason=reason,
         )
+
+
+def _client_tls(ca_file: Path | None) -> ssl.SSLContext:
+    """Trusts the given CA, or those of the system. Raises OSError."""
+    return ssl.create_default_context(cafile=ca_file)

@@ -22,7 +22,7 @@ from drivers.ocpp.errors import CallRefusedError, CallTimeoutError
 from drivers.ocpp.evse import OcppEvse
 from drivers.ocpp.profiles import RateUnit
 from drivers.ocpp.rpc import Priority
-from drivers.ocpp.schemas import Json, JsonObject
+from drivers.ocpp.schemas import Json, JsonObject, Version
 from drivers.ocpp.session import EvseSession, Transaction
 from drivers.ocpp.settings import ChargerSettings
 
@@ -36,6 +36,7 @@ class FakeCharger:
     def __init__(self) -> None:
         self.now_s = 100.0
         self.rate_unit = RateUnit.WATTS
+        self.version: Version | None = Version.V201
         self.calls: list[tuple[str, JsonObject, Priority]] = []
         self.notices: list[str] = []
         self.online = True
@@ -63,6 +64,8 @@ class FakeCharger:
             return self._set(cast(dict[str, JsonObject], payload)["chargingProfile"])
         if action == "GetCompositeSchedule":
             return self._composite(cast(int, payload["duration"]))
+        if action == "GetChargingProfiles":
+            return {"status": "NoProfiles"}
         return {"status": "Accepted"}
 
     def actions(self) -> list[str]:

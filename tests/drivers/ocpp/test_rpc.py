@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-
 import orjson
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from drivers.ocpp.errors import ErrorCode, OwnMistakeError, QueueFullError
+from drivers.ocpp.errors import ErrorCode, NotInVersionError, OwnMistakeError, QueueFullError
 from drivers.ocpp.rpc import (
     HOPELESS_FAULTS,
     MOST_UNANSWERED,
     MOST_WAITING,
-    REMEMBERED_ANSWERS,
+    URGENT_PATIENCE_S,
     URGENT_RESERVE,
+    AnswerRefused,
     CallAnswered,
     CallFailed,
     CallReceived,
@@ -27,16 +22,21 @@ from drivers.ocpp.rpc import (
     Priority,
     RepeatedCall,
     RpcEngine,
+    SendReceived,
 )
-from drivers.ocpp.schemas import Json, JsonObject, Version, schemas
+from drivers.ocpp.schemas import Json, JsonObject, Version
 
 NOW = "2026-01-01T00:00:00.000Z"
 HEARTBEAT = '[2,"h1","Heartbeat",{}]'
+SIGN = '[2,"s1","SignCertificate",{"csr":"csr"}]'
 CLEAR: JsonObject = {"chargingProfileId": 1}
 
 
-def engine() -> RpcEngine:
-    return RpcEngine(schemas(Version.V201))
+STREAM: JsonObject = {"id": 1, "pending": 0, "basetime": NOW, "data": [{"t": 0, "v": "7"}]}
+
+
+def engine(version: Version = Version.V201) -> RpcEngine:
+    return RpcEngine(version)
 
 
 def ask(
@@ -97,20 +97,28 @@ def test_a_payload_that_its_schema_forbids_is_refused_with_the_right_code(
 
 def test_a_repeated_call_gets_the_same_answer_and_is_given_out_once() -> None:
     rpc = engine()
-    rpc.receive(HEARTBEAT, 0.0)
-    assert rpc.receive(HEARTBEAT, 0.0) == [RepeatedCall("h1", "Heartbeat")]  # not answered yet
-    rpc.answer("h1", {"currentTime": NOW})
+    assert isinstance(rpc.receive(SIGN, 0.0)[0], CallReceived)
+    assert rpc.receive(SIGN, 0.0) == [RepeatedCall("s1", "SignCertificate")]  # not answered yet
+    rpc.answer("s1", {"status": "Rejected"})
     first = sent(rpc)
-    assert rpc.receive(HEARTBEAT, 1.0) == [RepeatedCall("h1", "Heartbeat")]
+    assert rpc.receive(SIGN, 1.0) == [RepeatedCall("s1", "SignCertificate")]
     assert sent(rpc) == first
 
 
 def test_an_old_message_id_with_another_content_is_a_new_call() -> None:
     rpc = engine()
-    rpc.receive(HEARTBEAT, 0.0)
-    rpc.answer("h1", {"currentTime": NOW})
-    events = rpc.receive('[2,"h1","Heartbeat", {}]', 0.0)
-    assert events == [CallReceived("h1", "Heartbeat", {})]
+    rpc.receive(SIGN, 0.0)
+    rpc.answer("s1", {"status": "Rejected"})
+    events = rpc.receive(SIGN.replace(':"csr"', ':"other"'), 0.0)
+    assert events == [CallReceived("s1", "SignCertificate", {"csr": "other"})]
+
+
+def test_the_time_is_never_told_from_memory() -> None:
+    rpc = engine()
+    for moment in (NOW, NOW.replace("00:00", "00:01")):  # a charger that numbers all its heartbeats alike
+        assert rpc.receive(HEARTBEAT, 0.0) == [CallReceived("h1", "Heartbeat", {})]
+        rpc.answer("h1", {"currentTime": moment})
+        assert sent(rpc) == [[3, "h1", {"currentTime": moment}]]
 
 
 def test_one_call_of_ours_is_under_way_at_a_time() -> None:
@@ -133,6 +141,20 @@ def test_an_urgent_call_overtakes_those_that_wait() -> None:
         order += batch
         rpc.receive(f'[3,"{batch[0]}",{{"status":"Accepted"}}]', 0.0)
     assert order == ["a", "urgent", "control", "routine", "routine2"]
+
+
+def test_an_urgent_call_does_not_wait_long_for_a_report_that_nobody_answers() -> None:
+    rpc = engine()
+    ask(rpc, "dead", timeout_s=30.0)
+    ask(rpc, "stop", timeout_s=30.0, priority=Priority.URGENT, now_s=1.0)
+    assert rpc.next_deadline_s() == 1.0 + URGENT_PATIENCE_S
+    (event,) = rpc.expire(1.0 + URGENT_PATIENCE_S)
+    assert isinstance(event, CallFailed)
+    assert (event.message_id, event.failure) == ("dead", Failure.TIMED_OUT)
+    assert sent_ids(rpc) == ["dead", "stop"]
+    ask(rpc, "stop 2", timeout_s=30.0, priority=Priority.URGENT, now_s=4.0)
+    assert rpc.next_deadline_s() == 31.0  # a stop that is under way keeps its time
+    assert rpc.receive('[3,"dead",{"status":"Accepted"}]', 5.0) == [LateAnswer("dead", "ClearChargingProfile")]
 
 
 def test_a_deadline_counts_from_when_a_call_was_asked_for() -> None:
@@ -246,6 +268,119 @@ def test_we_never_send_what_the_schemas_forbid() -> None:
     assert sent(rpc)[0][:3] == [4, "h1", "InternalError"]  # the charger is not left waiting
 
 
+@pytest.mark.parametrize("unwritable", [10**30, "\ud800"])
+def test_what_has_no_json_is_our_own_mistake_and_the_charger_is_not_left_waiting(unwritable: Json) -> None:
+    rpc = engine()
+    with pytest.raises(OwnMistakeError):
+        rpc.ask(
+            "a",
+            "DataTransfer",
+            {"vendorId": "x", "data": {"evseId": unwritable}},
+            priority=Priority.ROUTINE,
+            timeout_s=1,
+            now_s=0,
+        )
+    rpc.receive('[2,"d","DataTransfer",{"vendorId":"x"}]', 0.0)
+    with pytest.raises(OwnMistakeError):
+        rpc.answer("d", {"status": "Accepted", "data": unwritable})
+    assert sent(rpc)[0][:3] == [4, "d", "InternalError"]
+
+
+def test_integers_are_integers_however_they_are_written_and_nothing_else_changes() -> None:
+    sampled = '{"value":2.0,"unitOfMeasure":{"multiplier":3.0}}'
+    meter = f'[{{"timestamp":"{NOW}","sampledValue":[{sampled},{sampled}]}}]'
+    own = '{"vendorId":"x","seqNo":1.0}'
+    text = (
+        f'[2,"1.0","TransactionEvent",{{"eventType":"Started","timestamp":"{NOW}","triggerReason":"RemoteStart",'
+        f'"seqNo":1.0,"transactionInfo":{{"transactionId":"1.0","remoteStartId":1e3,"timeSpentCharging":1e300}},'
+        f'"meterValue":{meter},"customData":{own}}}]'
+    )
+    (received,) = engine().receive(text, 0.0)
+    assert isinstance(received, CallReceived)
+    payload = received.payload
+    assert repr(payload["seqNo"]) == "1"
+    assert repr(payload["transactionInfo"]) == (
+        "{'transactionId': '1.0', 'remoteStartId': 1000, 'timeSpentCharging': 1e+300}"
+    )
+    assert repr(payload["meterValue"]).count("{'value': 2.0, 'unitOfMeasure': {'multiplier': 3}}") == 2
+    assert repr(payload["customData"]) == "{'vendorId': 'x', 'seqNo': 1.0}"
+
+
+def test_integers_of_answers_are_integers_too() -> None:
+    rpc = engine()
+    asked: JsonObject = {"evseId": 1, "duration": 60}
+    rpc.ask("a", "GetCompositeSchedule", asked, priority=Priority.ROUTINE, timeout_s=1, now_s=0)
+    period = '{"startPeriod":0.0,"limit":7.0,"numberPhases":3.0}'
+    schedule = (
+        f'{{"evseId":1.0,"duration":60.0,"scheduleStart":"{NOW}","chargingRateUnit":"W",'
+        f'"chargingSchedulePeriod":[{period}]}}'
+    )
+    (event,) = rpc.receive(f'[3,"a",{{"status":"Accepted","schedule":{schedule}}}]', 0.0)
+    assert isinstance(event, CallAnswered)
+    assert "[{'startPeriod': 0, 'limit': 7.0, 'numberPhases': 3}]" in repr(event.payload)
+
+
+def test_a_message_of_the_other_version_is_neither_sent_nor_taken() -> None:
+    old, new = engine(Version.V201), engine(Version.V21)
+    needless: JsonObject = {"transactionId": "T1", "activate": True}
+    with pytest.raises(NotInVersionError, match=r"UsePriorityCharging is of ocpp2\.1"):
+        old.ask("a", "UsePriorityCharging", needless, priority=Priority.CONTROL, timeout_s=1, now_s=0)
+    new.ask("a", "UsePriorityCharging", needless, priority=Priority.CONTROL, timeout_s=1, now_s=0)
+    assert sent_ids(new) == ["a"]
+    swap = '[2,"1","PullDynamicScheduleUpdate",{"chargingProfileId":1}]'
+    old.receive(swap, 0.0)
+    assert sent(old)[0][:3] == [4, "1", "NotImplemented"]
+    assert isinstance(new.receive(swap, 0.0)[0], CallReceived)
+
+
+def test_a_payload_is_judged_by_the_version_of_its_connection() -> None:
+    discharge = orjson.dumps([2, "1", "NotifyChargingLimit", {"chargingLimit": {"chargingLimitSource": "Grid"}}])
+    only_old = discharge.decode().replace("Grid", "EMS")
+    named_by_the_site = only_old.replace("EMS", "site")  # an enumeration in 2.0.1, any text in 2.1
+    assert isinstance(engine(Version.V201).receive(only_old, 0.0)[0], CallReceived)
+    assert isinstance(engine(Version.V201).receive(named_by_the_site, 0.0)[0], PeerFault)
+    assert isinstance(engine(Version.V21).receive(named_by_the_site, 0.0)[0], CallReceived)
+
+
+def test_a_send_is_given_out_and_never_answered() -> None:
+    rpc = engine(Version.V21)
+    good = orjson.dumps([6, "1", "NotifyPeriodicEventStream", STREAM]).decode()
+    assert rpc.receive(good, 0.0) == [SendReceived("1", "NotifyPeriodicEventStream", STREAM)]
+    for bad in ('[6,"1","NotifyPeriodicEventStream",{}]', '[6,"1","Heartbeat",{}]', '[6,"1","HeartbeatRequest",{}]'):
+        assert isinstance(rpc.receive(bad, 0.0)[0], PeerFault)
+    assert sent(rpc) == []
+
+
+def test_a_send_of_ours_goes_out_where_the_version_has_it() -> None:
+    rpc = engine(Version.V21)
+    rpc.send("1", "NotifyPeriodicEventStream", STREAM)
+    assert sent(rpc) == [[6, "1", "NotifyPeriodicEventStream", STREAM]]
+    for action in ("Heartbeat", "NotifyPeriodicEventStream"):
+        with pytest.raises(OwnMistakeError):
+            rpc.send("1", action, {})
+    with pytest.raises(OwnMistakeError):
+        engine(Version.V201).send("1", "NotifyPeriodicEventStream", STREAM)
+
+
+def test_in_2_1_a_charger_is_told_that_its_answer_was_no_good() -> None:
+    rpc = engine(Version.V21)
+    ask(rpc, "a")
+    sent(rpc)
+    rpc.receive('[3,"a",{"status":"Perhaps"}]', 0.0)
+    assert sent(rpc)[0][:3] == [5, "a", "PropertyConstraintViolation"]
+
+
+def test_in_2_1_an_answer_of_ours_may_be_refused() -> None:
+    rpc = engine(Version.V21)
+    rpc.receive(HEARTBEAT, 0.0)
+    rpc.answer("h1", {"currentTime": NOW})
+    assert rpc.receive('[5,"h1","FormatViolation","what?",{}]', 0.0) == [
+        AnswerRefused("h1", "Heartbeat", "FormatViolation", "'what?'")
+    ]
+    assert isinstance(rpc.receive('[5,"h2","FormatViolation","",{}]', 0.0)[0], PeerFault)
+    assert sent(rpc)[1:] == []
+
+
 def test_a_peer_that_does_not_wait_for_answers_is_bounded() -> None:
     rpc = engine()
     for number in range(MOST_UNANSWERED):
@@ -262,103 +397,3 @@ def test_nonsense_without_end_makes_the_connection_hopeless_and_one_good_frame_f
     rpc.receive(HEARTBEAT, 0.0)
     events = [rpc.receive("nonsense", 0.0)[0] for _ in range(HOPELESS_FAULTS)]
     assert [event.hopeless for event in events if isinstance(event, PeerFault)] == [False] * 19 + [True]
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=8,
-)
-frames_like = st.builds(
-    lambda kind, message_id, rest: json.dumps([kind, message_id, *rest]),
-    st.sampled_from([2, 3, 4, 5, 2.0, "2", None]),
-    st.sampled_from(["a", "b", "", "-1", 7, "x" * 40]),
-    st.lists(
-        st.sampled_from(["Heartbeat", "Reset"]) | json_values.filter(lambda v: not isinstance(v, int)), max_size=3
-    ),
-)
-
-
-class EngineUnderFire(RuleBasedStateMachine):
-    """A peer that sends anything in any order, while calls are asked for, abandoned and expire."""
-
-    @initialize()
-    def begin(self) -> None:
-        self.rpc = engine()
-        self.now_s = 0.0
-        self.asked: list[str] = []
-        self.abandoned: set[str] = set()
-        self.ends: Counter[str] = Counter()
-        self.on_the_wire: list[str] = []
-
-    def take(self, events: list[object]) -> None:
-        for event in events:
-            if isinstance(event, CallAnswered | CallFailed):
-                self.ends[event.message_id] += 1
-            if isinstance(event, CallReceived):
-                self.rpc.refuse(event.message_id, ErrorCode.NOT_SUPPORTED, "")
-        for text in self.rpc.frames_to_send():
-            frame = orjson.loads(text)
-            assert frame[0] in (2, 3, 4)
-            if frame[0] == 2:
-                self.on_the_wire.append(frame[1])
-
-    @rule(message=frames_like | st.text(max_size=30) | st.binary(max_size=10))
-    def peer_sends(self, message: str | bytes) -> None:
-        before = len(self.on_the_wire)
-        self.take(list(self.rpc.receive(message, self.now_s)))
-        assert len(self.on_the_wire) <= before + 1
-
-    @rule(priority=st.sampled_from(Priority), timeout_s=st.floats(0.1, 20))
-    def ask(self, priority: Priority, timeout_s: float) -> None:
-        message_id = f"call{len(self.asked)}"
-        try:
-            ask(self.rpc, message_id, now_s=self.now_s, timeout_s=timeout_s, priority=priority)
-        except QueueFullError:
-            return
-        self.asked.append(message_id)
-        self.take([])
-
-    @rule()
-    def peer_answers(self) -> None:
-        if self.on_the_wire:
-            self.take(list(self.rpc.receive(f'[3,"{self.on_the_wire[-1]}",{{"status":"Accepted"}}]', self.now_s)))
-
-    @rule()
-    def abandon(self) -> None:
-        if self.asked:
-            self.abandoned.add(self.asked[-1])
-            self.rpc.abandon(self.asked[-1])
-
-    @rule(seconds=st.floats(0, 15))
-    def time_passes(self, seconds: float) -> None:
-        self.now_s += seconds
-        self.take(list(self.rpc.expire(self.now_s)))
-
-    @invariant()
-    def nothing_ends_twice_or_is_sent_twice(self) -> None:
-        assert all(count == 1 for count in self.ends.values())
-        assert len(set(self.on_the_wire)) == len(self.on_the_wire)
-
-    @invariant()
-    def memory_is_bounded(self) -> None:
-        assert len(self.rpc._asked) <= MOST_WAITING + URGENT_RESERVE
-        assert len(self.rpc._answered) <= REMEMBERED_ANSWERS
-        assert len(self.rpc._unanswered) <= MOST_UNANSWERED
-
-    def teardown(self) -> None:
-        self.take(list(self.rpc.expire(self.now_s + 1000)))
-        for message_id in self.asked:
-            assert self.ends[message_id] == 1 or message_id in self.abandoned
-
-
-EngineUnderFire.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
-TestEngineUnderFire = EngineUnderFire.TestCase
-
-
-@given(st.text(max_size=200) | st.binary(max_size=50) | frames_like)
-def test_every_frame_gets_at_most_one_answer(message: str | bytes) -> None:
-    rpc = engine()
-    events = rpc.receive(message, 0.0)
-    received = [event for event in events if isinstance(event, CallReceived)]
-    assert len(rpc.frames_to_send()) + len(received) <= 1

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from drivers.device import Sample, SampleFlag, ValueSource
 from drivers.ocpp.messages import ChargingNeeds, MeterValue, TransactionEvent
-from drivers.ocpp.session import EvseSession, Moment, Outcome
+from drivers.ocpp.session import REMEMBERED_EVENTS, EvseSession, Moment, Outcome
 from drivers.ocpp.settings import ChargerSettings
 from drivers.ocpp.timestamps import format_timestamp
 
@@ -106,6 +107,15 @@ def test_a_repeated_event_counts_once() -> None:
     assert not again.samples
 
 
+def test_what_is_remembered_of_events_is_bounded_and_the_newest_are_kept() -> None:
+    evse = session()
+    for number in range(2 * REMEMBERED_EVENTS):
+        take(evse, event("Updated", number, number), number)
+    assert len(evse._seen) == REMEMBERED_EVENTS
+    first_kept = REMEMBERED_EVENTS
+    assert take(evse, event("Updated", first_kept, first_kept), 2 * REMEMBERED_EVENTS).repeated
+
+
 def test_the_token_that_ends_a_transaction_does_not_become_its_owner() -> None:
     evse = session()
     take(evse, event("Started", 0, 0), 0, token_id="OWNER")
@@ -179,6 +189,18 @@ def test_a_charger_with_a_wrong_clock_still_has_its_live_values_in_our_time() ->
     assert one(aligned).flags == SampleFlag.NONE
 
 
+@pytest.mark.parametrize("years", [-20, 20])
+def test_a_clock_that_is_years_off_and_set_right_does_not_hide_the_next_transaction(years: int) -> None:
+    evse, off_s = session(), years * 365.25 * 86_400
+    take(evse, event("Started", 0, off_s), 0)
+    take(evse, event("Ended", 9, off_s - 100, transaction="T0", offline=True), 1)  # queued, by the same clock
+    assert evse.transaction is not None
+    assert evse.transaction.transaction_id == "T1"
+    take(evse, event("Updated", 1, off_s + 2), 2)
+    take(evse, event("Started", 0, 1.9, transaction="T2"), 3)  # set right by the heartbeat, or nearly so
+    assert evse.transaction.transaction_id == "T2"
+
+
 def test_meter_values_that_are_clearly_old_are_queued_ones() -> None:
     evse = session()
     sample = one(evse.meter_values([values(-3_600, 1000)], at(0)))
@@ -193,6 +215,19 @@ def test_a_register_that_goes_back_is_passed_on_and_said_once() -> None:
     assert one(outcome).import_register_milliwatt_hours == 10_000  # what to make of it is decided in measure
     assert [notice.code for notice in outcome.notices] == ["charger.register_back"]
     assert not take(evse, event("Updated", 3, 9, values(9, 5)), 9).notices
+
+
+def test_an_export_register_that_goes_back_is_said_too() -> None:
+    evse = session()
+
+    def gave(seconds: float, wh: float) -> MeterValue:
+        sampled = [{"value": wh, "measurand": "Energy.Active.Export.Register"}]
+        return cast(MeterValue, {"timestamp": stamp(seconds), "sampledValue": sampled})
+
+    take(evse, event("Updated", 1, 0, gave(0, 1000)), 0)
+    outcome = take(evse, event("Updated", 2, 5, gave(5, 10)), 5)
+    assert [notice.code for notice in outcome.notices] == ["charger.register_back"]
+    assert outcome.notices[0].text.startswith("export register")
 
 
 def test_state_of_charge_counts_for_its_session_only() -> None:
