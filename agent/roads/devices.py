@@ -42,6 +42,17 @@ class SiteDevices:
     problems: dict[str, str]
     """Devices that could not be made, with what to do about it."""
 
+    def reload_tokens(self, settings: Settings) -> int:
+        """Read the file of allowed tokens again; how many there are. Raises ValueError; the old ones stay then."""
+        if self.ocpp is None:
+            raise ValueError("no charger is configured")
+        try:
+            tokens = read_site_tokens(settings)
+        except TokensError as error:
+            raise ValueError(str(error)) from error
+        self.ocpp.tokens.replace(tokens)
+        return len(tokens)
+
 
 def make_devices(
     settings: Settings, *, store: Store, clock: Clock, on_event: Callable[[str, str, str], None]
