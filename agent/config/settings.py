@@ -90,6 +90,9 @@ class SiteSettings(_Section):
     phases: Literal[1, 3] = Field(3, description="Phases of the connection")
     nominal_voltage_v: int = Field(230, ge=100, le=300, description="Line to neutral")
     fuse_a: int = Field(63, ge=6, le=4000, description="Main fuse per phase, A")
+    phase_difference_a: int = Field(
+        20, ge=0, le=4000, description="Most that devices may make one phase differ from another, A; 0: no limit"
+    )
     import_limit_w: int = Field(40_000, ge=0, le=10_000_000, description="Most import at the connection, W")
     export_limit_w: int = Field(10_000, ge=0, le=10_000_000, description="Most export at the connection, W")
     house_reserve_w: int = Field(5_000, ge=0, le=1_000_000, description="Most that everything not controlled draws, W")
@@ -202,6 +205,15 @@ class ControlSettings(_Section):
         "self_consumption", description="What a stationary battery does when nobody commands"
     )
     battery_minimum_soc_percent: int = Field(10, ge=0, le=100, description="Stationary battery is kept above, percent")
+    return_delay_most_s: float = Field(
+        600.0,
+        ge=0,
+        le=3600,
+        description="After grid return, boot or safe mode power may rise after a random part of this, s",
+    )
+    return_ramp_percent_per_minute: int = Field(
+        10, ge=1, le=6000, description="Then it rises by so much of each device's rating a minute, percent"
+    )
     gateway_stop_file: Path | None = Field(
         None, description="Local STOP holds while this file exists; default: STOP in the state directory"
     )

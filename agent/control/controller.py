@@ -7,6 +7,7 @@ durable before acted on, but what only reduces power acts at once (DESIGN: law 5
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -67,7 +68,10 @@ class Controller:
         trust: Callable[[], TrustList | None],
         desk: Desk,
         notes: Notes,
+        booted: bool = False,
+        draw: Callable[[], float] = random.random,
     ) -> None:
+        """`booted`: the machine was started just now (SAFETY 7). `draw` is for tests."""
         self._devices = devices
         self._settings = settings_view(site, control, frequency, device_settings)
         self._control = control
@@ -96,7 +100,13 @@ class Controller:
         self._refused = 0
         self._flooded = False
         self._watch = SiteWatch(
-            self._settings, self._looks, held=self._dispatcher.held, say=self._alarm, started_s=self._started_s
+            self._settings,
+            self._looks,
+            held=self._dispatcher.held,
+            say=self._alarm,
+            started_s=self._started_s,
+            booted=booted,
+            draw=draw,
         )
         self._stopped_by: str | None = None
         self._trouble = ""

@@ -1,7 +1,8 @@
 """The plan: a pure function from the site as it is to an order for each device, with the reason for each.
 
     target (command, else owner's default) -> frequency response -> battery's and car's needs
-    -> CURTAIL and import limits -> connection -> never against the grid's frequency -> phases -> ratings -> local STOP
+    -> CURTAIL and import limits -> coming back slowly -> connection -> never against the grid's frequency
+    -> phases -> ratings -> local STOP
 
 Each step can undo the one before and leaves its name where it bound (DESIGN: The plan; SAFETY.md). The same view gives
 the same plan.
@@ -16,11 +17,13 @@ from typing import Final
 from agent.control.book import Outcome
 from agent.control.command import Command, Mode, Point, Price
 from agent.control.order import Now
+from agent.control.rules.balance import limit_difference
 from agent.control.rules.defaults import set_default
 from agent.control.rules.draft import Draft, Rule
 from agent.control.rules.grid_code import answer_frequency, never_against
 from agent.control.rules.limits import limit_by_commands, limit_connection, limit_phases
 from agent.control.rules.needs import keep_room, set_room
+from agent.control.rules.slowly import come_back_slowly
 from agent.control.rules.stop import stop_all
 from agent.control.rules.targets import Target, scope_of, sentence, set_targets
 from agent.control.site import SiteView
@@ -120,10 +123,12 @@ def make_plan(site: SiteView) -> Plan:
     for draft in drafts.values():
         keep_room(draft)
     limit_by_commands(drafts, targets)
+    come_back_slowly(drafts, site)
     limit_connection(drafts, targets, site)
     if site.meter is not None:
         never_against(drafts, site)
     limit_phases(drafts, site)
+    limit_difference(drafts, site)
     for draft in drafts.values():
         keep_room(draft)
         if not draft.view.online:

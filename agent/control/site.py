@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from agent.control.coming_back import ComingBack
 from agent.control.frequency import GridFrequency
 from agent.control.order import Now, Order
 from drivers.device import Capabilities, DeadMan, DeviceKind, VehicleSession
@@ -33,6 +34,8 @@ class SiteLimits:
     phase_limit_w: int
     """Main fuse per phase, as power at nominal voltage."""
     phases: int
+    difference_limit_w: int | None = None
+    """Most that devices may make one phase differ from another; None: no such limit."""
     house_reserve_w: int
     """Most that everything not controlled draws; counted while the meter is lost."""
     discharge_permitted: bool
@@ -184,6 +187,8 @@ class SiteView:
     islanded: bool = False
     safe_mode: str | None = None
     """Why the site looks after itself only (connection targets are suspended)."""
+    coming_back: ComingBack | None = None
+    """After grid return, boot or safe mode."""
     frequency: GridFrequency = field(default_factory=GridFrequency)
 
     @property

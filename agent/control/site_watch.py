@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
+from agent.control.coming_back import ComingBack, begin, step
 from agent.control.frequency_watch import FrequencyWatch, Say
 from agent.control.onlooker import Onlooker
 from agent.control.order import Now, Order
@@ -20,6 +21,7 @@ from agent.control.viewing import (
 )
 from agent.evidence.statements import Severity
 
+GRID_IS_BACK: Final = "the public grid is back"
 METER_PATIENCE_S: Final = 10.0
 """After the start the grid meter may take so long to its first sample before that is a reason for safe mode."""
 
@@ -35,6 +37,8 @@ class SiteWatch:
         held: Callable[[str], Held | None],
         say: Say,
         started_s: float,
+        booted: bool,
+        draw: Callable[[], float],
     ) -> None:
         self._settings = settings
         self._looks = looks
@@ -44,6 +48,11 @@ class SiteWatch:
         self._metered = False
         """Whether the grid meter has ever spoken."""
         self._safe_mode = SafeMode()
+        self._islanded = False
+        self._draw = draw
+        self._returns_for = "the gateway was started with its machine" if booted else ""
+        """Why a return has to begin with the next look; empty: it has not."""
+        self._coming_back: ComingBack | None = None
         self._frequency = FrequencyWatch(settings.curve, answers=settings.defaults.answers_frequency, say=say)
 
     @property
@@ -63,13 +72,35 @@ class SiteWatch:
         elif view.meter is None and self._settings.meter_id is not None and self._meter_is_due(monotonic_s):
             reason = f"the grid meter {self._settings.meter_id} gives no believable power"
         self._step_safe_mode(reason, monotonic_s)
+        if self._islanded and not view.islanded:
+            self._returns_for = GRID_IS_BACK
+        self._islanded = view.islanded
+        self._step_return(view, monotonic_s)
         frequency = self._frequency.look(
             frequency_readings(self._settings, statuses),
             {name: device.likely_w for name, device in view.devices.items()},
             view.meter.power_w if view.meter is not None else None,
             monotonic_s,
         )
-        return replace(view, safe_mode=self._safe_mode.reason, frequency=frequency)
+        return replace(view, safe_mode=self._safe_mode.reason, frequency=frequency, coming_back=self._coming_back)
+
+    def _step_return(self, view: SiteView, monotonic_s: float) -> None:
+        """SAFETY 7. Another cause while one return is under way begins a new one."""
+        if self._returns_for:
+            pace, delay_s = self._settings.pace, 0
+            if self._returns_for == GRID_IS_BACK:  # Only then do devices have something to reconnect to.
+                known = [d.capabilities for d in view.devices.values() if d.capabilities is not None]
+                delay_s = max((capabilities.reconnect_delay_s for capabilities in known), default=0)
+            returning = begin(self._returns_for, pace, delay_s, self._draw(), monotonic_s)
+            self._coming_back, self._returns_for = returning, ""
+            text = (
+                f"{returning.why}: more power is allowed after {returning.wait_s:.0f} s, "
+                f"then by {pace.ramp_permille_per_minute / 10:g} % of rating a minute"
+            )
+            self._say(Severity.INFO, "site.coming_back", "site", text)
+        if self._coming_back is not None:
+            heard = {name: device.likely_w for name, device in view.devices.items() if device.online}
+            self._coming_back = step(self._coming_back, self._settings.pace, heard, monotonic_s)
 
     def _meter_is_due(self, monotonic_s: float) -> bool:
         """Whether the meter ought to have spoken: right after the start it is only being connected to."""
@@ -82,3 +113,4 @@ class SiteWatch:
             self._say(Severity.WARNING, "site.safe_mode", "site", f"safe mode: {self._safe_mode.reason}")
         elif self._safe_mode.reason is None and before is not None:
             self._say(Severity.INFO, "site.safe_mode_left", "site", f"safe mode has ended; it was: {before}")
+            self._returns_for = "safe mode has ended"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agent.config import ControlSettings, DeviceSettings, FrequencySettings, SiteSettings
+from agent.control.coming_back import ReturnPace
 from agent.control.frequency import Curve, FrequencyReading, GridFrequency
 from agent.control.order import Now, Order
 from agent.control.site import Defaults, DeviceView, Held, Mandate, MeterView, SiteLimits, SiteView
@@ -34,6 +35,7 @@ class SiteSettingsView:
     meter_id: str | None
     meter_period_s: float
     curve: Curve
+    pace: ReturnPace
 
 
 def settings_view(
@@ -47,6 +49,7 @@ def settings_view(
             export_limit_w=site.export_limit_w,
             phase_limit_w=site.fuse_a * site.nominal_voltage_v,
             phases=site.phases,
+            difference_limit_w=site.phase_difference_a * site.nominal_voltage_v or None,
             house_reserve_w=site.house_reserve_w,
             discharge_permitted=site.discharge_permitted,
         ),
@@ -69,6 +72,10 @@ def settings_view(
         controllable={d.id: d for d in devices if d.kind is not DeviceKind.METER},
         meter_id=meter_id,
         meter_period_s=next((d.period_s for d in devices if d.id == meter_id), 0.0),
+        pace=ReturnPace(
+            delay_most_s=control.return_delay_most_s,
+            ramp_permille_per_minute=control.return_ramp_percent_per_minute * 10,
+        ),
         curve=Curve(
             nominal_millihertz=site.nominal_frequency_hz * 1000,
             dead_band_millihertz=frequency.dead_band_millihertz,

@@ -68,6 +68,8 @@ stall_s = 5.0
 
 [control]
 lease_s = 30
+return_delay_most_s = 0
+return_ramp_percent_per_minute = 6000
 
 [frequency]
 response = true

@@ -1,0 +1,46 @@
+"""After grid return, boot and safe mode no device gets more at once than it had (SAFETY 7)."""
+
+from __future__ import annotations
+
+from agent.control.rules.draft import Draft, Rule
+from agent.control.site import SiteView
+from drivers.device import DeviceKind
+
+STEP_W = 100
+
+
+def come_back_slowly(drafts: dict[str, Draft], site: SiteView) -> None:
+    """Cap both sides at what flowed when it began and the allowance. Bounds of PV are lifted by the same ramp."""
+    returning = site.coming_back
+    if returning is None:
+        return
+    for name, draft in drafts.items():
+        if draft.view.capabilities is None or not draft.view.online:
+            continue
+        base_w = returning.base_w.get(name, 0)
+        more_import_w = draft.view.most_import_w * returning.allowance_permille // 1000
+        more_export_w = draft.view.most_export_w * returning.allowance_permille // 1000
+        lowest_w = min(0, base_w) - more_export_w // STEP_W * STEP_W
+        if draft.view.kind is DeviceKind.PV:
+            held = draft.view.held
+            if held is not None and held.lowest_w is not None:
+                # Free PV is left to its own grid code.
+                draft.cap_low(min(lowest_w, held.lowest_w), Rule.COMING_BACK)
+            continue
+        if draft.released and draft.view.kind is DeviceKind.BATTERY and not _can_be_bounded(draft):
+            draft.set_power(0)
+            draft.bind(Rule.COMING_BACK)
+            continue
+        draft.cap_low(lowest_w, Rule.COMING_BACK)
+        draft.cap_high(max(0, base_w) + _whole(draft, more_import_w), Rule.COMING_BACK)
+
+
+def _can_be_bounded(draft: Draft) -> bool:
+    capabilities = draft.view.capabilities
+    return capabilities is not None and capabilities.limits_export and capabilities.limits_import
+
+
+def _whole(draft: Draft, power_w: int) -> int:
+    """Nothing below what a charger can give at least."""
+    minimum_w = draft.view.capabilities.minimum_import_w if draft.view.capabilities is not None else 0
+    return 0 if power_w < minimum_w else power_w // STEP_W * STEP_W
