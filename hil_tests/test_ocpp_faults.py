@@ -16,6 +16,7 @@ from websockets.exceptions import InvalidStatus
 from drivers.device import LinkState
 from drivers.ocpp import charger as charger_module
 from drivers.ocpp import connection as connection_module
+from drivers.ocpp import doorstep as doorstep_module
 from drivers.ocpp import rpc as rpc_module
 from drivers.ocpp import server as server_module
 from hil_tests.ocpp_station import SUBPROTOCOL, MemoryJournal, Site, meter_value, ready, running, stamp, until
@@ -112,6 +113,43 @@ async def test_a_charger_that_does_not_read_its_answers_is_closed(site: Site, mo
         await until(lambda: site.link() is LinkState.SILENT, "the end of the connection")
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
+
+
+async def test_pings_without_end_fill_no_memory_and_end_the_connection(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doorstep_module, "STUCK_S", 1.0)
+    monkeypatch.setattr(doorstep_module, "BYTES_AT_ONCE", 1e9)  # else they are not even read
+    pings = (b"\x89\xfd\0\0\0\0" + b"p" * 125) * 1_000
+    async with site.open() as pinging:
+        await until(lambda: site.link() is LinkState.ONLINE, "the charger")
+        connection = site.server._chargers["CP-1"]._connection
+        assert connection is not None
+        transport = connection._socket.transport
+        pinging.transport.pause_reading()
+        largest = 0
+        for _ in range(400):  # 52 MB, whose answers nobody reads
+            pinging.transport.write(pings)
+            await asyncio.sleep(0)
+            largest = max(largest, transport.get_write_buffer_size())
+        await until(lambda: site.link() is LinkState.SILENT, "the end of it")
+        assert largest < 1_000_000
+        pinging.transport.abort()
+
+
+async def test_pings_without_end_are_read_slowly(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doorstep_module, "BYTES_PER_S", 10_000.0)
+    monkeypatch.setattr(doorstep_module, "BYTES_AT_ONCE", 100_000.0)
+    pings = (b"\x89\xfd\0\0\0\0" + b"p" * 125) * 1_000
+    async with site.open() as pinging, site.station("CP-2", "secret-2") as neighbour:
+        for _ in range(160):
+            pinging.transport.write(pings)  # 21 MB
+        for _ in range(400):
+            assert (await neighbour.call(call.Heartbeat())).current_time
+        # At 10 kB/s all is still with the sender, but for what the sockets between hold.
+        assert pinging.transport.get_write_buffer_size() > 8_000_000
+        assert site.link() is LinkState.ONLINE
+        pinging.transport.abort()
 
 
 async def test_a_half_open_socket_is_noticed_without_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,6 +255,20 @@ async def test_a_charger_that_connects_without_end_is_turned_away_unheard(monkey
         assert site.codes() == ["charger.flood"]
         async with site.station("CP-2", "secret-2") as neighbour:
             assert (await neighbour.boot()).status == "Accepted"
+
+
+async def test_sockets_that_say_nothing_take_no_place_from_a_charger(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "MOST_SILENT", 5)
+    async with running(Site(MemoryJournal())) as site:
+        silent = [await asyncio.open_connection("127.0.0.1", site.server.port) for _ in range(40)]
+        await until(lambda: sum(reader.at_eof() for reader, _ in silent) >= 33, "the oldest to be closed")
+        assert len(site.server._doorstep) == 7  # five, and one for each configured EVSE
+        async with site.station() as station:
+            assert (await station.boot()).status == "Accepted"
+            assert len(site.server._doorstep) <= 7
+        for _, writer in silent:
+            writer.close()
+        await until(lambda: len(site.server._doorstep) == 0, "the rest to be gone")
 
 
 @pytest.mark.parametrize("years", [-30, 20])

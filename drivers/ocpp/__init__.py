@@ -3,8 +3,9 @@
 Here live the RPC engine (sans-I/O), the WebSocket server around it, and a Device per EVSE. What a charger should do is
 decided elsewhere; Modbus has no place here.
 
-Top down: `server` listens, `charger` is one charger over all its connections, `connection` is one socket, `rpc` the
-engine in it, `station` and `session` what the messages mean, `evse` the Device, `profiles` its limits on the wire.
+Top down: `server` listens (`doorstep` and `pace` bound what its sockets may do), `charger` is one charger over all its
+connections, `connection` is one socket, `rpc` the engine in it (`frames` and `schemas` below), `station` and `session`
+what the messages mean, `evse` the Device, `profiles` its limits on the wire.
 """
 
 from drivers.ocpp.server import OcppServer

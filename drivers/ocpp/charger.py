@@ -14,7 +14,14 @@ from websockets.asyncio.server import ServerConnection
 from drivers.device import DeviceError, DeviceRefusedError, DeviceUnreachableError, Journal, LinkState
 from drivers.ocpp import provisioning
 from drivers.ocpp.connection import Connection
-from drivers.ocpp.errors import CallError, CallRefusedError, InvalidAnswerError, NotConnectedError, OwnMistakeError
+from drivers.ocpp.errors import (
+    CallError,
+    CallRefusedError,
+    InvalidAnswerError,
+    NotConnectedError,
+    NotInVersionError,
+    OwnMistakeError,
+)
 from drivers.ocpp.evse import OcppEvse
 from drivers.ocpp.messages import StatusAnswer
 from drivers.ocpp.pace import Pace
@@ -231,7 +238,7 @@ class OcppCharger:
     async def _request(self, device_id: str, action: str, payload: JsonObject) -> None:
         try:
             answer = cast(StatusAnswer, await self.call(action, payload, Priority.URGENT))
-        except (CallRefusedError, InvalidAnswerError) as error:
+        except (CallRefusedError, InvalidAnswerError, NotInVersionError) as error:
             raise DeviceRefusedError(f"{device_id}: {error}") from error
         except CallError as error:
             raise DeviceUnreachableError(f"{device_id}: {error}") from error

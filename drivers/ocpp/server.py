@@ -19,6 +19,7 @@ from websockets.typing import Subprotocol
 from drivers.device import Device, Journal
 from drivers.ocpp.charger import OcppCharger
 from drivers.ocpp.credentials import Claim, proves, read_claim
+from drivers.ocpp.doorstep import Doorstep
 from drivers.ocpp.errors import quoted
 from drivers.ocpp.frames import LONGEST_FRAME
 from drivers.ocpp.schemas import Version, schemas
@@ -28,6 +29,8 @@ REFUSAL_DELAY_S: Final = 2.0
 """Before a 401: makes guessing slow."""
 MOST_REFUSING: Final = 64
 """Strangers that are kept waiting at a time; more are turned away at once."""
+MOST_SILENT: Final = 64
+"""Sockets that were opened and said nothing yet, beside one for each charger."""
 REFUSALS_SAID_EVERY_S: Final = 60.0
 PING_INTERVAL_S: Final = 10.0
 """A half-open socket is noticed after at most twice this."""
@@ -72,6 +75,7 @@ class OcppServer:
         self._refusing = 0
         self._refusals = 0
         self._refusals_said_s = float("-inf")
+        self._doorstep = Doorstep(MOST_SILENT + len(chargers))
         self._chargers: dict[str, OcppCharger] = {}
         self._of_device: dict[str, OcppCharger] = {}
         self.devices: dict[str, Device] = {}
@@ -134,6 +138,7 @@ class OcppServer:
             ssl=self._ssl,
             process_request=self._admit,
             select_subprotocol=_select_subprotocol,
+            create_connection=self._doorstep.connection,
             max_size=LONGEST_FRAME,
             max_queue=4,
             ping_interval=PING_INTERVAL_S,
@@ -164,6 +169,7 @@ class OcppServer:
 
     async def _admit(self, socket: ServerConnection, request: Request) -> Response | None:
         """None lets the handshake go on."""
+        self._doorstep.enter(socket)
         claim = read_claim(request.path, request.headers.get("Authorization"))
         charger = self._chargers.get(claim.charger_id)
         if not proves(claim, charger is not None, charger.password if charger else None) or charger is None:

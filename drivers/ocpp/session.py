@@ -27,6 +27,8 @@ REMEMBERED_EVENTS: Final = 256
 REMEMBERED_ENDED: Final = 16
 CLOCK_TOLERANCE_US: Final = 60_000_000
 """A charger's clock further off than this is reported; OCPP sets it with every heartbeat."""
+SET_RIGHT_WITHIN_US: Final = 5_000_000
+"""A clock that was set by a heartbeat is behind by the way of the answer and what was rounded off."""
 LIVE_AGE_US: Final = 2_000_000
 """A value at most this much older than its message was measured now, as far as telemetry is concerned."""
 OLDEST_QUEUED_US: Final = 400 * 86_400_000_000
@@ -86,7 +88,7 @@ class EvseSession:
         self.import_register_milliwatt_hours: int | None = None
         self.export_register_milliwatt_hours: int | None = None
         self.last_sample: Sample | None = None
-        self._seen: deque[tuple[str, int, str, str]] = deque(maxlen=REMEMBERED_EVENTS)
+        self._seen: dict[tuple[str, int, str, str], None] = {}  # in order of coming
         self._clock_behind_us: int | None = None
         self._known_idle = False
         self._said: set[str] = set()
@@ -145,16 +147,18 @@ class EvseSession:
         if key in self._seen:
             outcome.repeated = True
             return outcome
-        self._seen.append(key)
+        self._seen[key] = None
+        if len(self._seen) > REMEMBERED_EVENTS:
+            del self._seen[next(iter(self._seen))]
 
         timestamp_us = parse_timestamp_us(timestamp)
         offline = event.get("offline", False)
         if not offline:
             self._compare_clocks(timestamp_us, now, outcome)
         moved_us = timestamp_us
-        if timestamp_us > now.wall_us:
+        if timestamp_us > now.wall_us + CLOCK_TOLERANCE_US:
             # A clock that is ahead, and is set right later, must not make what comes then look older than this.
-            moved_us = min(now.wall_us, timestamp_us + (self._clock_behind_us or 0))
+            moved_us = min(now.wall_us, timestamp_us + (self._clock_behind_us or 0)) - SET_RIGHT_WITHIN_US
         self._move(event, moved_us, token_id, outcome)
         self._take_meter_values(event.get("meterValue", []), timestamp_us, offline, now, outcome)
         if self.transaction is None:

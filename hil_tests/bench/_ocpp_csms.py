@@ -1,7 +1,7 @@
 """The CSMS of the bench `ocpp`, in a process of its own, so that its CPU and memory are its own.
 
-`python -m hil_tests.bench._ocpp_csms COUNT SECONDS` prints its port, waits for all chargers, counts for SECONDS, then
-orders limits under the same load, prints its figures, and ends when its standard input does.
+`python -m hil_tests.bench._ocpp_csms COUNT SECONDS ORDERS` prints its port, waits for all chargers, counts for SECONDS,
+then orders limits under the same load, prints its figures, and ends when its standard input does.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ from drivers.device import Sample, SampleFlag, Setpoint
 from drivers.ocpp import ChargerSettings, OcppServer
 from drivers.ocpp.schemas import Version, schemas
 
-ORDERS: Final = 1_000
 ORDERS_PER_S: Final = 50.0
 SETUP_S: Final = 120.0
-SETTLE_S: Final = 5.0
+SETTLE_S: Final = 3.0
 
 
 class _NoJournal:
@@ -42,7 +41,7 @@ def resident_bytes() -> int:
     return pages * os.sysconf("SC_PAGESIZE")
 
 
-async def _run(count: int, seconds: float) -> None:
+async def _run(count: int, seconds: float, order_count: int) -> None:
     for version in Version:
         schemas(version)  # once per process, however many chargers there are
     gc.collect()
@@ -83,7 +82,7 @@ async def _run(count: int, seconds: float) -> None:
         gc.collect()
         used_bytes = resident_bytes() - before_bytes
         ordered_ns: dict[str, int] = {}
-        orders = [group.create_task(_order(server, number, count, ordered_ns)) for number in range(ORDERS)]
+        orders = [group.create_task(_order(server, number, count, ordered_ns)) for number in range(order_count)]
         await asyncio.gather(*orders)
         figures = {
             "core_share": cpu_s / took_s,
@@ -111,4 +110,4 @@ if __name__ == "__main__":
         wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-    asyncio.run(_run(int(sys.argv[1]), float(sys.argv[2])))
+    asyncio.run(_run(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])))

@@ -34,6 +34,7 @@ ROUNDS: Final = 5
 EVENTS: Final = 2_000
 CHARGERS: Final = 200
 SECONDS: Final = 30.0
+ORDERS: Final = 1_000
 
 
 def run(
@@ -43,6 +44,7 @@ def run(
     events: int = EVENTS,
     chargers: int = CHARGERS,
     seconds: float = SECONDS,
+    orders: int = ORDERS,
 ) -> dict[str, float]:
     """The figures, by the names that the README has."""
     turns = []
@@ -52,7 +54,7 @@ def run(
         turns.append(theirs_us / ours_us)
         progress(f"round {turn} of {rounds}, CPU us from frame to answer: ours {ours_us:.1f}, ocpp {theirs_us:.1f}")
     progress(f"{chargers} chargers with meter values every second, for {seconds:g} s")
-    site, waits_ms = on_site(chargers, seconds)
+    site, waits_ms = on_site(chargers, seconds, orders)
     progress(
         f"{site['messages_per_s']:.1f} messages/s; {len(waits_ms)} limits, median {waits_ms[len(waits_ms) // 2]:.2f} ms"
     )
@@ -151,9 +153,9 @@ def _check(socket: _Socket, count: int) -> None:
     assert all(text.startswith("[3,") for text in socket.sent), "an event was refused"
 
 
-def on_site(count: int, seconds: float) -> tuple[dict[str, float], list[float]]:
+def on_site(count: int, seconds: float, orders: int) -> tuple[dict[str, float], list[float]]:
     """What the CSMS says of itself, and how long each limit took to arrive, ms, in order."""
-    csms_command = [sys.executable, "-m", f"{__package__}._ocpp_csms", str(count), str(seconds)]
+    csms_command = [sys.executable, "-m", f"{__package__}._ocpp_csms", str(count), str(seconds), str(orders)]
     with subprocess.Popen(csms_command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as csms:
         assert csms.stdout is not None
         port = csms.stdout.readline().strip()

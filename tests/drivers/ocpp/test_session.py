@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from drivers.device import Sample, SampleFlag, ValueSource
 from drivers.ocpp.messages import ChargingNeeds, MeterValue, TransactionEvent
-from drivers.ocpp.session import EvseSession, Moment, Outcome
+from drivers.ocpp.session import REMEMBERED_EVENTS, EvseSession, Moment, Outcome
 from drivers.ocpp.settings import ChargerSettings
 from drivers.ocpp.timestamps import format_timestamp
 
@@ -107,6 +107,15 @@ def test_a_repeated_event_counts_once() -> None:
     assert not again.samples
 
 
+def test_what_is_remembered_of_events_is_bounded_and_the_newest_are_kept() -> None:
+    evse = session()
+    for number in range(2 * REMEMBERED_EVENTS):
+        take(evse, event("Updated", number, number), number)
+    assert len(evse._seen) == REMEMBERED_EVENTS
+    first_kept = REMEMBERED_EVENTS
+    assert take(evse, event("Updated", first_kept, first_kept), 2 * REMEMBERED_EVENTS).repeated
+
+
 def test_the_token_that_ends_a_transaction_does_not_become_its_owner() -> None:
     evse = session()
     take(evse, event("Started", 0, 0), 0, token_id="OWNER")
@@ -187,8 +196,8 @@ def test_a_clock_that_is_years_off_and_set_right_does_not_hide_the_next_transact
     take(evse, event("Ended", 9, off_s - 100, transaction="T0", offline=True), 1)  # queued, by the same clock
     assert evse.transaction is not None
     assert evse.transaction.transaction_id == "T1"
-    take(evse, event("Updated", 1, 2), 2)  # set right by the heartbeat
-    take(evse, event("Started", 0, 3, transaction="T2"), 3)
+    take(evse, event("Updated", 1, off_s + 2), 2)
+    take(evse, event("Started", 0, 1.9, transaction="T2"), 3)  # set right by the heartbeat, or nearly so
     assert evse.transaction.transaction_id == "T2"
 
 
