@@ -37,7 +37,7 @@ def configuration(
         f'password_secret = "file:{password}"\nparent = "meter-1"\nsettled = true\nrated_import_w = {CHARGER_RATED_W}\n'
         f'fallback_import_w = 4140\nlocal_tokens = ["{token}"]\n{more}'
         for device_id, token, more in (
-            ("charger-1", "TOKEN-V2G", f'discharge = "negative_limit"\nrated_export_w = {CHARGER_RATED_W}\n'),
+            ("charger-1", "TOKEN-V2G", f'discharge = "v2x"\nrated_export_w = {CHARGER_RATED_W}\n'),
             ("charger-2", "TOKEN-PLAIN", ""),
         )
     )

@@ -152,6 +152,7 @@ class Stage:
             "--truth-period", "0.5", "--ramp", f"{self._story.device_ramp_s:.2f}", "--pv-rated", str(PV_RATED_W),
             *(part for name in ("meter", "pv", "battery") for part in (f"--{name}-port", str(ports[name]))),
             "--v2g-password-file", str(password), "--plain-password-file", str(password), "--end-with-stdin",
+            "--v2g-version", "2.1",
         )  # fmt: skip
         await site.hear("ready")
 
