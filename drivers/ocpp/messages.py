@@ -258,6 +258,7 @@ class SetVariablesAnswer(TypedDict):
 
 class GetVariableResult(TypedDict):
     attributeStatus: str
+    variable: Named
     attributeValue: NotRequired[str]
 
 

@@ -145,6 +145,12 @@ def test_a_composite_schedule_that_ends_with_the_lease_says_nothing_of_afterward
     assert profiles.read_composite(composite((0, 7_400), duration=60), PLAIN, 60).after_lease_w is None
 
 
+@pytest.mark.parametrize("unit", RateUnit)
+def test_a_composite_schedule_with_a_power_that_nothing_has_is_no_proof(unit: RateUnit) -> None:
+    with pytest.raises(CannotError, match="1e"):
+        profiles.read_composite(composite((0, -1e308), unit=unit), PLAIN, 60)
+
+
 def test_a_composite_schedule_without_the_present_is_no_proof() -> None:
     with pytest.raises(CannotError):
         profiles.read_composite(composite((30, 7_400)), PLAIN, 60)
