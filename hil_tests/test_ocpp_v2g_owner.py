@@ -159,7 +159,7 @@ async def test_k20_a_need_that_arises_in_the_middle_of_a_discharge_ends_it_and_t
         plugged = site.rig.evse.car
         assert plugged is not None
         plugged.departure_s, plugged.energy_needed_wh = time.time() + 600, 4_000
-        site.rig.charger.say_charging_needs()
+        site.rig.charger.words.needs()
         await until(lambda: site.rig.evse.power_w > 1_000, "it charges for its departure", 30)
 
 
@@ -168,7 +168,7 @@ async def test_k22_a_driver_who_wants_to_charge_now_beats_the_grid(tmp_path: Pat
     async with owned(tmp_path, OCPP_21, car, speed=1.0) as site:
         await site.discharge()
         await until(lambda: site.rig.evse.power_w < -4_000, "the car gives", 20)
-        site.rig.charger.press_priority(activated=True)
+        site.rig.charger.words.press_priority(activated=True)
         await until(lambda: site.rig.evse.power_w > 1_000, "it charges", 30)
         assert "charge now" in site.reasons()
 

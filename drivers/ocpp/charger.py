@@ -77,7 +77,7 @@ class OcppCharger:
         self.password = evses[0].password
         self.rate_unit = RateUnit.WATTS
         self.evses = {
-            number: OcppEvse(evse, self, monotonic_s=monotonic_s, wall_us=wall_us)
+            number: OcppEvse(evse, self, monotonic_s=monotonic_s, wall_us=wall_us, meter_interval_s=meter_interval_s)
             for number, evse in self.session.evses.items()
         }
         self._device_ids = {evse.device_id: evse for evse in self.evses.values()}

@@ -24,7 +24,7 @@ from drivers.ocpp import profiles
 from drivers.ocpp.bidirectional import Bidirectional
 from drivers.ocpp.obedience import Obedience
 from drivers.ocpp.profile_calls import Charger, ProfileCalls
-from drivers.ocpp.profiles import CannotError, Slot
+from drivers.ocpp.profiles import CannotError, Held, Slot
 from drivers.ocpp.rpc import Priority
 from drivers.ocpp.session import EvseSession
 from drivers.ocpp.v2x import Mode, Period
@@ -67,7 +67,9 @@ class OcppEvse:
         *,
         monotonic_s: Callable[[], float],
         wall_us: Callable[[], int],
+        meter_interval_s: float = 5.0,
     ) -> None:
+        """`meter_interval_s`: how often the charger was asked to send what it measures."""
         self.session = session
         self._settings = session.settings
         self._charger = charger
@@ -79,7 +81,8 @@ class OcppEvse:
         self._order = 0
         self._calls = ProfileCalls(session, charger)
         self._bidirectional = Bidirectional(session, self._calls)
-        self._obedience = Obedience(max(self._settings.import_rating_w, self._settings.export_rating_w))
+        rating_w = max(self._settings.import_rating_w, self._settings.export_rating_w)
+        self._obedience = Obedience(rating_w, meter_interval_s)
         self._distrust: Distrust | None = None
         self._disobeys = False
         self._cleaned = False  # of others' profiles, since the charger came
@@ -107,7 +110,7 @@ class OcppEvse:
         if link is LinkState.ONLINE and self.session.trouble is not None:
             detail = f"the connector reports {self.session.trouble}; {detail}"
         holds = self._holds()
-        follows = self._obedience.follows() if holds and link is LinkState.ONLINE else None
+        follows = self._obedience.follows(self._monotonic_s()) if holds and link is LinkState.ONLINE else None
         if follows is False:
             detail = f"{detail}; does not follow: {self._obedience.sentence()}"
         return DeviceStatus(
@@ -200,8 +203,11 @@ class OcppEvse:
             self._dead_man = DeadMan.REVERTS_UNLIMITED
             self._note("dead_man", f"no static share: {refusal}")
             return
-        in_the_end_w = held.now_w if held.after_lease_w is None else held.after_lease_w
-        self._judge_dead_man(in_the_end_w)
+        if self._outlives(held) and not self._cleaned:
+            self._cleaned = True
+            if await self._calls.clear_foreign():
+                held = await self._calls.composite(LONGEST_LEASE_S, Priority.CONTROL)
+        self._judge_dead_man(held.now_w if held.after_lease_w is None else held.after_lease_w)
         if self._dead_man is DeadMan.NONE and not self._lease_runs:
             # Perhaps a permission of ours from before a restart, which this charger would hold for ever.
             self._lease_runs, self._until_s = True, self._monotonic_s()
@@ -317,12 +323,12 @@ class OcppEvse:
     async def _judge_obedience(self) -> None:
         if not self._holds():
             self._obedience.released()
-            self._disobeys = False
+            self._disobeys, self.session.smart.held_w = False, None
             return
         why = self._obedience.unproved(self._monotonic_s())
         if why is not None:
             await self._take_back(why)
-        follows = self._obedience.follows()
+        follows = self._obedience.follows(self._monotonic_s())
         if follows is False and not self._disobeys:
             self._charger.notice(self.device_id, "charger.disobeys", f"it {self._obedience.sentence()}")
         self._disobeys = follows is False
@@ -349,10 +355,17 @@ class OcppEvse:
             self._distrust = None
         return self._distrust
 
+    def _outlives(self, held: Held) -> bool:
+        """Whether something else than the static share holds in the end."""
+        return not self._is_share(held.now_w if held.after_lease_w is None else held.after_lease_w)
+
+    def _is_share(self, in_the_end_w: int) -> bool:
+        return -1 <= in_the_end_w <= self._settings.static_share_w + profiles.TOLERANCE_W
+
     def _judge_dead_man(self, in_the_end_w: int) -> None:
         share_w = self._settings.static_share_w
         before = self._dead_man
-        if -1 <= in_the_end_w <= share_w + profiles.TOLERANCE_W:
+        if self._is_share(in_the_end_w):
             self._dead_man = DeadMan.REVERTS_TO_FALLBACK
             self._notes.pop("dead_man", None)
             return

@@ -309,6 +309,20 @@ def _report(charger: Charger, payload: JsonObject, held: list[JsonObject]) -> Js
     return {"status": "Accepted"}
 
 
+async def test_k10_a_default_of_an_earlier_csms_above_the_static_share_is_cleared_at_once(charger: Charger) -> None:
+    evse = evse_at(charger)
+    await evse.install_static_share()
+    foreign = {**charger.profiles[11], "id": 777, "stackLevel": 8}
+    period: JsonObject = {"startPeriod": 0, "limit": 11_000}
+    foreign["chargingSchedule"] = [
+        {"id": 1, "chargingRateUnit": "W", "duration": 9_999, "chargingSchedulePeriod": [period]}
+    ]
+    charger.profiles[777] = foreign
+    await evse.install_static_share()
+    assert 777 not in charger.profiles
+    assert export_w(evse) == 10_000
+
+
 async def test_k09_a_charger_that_never_reports_costs_no_more_than_the_wait(
     evse: OcppEvse, charger: Charger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
