@@ -121,7 +121,7 @@ demo() {
 
 run_tests() {
   need softhsm2 mosquitto swtpm swtpm-tools tpm2-tools libtpm2-pkcs11-1 libtpm2-pkcs11-tools tpm2-abrmd \
-    libtss2-tcti-swtpm0 libtss2-tcti-tabrmd0 dbus-daemon dbus-bin opensc
+    libtss2-tcti-swtpm0 libtss2-tcti-tabrmd0 dbus-daemon dbus-bin opensc gcc libc6-dev
   make_venv "$here/.venv" "$here/requirements-dev.lock"
   cd "$here"
   local bin=$here/.venv/bin

@@ -46,6 +46,38 @@ class SampleFlag(IntFlag):
     """The moment of measurement is the device's own word (its clock), not ours."""
 
 
+class SignatureVerdict(IntEnum):
+    """What became of a meter's own signature; signed into evidence."""
+
+    VERIFIED = 0
+    """Under the key that was registered for the meter."""
+    UNVERIFIABLE = 1
+    """The means are lacking: no registered key, a format or a hash that is not known here."""
+    WRONG = 2
+    """The means are there, and it does not hold."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedValue:
+    """What a meter signed itself, exactly as it came, and what it is worth."""
+
+    record: bytes
+    """Verbatim, at most MOST_RECORD_BYTES."""
+    encoding_method: str
+    """The format by the device's word: "OCMF"."""
+    verdict: SignatureVerdict
+    reason: str
+    """For a person; empty when verified."""
+    key_der: bytes | None
+    """SubjectPublicKeyInfo of the registered key that it was judged by; None: none is registered."""
+    transaction_id: str | None
+    context: str
+    """Why it was measured, in the device's own words: "Transaction.Begin"."""
+
+
+MOST_RECORD_BYTES = 32 * 1024
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """One look at one device. Absent is None, never 0."""
@@ -67,6 +99,22 @@ class Sample:
     state_of_charge_permille: int | None = None
     source: ValueSource = ValueSource.OPEN_BUS
     flags: SampleFlag = SampleFlag.NONE
+    registers_signed: bool = False
+    """The meter signed every register here itself, and those signatures (in `signed`) were verified."""
+    signed: tuple[SignedValue, ...] = ()
+    """The meter's own signatures that came with it. A sample may hold these alone."""
+
+    @property
+    def measures_nothing(self) -> bool:
+        """It holds no value but what a meter signed."""
+        return (
+            self.power_w is None
+            and self.import_register_milliwatt_hours is None
+            and self.export_register_milliwatt_hours is None
+            and self.voltage_millivolts is None
+            and self.frequency_millihertz is None
+            and self.state_of_charge_permille is None
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +170,8 @@ class Capabilities:
     response_s: float = 2.0
     """From an order to the metered power."""
     phases: tuple[int, ...] = (1, 2, 3)
+    disconnects: bool = False
+    """Its driver can take it off the grid and connect again what it disconnected itself. No band does that."""
     own_droop: bool = False
     """It answers the grid's frequency by itself: nothing is added to that (SAFETY 5)."""
     reconnect_delay_s: int = 0

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from enum import Enum
 from typing import Final, TypeAlias
 
 import cbor2
@@ -173,6 +174,29 @@ def one_of_each() -> list[Statement]:
             ),
         ),
     ]  # fmt: skip
+
+
+def plain(statement: Statement) -> Json:
+    """The fields of a statement by name: bytes in hex, enumerations as numbers."""
+
+    def of(value: object) -> Json:
+        match value:
+            case bytes():
+                return value.hex()
+            case Enum():
+                return int(value.value)
+            case tuple():
+                return [of(item) for item in value]
+            case dict():
+                return {str(key): of(item) for key, item in value.items()}
+            case None | bool() | int() | str():
+                return value
+        raise TypeError(f"{type(value).__name__} in a statement")
+
+    fields = asdict(statement)
+    if not fields.get("signed_values", True):
+        del fields["signed_values"]  # a layout without it has no such field
+    return of(fields)
 
 
 def leaves(number: int = 1, readings: int = 4) -> list[bytes]:

@@ -8,15 +8,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable
-from enum import Enum
 from pathlib import Path
 from typing import Final
 
 import cbor2
 
 from agent.evidence import acknowledgement, batch, cbor, cose, merkle, statements
-from agent.evidence.statements import Statement
 from hil_tests import evidence_cases as made
+from hil_tests import signed_value_cases
 from hil_tests.evidence_cases import Case, Json
 
 FOLDER: Final = Path(__file__).parents[1] / "proto" / "vectors" / "evidence"
@@ -40,6 +39,7 @@ def files() -> dict[str, str]:
         "receipts.json": _cases(receipt_cases()),
         "chains.json": _cases(chain_cases()),
         "acknowledgements.json": _cases(acknowledgement_cases()),
+        "signed_values.json": _cases(signed_value_cases.cases()),
     }
 
 
@@ -63,7 +63,7 @@ def statement_cases() -> Iterable[Case]:
     """One good statement of each kind with its fields, and what no decoder may take."""
     for statement in made.one_of_each():
         name = type(statement).__name__
-        yield Case(name, None, {"statement": statements.encode(statement)}, {"fields": plain(statement)})
+        yield Case(name, None, {"statement": statements.encode(statement)}, {"fields": made.plain(statement)})
     good = cbor.decode(statements.encode(made.reading(1)), what="reading")
     assert isinstance(good, list)
 
@@ -103,6 +103,7 @@ def statement_cases() -> Iterable[Case]:
     assert isinstance(window, list)
     contradicting = cbor.encode([*window[:9], -901, *window[10:]])
     yield wrong("window whose net is not import minus export", "malformed", contradicting)
+    yield from signed_value_cases.statement_cases()
 
 
 def merkle_vectors() -> Json:
@@ -318,26 +319,6 @@ def acknowledgement_cases() -> Iterable[Case]:
     yield changed("time is negative", "malformed", 5, -1)
     yield wrong("a field more", "malformed", ack([*payload, 0], header))
     yield wrong("empty", "malformed", b"")
-
-
-def plain(statement: Statement) -> Json:
-    """The fields of a statement by name: bytes in hex, enumerations as numbers."""
-
-    def of(value: object) -> Json:
-        match value:
-            case bytes():
-                return value.hex()
-            case Enum():
-                return int(value.value)
-            case tuple():
-                return [of(item) for item in value]
-            case dict():
-                return {str(key): of(item) for key, item in value.items()}
-            case None | bool() | int() | str():
-                return value
-        raise TypeError(f"{type(value).__name__} in a statement")
-
-    return of(dataclasses.asdict(statement))
 
 
 def _cases(cases: Iterable[Case]) -> str:

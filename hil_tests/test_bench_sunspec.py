@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 from collections.abc import Mapping
 
@@ -10,7 +11,7 @@ import pytest
 
 from drivers.sunspec.discovery import discover
 from hil_tests.bench import __main__ as command
-from hil_tests.bench import _sunspec_clients, _sunspec_site, sunspec
+from hil_tests.bench import _sunspec_clients, _sunspec_site, modbus_lines, sunspec
 from hil_tests.bench._sunspec_site import MODELS, REGISTERS, registers
 
 
@@ -63,8 +64,21 @@ def test_the_figures_have_the_names_that_the_readme_has(
     assert all(figure > 0 for figure in figures.values())
 
 
-def test_every_bench_can_be_named() -> None:
+def test_the_lines_are_compared_by_the_same_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = modbus_lines.run
+    monkeypatch.setattr(modbus_lines, "run", lambda progress: short(progress, rounds=2, polls=2))
+    assert command.main(["modbus_lines", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert set(figures) == {"cpu_ratio_vs_pymodbus", "cpu_ratio_vs_pysunspec2"}
+    assert all(figure > 0 for figure in figures.values())
+
+
+def test_every_bench_can_be_named_and_runs_by_that_name() -> None:
     assert "sunspec" in command.names()
+    for name in command.names():
+        assert callable(importlib.import_module(f"hil_tests.bench.{name}").run), name
     with pytest.raises(SystemExit):
         command.main(["no-such-bench"])
 

@@ -265,7 +265,7 @@ def test_there_is_nothing_to_export_before_the_agent_ran(config: Path, tmp_path:
 
 def test_a_scan_of_nobody_names_the_place_and_fails() -> None:
     done = command("scan", "127.0.0.1:1", "--timeout-s", "0.2", "--json")
-    [line] = json.loads(done.stdout)
+    [line] = json.loads(done.stdout)["devices"]
     assert (done.returncode, line["address"], line["kind"]) == (1, "tcp://127.0.0.1:1", None)
     assert line["problem"]
 

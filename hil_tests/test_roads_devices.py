@@ -53,6 +53,15 @@ async def test_a_charger_whose_password_cannot_be_read_is_named_and_left_out(sto
     assert str(tmp_path / "none") in site.problems["car-1"]
 
 
+async def test_a_meter_key_that_cannot_be_read_is_said_and_the_charger_works(store: Store, tmp_path: Path) -> None:
+    said: list[tuple[str, str, str]] = []
+    device = {**CHARGER, "meter_key_file": tmp_path / "none"}
+    settings = Settings.model_validate({"token": {"label": "t"}, "device": [device]})
+    site = make_devices(settings, store=store, clock=HandClock().clock, on_event=lambda *event: said.append(event))
+    assert (set(site.devices), site.problems) == ({"car-1"}, {})
+    assert [(code, subject) for code, subject, _ in said] == [("charger.meter_key", "car-1")]
+
+
 @pytest.mark.parametrize(
     "address", ["rtu:///dev/ttyUSB0?baudrate=19200", "rtutcp://192.0.2.9:4001", "tcp://192.0.2.9", "tls://192.0.2.9"]
 )

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from agent.evidence.statements import Alarm, Kind, Statement, decode
+from agent.evidence.signed_values import SignedValueCheck
+from agent.evidence.statements import Alarm, Kind, SignedMeterValue, Statement, decode, encode
 from agent.measure.meter import MeteredDevice
-from agent.measure.reading import Quality, Reading
+from agent.measure.reading import Quality, Reading, SignatureReference
 from agent.roads import measuring as module
 from agent.roads.desk import Desk, Notes
 from agent.roads.measuring import NOTE_PREFIX, Measuring
 from agent.store import ChannelRow, Store, StoreError
-from drivers.device import Sample
+from drivers.device import Sample, SignatureVerdict, SignedValue, ValueSource
 from hil_tests.roads_parts import (
     BOOT_ID,
     OTHER_BOOT_ID,
@@ -27,6 +30,7 @@ from hil_tests.roads_parts import (
     running,
     until,
 )
+from hil_tests.signed_value_cases import signed_value
 
 DEVICES = [MeteredDevice(device_id="pv-1", period_s=1.0), MeteredDevice(device_id="grid", period_s=1.0)]
 FAR_US = 1 << 62
@@ -267,3 +271,64 @@ async def test_a_sample_that_says_nothing_leaves_no_reading(store: Store, hand: 
 async def test_a_sample_of_a_stranger_is_refused(store: Store, hand: HandClock) -> None:
     with pytest.raises(ValueError, match="not configured"):
         measuring(store, hand).offer(sample(hand, 1, "stranger"))
+
+
+def signed_by_meter(number: int = 1) -> SignedValue:
+    value = signed_value(transaction_id=f"T-{number}")
+    return SignedValue(
+        record=value.record, encoding_method="OCMF", verdict=value.verdict, reason="", key_der=value.key_der,
+        transaction_id=value.transaction_id, context="Sample.Clock",
+    )  # fmt: skip
+
+
+async def signed_kept(store: Store) -> list[SignedMeterValue]:
+    found = [decode(leaf) for leaf in await store.statements("pv-1", Kind.SIGNED_METER_VALUE, 0, FAR_US)]
+    return [statement for statement in found if isinstance(statement, SignedMeterValue)]
+
+
+async def test_what_a_meter_signed_is_kept_verbatim_and_its_reading_names_it(store: Store, hand: HandClock) -> None:
+    part = measuring(store, hand)
+    part.offer(replace(sample(hand, 5_000), registers_signed=True, signed=(signed_by_meter(),)))
+    hand.advance(1)
+    part.offer(sample(hand, 5_000))
+    await part.commit_waiting()
+    first, second = await kept(store)
+    (value,) = await signed_kept(store)
+    assert value.record == signed_by_meter().record
+    assert value.timestamp_us == first.timestamp_us
+    digest = hashlib.sha256(encode(value)).digest()
+    assert first.signed_values == (SignatureReference(digest, SignatureVerdict.VERIFIED),)
+    assert (first.source, second.source, second.signed_values) == (
+        ValueSource.SIGNED_BY_METER, ValueSource.OPEN_BUS, (),
+    )  # fmt: skip
+    check = SignedValueCheck()
+    assert check.see(value, digest) + check.see(first, b"") == []
+    assert check.signed_readings == 1
+
+
+async def test_a_signature_without_a_reading_is_kept_alone(store: Store, hand: HandClock) -> None:
+    part = measuring(store, hand)
+    part.offer(Sample(device_id="pv-1", monotonic_s=hand.monotonic_s, signed=(signed_by_meter(),)))
+    await part.commit_waiting()
+    assert (await kept(store), len(await signed_kept(store)), part.readings) == ([], 1, 0)
+
+
+async def test_a_store_that_fails_loses_no_signature_and_no_newest_value(
+    store: Store, hand: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RETRY_S", 0.001)
+    desk = FailingDesk(store, lambda: hand.monotonic_s)
+    part = measuring(store, hand, desk)
+    desk.refusing = True
+    for number in range(1, 4):
+        hand.advance(1)
+        part.offer(replace(sample(hand, number), signed=(signed_by_meter(number),)))
+    part.offer(Sample(device_id="pv-1", monotonic_s=hand.monotonic_s, signed=(signed_by_meter(4),)))
+    async with running(part.run()):
+        await until(lambda: desk.refusals > 2, "the store is tried")
+        desk.refusing = False
+        await until(lambda: part.readings == 1, "the reading")
+    (found,) = await kept(store)
+    assert found.import_register_milliwatt_hours == 3 * WATT_HOUR
+    assert sorted(str(value.transaction_id) for value in await signed_kept(store)) == ["T-1", "T-2", "T-3", "T-4"]
+    assert len(found.signed_values) == 1

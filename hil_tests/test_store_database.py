@@ -17,7 +17,8 @@ from agent.evidence import statements
 from agent.evidence.batch import FIRST_PREVIOUS_ROOT, KeyProtection, assemble, decode_batch
 from agent.evidence.batch import seal as seal_batch
 from agent.measure.reading import Quality, Reading
-from agent.store import ChannelRow, ConflictError, Queued, Reader, Stage, Store, StoredBatch, StoreError
+from agent.store import ChannelRow, ConflictError, Queued, Reader, Stage, Store, StoredBatch, StoreError, schema
+from agent.store.files import DATABASE
 from drivers.device import ValueSource
 
 MINUTE_US = 60_000_000
@@ -349,3 +350,57 @@ async def test_a_cancelled_call_leaves_the_store_working(store: Store) -> None:
     await store.put([row(2)])
     assert (await store.queued())[-1].sequence == 2
     assert await store.counts() == await Reader.counts(store)
+
+
+async def test_rare_statements_are_found_among_many_batches_and_after_pruning(store: Store) -> None:
+    """More batches than share a line of the index, and a device that is in few of them."""
+    rare = {3: 1, 300: 2, 301: 3, 590: 4}
+    for n in range(1, 601):
+        await store.put([row(n), *([row(rare[n], "rare")] if n in rare else [])])
+        await seal(store)
+    numbers = [await _number_of(store, "rare", sequence) for sequence in range(6)]
+    assert numbers == [None, *rare, None]
+    assert [await _number_of(store, "pv-1", n) for n in (1, 255, 256, 257, 600, 601)] == [1, 255, 256, 257, 600, None]
+    for after in range(5):
+        expected = [row(sequence, "rare").encoded for sequence in rare.values() if sequence > after]
+        assert await store.statements_after("rare", 1, after) == expected
+    assert len(await store.statements_after("pv-1", 1, 511)) == 89
+    await store.acknowledge(1, 580, T0_US)
+    assert await store.prune(T0_US + 99 * DAY_US, 7) == 580
+    assert [await _number_of(store, "rare", sequence) for sequence in (1, 3, 4)] == [None, None, 590]
+    assert await store.statements_after("rare", 1, 0) == [row(4, "rare").encoded]
+    assert await store.statements_after("pv-1", 1, 0) == [row(n).encoded for n in range(581, 601)]
+
+
+async def _number_of(store: Store, device: str, sequence: int) -> int | None:
+    found = await store.batch_of(device, sequence)
+    return None if found is None else found[0].number
+
+
+async def test_a_store_of_the_first_format_goes_on_with_all_that_it_holds(tmp_path: Path) -> None:
+    async with await Store.open(tmp_path / "new", reserve_bytes=4096) as store:
+        for n in range(1, 6):
+            await store.put([row(n), row(n, "pv-2")])
+            await seal(store)
+        batches = await store.batches(1, 10)
+    old = tmp_path / "old" / DATABASE
+    old.parent.mkdir()
+    schema.migrate(old, schema.MIGRATIONS[:1])
+    schema.write_incarnation(old, 1)
+    connection = sqlite3.connect(old)
+    connection.execute("ATTACH ? AS new", (str(tmp_path / "new" / DATABASE),))
+    connection.executescript(
+        "INSERT INTO main.series SELECT * FROM new.series; INSERT INTO main.batch SELECT * FROM new.batch;"
+        "INSERT INTO main.span SELECT series, batch, first_sequence, last_sequence, leaves FROM new.span;"
+    )
+    # Bodies were not packed then.
+    connection.executemany("INSERT INTO main.body VALUES (?, ?)", [(b.number, b.encoded) for b in batches])
+    connection.commit()
+    connection.close()
+    async with await Store.open(old.parent, reserve_bytes=4096) as store:
+        assert (store.set_aside, store.incarnation) == (None, 1)
+        assert await store.batches(1, 10) == batches
+        await store.put([row(6)])
+        await seal(store)
+        assert await store.statements("pv-1", 1, 0, 1 << 62) == [row(n).encoded for n in range(1, 7)]
+        assert [await _number_of(store, "pv-2", n) for n in (1, 5, 6)] == [1, 5, None]

@@ -278,6 +278,13 @@ async def test_a_reader_without_a_store_is_told_so(tmp_path: Path) -> None:
             pass
 
 
+async def test_a_reader_of_a_store_whose_maker_was_killed_is_told_so(tmp_path: Path) -> None:
+    schema.migrate(tmp_path / DATABASE)
+    with pytest.raises(StoreError, match="not finished"):
+        async with Reader.beside(tmp_path):
+            pass
+
+
 async def test_a_state_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StoreError, match="file"):

@@ -231,3 +231,37 @@ async def test_batches_of_an_older_incarnation_are_delivered_before_those_of_the
         await until(rig.gateway.outbox.all_acknowledged, "both incarnations acknowledged")
     assert rig.gateway.outbox.acknowledged == {1: 3, 2: 3}
     assert rig.books()["conflicts"] == []
+
+
+async def test_platform_that_lost_what_it_had_acknowledged_says_so_and_gets_it_again(rig: Rig) -> None:
+    key = rig.gateway.evidence.key
+    older = [Evidence(incarnation=1, key=key)]
+    rig.gateway.outbox.rows += [older[0].row("meter") for _ in range(3)]
+    rig.gateway.evidence = Evidence(incarnation=2, key=key)
+    rig.gateway.outbox.incarnation = 2
+    async with Server(rig.platform, rig.practice) as server, rig.uplink(address(server.port)) as uplink:
+        for _ in range(3):
+            rig.gateway.seal(uplink, "meter")
+        await until(rig.gateway.outbox.all_acknowledged, "all acknowledged")
+    # Only the first two batches of the older incarnation are left to it.
+    with Book(rig.practice.folder / "earlier.sqlite") as book:
+        earlier = Platform(rig.practice, book, say=rig.events.append, now_us=lambda: FIRST_US)
+        for row in rig.gateway.outbox.rows[:2]:
+            earlier.take_batch(rig.gateway.evidence.gateway_id, row.encoded)
+        rig.platform = earlier
+        async with Server(earlier, rig.practice) as server, rig.uplink(address(server.port)) as uplink:
+            await until(lambda: rig.books()["batches_verified"] == 6, "what was lost is there again")
+            rig.gateway.seal(uplink, "meter")
+            await until(rig.gateway.outbox.all_acknowledged, "and the road goes on")
+            assert uplink.status().connections == 1
+    assert (rig.books()["batches_verified"], rig.books()["conflicts"]) == (7, [])
+    [(code, _, text)] = rig.gateway.alarms
+    assert code == "uplink.platform_went_back"
+    assert "batches 3 to 3 of incarnation 1, batches 1 to 3 of incarnation 2" in text
+
+
+async def test_platform_that_holds_nothing_yet_is_no_loss(rig: Rig) -> None:
+    async with Server(rig.platform, rig.practice) as server, rig.uplink(address(server.port)) as uplink:
+        rig.gateway.seal(uplink, "meter")
+        await until(rig.gateway.outbox.all_acknowledged, "acknowledged")
+    assert rig.gateway.alarms == []

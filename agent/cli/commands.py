@@ -14,13 +14,14 @@ import typer
 from rich.live import Live
 from rich.markup import escape
 
-from agent.cli import evidence
+from agent.cli import device_commands, evidence, scan_command
 from agent.cli import init as initialising
-from agent.cli import scan as scanning
 from agent.cli.client import AgentUnreachableError, ask
 from agent.cli.logs import configure
-from agent.cli.output import console, emit_json, fail, field, os_error, plain, progress_bar, table
+from agent.cli.options import ConfigOption, JsonOption
+from agent.cli.output import console, emit_json, fail, field, os_error, plain, progress_bar
 from agent.cli.preflight import missing_parts
+from agent.cli.signed_values import signed_values_json, signed_values_lines
 from agent.cli.status import EXIT_CODES, picture
 from agent.config import DEFAULT_PATH, ConfigError, SecretError, Settings, TokenSettings, read_settings
 from agent.evidence.bundle import BundleHead
@@ -40,8 +41,10 @@ app = typer.Typer(
 config_app = typer.Typer(help="The configuration file.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 
-ConfigOption = Annotated[Path, typer.Option("--config", metavar="FILE", help="Configuration file.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value for machines.")]
+app.command()(scan_command.scan)
+app.command()(device_commands.read)
+app.command()(device_commands.record)
+app.command()(device_commands.serve)
 
 
 @app.callback()
@@ -168,35 +171,6 @@ def init(
     said = ", ".join(made) if made else "nothing; everything was there"
     console.print(f"Made: {said}.", highlight=False, soft_wrap=True)
     console.print(f"For enrolment, give the platform what is in {done.enrolment_dir}.", highlight=False, soft_wrap=True)
-
-
-@app.command()
-def scan(
-    hosts: Annotated[list[str], typer.Argument(metavar="HOST[:PORT]", help="Where to ask; port 502 unless given.")],
-    units: Annotated[str, typer.Option(metavar="IDS", help="Modbus unit ids to ask: 1-3,126")] = "1",
-    timeout_s: Annotated[float, typer.Option(metavar="SECONDS", help="How long a device may take to answer, s.")] = 1.0,
-    as_json: JsonOption = False,
-) -> None:
-    """Say what SunSpec devices are there, as a table and as ready configuration. Nothing is written to them."""
-    try:
-        places = scanning.places(hosts, units)
-    except ValueError as error:
-        fail(str(error), code=2, as_json=as_json)
-    with progress_bar() as progress:
-        task = progress.add_task("", total=len(places))
-        found = asyncio.run(
-            scanning.scan(places, timeout_s, lambda where: progress.update(task, description=f"asking {where}"))
-        )
-    if as_json:
-        emit_json([line.as_json() for line in found])
-    else:
-        console.print(table("Devices", ["Address", "Unit", "Device", "Models"], [line.cells() for line in found]))
-        ready = scanning.configuration(found)
-        if ready:
-            console.print("\nReady configuration, for gateway.toml:\n")
-            console.print(ready, markup=False, highlight=False, soft_wrap=True)
-    if not any(line.description for line in found):
-        raise typer.Exit(1)
 
 
 @app.command()
@@ -354,6 +328,8 @@ def verify(
                 "incarnations": found.incarnations,
                 "chain_break": None if found.chain_break is None else found.chain_break.why,
                 "contradictions": found.contradictions,
+                "false_claims": found.false_claims,
+                "signed_values": signed_values_json(found.signed),
             }
         )
     else:
@@ -363,6 +339,10 @@ def verify(
             console.print(f"[red]The chain breaks:[/] {escape(plain(found.chain_break.why))}", highlight=False)
         for subject in found.contradictions:
             console.print(f"[red]Two contents under one identity:[/] {escape(plain(subject))}", highlight=False)
+        for claim in found.false_claims:
+            console.print(f"[red]Not so:[/] {escape(plain(claim))}", highlight=False, soft_wrap=True)
+        for line in signed_values_lines(found.signed):
+            console.print(escape(plain(line)), highlight=False, soft_wrap=True)
         if len(found.incarnations) > 1:
             lives = ", ".join(map(str, found.incarnations))
             text = f"It has incarnations {lives}: the gateway's store was lost or a backup restored. Ask its owner why."

@@ -13,6 +13,7 @@ from agent.evidence import verify
 from agent.evidence.bundle import BundleHead, encode_batch_item, read_bundle
 from agent.evidence.cose import VerifyKey
 from agent.evidence.errors import EvidenceError, MalformedError
+from agent.evidence.signed_values import SignedValueCheck
 from agent.evidence.statements import kind_of
 from agent.evidence.verify import ChainBreak, TrustedKey, VerifiedBatch, Verifier, Witness
 from agent.identity.did import did_of, key_of_did
@@ -21,6 +22,7 @@ from agent.identity.keys import verify_key_from_pem
 from agent.store import Reader
 
 PAGE: int = 256
+MOST_CLAIMS: int = 100
 
 
 class VerifyError(Exception):
@@ -43,11 +45,15 @@ class Findings:
     """Lives of the gateway's store, in order. More than one is no break, but somebody must be able to explain it."""
     chain_break: ChainBreak | None
     contradictions: tuple[str, ...]
+    false_claims: tuple[str, ...]
+    """What statements say of meters' signatures and is not so; at most MOST_CLAIMS."""
+    signed: SignedValueCheck
+    """What meters signed themselves."""
 
     @property
     def holds(self) -> bool:
-        """Everything verified, in one unbroken chain, without contradictions."""
-        return self.chain_break is None and not self.contradictions
+        """Everything verified, in one unbroken chain, without contradictions or false claims."""
+        return self.chain_break is None and not self.contradictions and not self.false_claims
 
 
 def private_file(path: Path) -> BinaryIO:
@@ -118,6 +124,7 @@ def verify_file(file: BinaryIO, gateway: str | None, key_files: Iterable[Path]) 
     witness = Witness()
     kinds: Counter[str] = Counter()
     contradictions: list[str] = []
+    signed, false_claims = SignedValueCheck(), []
     first: VerifiedBatch | None = None
     last: VerifiedBatch | None = None
     chain_break: ChainBreak | None = None
@@ -132,6 +139,7 @@ def verify_file(file: BinaryIO, gateway: str | None, key_files: Iterable[Path]) 
             raise MalformedError(f"batch {count} of the file is of another gateway: {batch.identity.gateway_id[:80]}")
         kinds.update(kind_of(s.statement).name.lower() for s in batch.statements[1:])
         contradictions.extend(found.subject for found in witness.see_batch(batch))
+        false_claims += [said for s in batch.statements for said in signed.see(s.statement, s.hash)]
         if chain_break is None:
             chain_break = verify.first_break([batch], after=None if last is None else last.position)
         incarnations.setdefault(batch.identity.incarnation)
@@ -147,4 +155,6 @@ def verify_file(file: BinaryIO, gateway: str | None, key_files: Iterable[Path]) 
         incarnations=tuple(incarnations),
         chain_break=chain_break,
         contradictions=tuple(contradictions),
+        false_claims=tuple(false_claims[:MOST_CLAIMS]),
+        signed=signed,
     )

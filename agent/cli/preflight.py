@@ -10,11 +10,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agent.config import SecretError, Settings, read_secret
+from agent.roads.meter_keys import registered_key
+from drivers.ocmf.errors import MeterKeyError
 
 
 def missing_parts(settings: Settings) -> list[str]:
     """A sentence for each: the key, what is wrong with what it names, and what that keeps from working."""
-    return [*_secrets(settings), *_files(settings)]
+    return [*_secrets(settings), *_files(settings), *_meter_keys(settings)]
+
+
+def _meter_keys(settings: Settings) -> Iterator[str]:
+    for device in settings.device:
+        try:
+            registered_key(device)
+        except MeterKeyError as error:
+            yield f"device {device.id}: meter_key_file: {error}; until then nothing that its meter signs is verified"
 
 
 def _secrets(settings: Settings) -> Iterator[str]:

@@ -48,6 +48,8 @@ _EXAMPLES: Final = """\
 #settled = true
 #fallback_import_w = 4140
 #local_tokens = ["04A1B2C3D4E5F6"]
+# Where its meter signs (OCMF): the key as the meter shows it, never one that the charger sends.
+#meter_key_file = "/etc/v2g-gateway/cs-1.meter.pem"
 
 # A car is discharged only with its owner's mandate, for the token that it charges with.
 #[[control.mandate]]

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from agent.config import settings
+from drivers.toml_lines import line_of
 
 DEFAULT_PATH = Path("/etc/v2g-gateway/gateway.toml")
 
@@ -84,27 +85,3 @@ def _describe(where: tuple[int | str, ...]) -> str:
     model = model_at(where[:-1])
     field = model.model_fields.get(str(where[-1])) if model is not None and where else None
     return f" ({field.description})" if field is not None and field.description else ""
-
-
-def line_of(text: str, where: tuple[int | str, ...]) -> int:
-    """Line in a TOML text that a location such as ("device", 1, "unit") is on, from 1; the section's when absent."""
-    keys = [part for part in where if isinstance(part, str)]
-    wanted_index = next((part for part in where if isinstance(part, int)), None)
-    best = 1
-    section: list[str] = []
-    seen: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        header = re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]\]?", line)
-        if header and not re.match(r"\s*[\w-]+\s*=", line):
-            name = header.group(1)
-            seen[name] = seen.get(name, -1) + 1
-            section = name.split(".")
-            if keys[: len(section)] == section and (wanted_index is None or seen[name] == wanted_index):
-                best = number
-            continue
-        assignment = re.match(r"\s*([\w-]+)\s*=", line)
-        if not assignment or [*section, assignment.group(1)] != keys:
-            continue
-        if wanted_index is None or seen.get(".".join(section)) == wanted_index:
-            return number
-    return best

@@ -325,6 +325,12 @@ class DeviceSettings(_Section):
     local_tokens: list[str] = Field(
         [], max_length=1000, description="idTokens that may charge here without the platform"
     )
+    meter_key_file: AbsolutePath | None = Field(
+        None, description="Public key of the charger's meter that signs its values: PEM, hex or base64, from the meter"
+    )
+    meter_key_sha256: str | None = Field(
+        None, pattern=r"^[0-9a-fA-F]{64}$", description="Its fingerprint: another key in the file does not count"
+    )
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -355,6 +361,10 @@ class DeviceSettings(_Section):
                 raise ValueError("an ocpp device needs `charger_id`, the identity at the end of the charger's URL")
             if self.kind is not DeviceKind.CHARGER:
                 raise ValueError("driver ocpp is for kind charger")
+        if self.meter_key_file is not None and self.driver != "ocpp":
+            raise _fault("only a charger's meter signs its values (driver ocpp)", "meter_key_file")
+        if self.meter_key_sha256 is not None and self.meter_key_file is None:
+            raise _fault("is the fingerprint of the key in meter_key_file, which is missing", "meter_key_sha256")
         return self
 
     def _says_its_rating(self) -> None:

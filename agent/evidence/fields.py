@@ -77,6 +77,9 @@ class Fields:
             raise TypeError(f"{self._place} is not a byte string" + ("" if length is None else f" of {length}"))
         return value
 
+    def octets_or_none(self) -> bytes | None:
+        return None if self._skip_none() else self.octets()
+
     def items(self) -> list[cbor.Value]:
         value = self._take()
         if not isinstance(value, list):

@@ -1,4 +1,4 @@
-"""The statements: everything that must be proven, as values, and their one encoding.
+"""The statements: everything that must be proven, and its one encoding.
 
 A statement is a deterministic CBOR array: [kind, version, fields...]. Layouts: proto/EVIDENCE.md section 2.
 A layout never changes; what needs another field gets another version.
@@ -7,160 +7,38 @@ A layout never changes; what needs another field gets another version.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import IntEnum
-from typing import Final, TypeAlias
+from dataclasses import replace
+from typing import Final
 
 from agent.clock import ClockQuality
 from agent.evidence import cbor
 from agent.evidence.errors import MalformedError, UnsupportedError
 from agent.evidence.fields import Fields
-from agent.measure.reading import Quality, Reading
-from drivers.device import ValueSource
+from agent.evidence.kinds import (
+    Alarm,
+    Attestation,
+    CommandReceipt,
+    CommandState,
+    Kind,
+    MeteringPoint,
+    MeteringTree,
+    Sealing,
+    SettlementWindow,
+    Severity,
+    SignedMeterValue,
+    Statement,
+)
+from agent.measure.reading import MOST_SIGNED_VALUES, Quality, Reading, SignatureReference
+from drivers.device import MOST_RECORD_BYTES, SignatureVerdict, ValueSource
 
 MAX_STATEMENT_BYTES: Final = 64 * 1024
 MAX_WORDS: Final = 4096
 """Characters of a text for a person: what is longer is cut."""
 
 
-class Kind(IntEnum):
-    """First element of every statement. Numbers are for ever."""
-
-    SEALING = 0
-    READING = 1
-    COMMAND_RECEIPT = 2
-    SETTLEMENT_WINDOW = 3
-    ATTESTATION = 4
-    ALARM = 5
-    METERING_TREE = 6
-
-
-class CommandState(IntEnum):
-    """Life of a command. Exactly one of the last five ends it; PARTIAL and ACCEPTED go on."""
-
-    RECEIVED = 0
-    ACCEPTED = 1
-    PARTIAL = 2
-    EXECUTING = 3
-    REJECTED = 10
-    COMPLETED = 11
-    SUPERSEDED = 12
-    EXPIRED = 13
-    FAILED = 14
-
-    @property
-    def final(self) -> bool:
-        """True for the one receipt that ends a command."""
-        return self >= CommandState.REJECTED
-
-
-class Severity(IntEnum):
-    """Of an alarm."""
-
-    INFO = 0
-    WARNING = 1
-    CRITICAL = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sealing:
-    """Leaf 0 of every batch: when it was sealed, and how far that time is to be trusted."""
-
-    sealed_at_us: int
-    clock_quality: ClockQuality
-    clock_error_bound_us: int | None
-    """None when the time is untrusted."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommandReceipt:
-    """What became of a command. `command_hash` is SHA-256 of its signed body."""
-
-    command_hash: bytes
-    """32 bytes; for a command without authorization, SHA-256 of its plain fields (proto/COMMANDS.md)."""
-    command_id: str
-    state: CommandState
-    timestamp_us: int
-    reason: str
-    """For a person; empty when there is nothing to explain."""
-    delivered_energy_wh: int | None
-    """+ import, - export; in final receipts of commands that were executing, else None."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SettlementWindow:
-    """One device, one window, closed. `readings_root` is RFC 9162 over the reading statements in order of sequence."""
-
-    device_id: str
-    incarnation: int
-    window_start_us: int
-    window_end_us: int
-    revision: int
-    """0 at the close; a correction within the grace is one more."""
-    import_wh: int
-    export_wh: int
-    net_energy_wh: int
-    """import_wh - export_wh."""
-    first_sequence: int | None
-    last_sequence: int | None
-    reading_count: int
-    readings_root: bytes
-    """32 bytes; the hash of the empty tree when there was no reading."""
-    meter_epoch: int
-    quality: Quality
-    """Union of the readings' flags; ESTIMATED when a boundary was interpolated or readings are missing."""
-    command_hashes: tuple[bytes, ...]
-    """Commands that were in force for the device in the window."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attestation:
-    """What ran on the gateway: digests of the installed agent and of its metrology-relevant settings."""
-
-    timestamp_us: int
-    valid_until_us: int
-    software_version: str
-    software_digest: bytes
-    """32 bytes: firmware_attest says over what."""
-    metrology_digest: bytes
-    """32 bytes."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Alarm:
-    """Something that an auditor or operator must know of, with the moment it was noticed."""
-
-    timestamp_us: int
-    severity: Severity
-    code: str
-    """Stable, for machines: "command.equivocation", "meter.replaced"."""
-    subject: str
-    """Device, key or command that it is about."""
-    text: str
-    """One sentence for a person."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeteringPoint:
-    """One node of the metering tree."""
-
-    device_id: str
-    parent_id: str | None
-    """None at the top."""
-    settled: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeteringTree:
-    """Which device is metered behind which, and which ones are settled: exactly one on any path."""
-
-    timestamp_us: int
-    points: tuple[MeteringPoint, ...]
-
-
-Statement: TypeAlias = Sealing | Reading | CommandReceipt | SettlementWindow | Attestation | Alarm | MeteringTree
-
 VERSION: Final = 1
+SIGNED_READING_VERSION: Final = 3
+"""Of a reading that names what the meter signed. There is no version 2: vectors use it as the unknown one."""
 
 _KINDS: Final[dict[type, Kind]] = {
     Sealing: Kind.SEALING,
@@ -170,6 +48,7 @@ _KINDS: Final[dict[type, Kind]] = {
     Attestation: Kind.ATTESTATION,
     Alarm: Kind.ALARM,
     MeteringTree: Kind.METERING_TREE,
+    SignedMeterValue: Kind.SIGNED_METER_VALUE,
 }
 
 
@@ -186,12 +65,16 @@ def encode(statement: Statement) -> bytes:
 def _fields(s: Statement) -> cbor.Value:
     match s:
         case Reading():
-            return [
-                int(Kind.READING), VERSION, s.device_id, s.incarnation, s.boot_id, s.sequence, s.timestamp_us,
+            version = SIGNED_READING_VERSION if s.signed_values else VERSION
+            reading: list[cbor.Value] = [
+                int(Kind.READING), version, s.device_id, s.incarnation, s.boot_id, s.sequence, s.timestamp_us,
                 s.net_energy_wh, s.import_register_milliwatt_hours, s.export_register_milliwatt_hours,
                 s.meter_epoch, s.power_w, s.voltage_millivolts, s.state_of_charge_permille,
                 s.frequency_millihertz, int(s.quality), int(s.source),
             ]  # fmt: skip
+            if s.signed_values:
+                reading.append([[r.statement_hash, int(r.verdict)] for r in s.signed_values])
+            return reading
         case Sealing():
             return [int(Kind.SEALING), VERSION, s.sealed_at_us, int(s.clock_quality), s.clock_error_bound_us]
         case CommandReceipt():
@@ -217,6 +100,11 @@ def _fields(s: Statement) -> cbor.Value:
         case MeteringTree():
             points: list[cbor.Value] = [[p.device_id, p.parent_id, p.settled] for p in s.points]
             return [int(Kind.METERING_TREE), VERSION, s.timestamp_us, points]
+        case SignedMeterValue():
+            return [
+                int(Kind.SIGNED_METER_VALUE), VERSION, s.device_id, s.timestamp_us, int(s.verdict), _words(s.reason),
+                _words(s.encoding_method), s.record, s.key_der, s.transaction_id, _words(s.context),
+            ]  # fmt: skip
 
 
 def _words(text: str) -> str:
@@ -235,10 +123,10 @@ def decode(encoded: bytes) -> Statement:
             pass
         case _:
             raise MalformedError("statement: not an array of kind, version and fields")
-    if kind not in _DECODERS or version != VERSION:
+    if (kind, version) not in _DECODERS:
         raise UnsupportedError(f"statement: kind {kind} version {version} is not known here")
     try:
-        return _DECODERS[Kind(kind)](Fields(fields, first=2))
+        return _DECODERS[kind, version](Fields(fields, first=2))
     except (ValueError, TypeError) as error:
         raise MalformedError(f"statement of kind {Kind(kind).name}: {error}") from error
 
@@ -255,7 +143,32 @@ def _quality(f: Fields) -> Quality:
 
 
 def _reading(f: Fields) -> Reading:
-    reading = Reading(
+    reading = _plain_reading(f)
+    f.end()
+    return reading
+
+
+def _signed_reading(f: Fields) -> Reading:
+    reading = _plain_reading(f)
+    signed = []
+    for item in f.items():
+        if not isinstance(item, list):
+            raise TypeError("a reference to a signed value is not an array")
+        r = Fields(item)
+        signed.append(SignatureReference(statement_hash=r.octets(32), verdict=SignatureVerdict(r.count())))
+        r.end()
+    f.end()
+    if not 1 <= len(signed) <= MOST_SIGNED_VALUES:
+        raise ValueError(f"names {len(signed)} signed values; 1 to {MOST_SIGNED_VALUES} are right")
+    if reading.source is ValueSource.SIGNED_BY_METER and not any(
+        r.verdict is SignatureVerdict.VERIFIED for r in signed
+    ):
+        raise ValueError("is said to be signed by the meter, and names no verified value")
+    return replace(reading, signed_values=tuple(signed))
+
+
+def _plain_reading(f: Fields) -> Reading:
+    return Reading(
         device_id=f.text(),
         incarnation=f.ordinal(),
         boot_id=f.octets(16),
@@ -272,8 +185,6 @@ def _reading(f: Fields) -> Reading:
         quality=_quality(f),
         source=ValueSource(f.count()),
     )
-    f.end()
-    return reading
 
 
 def _sealing(f: Fields) -> Sealing:
@@ -360,12 +271,56 @@ def _metering_tree(f: Fields) -> MeteringTree:
     return MeteringTree(timestamp_us=timestamp_us, points=tuple(points))
 
 
-_DECODERS: Final[dict[int, Callable[[Fields], Statement]]] = {
-    Kind.READING: _reading,
-    Kind.SEALING: _sealing,
-    Kind.COMMAND_RECEIPT: _command_receipt,
-    Kind.SETTLEMENT_WINDOW: _window,
-    Kind.ATTESTATION: _attestation,
-    Kind.ALARM: _alarm,
-    Kind.METERING_TREE: _metering_tree,
+def _signed_meter_value(f: Fields) -> SignedMeterValue:
+    value = SignedMeterValue(
+        device_id=f.text(),
+        timestamp_us=f.count(),
+        verdict=SignatureVerdict(f.count()),
+        reason=f.text(),
+        encoding_method=f.text(),
+        record=f.octets(),
+        key_der=f.octets_or_none(),
+        transaction_id=f.text_or_none(),
+        context=f.text(),
+    )
+    f.end()
+    if not 1 <= len(value.record) <= MOST_RECORD_BYTES:
+        raise ValueError(f"a record of {len(value.record)} bytes; 1 to {MOST_RECORD_BYTES} are right")
+    if value.key_der is None and value.verdict is not SignatureVerdict.UNVERIFIABLE:
+        raise ValueError("a verdict without the key that it was made with")
+    return value
+
+
+_DECODERS: Final[dict[tuple[int, int], Callable[[Fields], Statement]]] = {
+    (Kind.READING, VERSION): _reading,
+    (Kind.READING, SIGNED_READING_VERSION): _signed_reading,
+    (Kind.SEALING, VERSION): _sealing,
+    (Kind.COMMAND_RECEIPT, VERSION): _command_receipt,
+    (Kind.SETTLEMENT_WINDOW, VERSION): _window,
+    (Kind.ATTESTATION, VERSION): _attestation,
+    (Kind.ALARM, VERSION): _alarm,
+    (Kind.METERING_TREE, VERSION): _metering_tree,
+    (Kind.SIGNED_METER_VALUE, VERSION): _signed_meter_value,
 }
+
+__all__ = [
+    "MAX_STATEMENT_BYTES",
+    "MAX_WORDS",
+    "SIGNED_READING_VERSION",
+    "VERSION",
+    "Alarm",
+    "Attestation",
+    "CommandReceipt",
+    "CommandState",
+    "Kind",
+    "MeteringPoint",
+    "MeteringTree",
+    "Sealing",
+    "SettlementWindow",
+    "Severity",
+    "SignedMeterValue",
+    "Statement",
+    "decode",
+    "encode",
+    "kind_of",
+]

@@ -13,7 +13,7 @@ from agent.clock import ClockQuality, Instant
 from agent.measure.reading import Quality, Reading
 from agent.measure.registers import Register, Verdict, first_look, look
 from agent.measure.state import NO_REGISTERS, Doubt, MeterState, Registers
-from drivers.device import Sample, SampleFlag
+from drivers.device import Sample, SampleFlag, ValueSource
 
 RESET_LOOKS: Final = 5
 RESET_US: Final = 30_000_000
@@ -29,6 +29,8 @@ POWER_SLACK_W: Final = 100
 QUIET_US: Final = 900_000_000
 """A doubt that comes and goes is reported once in this time."""
 MOST_MILLIWATT_HOURS: Final = 1 << 62
+MOST_POWER_W: Final = 1_000_000_000
+"""A gigawatt: no device of a site has it, whatever its rating, and a statement's integers have 64 bits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,9 +130,17 @@ def step(
         state_of_charge_permille=said.state_of_charge_permille,
         frequency_millihertz=said.frequency_millihertz,
         quality=quality,
-        source=sample.source,
+        source=_source(sample, outcome.shown),
     )
     return Step(after, reading, oddities)
+
+
+def _source(sample: Sample, shown: Registers) -> ValueSource:
+    """Signed by the meter only where the registers are those that it signed: not held, and not past a roll-over."""
+    said = sample.import_register_milliwatt_hours, sample.export_register_milliwatt_hours
+    if sample.registers_signed and (_value(shown.imported), _value(shown.exported)) == said:
+        return ValueSource.SIGNED_BY_METER
+    return sample.source
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +323,8 @@ def _gap(state: MeterState, at: Instant, device: MeteredDevice) -> bool:
 
 def _beyond_ratings(power_w: int, device: MeteredDevice) -> bool:
     rated_w = device.rated_import_w if power_w >= 0 else device.rated_export_w
+    if abs(power_w) > MOST_POWER_W:
+        return True
     return rated_w is not None and abs(power_w) > rated_w * POWER_MARGIN_PERCENT // 100 + POWER_SLACK_W
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntFlag
 
-from drivers.device import ValueSource
+from drivers.device import SignatureVerdict, ValueSource
 
 
 class Quality(IntFlag):
@@ -32,6 +32,15 @@ class Quality(IntFlag):
     """The power was an outlier and is given as null. A register is never rejected this way."""
     AFTER_GAP = 1024
     """Readings are missing before this one; its net energy covers the gap."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignatureReference:
+    """Names the statement that holds a value as the meter itself signed it, and repeats its verdict."""
+
+    statement_hash: bytes
+    """SHA-256 of its leaf bytes."""
+    verdict: SignatureVerdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,3 +72,8 @@ class Reading:
     frequency_millihertz: int | None
     quality: Quality
     source: ValueSource
+    signed_values: tuple[SignatureReference, ...] = ()
+    """What the meter signed at the same moment; at most MOST_SIGNED_VALUES."""
+
+
+MOST_SIGNED_VALUES = 16

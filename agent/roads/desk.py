@@ -7,7 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 from agent.evidence import statements
 from agent.evidence.seal import Queue
-from agent.evidence.statements import Alarm, CommandReceipt, Sealing, SettlementWindow, Statement
+from agent.evidence.statements import (
+    Alarm,
+    CommandReceipt,
+    Sealing,
+    SettlementWindow,
+    SignedMeterValue,
+    Statement,
+)
 from agent.measure.reading import Reading
 from agent.store import ChannelRow, Queued, Store
 
@@ -60,6 +67,8 @@ def row_of(statement: Statement) -> Queued:
             device_id, sequence, timestamp_us = statement.device_id, statement.sequence, statement.timestamp_us
         case SettlementWindow():
             device_id, timestamp_us = statement.device_id, statement.window_start_us
+        case SignedMeterValue():
+            device_id, timestamp_us = statement.device_id, statement.timestamp_us
         case Sealing():
             raise ValueError("a sealing is made with its batch and is never queued")
         case _:

@@ -10,9 +10,12 @@ from agent.clock import Clock
 from agent.config import DeviceSettings, SecretError, Settings, read_secret, split_address
 from agent.ledger.state import ChannelTerms
 from agent.measure.meter import MeteredDevice
+from agent.roads.meter_keys import registered_key
 from agent.store import Store
 from drivers.device import Device
 from drivers.modbus import MapDevice, MapError, load_map
+from drivers.ocmf.errors import MeterKeyError
+from drivers.ocmf.keys import MeterKey
 from drivers.ocpp.server import OcppServer
 from drivers.ocpp.settings import ChargerSettings
 from drivers.sunspec.connection import ConnectionPool
@@ -145,6 +148,7 @@ def _ocpp_server(
                 rated_export_w=device.rated_export_w,
                 phases=tuple(device.phases),
                 nominal_voltage_v=settings.site.nominal_voltage_v,
+                meter_key=_meter_key(device, on_event),
             )
         )
     if not chargers:
@@ -170,6 +174,15 @@ def _ocpp_server(
         on_event=on_event,
         ssl=tls,
     )
+
+
+def _meter_key(device: DeviceSettings, on_event: Callable[[str, str, str], None]) -> MeterKey | None:
+    """A key that cannot be used is said; the charger works, and what its meter signs is kept as unverifiable."""
+    try:
+        return registered_key(device)
+    except MeterKeyError as error:
+        on_event("charger.meter_key", device.id, f"the key of its meter cannot be used: {error}")
+        return None
 
 
 def _server_tls(settings: Settings) -> ssl.SSLContext | None:
@@ -213,12 +226,24 @@ def metrology_settings(settings: Settings) -> dict[str, Setting]:
                 include={"id", "kind", "driver", "address", "unit", "charger_id", "evse_id", "settled", "parent"},
             )
             | _map_as_used(device)
+            | _meter_key_as_used(device)
             for device in settings.device
         ],
         "settlement": settings.settlement.model_dump(mode="json"),
         "evidence": settings.evidence.model_dump(mode="json", include={"linger_s", "linger_leaves"}),
         "token": settings.token.model_dump(mode="json", include={"label", "serial", "key_protection"}),
     }
+
+
+def _meter_key_as_used(device: DeviceSettings) -> dict[str, Setting]:
+    """Which meter is believed: who changes the key changes what counts as signed."""
+    if device.meter_key_file is None:
+        return {}
+    try:
+        key = registered_key(device)
+    except MeterKeyError:
+        key = None
+    return {"meter_key": None if key is None else key.fingerprint.hex()}
 
 
 def _map_as_used(device: DeviceSettings) -> dict[str, Setting]:

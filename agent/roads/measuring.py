@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import structlog
 
 from agent.clock import Clock
+from agent.evidence.signed_values import references, signed_statement
 from agent.evidence.statements import Alarm, Kind, Severity, Statement, decode
 from agent.measure.meter import MeteredDevice, step
-from agent.measure.reading import Quality, Reading
+from agent.measure.reading import MOST_SIGNED_VALUES, Quality, Reading
 from agent.measure.state import MeasureError, MeterState
 from agent.roads.desk import Desk
 from agent.store import Store, StoreError
@@ -25,6 +27,8 @@ from drivers.device import Sample
 
 NOTE_PREFIX: Final = "meter/"
 MOST_WAITING: Final = 20_000
+MOST_SIGNED_KEPT: Final = 256
+"""Samples whose values are given up and whose signatures are not, while the store cannot take them; the newest."""
 RETRY_S: Final = 1.0
 WITNESSES: Final = 1000
 """So many readings are looked through for the newest one with registers, where a note is damaged."""
@@ -120,9 +124,12 @@ class Measuring:
                 boot_id=self._boot_id,
             )
             states[sample.device_id] = done.state
+            signed = [signed_statement(value, sample.device_id, at.wall_us) for value in sample.signed]
+            made += signed
             if done.reading is not None:
-                made.append(done.reading)
-                readings[sample.device_id] = done.reading
+                reading = replace(done.reading, signed_values=references(signed[:MOST_SIGNED_VALUES]))
+                made.append(reading)
+                readings[sample.device_id] = reading
             for oddity in done.oddities:
                 log.warning(oddity.code, device=sample.device_id, text=oddity.text)
                 made.append(
@@ -145,8 +152,14 @@ class Measuring:
         self.latest.update(readings)
 
     def _keep_newest(self) -> None:
-        newest = {sample.device_id: sample for sample in self._waiting}
-        self._waiting = deque(newest.values())
+        """The newest values of each device, and what meters signed beside the older ones, as far as there is room."""
+        newest = {sample.device_id: sample for sample in self._waiting if not sample.measures_nothing}
+        signed = [
+            Sample(device_id=sample.device_id, monotonic_s=sample.monotonic_s, signed=sample.signed)
+            for sample in self._waiting
+            if sample.signed and sample is not newest.get(sample.device_id)
+        ]
+        self._waiting = deque([*signed[-MOST_SIGNED_KEPT:], *newest.values()])
 
 
 async def _from_readings(store: Store, device_id: str) -> MeterState | None:

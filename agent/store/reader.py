@@ -11,10 +11,11 @@ from urllib.parse import quote
 
 import aiosqlite
 
-from agent.store import spans
+from agent.store import bodies, spans
 from agent.store.errors import StoreCorruptError, StoreError, translated
 from agent.store.files import DATABASE
 from agent.store.rows import ChannelRow, Counts, QueuedRow, Stage, StoredBatch
+from agent.store.schema import BLOCK_BITS
 
 T = TypeVar("T")
 CHUNK: Final = 256
@@ -43,6 +44,9 @@ class Reader:
         try:
             reader = Reader(connection, 0, lambda: None)
             rows = await reader._all("SELECT value FROM property WHERE name = 'incarnation'")
+            if not rows:
+                # Whoever made it was killed in the midst of it.
+                raise StoreError(f"{path}: is not finished; the agent finishes it when it next runs")
             reader.incarnation = _number(rows[0][0])
             yield reader
         finally:
@@ -129,9 +133,7 @@ class Reader:
         """
         series = await self._series_of(device_id, kind)
         first = await self._first_batch_with(series, sequence)
-        rows = await self._all(
-            "SELECT batch, leaves FROM span WHERE series = ? AND batch >= ? ORDER BY batch LIMIT 1", series, first
-        )
+        rows = await self._all("SELECT batch, leaves FROM span WHERE batch = ? AND series = ?", first, series)
         for batch, leaves in rows:
             for leaf in self._checked(spans.decode, leaves):
                 if leaf.sequence == sequence:
@@ -215,23 +217,23 @@ class Reader:
         return rows[0][0] if rows else -1
 
     async def _first_batch_with(self, series: int, sequence: int) -> int:
-        """The first batch that may hold this sequence or a later one, by bisection: sequences rise with batches."""
-        ((low, high),) = await self._all("SELECT min(batch), max(batch) FROM span WHERE series = ?", series)
-        if low is None:
-            return 0
-        high += 1
-        while low < high:
-            middle = (low + high) // 2
-            rows = await self._all(
-                "SELECT batch, last_sequence FROM span WHERE series = ? AND batch >= ? ORDER BY batch LIMIT 1",
-                series,
-                middle,
-            )
-            if rows and rows[0][1] is not None and rows[0][1] < sequence:
-                low = rows[0][0] + 1
-            else:
-                high = middle
-        return _number(low)
+        """The first batch that may hold this sequence or a later one: sequences rise with batches."""
+        ((block, first),) = await self._all(
+            "SELECT (SELECT max(block) FROM block WHERE series = ?1 AND first_sequence <= ?2), min(block) FROM block "
+            "WHERE series = ?1",
+            series,
+            sequence,
+        )
+        if block is None:
+            return 0 if first is None else _number(first) << BLOCK_BITS
+        ((batch,),) = await self._all(
+            "SELECT min(batch) FROM span WHERE batch BETWEEN ? AND ? AND series = ? AND last_sequence >= ?",
+            block << BLOCK_BITS,
+            ((block + 1) << BLOCK_BITS) - 1,
+            series,
+            sequence,
+        )
+        return (_number(block) + 1) << BLOCK_BITS if batch is None else _number(batch)
 
     async def _scan(
         self,
@@ -265,7 +267,7 @@ class Reader:
                 last = batch
                 indexes = [leaf.index for leaf in self._checked(spans.decode, encoded_span) if wanted(leaf)]
                 if indexes:
-                    leaves = self._checked(spans.leaves_of, encoded)
+                    leaves = self._checked(_leaves_of, encoded)
                     found += [leaves[index] for index in indexes]
             if len(rows) == CHUNK:
                 continue
@@ -290,7 +292,10 @@ class Reader:
             *parameters,
             limit,
         )
-        return [StoredBatch(*row) for row in rows]
+        return [
+            StoredBatch(incarnation, number, root, previous_root, self._checked(bodies.unpack, body), *rest)
+            for incarnation, number, root, previous_root, body, *rest in rows
+        ]
 
     async def _all(self, sql: str, *parameters: Parameter) -> list[tuple[Any, ...]]:
         """All rows of one query: one snapshot. Raises StoreError."""
@@ -334,6 +339,10 @@ async def connect(path: Path, *, writing: bool) -> aiosqlite.Connection:
         await connection.close()
         raise translated(error, f"opening {path}") from error
     return connection
+
+
+def _leaves_of(body: bytes) -> list[bytes]:
+    return spans.leaves_of(bodies.unpack(body))
 
 
 def _channel_row(row: tuple[Any, ...]) -> ChannelRow:

@@ -17,6 +17,9 @@ WHOLE_CHECK_BYTES: Final = 512 << 20
 """A file above this is checked at start without the bodies of its batches: at 40 MB/s that is 13 s of SD card, and a
 damaged body shows by its signature when it is read."""
 
+BLOCK_BITS: Final = 8
+"""For ever: the second migration has written it into files."""
+
 _FIRST: Final = """
 CREATE TABLE property (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 
@@ -91,7 +94,30 @@ CREATE TRIGGER channel_state_is_never_deleted BEFORE DELETE ON channel_state
 BEGIN SELECT RAISE (ABORT, 'a channel state is never deleted'); END;
 """
 
-MIGRATIONS: Final[tuple[str, ...]] = (_FIRST,)
+# The spans of a batch lie together: kept by series they were written into as many pages as the batch has devices, and
+# every page is 4 KiB of flash. `block` finds the batches of a series again: 2^BLOCK_BITS of them to a row.
+_SPANS_BY_BATCH: Final = f"""
+CREATE TABLE span_by_batch (
+    batch INTEGER NOT NULL,
+    series INTEGER NOT NULL,
+    first_sequence INTEGER,
+    last_sequence INTEGER,
+    leaves BLOB NOT NULL,
+    PRIMARY KEY (batch, series)
+) WITHOUT ROWID;
+INSERT INTO span_by_batch SELECT batch, series, first_sequence, last_sequence, leaves FROM span ORDER BY 1, 2;
+CREATE TABLE block (
+    series INTEGER NOT NULL,
+    block INTEGER NOT NULL,
+    first_sequence INTEGER,
+    PRIMARY KEY (series, block)
+) WITHOUT ROWID;
+INSERT INTO block SELECT series, batch >> {BLOCK_BITS}, min(first_sequence) FROM span GROUP BY 1, 2;
+DROP TABLE span;
+ALTER TABLE span_by_batch RENAME TO span;
+"""  # noqa: S608  # a number of ours
+
+MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _SPANS_BY_BATCH)
 
 
 def check(path: Path, *, whole: bool) -> None:

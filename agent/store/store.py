@@ -18,10 +18,11 @@ from typing import Any, Final
 import aiosqlite
 import structlog
 
-from agent.store import files, spans
+from agent.store import bodies, files, spans
 from agent.store.errors import ConflictError
 from agent.store.reader import Reader, connect
 from agent.store.rows import ChannelRow, Counts, Queued, Stage, StoredBatch
+from agent.store.schema import BLOCK_BITS
 from agent.store.writer import Put, Series, Writer, insert_statements, write_notes
 
 PAGE_BYTES: Final = 4096
@@ -196,14 +197,19 @@ class Store(Reader):
                 ),
             )  # fmt: skip
             place = cursor.lastrowid
-            await connection.execute("INSERT INTO body VALUES (?, ?)", (place, batch.encoded))
+            assert place is not None
+            await connection.execute("INSERT INTO body VALUES (?, ?)", (place, bodies.pack(batch.encoded)))
             numbered = sorted(enumerate(queued, start=1), key=lambda item: item[1][0])
             for series, group in groupby(numbered, key=lambda item: item[1][0]):
                 leaves = [spans.Leaf(index, row[2], row[1]) for index, row in group]
                 sequences = [leaf.sequence for leaf in leaves if leaf.sequence is not None]
+                first = min(sequences, default=None)
                 await connection.execute(
                     "INSERT INTO span VALUES (?, ?, ?, ?, ?)",
-                    (series, place, min(sequences, default=None), max(sequences, default=None), spans.encode(leaves)),
+                    (place, series, first, max(sequences, default=None), spans.encode(leaves)),
+                )
+                await connection.execute(
+                    "INSERT OR IGNORE INTO block VALUES (?, ?, ?)", (series, place >> BLOCK_BITS, first)
                 )
             await connection.execute("DELETE FROM queue WHERE place <= ?", (up_to_rowid,))
             return len(queued), sum(row[3] for row in queued), sum(row[4] for row in queued)
@@ -295,9 +301,11 @@ class Store(Reader):
             ends = (rows[0][0], rows[-1][0])
             await connection.execute("DELETE FROM body WHERE batch BETWEEN ? AND ?", ends)
             await connection.execute("DELETE FROM batch WHERE batch BETWEEN ? AND ?", ends)
+            await connection.execute("DELETE FROM span WHERE batch BETWEEN ? AND ?", ends)
+            ((oldest,),) = await _rows(connection, "SELECT min(batch) FROM batch", ())
             await connection.executemany(
-                "DELETE FROM span WHERE series = ? AND batch BETWEEN ? AND ?",
-                [(series, *ends) for series in self._series.all()],
+                "DELETE FROM block WHERE series = ? AND block < ?",
+                [(series, oldest >> BLOCK_BITS) for series in self._series.all()],
             )
             return len(rows), sum(row[1] for row in rows)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from agent.uplink.errors import LinkDownError
 from agent.uplink.line import FrameLine
 from agent.uplink.listener import Listener
-from agent.uplink.outbox import Outbox
+from agent.uplink.outbox import Outbox, WaitingBatch
 from agent.uplink.session import (
     Acknowledged,
     ChannelArrived,
@@ -70,6 +70,21 @@ class GatewayLinkCall:
         assert isinstance(event, Welcomed)  # the session's table lets nothing else come first
         return event
 
+    async def resume(self, held: tuple[int, int] | None) -> str:
+        """Have the session send again what the platform, by the welcome's word, has lost. What that is; else empty.
+
+        Nothing is taken back in the outbox: the platform did acknowledge, and what was pruned since is gone.
+        """
+        lost = []
+        for incarnation in [] if held is None else await self._outbox.incarnations():
+            assert held is not None
+            acknowledged = await self._outbox.acknowledged_number(incarnation)
+            has = 0 if incarnation > held[0] else held[1] if incarnation == held[0] else acknowledged
+            if has < acknowledged:
+                self._session.send_again(incarnation, has, acknowledged)
+                lost.append(f"batches {has + 1} to {acknowledged} of incarnation {incarnation}")
+        return ", ".join(lost)
+
     async def run(self) -> None:
         """Carry frames until the link ends, which is always by an exception."""
         await together(self._read(), self._write(), self._watch())
@@ -109,7 +124,9 @@ class GatewayLinkCall:
     async def _write(self) -> None:
         # Batches of an older incarnation (a backup was restored) grow no more: they go first.
         own = self._session.identity.incarnation
-        older = [each for each in await self._outbox.unacknowledged_incarnations() if each < own]
+        waiting_of = set(await self._outbox.unacknowledged_incarnations())
+        waiting_of.update(each for each in await self._outbox.incarnations() if self._session.again_up_to(each))
+        older = sorted(each for each in waiting_of if each < own)
         for incarnation in [*older, own]:
             while True:
                 self._changed.clear()
@@ -128,9 +145,7 @@ class GatewayLinkCall:
         """Fill the window. True: look again; False: there is no room; None: nothing is left to send."""
         if not self._session.has_room():
             return False
-        waiting = await self._outbox.unacknowledged(
-            self._session.sent_number(incarnation), BATCHES_PER_QUERY, incarnation=incarnation
-        )
+        waiting = await self._next_batches(incarnation)
         for batch in waiting:
             await self._write_channel_frames()
             # An acknowledgement that came meanwhile may have covered it.
@@ -140,6 +155,14 @@ class GatewayLinkCall:
                 return False
             await self._line.write(self._session.send_batch(batch, self._clock.monotonic_s()))
         return True if waiting else None
+
+    async def _next_batches(self, incarnation: int) -> Sequence[WaitingBatch]:
+        sent = self._session.sent_number(incarnation)
+        if sent < self._session.again_up_to(incarnation):
+            again = await self._outbox.batches(sent + 1, BATCHES_PER_QUERY, incarnation=incarnation)
+            if again:
+                return again
+        return await self._outbox.unacknowledged(sent, BATCHES_PER_QUERY, incarnation=incarnation)
 
     async def _watch(self) -> None:
         look_every_s = min(LOOK_EVERY_S, self._stall_s / 4)

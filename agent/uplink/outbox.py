@@ -33,14 +33,18 @@ class Outbox(Protocol):
         """Incarnations with batches that nobody acknowledged, oldest first: more than one after a restored backup."""
         ...
 
+    async def incarnations(self) -> Sequence[int]:
+        """Incarnations with batches, acknowledged or not, oldest first."""
+        ...
+
     async def unacknowledged(
         self, after_number: int, limit: int, *, incarnation: int | None = None
     ) -> Sequence[WaitingBatch]:
         """Batches of an incarnation (None: the present one) that nobody acknowledged, above a number, ascending."""
         ...
 
-    async def acknowledged_number(self) -> int:
-        """Newest acknowledged batch of the present incarnation; 0: none."""
+    async def acknowledged_number(self, incarnation: int | None = None) -> int:
+        """Newest acknowledged batch of an incarnation (None: the present one); 0: none."""
         ...
 
     async def batches(self, from_number: int, limit: int, *, incarnation: int | None = None) -> Sequence[WaitingBatch]:

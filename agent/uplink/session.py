@@ -57,6 +57,10 @@ class UplinkIdentity:
     device_ids: tuple[str, ...]
 
 
+_Position: TypeAlias = tuple[int, int]
+"""(incarnation, number) of a batch."""
+
+
 @dataclass(frozen=True, slots=True)
 class Welcomed:
     """The platform took the hello."""
@@ -66,6 +70,9 @@ class Welcomed:
     """Unsigned: a hint for people, never for the clock."""
     reconnect_after_s: float
     """0: our own back-off."""
+    held: _Position | None = None
+    """(incarnation, number) of the newest batch that the platform says it holds; None: it does not say. Unsigned, so
+    it never counts as an acknowledgement: it can only have us send again what was acknowledged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +121,6 @@ class _InFlight:
     sent_s: float
 
 
-_Position: TypeAlias = tuple[int, int]
-"""(incarnation, number) of a batch."""
-
-
 class Session:
     """Life of one connection. Times are monotonic seconds, given by the caller.
 
@@ -145,12 +148,22 @@ class Session:
         self._last_sent: _Position = (0, 0)
         self._sent: dict[int, int] = {}
         self._acknowledged = {identity.incarnation: next_batch_number - 1}
+        self._again: dict[int, int] = {}
         self.latest_platform_time_us = latest_platform_time_us
         self.state = State.OPENING
 
     def sent_number(self, incarnation: int) -> int:
         """Batches of the incarnation up to this one need not be sent (again) on this connection."""
         return max(self._sent.get(incarnation, 0), self._acknowledged.get(incarnation, 0))
+
+    def send_again(self, incarnation: int, after_number: int, up_to_number: int) -> None:
+        """The platform has lost batches that it had acknowledged: they are to be sent on this connection."""
+        self._acknowledged[incarnation] = after_number
+        self._again[incarnation] = up_to_number
+
+    def again_up_to(self, incarnation: int) -> int:
+        """Batches of the incarnation up to this one are to be sent although they were acknowledged once; 0: none."""
+        return self._again.get(incarnation, 0)
 
     @property
     def batches_in_flight(self) -> int:
@@ -207,8 +220,12 @@ class Session:
             self.state = State.READY
             self._progress_s = now_s
             welcome = frame.welcome
+            held = welcome.held
             return Welcomed(
-                welcome.platform_id[:200], welcome.platform_time_us, min(welcome.reconnect_after_ms, 3_600_000) / 1000
+                welcome.platform_id[:200],
+                welcome.platform_time_us,
+                min(welcome.reconnect_after_ms, 3_600_000) / 1000,
+                (held.incarnation, held.batch_number) if welcome.HasField("held") else None,
             )
         if kind == "command":
             return CommandArrived(frame.command)

@@ -5,7 +5,6 @@ Another device under the same address is noticed by its serial number, asked aga
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -33,7 +32,7 @@ from drivers.modbus.requests import (
 )
 from drivers.sunspec.connection import ConnectionPool, Unit
 from drivers.sunspec.counters import Counters, settle
-from drivers.sunspec.device import RETRY_LEAST_S, RETRY_MOST_S, on_site_phases
+from drivers.sunspec.device import on_site_phases
 from drivers.sunspec.errors import (
     BadAnswerError,
     ModbusExceptionError,
@@ -42,9 +41,12 @@ from drivers.sunspec.errors import (
     SunSpecError,
 )
 from drivers.sunspec.ratings import Bounds, ControlSurface, capabilities, ratings
-from drivers.sunspec.registers import RELEARN_S
+from drivers.sunspec.relearning import Relearning
+from drivers.sunspec.ticks import Ticks
 
 READ_ONLY: Final = "cannot be controlled: it is read by a register map, and nothing is written to it"
+NOT_THERE: Final = frozenset({1, 2, 3})
+"""Exceptions that say of registers that there are none: function, address or count is not the device's."""
 NO_SERIAL: Final = "tells no serial number: another of its kind in its place would not be noticed"
 
 _log = structlog.get_logger()
@@ -67,12 +69,13 @@ class MapReader:
         self._wanted = tuple(name for name in register_map.points if name is not Quantity.SERIAL)
         self._requests = plan(register_map, self._wanted)
         self._refused: frozenset[Quantity] = frozenset()
-        self._learned_s: float | None = None
+        self._relearning = Relearning()
 
     async def read(self, unit: Unit, now_s: float) -> MapLook:
         """Every point that the device tells. Raises SunSpecErrors, BadAnswerError when it refuses all of them."""
-        if self._learned_s is not None and now_s - self._learned_s >= RELEARN_S:
-            self._requests, self._refused, self._learned_s = plan(self.register_map, self._wanted), frozenset(), None
+        again, refused = self._relearning.is_due(now_s), False
+        if again:
+            self._requests, self._refused = plan(self.register_map, self._wanted), frozenset()
         values: dict[Quantity, int] = {}
         moment: float | None = None
         kept: list[Request] = []
@@ -84,7 +87,7 @@ class MapReader:
             except ModbusExceptionError as error:
                 if error.is_transient:
                     raise
-                self._learned_s = now_s
+                refused = True
                 if len(request.points) > 1:
                     waiting[:0] = plan(self.register_map, request.points, alone=True)
                 else:
@@ -94,22 +97,25 @@ class MapReader:
             values |= values_of(self.register_map, request, words.words)
             moment = words.monotonic_s if moment is None else moment
         self._requests = tuple(kept)
+        self._relearning.asked(now_s, again=again, refused=refused)
         if moment is None:
-            self._requests = plan(self.register_map, self._wanted)
             raise BadAnswerError(
                 f"{unit}: refuses every register of the map {self.register_map.title}; is it the right map?"
             )
         return MapLook(values, moment, self._refused)
 
     async def serial(self, unit: Unit) -> str:
-        """As the device tells it; "" where the map has none, or the device tells none. Raises SunSpecErrors."""
+        """As the device tells it; "" where the map has none, or the device has no such registers.
+
+        Raises SunSpecErrors, also for a refusal of any other kind: that says nothing about who it is.
+        """
         if Quantity.SERIAL not in self.register_map.points:
             return ""
         request = plan(self.register_map, [Quantity.SERIAL])[0]
         try:
             words = await unit.read(request.address, request.count, request.function)
         except ModbusExceptionError as error:
-            if error.is_transient:
+            if error.code not in NOT_THERE:
                 raise
             return ""
         serial = decode(self.register_map, Quantity.SERIAL, words.words)
@@ -179,22 +185,17 @@ class MapDevice:
 
     async def run(self, emit: Callable[[Sample], None]) -> None:
         """Poll and report until cancelled. See `drivers.device.Device`."""
-        due_s = self._monotonic_s()
-        retry_s = RETRY_LEAST_S
+        ticks = Ticks(self._period_s, self._monotonic_s)
         while True:
             try:
                 sample = await self.look()
             except SunSpecError as error:
                 self._lost(error)
-                due_s = self._monotonic_s() + max(retry_s, self._period_s)
-                retry_s = min(RETRY_MOST_S, retry_s * 2)
+                ticks.failed()
             else:
-                retry_s = RETRY_LEAST_S
                 emit(sample)
-                # Ticks that were missed are left out, and the grid of ticks stays where it was.
-                missed = (self._monotonic_s() - due_s) // self._period_s
-                due_s += self._period_s * (max(0.0, missed) + 1)
-            await asyncio.sleep(max(0.0, due_s - self._monotonic_s()))
+                ticks.answered()
+            await ticks.next()
 
     async def look(self) -> Sample:
         """One look at the device. Raises SunSpecErrors."""
@@ -211,7 +212,13 @@ class MapDevice:
                 f"{self._unit}: a frequency of {frequency / 1000:g} Hz makes no sense; "
                 f"is it a {self._map.title}, is the unit id right?"
             )
-        self._counters, measured = settle(self._counters, measurement(self._map, look.values), look.monotonic_s)
+        told = measurement(self._map, look.values)
+        if told.is_nonsense:
+            raise BadAnswerError(
+                f"{self._unit}: tells {', '.join(told.nonsense)}: that makes no sense; "
+                f"is it a {self._map.title}, is the unit id right?"
+            )
+        self._counters, measured = settle(self._counters, told, look.monotonic_s)
         sample = Sample(
             device_id=self._device_id,
             monotonic_s=look.monotonic_s,
@@ -224,7 +231,7 @@ class MapDevice:
             frequency_millihertz=measured.frequency_millihertz,
             state_of_charge_permille=state_of_charge_permille(look.values),
         )
-        self._seen(sample, look.refused)
+        self._seen(sample, look.refused, told.nonsense)
         return sample
 
     async def apply(self, setpoint: Setpoint) -> None:
@@ -261,11 +268,15 @@ class MapDevice:
         if self._own.only != connection.generation:
             raise NoAnswerError(f"{self._unit}: the connection is lost again and again")
 
-    def _seen(self, sample: Sample, refused: frozenset[Quantity]) -> None:
+    def _seen(self, sample: Sample, refused: frozenset[Quantity], nonsense: tuple[str, ...]) -> None:
         if self._link is not LinkState.ONLINE:
             _log.info("modbus.online", device=self._device_id, unit=str(self._unit))
         self._link = LinkState.ONLINE
         self._detail = f"{self._map.title} at {self._unit}"
+        if sample.power_w is None:
+            self._detail += "; tells no power at present"
+        if nonsense:
+            self._detail += f"; left out, for it makes no sense: {', '.join(nonsense)}"
         self._last_sample = sample
         notes = [READ_ONLY]
         if not self._serial:

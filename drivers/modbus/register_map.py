@@ -22,6 +22,7 @@ from pydantic_core import ErrorDetails
 from drivers.device import DeviceKind
 from drivers.sunspec.errors import quoted
 from drivers.sunspec.pdu import MOST_READ, READ, READ_INPUT
+from drivers.toml_lines import line_of
 
 MOST_MAP_BYTES: Final = 64 * 1024
 """A map has a dozen points: a larger file is something else."""
@@ -247,21 +248,4 @@ def _explained(text: str, fault: ErrorDetails) -> tuple[int, str]:
             message += f"; found {quoted(str(fault['input']))}"
     found = re.match(r"points\.(\w+): ", message) if not where else None
     at = ("points", found[1]) if found else where
-    return _line_of(text, at), f"{'.'.join(where)}: {message}" if where else message
-
-
-def _line_of(text: str, where: tuple[str, ...]) -> int:
-    """The line of a key in a map, from 1; its section's, or 1, where it does not stand there."""
-    section: tuple[str, ...] = ()
-    best = 1
-    for number, line in enumerate(text.splitlines(), start=1):
-        header = re.match(r"\s*\[([^\[\]]+)\]\s*(#.*)?$", line)
-        if header:
-            section = tuple(part.strip().strip('"') for part in header[1].split("."))
-            if section and where[: len(section)] == section:
-                best = number
-            continue
-        key = re.match(r"\s*([\w-]+)\s*=", line)
-        if key and (*section, key[1]) == where[: len(section) + 1]:
-            return number
-    return best
+    return line_of(text, at), f"{'.'.join(where)}: {message}" if where else message

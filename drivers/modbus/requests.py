@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from drivers.modbus.register_map import PHASE_POWERS, PHASE_VOLTAGES, Quantity, RegisterMap
-from drivers.sunspec.measurement import Measurement
+from drivers.sunspec.measurement import Measurement, sane
 
 PLAUSIBLE_MILLIHERTZ: Final = range(40_000, 70_001)
 """Wider than any grid."""
@@ -117,7 +117,10 @@ def values_of(register_map: RegisterMap, request: Request, words: Sequence[int])
 
 
 def measurement(register_map: RegisterMap, values: Values) -> Measurement:
-    """As `drivers.device.Sample`, of one look. A power that the device does not sum is the sum of its phases."""
+    """As `drivers.device.Sample`, of one look, without what makes no sense.
+
+    A power that the device does not sum is the sum of its phases.
+    """
     phases = tuple(values[name] for name in PHASE_POWERS if name in values)
     mapped = sum(name in register_map.points for name in PHASE_POWERS)
     if len(phases) != mapped:
@@ -130,14 +133,16 @@ def measurement(register_map: RegisterMap, values: Values) -> Measurement:
     if voltage is None and voltages:
         voltage = sum(voltages) // len(voltages)
     frequency = values.get(Quantity.FREQUENCY)
-    return Measurement(
-        power_w=power_w,
-        import_register_milliwatt_hours=values.get(Quantity.IMPORT_ENERGY),
-        export_register_milliwatt_hours=values.get(Quantity.EXPORT_ENERGY),
-        phase_power_w=phases,
-        voltage_millivolts=voltage,
-        frequency_millihertz=frequency if frequency in PLAUSIBLE_MILLIHERTZ else None,
-        rolls_over_milliwatt_hours=_rolls_over(register_map),
+    return sane(
+        Measurement(
+            power_w=power_w,
+            import_register_milliwatt_hours=values.get(Quantity.IMPORT_ENERGY),
+            export_register_milliwatt_hours=values.get(Quantity.EXPORT_ENERGY),
+            phase_power_w=phases,
+            voltage_millivolts=voltage,
+            frequency_millihertz=frequency if frequency in PLAUSIBLE_MILLIHERTZ else None,
+            rolls_over_milliwatt_hours=_rolls_over(register_map),
+        )
     )
 
 

@@ -54,12 +54,19 @@ class InputRegisters(Protocol):
     def read(self, address: int, count: int) -> list[int]: ...
 
 
-def answer(registers: Registers, request: bytes, inputs: InputRegisters | None = None) -> bytes:
+def answer(
+    registers: Registers,
+    request: bytes,
+    inputs: InputRegisters | None = None,
+    refuses: frozenset[int] = frozenset(),
+) -> bytes:
     """The response PDU to a request PDU. Pure but for what the registers do; any bytes are allowed.
 
-    Without `inputs` the device does not know function 4.
+    Without `inputs` the device does not know function 4; nor does it those that it `refuses`.
     """
     function = request[0] if request else 0
+    if function in refuses:
+        return bytes([function | 0x80, ILLEGAL_FUNCTION])
     try:
         if function == READ_HOLDING:
             return _read(registers, request)
@@ -111,9 +118,18 @@ def _write_multiple(registers: Registers, request: bytes) -> bytes:
 class ModbusTcpServer:
     """Serves one unit id on one port; other unit ids are answered as a gateway does whose unit is missing."""
 
-    def __init__(self, registers: Registers, *, unit: int, inputs: InputRegisters | None = None) -> None:
+    def __init__(
+        self,
+        registers: Registers,
+        *,
+        unit: int,
+        inputs: InputRegisters | None = None,
+        refuses: frozenset[int] = frozenset(),
+    ) -> None:
+        """`refuses`: functions that this device does not know."""
         self._registers = registers
         self._inputs = inputs
+        self._refuses = refuses
         self._unit = unit
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
@@ -165,7 +181,7 @@ class ModbusTcpServer:
         if self.is_silent:
             return True
         if unit == self._unit:
-            response = answer(self._registers, request, self._inputs)
+            response = answer(self._registers, request, self._inputs, self._refuses)
         else:
             response = bytes([(request[0] | 0x80) & 0xFF, NO_SUCH_UNIT])
         writer.write(struct.pack(">HHHB", transaction, 0, len(response) + 1, unit) + response)

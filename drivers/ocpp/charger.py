@@ -310,7 +310,8 @@ class OcppCharger:
                 await evse.hold_again()
             except DeviceRefusedError as error:
                 self._log.warning("ocpp_not_held_again", device=evse.device_id, problem=str(error))
-        refused = await provisioning.set_variables(self, self._meter_interval_s)
+        signed = any(session.settings.meter_key is not None for session in self.session.evses.values())
+        refused = await provisioning.set_variables(self, self._meter_interval_s, signed=signed)
         if refused:
             self._log.warning("ocpp_variables_refused", variables=refused)
         if not self.session.identity:

@@ -43,6 +43,15 @@ class UnitOfMeasure(TypedDict):
     multiplier: NotRequired[int]
 
 
+class SignedMeterValue(TypedDict):
+    """`signingMethod` and `publicKey` are optional in 2.1, and say nothing that may be trusted in either version."""
+
+    signedMeterData: str
+    encodingMethod: str
+    signingMethod: NotRequired[str]
+    publicKey: NotRequired[str]
+
+
 class SampledValue(TypedDict):
     value: float
     measurand: NotRequired[str]
@@ -50,6 +59,7 @@ class SampledValue(TypedDict):
     location: NotRequired[str]
     context: NotRequired[str]
     unitOfMeasure: NotRequired[UnitOfMeasure]
+    signedMeterValue: NotRequired[SignedMeterValue]
 
 
 class MeterValue(TypedDict):

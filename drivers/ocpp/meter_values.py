@@ -1,57 +1,76 @@
 """OCPP meter values to integers with our units and signs: one look at the meter per time stamp.
 
-Registers to milliwatt-hours, power to watts (import minus export), by OCPP 2.0.1 part 2 section 2.44 (SampledValue).
-A value that cannot be understood is left out and complained of; it never becomes 0.
+Registers to milliwatt-hours, power to watts (import minus export), by part 2 section 2.44 (SampledValue) and the table
+in `measurands.py`. A value that cannot be understood, contradicts another of the same message or is beyond belief is
+left out and complained of; it never becomes 0, and it never becomes a part of a sum. The others are used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
-from typing import Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple, TypeAlias
 
 from drivers.ocpp.errors import quoted
-from drivers.ocpp.messages import MeterValue, SampledValue
+from drivers.ocpp.measurands import (
+    CONTEXTS,
+    CURRENT_EXPORT,
+    CURRENT_IMPORT,
+    EXPORT_REGISTER,
+    GRID_FREQUENCY,
+    IMPORT_REGISTER,
+    LINE_VOLTAGE,
+    LOCATIONS,
+    PHASE_NAMES,
+    PHASES,
+    POWER_EXPORT,
+    POWER_IMPORT,
+    QUANTITIES,
+    STATE_OF_CHARGE,
+    Quantity,
+)
+from drivers.ocpp.messages import MeterValue, SampledValue, SignedMeterValue
 from drivers.ocpp.timestamps import parse_timestamp_us
 
-_REGISTER_IMPORT: Final = "Energy.Active.Import.Register"
-_REGISTER_EXPORT: Final = "Energy.Active.Export.Register"
-_POWER_IMPORT: Final = "Power.Active.Import"
-_POWER_EXPORT: Final = "Power.Active.Export"
-_VOLTAGE: Final = "Voltage"
-_FREQUENCY: Final = "Frequency"
-_STATE_OF_CHARGE: Final = "SoC"
-
 MEASURANDS: Final = (
-    _REGISTER_IMPORT,
-    _REGISTER_EXPORT,
-    _POWER_IMPORT,
-    _POWER_EXPORT,
-    _STATE_OF_CHARGE,
-    _VOLTAGE,
-    _FREQUENCY,
+    IMPORT_REGISTER,
+    EXPORT_REGISTER,
+    POWER_IMPORT,
+    POWER_EXPORT,
+    STATE_OF_CHARGE,
+    LINE_VOLTAGE,
+    GRID_FREQUENCY,
 )
-"""What we understand, in the order of worth; what we ask chargers to send."""
+"""What readings are made of, in the order of worth; what we ask chargers to send."""
 
-# Unit spelling (part 2 appendix, StandardizedUnits) -> exponent to our unit. The empty name is what a value without
-# unit means; the schema's default "Wh" makes sense for energy only.
-_EXPONENTS: Final[dict[str, dict[str, int]]] = {
-    _REGISTER_IMPORT: {"": 3, "Wh": 3, "kWh": 6},
-    _REGISTER_EXPORT: {"": 3, "Wh": 3, "kWh": 6},
-    _POWER_IMPORT: {"": 0, "Wh": 0, "W": 0, "kW": 3},
-    _POWER_EXPORT: {"": 0, "Wh": 0, "W": 0, "kW": 3},
-    _VOLTAGE: {"": 3, "Wh": 3, "V": 3},
-    _FREQUENCY: {"": 3, "Wh": 3, "Hz": 3, "Hertz": 3},
-    _STATE_OF_CHARGE: {"": 1, "Wh": 1, "Percent": 1, "%": 1},
-}
-_ONLY_AT_OUTLET: Final = frozenset({_REGISTER_IMPORT, _REGISTER_EXPORT, _POWER_IMPORT, _POWER_EXPORT, _VOLTAGE})
-"""Values of the station's own inlet or of the car are another meter."""
-
-_LARGEST: Final = 2**53
-"""Of any value in our unit: what JSON numbers hold exactly. 9 PWh, no meter gets there."""
+OUTLET: Final = "Outlet"
+"""Where a value is measured that does not say where. One of the station's own inlet, of the cable or of the car is
+another meter."""
+MOST_SIGNED: Final = 16
+"""Signed values of one message that are taken: judging one may take a millisecond, and a charger needs two of them."""
 _LARGEST_MULTIPLIER: Final = 12
-_PHASES: Final = ("L1", "L2", "L3")
+_PLACES_OF_CHARGE: Final = ("EV", OUTLET, *sorted(LOCATIONS - {"EV", OUTLET}))
+_POWERS: Final[tuple[int, ...]] = tuple(int(10**exponent) for exponent in range(2 * _LARGEST_MULTIPLIER))
+_DEFAULT_CONTEXT: Final = "Sample.Periodic"
+
+
+class Measured(NamedTuple):
+    """One value as it was measured, in the integer unit of its measurand (`measurands.QUANTITIES`)."""
+
+    measurand: str
+    phase: str
+    """L1, L2, L3, N, L1-L2, ...; empty for the whole. "L1-N" is L1."""
+    location: str
+    context: str
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class SignedSample:
+    """A value with its meter's signature, unread."""
+
+    context: str
+    sent: SignedMeterValue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,114 +80,222 @@ class MeterLook:
     timestamp_us: int
     power_w: int | None = None
     phase_power_w: tuple[int, ...] = ()
+    phase_current_milliamperes: tuple[int, ...] = ()
+    """Import minus export on L1, L2, L3; empty unless all are known."""
     import_register_milliwatt_hours: int | None = None
     export_register_milliwatt_hours: int | None = None
     voltage_millivolts: int | None = None
+    phase_voltage_millivolts: tuple[int, ...] = ()
+    """Line to neutral on L1, L2, L3; empty unless all are known."""
     frequency_millihertz: int | None = None
     state_of_charge_permille: int | None = None
+    measured: tuple[Measured, ...] = ()
+    """Every value that was understood, of all places and phases."""
+    signed: tuple[SignedSample, ...] = ()
 
 
-def read_meter_values(values: Sequence[MeterValue]) -> tuple[list[MeterLook], list[str]]:
+def read_meter_values(
+    values: Sequence[MeterValue], phases: Sequence[int] = (1, 2, 3)
+) -> tuple[list[MeterLook], list[str]]:
     """The looks of a message in order of time, and complaints about what could not be understood.
 
-    Elements with the same time stamp are one look: some chargers send one element per measurand.
+    Elements with the same time stamp are one look: some chargers send one element per measurand. `phases` are those
+    that the EVSE is on: registers per phase are summed only where each of them was sent.
     """
     sampled: dict[int, list[SampledValue]] = {}
     for value in values:
         sampled.setdefault(parse_timestamp_us(value["timestamp"]), []).extend(value["sampledValue"])
     complaints: list[str] = []
-    looks = [_look(timestamp_us, sampled[timestamp_us], complaints) for timestamp_us in sorted(sampled)]
+    looks = [_look(timestamp_us, sampled[timestamp_us], phases, complaints) for timestamp_us in sorted(sampled)]
+    signed = sum(len(look.signed) for look in looks)
+    if signed > MOST_SIGNED:
+        complaints.append(f"{signed} signed values in one message, {MOST_SIGNED} are taken")
+        looks = _with_fewer_signed(looks)
     return looks, complaints
 
 
-def _look(timestamp_us: int, sampled: Sequence[SampledValue], complaints: list[str]) -> MeterLook:
-    # measurand -> phase ("" for the total) -> value in our unit
-    found: dict[str, dict[str, int]] = {}
-    for value in sampled:
-        measurand = value.get("measurand", _REGISTER_IMPORT)
-        if measurand not in _EXPONENTS:
-            continue
-        if measurand in _ONLY_AT_OUTLET and value.get("location", "Outlet") != "Outlet":
-            continue
-        number = _in_our_unit(measurand, value, complaints)
-        if number is not None:
-            found.setdefault(measurand, {})[_phase(value.get("phase", ""))] = number
+def _with_fewer_signed(looks: Sequence[MeterLook]) -> list[MeterLook]:
+    """The newest ones: the end of a transaction, where there are both."""
+    left, fewer = MOST_SIGNED, []
+    for look in reversed(looks):
+        fewer.append(replace(look, signed=look.signed[:left]))
+        left -= len(fewer[-1].signed)
+    return fewer[::-1]
 
-    phase_power = _phase_power(found)
-    soc_permille = _total(found.get(_STATE_OF_CHARGE))
-    if soc_permille is not None and not 0 <= soc_permille <= 1000:
-        complaints.append(f"state of charge of {soc_permille} permille")
-        soc_permille = None
+
+def _look(
+    timestamp_us: int, sampled: Sequence[SampledValue], phases: Sequence[int], complaints: list[str]
+) -> MeterLook:
+    table = _Table()
+    signed = []
+    for value in sampled:
+        table.take(value, complaints)
+        if "signedMeterValue" in value:
+            signed.append(SignedSample(value.get("context", _DEFAULT_CONTEXT), value["signedMeterValue"]))
+    table.settle()
+    on_phases = [f"L{phase}" for phase in phases]
     return MeterLook(
         timestamp_us=timestamp_us,
-        power_w=_power(found),
-        phase_power_w=phase_power,
-        import_register_milliwatt_hours=_register(_REGISTER_IMPORT, found, complaints),
-        export_register_milliwatt_hours=_register(_REGISTER_EXPORT, found, complaints),
-        voltage_millivolts=_voltage(found.get(_VOLTAGE)),
-        frequency_millihertz=_total(found.get(_FREQUENCY)),
-        state_of_charge_permille=soc_permille,
+        power_w=_net(table, POWER_IMPORT, POWER_EXPORT),
+        phase_power_w=_per_phase(table, POWER_IMPORT, POWER_EXPORT),
+        phase_current_milliamperes=_per_phase(table, CURRENT_IMPORT, CURRENT_EXPORT),
+        import_register_milliwatt_hours=_register(table, IMPORT_REGISTER, on_phases, complaints),
+        export_register_milliwatt_hours=_register(table, EXPORT_REGISTER, on_phases, complaints),
+        voltage_millivolts=_voltage(table),
+        phase_voltage_millivolts=_per_phase(table, LINE_VOLTAGE),
+        frequency_millihertz=_single(table, GRID_FREQUENCY, OUTLET),
+        state_of_charge_permille=_state_of_charge(table),
+        measured=tuple(table.found.values()),
+        signed=tuple(signed),
     )
 
 
-def _in_our_unit(measurand: str, value: SampledValue, complaints: list[str]) -> int | None:
-    measure = value.get("unitOfMeasure", {})
-    unit, multiplier = measure.get("unit", ""), int(measure.get("multiplier", 0))
-    exponent = _EXPONENTS[measurand].get(unit)
+_Place: TypeAlias = tuple[str, str, str]
+"""Measurand, location, phase."""
+_NOTHING: Final[Mapping[str, int]] = {}
+
+
+class _Table:
+    """The values of one look by place, and the places where one was left out. Made for every message: kept lean."""
+
+    __slots__ = ("_numbers", "found", "left_out")
+
+    def __init__(self) -> None:
+        self.found: dict[_Place, Measured] = {}
+        self.left_out: set[_Place] = set()
+        self._numbers: dict[tuple[str, str], dict[str, int]] = {}
+
+    def take(self, value: SampledValue, complaints: list[str]) -> None:
+        measurand, location = value.get("measurand", IMPORT_REGISTER), value.get("location", OUTLET)
+        phase, context = value.get("phase", ""), value.get("context", _DEFAULT_CONTEXT)
+        quantity = QUANTITIES.get(measurand)
+        if quantity is None:
+            complaints.append(f"measurand {quoted(measurand, 50)} is not known")
+            return
+        if location not in LOCATIONS or phase not in PHASE_NAMES:
+            # Perhaps another meter altogether: it says nothing about the places that we know.
+            where = location if location not in LOCATIONS else phase
+            complaints.append(f"{measurand} at {quoted(where, 24)}, which is not known")
+            return
+        if phase:
+            phase = phase.removesuffix("-N")  # "L1-N" and "L1" are the same place for us; "L1-L2" stays apart
+        place = (measurand, location, phase)
+        number = _in_our_unit(measurand, quantity, value, complaints)
+        if number is None:
+            self.left_out.add(place)
+            return
+        known = self.found.get(place)
+        if known is None or _rank(context) < _rank(known.context):
+            self.found[place] = Measured(measurand, phase, location, context, number)
+            here = self._numbers.get((measurand, location))
+            if here is None:
+                self._numbers[measurand, location] = {phase: number}
+            else:
+                here[phase] = number
+        elif known.value != number and _rank(context) == _rank(known.context):
+            complaints.append(f"{measurand} has two values at one moment, {known.value} and {number}")
+            self.left_out.add(place)
+
+    def settle(self) -> None:
+        """All were taken: what contradicts itself goes."""
+        for measurand, location, phase in self.left_out:
+            self.found.pop((measurand, location, phase), None)
+            self._numbers.get((measurand, location), {}).pop(phase, None)
+
+    def phases(self, measurand: str, location: str = OUTLET) -> Mapping[str, int]:
+        """Phase ("" is the whole) -> value."""
+        return self._numbers.get((measurand, location), _NOTHING)
+
+    def lacks(self, measurand: str, phases: Sequence[str] = ("", *PHASES)) -> bool:
+        """Whether a value at the outlet was left out on one of these phases."""
+        return bool(self.left_out) and any((measurand, OUTLET, phase) in self.left_out for phase in phases)
+
+
+def _rank(context: str) -> int:
+    """Lower is preferred; an unknown context comes last."""
+    return _RANKS.get(context, len(_RANKS))
+
+
+_RANKS: Final = {context: rank for rank, context in enumerate(CONTEXTS)}
+
+
+def _in_our_unit(measurand: str, quantity: Quantity, value: SampledValue, complaints: list[str]) -> int | None:
+    measure = value.get("unitOfMeasure")
+    unit, multiplier = ("", 0) if measure is None else (measure.get("unit", ""), int(measure.get("multiplier", 0)))
+    exponent = quantity.exponents.get(unit)
     if exponent is None or abs(multiplier) > _LARGEST_MULTIPLIER:
         complaints.append(f"{measurand} in unit {quoted(unit, 24)} times ten to the {quoted(multiplier, 24)}")
         return None
+    sent, exponent = value["value"], exponent + multiplier
     try:
-        # Through the shortest decimal text: 0.1 kWh is 100 Wh, not what binary makes of it.
-        number = round(Decimal(repr(value["value"])).scaleb(exponent + multiplier))
-    except InvalidOperation:
-        number = _LARGEST
-    if abs(number) >= _LARGEST:
-        complaints.append(f"{measurand} of {quoted(value['value'], 24)}")
+        # To the nearest integer: what binary made of 0.1 kWh is 100 Wh again, as long as a double has digits to spare.
+        number = round(sent * _POWERS[exponent] if exponent >= 0 else sent / _POWERS[-exponent])
+    except (OverflowError, ValueError):  # infinite; NaN
+        number = None
+    if number is None or not quantity.least <= number <= quantity.most:
+        complaints.append(f"{measurand} of {quoted(sent, 24)} {unit} is beyond belief")
         return None
     return number
 
 
-def _phase(phase: str) -> str:
-    """ "L1-N" and "L1" are the same place for us; "L1-L2" stays apart."""
-    return phase.removesuffix("-N")
+def _total(table: _Table, measurand: str) -> int | None:
+    """The whole where it was sent, else the sum over the phases that were; None where one of them was left out."""
+    found = table.phases(measurand)
+    if "" in found:
+        return found[""]
+    known = [found[phase] for phase in PHASES if phase in found]
+    return sum(known) if known and not table.lacks(measurand, PHASES) else None
 
 
-def _total(phases: dict[str, int] | None) -> int | None:
-    """The total where it was sent, else the sum over the phases that were."""
-    if not phases:
-        return None
-    if "" in phases:
-        return phases[""]
-    known = [phases[phase] for phase in _PHASES if phase in phases]
-    return sum(known) if known else None
-
-
-def _power(found: dict[str, dict[str, int]]) -> int | None:
-    taken, given = _total(found.get(_POWER_IMPORT)), _total(found.get(_POWER_EXPORT))
+def _net(table: _Table, taken_as: str, given_as: str) -> int | None:
+    """Import minus export. A direction that was not sent is none; one that was left out makes the net unknown."""
+    taken, given = _total(table, taken_as), _total(table, given_as)
     if taken is None and given is None:
+        return None
+    if (taken is None and table.lacks(taken_as)) or (given is None and table.lacks(given_as)):
         return None
     return (taken or 0) - (given or 0)
 
 
-def _phase_power(found: dict[str, dict[str, int]]) -> tuple[int, ...]:
-    taken, given = found.get(_POWER_IMPORT, {}), found.get(_POWER_EXPORT, {})
-    if not all(phase in taken or phase in given for phase in _PHASES):
+def _per_phase(table: _Table, taken_as: str, given_as: str | None = None) -> tuple[int, ...]:
+    taken, given = table.phases(taken_as), table.phases(given_as) if given_as else _NOTHING
+    if not (taken or given) or not all(phase in taken or phase in given for phase in PHASES):
         return ()
-    return tuple(taken.get(phase, 0) - given.get(phase, 0) for phase in _PHASES)
+    if table.lacks(taken_as, PHASES) or (given_as is not None and table.lacks(given_as, PHASES)):
+        return ()
+    return tuple(taken.get(phase, 0) - given.get(phase, 0) for phase in PHASES)
 
 
-def _register(measurand: str, found: dict[str, dict[str, int]], complaints: list[str]) -> int | None:
-    register = _total(found.get(measurand))
-    if register is not None and register < 0:
-        complaints.append(f"{measurand} below zero")
+def _register(table: _Table, measurand: str, on_phases: Sequence[str], complaints: list[str]) -> int | None:
+    """A cumulative register. A sum without one of its phases would fall and rise as that phase comes and goes."""
+    found = table.phases(measurand)
+    if not found or "" in found:
+        return found.get("")
+    sent = [phase for phase in PHASES if phase in found]
+    if not sent or table.lacks(measurand):
         return None
-    return register
+    missing = [phase for phase in on_phases if phase not in found]
+    if missing:
+        complaints.append(f"{measurand} on {', '.join(sent)} but not on {', '.join(missing)}; set `phases`")
+        return None
+    return sum(found[phase] for phase in sent)
 
 
-def _voltage(phases: dict[str, int] | None) -> int | None:
+def _voltage(table: _Table) -> int | None:
     """Mean of the line-to-neutral voltages; a value without phase is one."""
-    if not phases:
-        return None
-    known = [volts for phase, volts in phases.items() if phase in ("", *_PHASES)]
+    known = [volts for phase, volts in table.phases(LINE_VOLTAGE).items() if phase in ("", *PHASES)]
     return sum(known) // len(known) if known else None
+
+
+def _single(table: _Table, measurand: str, location: str) -> int | None:
+    """A value that is the same on all phases."""
+    found = table.phases(measurand, location)
+    if not found:
+        return None
+    return next((found[phase] for phase in ("", *PHASES) if phase in found), None)
+
+
+def _state_of_charge(table: _Table) -> int | None:
+    """The car's own word first, then wherever the charger says that it has it from."""
+    known = (_single(table, STATE_OF_CHARGE, place) for place in _PLACES_OF_CHARGE)
+    return next((share for share in known if share is not None), None)

@@ -27,9 +27,15 @@ _FEWEST: Final = "Energy.Active.Import.Register,Power.Active.Import"
 _REGISTERS: Final = "Energy.Active.Import.Register,Energy.Active.Export.Register"
 
 
-def _wishes(meter_interval_s: int) -> list[tuple[str, str, tuple[str, ...]]]:
+def _wishes(meter_interval_s: int, *, signed: bool) -> list[tuple[str, str, tuple[str, ...]]]:
     """Component, variable, and the values to try, best first (part 2 chapter 2, referenced components J)."""
     interval = (str(meter_interval_s),)
+    signing = [
+        ("SampledDataCtrlr", "SignReadings", ("true",)),
+        ("AlignedDataCtrlr", "SignReadings", ("true",)),
+        # Its key is registered here; that it names one is good for noticing another meter.
+        ("OCPPCommCtrlr", "PublicKeyWithSignedMeterValue", ("OncePerTransaction", "EveryMeterValue")),
+    ]
     return [
         ("SampledDataCtrlr", "TxUpdatedInterval", interval),
         ("SampledDataCtrlr", "TxUpdatedMeasurands", (_ALL, _FEWEST)),
@@ -37,6 +43,7 @@ def _wishes(meter_interval_s: int) -> list[tuple[str, str, tuple[str, ...]]]:
         ("SampledDataCtrlr", "TxEndedMeasurands", (_REGISTERS, _FEWEST)),
         # Clock-aligned values are the ones that come (and are triggered) while no transaction runs.
         ("AlignedDataCtrlr", "Measurands", (_ALL, _FEWEST)),
+        *(signing if signed else ()),
     ]
 
 
@@ -55,12 +62,13 @@ async def read_rate_unit(charger: Caller) -> RateUnit:
     return RateUnit.AMPERES if "A" in units and "W" not in units else RateUnit.WATTS
 
 
-async def set_variables(charger: Caller, meter_interval_s: int) -> tuple[str, ...]:
-    """Have it send meter values as we need them. Returns the variables that it refused every value of.
+async def set_variables(charger: Caller, meter_interval_s: int, *, signed: bool = False) -> tuple[str, ...]:
+    """Have it send meter values as we need them; `signed`: with the signatures of its meter.
 
+    Returns the variables that it refused every value of.
     Raises CallError when it does not answer at all.
     """
-    wishes = _wishes(meter_interval_s)
+    wishes = _wishes(meter_interval_s, signed=signed)
     refused = await _try(charger, [(component, name, values[0]) for component, name, values in wishes])
     still = [(component, name, values[1]) for component, name, values in wishes if name in refused and len(values) > 1]
     if still:

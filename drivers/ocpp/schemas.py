@@ -17,6 +17,7 @@ import jsonschema_rs
 import orjson
 
 from drivers.ocpp.errors import ErrorCode, quoted
+from drivers.ocpp.leniency import loosened
 from drivers.ocpp.timestamps import is_timestamp
 
 LARGEST_WHOLE: Final = 2**53
@@ -77,10 +78,12 @@ class Schemas:
         for entry in folder.iterdir():
             if entry.name.endswith(".json"):
                 # Some of the files start with a byte order mark.
-                schema = orjson.loads(entry.read_bytes().removeprefix(b"\xef\xbb\xbf"))
                 name = entry.name.removesuffix(".json")
+                schema = loosened(name, orjson.loads(entry.read_bytes().removeprefix(b"\xef\xbb\xbf")))
+                definitions = schema.get("definitions", {})
+                assert isinstance(definitions, dict)
                 self._validators[name] = jsonschema_rs.validator_for(schema, formats={"date-time": is_timestamp})
-                self._integers[name] = _integers(schema, schema.get("definitions", {}), {})
+                self._integers[name] = _integers(schema, definitions, {})
 
     def knows(self, action: str) -> bool:
         """Whether this version of the specification has this action, as one that is answered."""

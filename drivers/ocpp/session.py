@@ -10,7 +10,7 @@ cumulative registers of the next cover its energy.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from drivers.device import Sample, SampleFlag, ValueSource, VehicleSession
@@ -19,6 +19,7 @@ from drivers.ocpp.car import read_needs
 from drivers.ocpp.messages import ChargingNeeds, MeterValue, TransactionEvent
 from drivers.ocpp.meter_values import MeterLook, read_meter_values
 from drivers.ocpp.settings import ChargerSettings
+from drivers.ocpp.signed_values import Judged, SignedValues
 from drivers.ocpp.smart_charging import SmartCharging
 from drivers.ocpp.timestamps import parse_timestamp_us
 
@@ -92,6 +93,9 @@ class EvseSession:
         self._clock_behind_us: int | None = None
         self._known_idle = False
         self._said: set[str] = set()
+        self.latest_look: MeterLook | None = None
+        """With every measurand, phase and place, for a person."""
+        self._signed_values = SignedValues(settings.meter_key)
 
     # --- what others want to know
 
@@ -160,7 +164,7 @@ class EvseSession:
             # A clock that is ahead, and is set right later, must not make what comes then look older than this.
             moved_us = min(now.wall_us, timestamp_us + (self._clock_behind_us or 0)) - SET_RIGHT_WITHIN_US
         self._move(event, moved_us, token_id, outcome)
-        self._take_meter_values(event.get("meterValue", []), timestamp_us, offline, now, outcome)
+        self._take_meter_values(event.get("meterValue", []), timestamp_us, offline, now, outcome, info["transactionId"])
         if self.transaction is None:
             self._forget_car()  # after the meter values, which may hold its last state of charge
         return outcome
@@ -172,7 +176,8 @@ class EvseSession:
         if any(sampled.get("context") == "Trigger" for value in values for sampled in value["sampledValue"]):
             self._compare_clocks(newest_us, now, outcome)
         age_us = now.wall_us - newest_us - (self._clock_behind_us or 0)
-        self._take_meter_values(values, newest_us, age_us > CLOCK_TOLERANCE_US, now, outcome)
+        transaction_id = None if self.transaction is None else self.transaction.transaction_id
+        self._take_meter_values(values, newest_us, age_us > CLOCK_TOLERANCE_US, now, outcome, transaction_id)
         return outcome
 
     def charging_needs(self, needs: ChargingNeeds, now: Moment) -> Outcome:
@@ -268,12 +273,19 @@ class EvseSession:
             self._said.discard("charger.clock")
 
     def _take_meter_values(
-        self, values: list[MeterValue], message_us: int, queued: bool, now: Moment, outcome: Outcome
+        self,
+        values: list[MeterValue],
+        message_us: int,
+        queued: bool,
+        now: Moment,
+        outcome: Outcome,
+        transaction_id: str | None,
     ) -> None:
-        looks, complaints = read_meter_values(values)
+        looks, complaints = read_meter_values(values, self.settings.phases)
         if complaints:
             self._say_once("charger.meter_values", f"meter values left out: {'; '.join(complaints[:3])}", outcome)
         for look in looks:
+            judged = self._judge_signatures(look, transaction_id, now, outcome)
             if queued:
                 # The charger's clock is all we have; it cannot have measured in the future.
                 age_us = max(0, now.wall_us - look.timestamp_us)
@@ -286,12 +298,30 @@ class EvseSession:
             if age_us > OLDEST_QUEUED_US:
                 text = "queued meter values from more than a year ago were left out; check the charger's clock"
                 self._say_once("charger.meter_values", text, outcome)
+                self._keep_signatures(judged, now.monotonic_s, outcome)
                 continue
-            self._take_look(look, now.monotonic_s - age_us / 1e6, flags, outcome)
+            self._take_look(look, judged, now.monotonic_s - age_us / 1e6, flags, outcome)
 
-    def _take_look(self, look: MeterLook, monotonic_s: float, flags: SampleFlag, outcome: Outcome) -> None:
+    def _judge_signatures(self, look: MeterLook, transaction_id: str | None, now: Moment, outcome: Outcome) -> Judged:
+        judged = self._signed_values.take(look, transaction_id, now.monotonic_s)
+        for code, text in judged.notices:
+            self._say_once(code, text, outcome)
+        return judged
+
+    def _keep_signatures(self, judged: Judged, monotonic_s: float, outcome: Outcome) -> None:
+        """Signatures are kept where the values beside them come too late to be a reading."""
+        if judged.values:
+            outcome.samples.append(
+                Sample(device_id=self.settings.device_id, monotonic_s=monotonic_s, signed=judged.values)
+            )
+
+    def _take_look(
+        self, look: MeterLook, judged: Judged, monotonic_s: float, flags: SampleFlag, outcome: Outcome
+    ) -> None:
         if self.last_sample is not None and monotonic_s < self.last_sample.monotonic_s:
+            self._keep_signatures(judged, monotonic_s, outcome)
             return
+        self.latest_look = look
         self._check_register(look, outcome)
         if look.import_register_milliwatt_hours is not None:
             self.import_register_milliwatt_hours = look.import_register_milliwatt_hours
@@ -313,15 +343,20 @@ class EvseSession:
             state_of_charge_permille=look.state_of_charge_permille,
             source=self.source,
             flags=flags,
+            registers_signed=judged.covers_registers,
+            signed=judged.values,
         )
-        self.last_sample = sample
+        self.last_sample = replace(sample, signed=())
         outcome.samples.append(sample)
 
     def _check_register(self, look: MeterLook, outcome: Outcome) -> None:
-        held, seen = self.import_register_milliwatt_hours, look.import_register_milliwatt_hours
-        if held is not None and seen is not None and seen < held:
-            text = f"import register went back from {held} to {seen} milliwatt-hours"
-            self._say_once("charger.register_back", text, outcome)
+        for name, held, seen in (
+            ("import", self.import_register_milliwatt_hours, look.import_register_milliwatt_hours),
+            ("export", self.export_register_milliwatt_hours, look.export_register_milliwatt_hours),
+        ):
+            if held is not None and seen is not None and seen < held:
+                text = f"{name} register went back from {held} to {seen} milliwatt-hours"
+                self._say_once("charger.register_back", text, outcome)
 
     def _say_once(self, code: str, text: str, outcome: Outcome) -> None:
         """A charger that does it once does it every few seconds: say it once per connection."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from drivers.ocmf.keys import MeterKey
+
 MINIMUM_CURRENT_A: Final = 6
 """IEC 61851-1: below 6 A the control pilot cannot offer current, so the car stops."""
 ASSUMED_CURRENT_A: Final = 32
@@ -35,6 +37,9 @@ class ChargerSettings:
     phases: tuple[int, ...] = (1, 2, 3)
     nominal_voltage_v: int = 230
     """Line to neutral; turns watts into amperes for chargers that take limits in amperes only."""
+
+    meter_key: MeterKey | None = None
+    """Public key of the meter at this EVSE that signs its values; never taken from a message."""
 
     @property
     def import_rating_w(self) -> int:

@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 import structlog
 
 from drivers.sunspec.errors import AddressError, BadAnswerError, ModbusExceptionError, NoAnswerError, ReconnectedError
+from drivers.sunspec.pace import Pace
 from drivers.sunspec.patience import Patience
 from drivers.sunspec.pdu import READ, READ_INPUT
 from drivers.sunspec.tls import TlsFiles
@@ -72,7 +73,8 @@ class Connection:
         """Grows with each new connection, and when a unit falls silent: what answers may be another device now."""
         self._line = line(endpoint)
         self._monotonic_s = monotonic_s
-        self._gap_s = gap_s
+        self.pace = Pace(gap_s)
+        self._answered_s = float("-inf")
         self._turns = Turns(str(endpoint))
         self._patience: dict[int, Patience] = {}
         self._silences = 0
@@ -84,7 +86,8 @@ class Connection:
         self._backoff_s = 0.0
         self._not_before_s = float("-inf")
         self._free_s = float("-inf")
-        self._reason = "not connected yet"
+        self._reason: NoAnswerError | BadAnswerError = NoAnswerError("not connected yet")
+        """Why there is no connection: silence, or something that is no Modbus."""
 
     @property
     def is_open(self) -> bool:
@@ -150,7 +153,7 @@ class Connection:
                 )
             pause_s = self._free_s - self._monotonic_s()
             if pause_s > 0:
-                await asyncio.sleep(min(pause_s, self._gap_s))
+                await asyncio.sleep(min(pause_s, self.pace.gap_s))
             patient_s = patience.timeout_s(timeout_s) if has_neighbours else timeout_s
             return await self._ask(ask, unit, patience, patient_s)
         finally:
@@ -167,25 +170,28 @@ class Connection:
                 self._silent.clear()
                 self._was_silent(patience)
             else:
-                self._heard_from(unit, patience, asked_s)
+                if error.code in BUSY:
+                    self.pace.lost(unit, asked_s - self._answered_s)
+                self._heard_from(unit, patience, asked_s, busy=error.code in BUSY)
             raise
         except NoAnswerError as error:
             self._silences += 1
             self._silent.add(unit)
+            self.pace.lost(unit, asked_s - self._answered_s)
             # One dead unit is not a dead connection while its neighbours have not been asked since.
             half_open = self._silences >= SILENCES_BEFORE_RECONNECT and self._heard <= self._silent
             if half_open or not self._line.connected:
-                self._drop(str(error))
+                self._drop(error)
             else:
                 self._was_silent(patience)
             raise
         except BadAnswerError as error:
             # The two sides no longer agree on what was asked: only a new connection settles that.
-            self._drop(str(error))
+            self._drop(error)
             raise
         finally:
             # Also when cancelled: the line tells an answer that still comes from the next one.
-            self._free_s = self._monotonic_s() + self._gap_s
+            self._free_s = self._monotonic_s() + self.pace.gap_s
         self._heard_from(unit, patience, asked_s)
         return answer
 
@@ -195,8 +201,11 @@ class Connection:
             # Behind a line that stays open a device can be exchanged: whoever answers next says first who it is.
             self.generation += 1
 
-    def _heard_from(self, unit: int, patience: Patience, asked_s: float) -> None:
-        patience.answered(self._monotonic_s() - asked_s)
+    def _heard_from(self, unit: int, patience: Patience, asked_s: float, *, busy: bool = False) -> None:
+        self._answered_s = self._monotonic_s()
+        patience.answered(self._answered_s - asked_s)
+        if not busy and self.pace.answered(unit):
+            _log.info("modbus.paced", endpoint=str(self.endpoint), gap_s=self.pace.gap_s)
         self._silences, self._backoff_s = 0, 0.0
         self._silent.clear()
         self._heard.add(unit)
@@ -204,16 +213,16 @@ class Connection:
     async def _connect(self, timeout_s: float) -> None:
         wait_s = self._not_before_s - self._monotonic_s()
         if wait_s > 0:
-            raise NoAnswerError(f"{self._reason}; next try in {wait_s:.1f} s")
+            raise type(self._reason)(f"{self._reason}; next try in {wait_s:.1f} s")
         try:
             await self._line.connect(timeout_s)
-        except NoAnswerError as error:
-            self._back_off(str(error))
+        except (NoAnswerError, BadAnswerError) as error:
+            self._back_off(error)
             raise
         except OSError as error:
             # A host name that does not resolve, no route: not all of them end in the library's own error.
-            self._back_off(f"{self.endpoint}: {error}")
-            raise NoAnswerError(self._reason) from error
+            self._back_off(NoAnswerError(f"{self.endpoint}: {error}"))
+            raise self._reason from error
         self.generation += 1
         self._silences = 0
         self._silent.clear()
@@ -221,13 +230,14 @@ class Connection:
         self._patience.clear()
         _log.info("modbus.connected", endpoint=str(self.endpoint), generation=self.generation)
 
-    def _drop(self, reason: str) -> None:
+    def _drop(self, reason: NoAnswerError | BadAnswerError) -> None:
         self._line.close()
         self._back_off(reason)
-        _log.warning("modbus.connection_dropped", endpoint=str(self.endpoint), reason=reason)
+        _log.warning("modbus.connection_dropped", endpoint=str(self.endpoint), reason=str(reason))
 
-    def _back_off(self, reason: str) -> None:
-        self._reason = reason
+    def _back_off(self, reason: NoAnswerError | BadAnswerError) -> None:
+        # Without what a traceback holds on to.
+        self._reason = (BadAnswerError if isinstance(reason, BadAnswerError) else NoAnswerError)(str(reason))
         self._backoff_s = min(BACKOFF_MOST_S, max(BACKOFF_LEAST_S, self._backoff_s * 2))
         self._not_before_s = self._monotonic_s() + self._backoff_s
 

@@ -14,7 +14,6 @@ from drivers.sunspec.discovery import (
     STORAGE_MODELS,
     DeviceDescription,
     FoundModel,
-    describe,
     identity_of,
     read_identity,
 )
@@ -26,10 +25,13 @@ from drivers.sunspec.measurement import (
     measuring_model,
     state_of_charge_permille,
 )
-from drivers.sunspec.models import model_definition
+from drivers.sunspec.meeting import keep, meet, profile_key
+from drivers.sunspec.models import Model, model_definition
+from drivers.sunspec.profile import NOTHING_KNOWN, Profile, is_news, slower_of
 from drivers.sunspec.ratings import RATING_PATHS, Bounds, Ratings, capabilities, ratings
-from drivers.sunspec.registers import Look, ModelPoll
+from drivers.sunspec.registers import NO_REFUSALS, Look, MapPoll, ModelPoll, Read, Refusals
 from drivers.sunspec.standing import Standing, StandingPoll
+from drivers.sunspec.switching import GridSwitch
 
 SLOW_PERIOD_S: Final = 5.0
 """State of charge is read this often."""
@@ -57,6 +59,7 @@ class Contact:
     poll: ModelPoll
     ratings: Ratings
     controls: Controls
+    switch: GridSwitch
     gauges: dict[int, ModelPoll]
     """Models with a state of charge, by number."""
     controls_learned_s: float
@@ -64,28 +67,18 @@ class Contact:
     standing_poll: StandingPoll
     standing: Standing
     standing_due_s: float
+    profile: Profile
+    """As on record, but for what this run has learned."""
+    was: str | None
+    """meter_id of the device that was here before, where it is another one."""
+    profile_on_record: Profile = NOTHING_KNOWN
     counters: Counters = field(default_factory=Counters)
     state_of_charge: tuple[float, int] | None = None
     """(moment, permille)."""
 
     async def is_current(self) -> bool:
         """Whether the same device still answers; asks it when the connection was opened anew since it last said so."""
-        connection = self.unit.connection
-        common = self.description.find(1)
-        assert common is not None  # without it there is no description
-        for _ in range(3):
-            if self.own.only == connection.generation and connection.is_open:
-                return True
-            generation = connection.generation
-            who = await read_identity(self.unit, common)
-            if identity_of(who) != self.description.meter_id:
-                return False
-            if generation == connection.generation:
-                # Not opened anew by this very read, nor meanwhile by a neighbour.
-                self.own.only = generation
-        if self.own.only == connection.generation:
-            return True
-        raise NoAnswerError(f"{self.unit}: the connection is lost again and again")
+        return await still_the_same(self.unit, self.own, self.description)
 
     async def measure(self, now_s: float) -> Look:
         """One look at the measuring model. Raises WrongDeviceError when the model is no longer where it was."""
@@ -114,13 +107,31 @@ class Contact:
             if now_s >= self.standing_due_s:
                 self.standing_due_s = now_s + STANDING_PERIOD_S
                 self.standing = await self.standing_poll.read(self.own.read, now_s)
+                await self.switch.look()
             if not self.controls.has_controls and now_s - self.controls_learned_s >= RELEARN_CONTROLS_S:
                 self.controls_learned_s = now_s
                 await self.controls.learn(journal)
+            await self.record_profile(journal)
             await self.controls.record(journal)
+            await self.switch.record(journal)
         except SunSpecError as error:
             return error
         return None
+
+    async def record_profile(self, journal: Journal) -> None:
+        """Keep what was learned, where it is news: a record costs a durable write."""
+        refusals = self.poll.refusals | self.standing_poll.refusals
+        for poll in self.gauges.values():
+            refusals |= poll.refusals
+        self.profile = replace(self.profile, refusals=refusals, gap_s=self.unit.connection.pace.learned_s)
+        if is_news(self.profile, self.profile_on_record):
+            kept = self.profile.kept(self.description.version)
+            if await keep(journal, profile_key(self.description), kept):
+                self.profile_on_record = self.profile
+
+    def responded(self, after_s: float) -> None:
+        """An order showed in the metered power after so long."""
+        self.profile = replace(self.profile, response_s=slower_of(self.profile.response_s, after_s))
 
     def interpret(self, look: Look, now_s: float) -> Measurement:
         """What a look means, without registers that fell: they are looked at again first."""
@@ -138,15 +149,20 @@ class Contact:
         return self.state_of_charge[1]
 
     def capabilities(self, phases: tuple[int, ...]) -> Capabilities:
-        return capabilities(self.kind, self.ratings, self.bounds, self.controls.surface, phases, self.standing)
+        surface = replace(self.controls.surface, disconnects=self.switch.is_there)
+        found = capabilities(self.kind, self.ratings, self.bounds, surface, phases, self.standing)
+        return replace(found, response_s=max(found.response_s, self.profile.response_s or 0.0))
 
 
-async def make_contact(unit: Unit, kind: DeviceKind, bounds: Bounds, journal: Journal, now_s: float) -> Contact:
-    """Discover the device and look at everything that we need of it; nothing is written.
+async def make_contact(
+    unit: Unit, kind: DeviceKind, bounds: Bounds, journal: Journal, now_s: float, *, by_record: bool = True
+) -> Contact:
+    """Find out who is there and look at everything that we need of it; nothing is written.
 
     Raises SunSpecErrors; WrongDeviceError when it cannot be a device of this kind.
     """
-    description = await describe(unit)
+    met = await meet(unit, journal, by_record=by_record)
+    description, known = met.description, met.profile.refusals
     chosen = measuring_model(kind, description)
     if chosen is None:
         raise WrongDeviceError(
@@ -154,19 +170,17 @@ async def make_contact(unit: Unit, kind: DeviceKind, bounds: Bounds, journal: Jo
             f"{', '.join(str(model.number) for model in description.models)}); is the kind right, and the address?"
         )
     measured_by, measuring = chosen
-    points = {
-        number: (await _poll(found, paths).read(unit.read, now_s)).values
-        for number, paths in RATING_PATHS.items()
-        if (found := description.find(number)) is not None
-    }
-    rated = ratings(points)
-    standing_poll = await StandingPoll.of(unit.read, description)
+    rated = await read_ratings(unit.read, description, now_s)
+    standing_poll = await StandingPoll.of(unit.read, description, known, now_s)
     standing = await standing_poll.read(unit.read, now_s)
     own = unit.twin()
     controls = Controls(own, description, kind, rated, bounds)
     await controls.learn(journal)
+    switch = GridSwitch(own, description)
+    if kind is not DeviceKind.METER:
+        await switch.learn(journal)
     gauges = {
-        number: _poll(found, STATE_OF_CHARGE_PATHS[number])
+        number: model_poll(found, STATE_OF_CHARGE_PATHS[number], known, now_s)
         for number in (STORAGE_MODELS if kind is DeviceKind.BATTERY else ())
         if (found := description.find(number)) is not None
     }
@@ -178,15 +192,19 @@ async def make_contact(unit: Unit, kind: DeviceKind, bounds: Bounds, journal: Jo
         description=description,
         measured_by=measured_by,
         measuring=measuring,
-        poll=_poll(measured_by, measuring.paths),
+        poll=model_poll(measured_by, measuring.paths, known, now_s),
         ratings=rated,
         controls=controls,
+        switch=switch,
         gauges=gauges,
         controls_learned_s=now_s,
         slow_due_s=now_s,
         standing_poll=standing_poll,
         standing=standing,
         standing_due_s=now_s + STANDING_PERIOD_S,
+        profile=met.profile,
+        was=met.was,
+        profile_on_record=met.profile,
     )
     # All of that took many requests, perhaps over more than one connection: whoever answers now must be the same.
     if not await contact.is_current():
@@ -194,7 +212,49 @@ async def make_contact(unit: Unit, kind: DeviceKind, bounds: Bounds, journal: Jo
     return contact
 
 
-def _poll(found: FoundModel, paths: tuple[str, ...]) -> ModelPoll:
-    definition = model_definition(found.number)
-    assert definition is not None  # the models that we use are shipped with the library
-    return ModelPoll(layout(definition, found.length), found.address, paths)
+async def still_the_same(unit: Unit, own: Unit, description: DeviceDescription) -> bool:
+    """Whether the device of a description still answers; asks it when the connection was opened anew since.
+
+    `own` is bound to the connection on which it said so. Raises SunSpecErrors.
+    """
+    connection = unit.connection
+    common = description.find(1)
+    assert common is not None  # without it there is no description
+    for _ in range(3):
+        if own.only == connection.generation and connection.is_open:
+            return True
+        generation = connection.generation
+        who = await read_identity(unit, common)
+        if identity_of(who) != description.meter_id:
+            return False
+        if generation == connection.generation:
+            # Not opened anew by this very read, nor meanwhile by a neighbour.
+            own.only = generation
+    if own.only == connection.generation:
+        return True
+    raise NoAnswerError(f"{unit}: the connection is lost again and again")
+
+
+async def read_ratings(read: Read, description: DeviceDescription, now_s: float) -> Ratings:
+    """What the device is built for, by its own word."""
+    found = {number: at for number in RATING_PATHS if (at := description.find(number)) is not None}
+    poll = MapPoll(
+        (layout(definition_of(at.number), at.length), at.address, RATING_PATHS[number]) for number, at in found.items()
+    )
+    look = await poll.read(read, now_s)
+    return ratings(dict(zip(found, look.values, strict=True)))
+
+
+def model_poll(
+    found: FoundModel, paths: tuple[str, ...], known: Refusals = NO_REFUSALS, since_s: float = 0.0
+) -> ModelPoll:
+    """Reading these points of one model. What is `known` was so at `since_s`."""
+    place = layout(definition_of(found.number), found.length)
+    return ModelPoll(place, found.address, paths, (), since_s, known)
+
+
+def definition_of(number: int) -> Model:
+    """Of a model that we use: all of them are shipped with the library."""
+    definition = model_definition(number)
+    assert definition is not None
+    return definition

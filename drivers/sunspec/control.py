@@ -1,4 +1,4 @@
-"""Carrying out a band on one device: write a function's own registers, read back, remember what was found.
+"""Carrying out a band on one device: which of its functions expresses it, and what each is told.
 
 Nothing here is written before somebody asks for it. What was found at first contact is recorded before the first
 write and is what `release` puts back; a limit that was in force then is never exceeded.
@@ -7,14 +7,10 @@ write and is what `release` puts back; a limit that was in force then is never e
 from __future__ import annotations
 
 import math
-import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
-import structlog
-
 from drivers.device import DeviceKind, Journal
-from drivers.sunspec.codec import layout
 from drivers.sunspec.connection import Unit
 from drivers.sunspec.controls import (
     LIMIT_123,
@@ -24,62 +20,19 @@ from drivers.sunspec.controls import (
     ControlFunction,
     FunctionState,
     Overlay,
-    differences,
-    function_span,
     is_usable,
     limit_in_force_w,
     limit_overlay,
     setpoint_overlay,
     storage_overlay,
-    timer_runs,
 )
 from drivers.sunspec.discovery import DeviceDescription
 from drivers.sunspec.errors import ControlRefusedError, ModbusExceptionError
-from drivers.sunspec.models import model_definition
+from drivers.sunspec.held import HeldFunction, read_function
 from drivers.sunspec.ratings import Bounds, ControlSurface, Ratings, fallback_band, rated_powers
-from drivers.sunspec.writing import FunctionWriter
 
 LONGEST_LEASE_S: Final = 86_400.0
 """Longer than any order: what a register cannot hold is cut further."""
-
-_log = structlog.get_logger()
-
-
-class _Control:
-    """One function on this device."""
-
-    def __init__(self, unit: Unit, function: ControlFunction, address: int, state: FunctionState) -> None:
-        self.function = function
-        self.address = address
-        """Of the model's ID register."""
-        self.found = state.settings
-        """Settings at first contact."""
-        self.is_recorded = False
-        self.was_written = False
-        self.is_as_found = False
-        """Known to hold what was found: giving it back needs no look at it."""
-        self.keeps_timer = state.implements(function.timer)
-        self.writer = FunctionWriter(unit, function, address)
-        self.at_contact = state
-        self.ours: dict[str, int | None] = {}
-        """What the registers read after our last write, the timer aside: it counts down. Empty: none holds."""
-        self.disturbed = ""
-        """What of that somebody else had changed by our next write; a sentence."""
-
-    def notice_others(self, now: FunctionState) -> None:
-        """Other masters write too: that is told, and not fought. Called before each write of ours."""
-        if not self.ours:
-            return  # a second attempt at the same order keeps what the first saw
-        changed = [
-            f"{path} from {was} to {now.number(path)}" for path, was in self.ours.items() if now.number(path) != was
-        ]
-        self.disturbed = (
-            f"{self.function.name} was changed by somebody else, or by a restart, while an order of ours was in force "
-            f"({', '.join(changed)}): is there another master?"
-            if changed
-            else ""
-        )
-        self.ours = {}
 
 
 class Controls:
@@ -94,9 +47,8 @@ class Controls:
         self._ratings = found
         self._bounds = bounds
         self._import_w, self._export_w, _ = rated_powers(kind, found, bounds)
-        self._limit: _Control | None = None
-        self._setpoint: _Control | None = None
-        self._setpoint_in_percent = False
+        self._limit: HeldFunction | None = None
+        self._setpoint: HeldFunction | None = None
         self._legal_cap_w: int | None = None
         self._notes: list[str] = []
 
@@ -113,23 +65,24 @@ class Controls:
         if self._limit is None and self._setpoint is None:
             self._notes.append("cannot be controlled: no usable model 704, 123 or 124")
 
-    async def _usable(self, candidates: Sequence[ControlFunction]) -> _Control | None:
+    async def _usable(self, candidates: Sequence[ControlFunction]) -> HeldFunction | None:
         for function in candidates:
             model = self._description.find(function.model)
             if model is None:
                 continue
-            if self._reference_w(function) is None and function is not SETPOINT_704:
+            reference_w = self._ratings.reference_w(function.model)
+            if reference_w is None and function is not SETPOINT_704:
                 self._notes.append(f"{function.name}: the device does not say what 100 % is")
                 continue
             try:
-                state = await self._read(function, model.address)
+                state = await read_function(self._unit, function, model)
             except (ControlRefusedError, ModbusExceptionError) as error:
                 if isinstance(error, ModbusExceptionError) and error.is_transient:
                     raise
                 self._notes.append(f"{function.name} is not readable: {error}")
                 continue
             if is_usable(state):
-                return _Control(self._unit, function, model.address, state)
+                return HeldFunction(self._unit, function, self._description, state, reference_w)
             self._notes.append(f"{function.name} is not implemented")
         return None
 
@@ -141,41 +94,20 @@ class Controls:
         for control in (self._limit, self._setpoint):
             if control is None:
                 continue
-            way = f"writes/{self._description.meter_id}/{control.function.model}/{control.function.enable}"
-            try:
-                await control.writer.record(journal, way)
-            except Exception as error:  # as below
-                _log.error("sunspec.way_of_writing_not_recorded", key=way, error=str(error))
-            if control.is_recorded:
-                continue
-            key = f"found/{self._description.meter_id}/{control.function.model}/{control.function.enable}"
-            earlier: bytes | None = None
-            try:
-                earlier = await journal.recall(key)
-                if earlier is None and not self._is_blind(control):
-                    await journal.remember(key, struct.pack(f">{len(control.found)}H", *control.found))
-                control.is_recorded = True
-            except Exception as error:  # the store's own errors are not known here, and none may stop a measurement
-                _log.error("sunspec.found_settings_not_recorded", key=key, error=str(error))
-            if earlier is not None and len(earlier) == 2 * len(control.found):
-                control.found = struct.unpack(f">{len(control.found)}H", earlier)
-            elif self._is_blind(control):
+            if not await control.record(journal, is_blind=self._is_blind(control)):
                 self._limit = None
                 self._notes.append(
                     f"{control.function.name} reads as a limit to 0 W that is in force: what it really holds cannot be "
                     "read, so it could not be put back; not controlled"
                 )
-                continue
-            if not control.was_written:
-                control.is_as_found = control.is_recorded and control.found == control.at_contact.settings
         self._legal_cap_w = None
         if self._limit is not None:
             found = self._limit.at_contact.with_settings(self._limit.found)
-            self._legal_cap_w = limit_in_force_w(found, self._reference_w(self._limit.function))
+            self._legal_cap_w = limit_in_force_w(found, self._limit.reference_w)
 
-    def _is_blind(self, control: _Control) -> bool:
+    def _is_blind(self, control: HeldFunction) -> bool:
         """A limit of nothing, in force when we came: some inverters (SMA) read so while they produce."""
-        return control is self._limit and limit_in_force_w(control.at_contact, self._reference_w(control.function)) == 0
+        return control is self._limit and limit_in_force_w(control.at_contact, control.reference_w) == 0
 
     @property
     def has_controls(self) -> bool:
@@ -200,7 +132,7 @@ class Controls:
         return ControlSurface(
             limits_export=True,
             follows_setpoint=self._setpoint is not None,
-            has_timer=acting.keeps_timer,
+            has_timer=acting.has_dead_man,
             has_revert_target=target is not None and state.implements(*target),
             legal_cap_w=self._legal_cap_w,
             notes=tuple(notes),
@@ -210,7 +142,7 @@ class Controls:
         """The device's own timer may have changed its registers since: that was nobody else."""
         for control in (self._limit, self._setpoint):
             if control is not None:
-                control.ours, control.disturbed = {}, ""
+                control.order_ended()
 
     @property
     def disturbed(self) -> str:
@@ -228,7 +160,7 @@ class Controls:
         if self._kind is DeviceKind.BATTERY:
             await self._hold_battery(lowest_w, highest_w, timer_s)
         elif lowest_w is None:
-            await self._put_back(self._limit)
+            await _put_back(self._limit)
         elif self._limit is not None:
             await self._engage_limit(self._limit, -lowest_w, timer_s)
         elif lowest_w > -self._export_w:
@@ -263,26 +195,37 @@ class Controls:
             return
         if setpoint is not None and setpoint.function is STORAGE_124:
             await self._engage_storage(setpoint, lowest_w, highest_w, timer_s)
-            await self._put_back(limit)
+            await _put_back(limit)
             return
         # Not where a share is promised for when we fall silent: only the setpoint can revert to it.
         may_run_free = setpoint is None or self._fallback is None
         free_above = highest_w is None or (highest_w >= self._import_w and lowest_w != highest_w)
         if limit is not None and may_run_free and free_above and lowest_w is not None and lowest_w <= 0:
             await self._engage_limit(limit, -lowest_w, timer_s)
-            await self._put_back(setpoint)
+            await _put_back(setpoint)
             return
         if setpoint is None:
             raise ControlRefusedError(f"{self._unit}: does not follow a setpoint; {'; '.join(self._notes)}")
         least = -self._export_w if lowest_w is None else lowest_w
         most = self._import_w if highest_w is None else highest_w
         await self._engage_setpoint(setpoint, min(max(0, least), most), timer_s)
-        await self._put_back(limit)
+        await _put_back(limit)
 
     async def release(self) -> None:
         """Put back every setting that was found at first contact."""
-        await self._put_back(self._setpoint)
-        await self._put_back(self._limit)
+        await _put_back(self._setpoint)
+        await _put_back(self._limit)
+
+    @property
+    def ends_by_itself(self) -> bool:
+        """Whether an order of ours should end in the device as it shall, with nothing for us to write."""
+        surface = self.surface
+        return surface.has_timer and (self._fallback is None or surface.has_revert_target)
+
+    async def has_reverted(self) -> bool:
+        """Whether an order whose time is up has ended by itself; a timer that did nothing is not counted on again."""
+        held = [control for control in (self._setpoint, self._limit) if control is not None]
+        return all([await control.has_reverted() for control in held])
 
     async def fall_back(self) -> None:
         """What the device shall do while nobody orders anything: its share for good, or what was found."""
@@ -291,104 +234,54 @@ class Controls:
             await self.release()
         elif self._setpoint is not None and self._setpoint.function is STORAGE_124:
             await self._engage_storage(self._setpoint, band[0], band[1], 0)
-            await self._put_back(self._limit)
+            await _put_back(self._limit)
         elif self._setpoint is not None:
             await self._engage_setpoint(self._setpoint, 0, 0)
-            await self._put_back(self._limit)
+            await _put_back(self._limit)
         elif self._limit is not None:
             await self._engage_limit(self._limit, -band[0], 0)
 
-    async def _engage_limit(self, control: _Control, limit_w: int, timer_s: int) -> None:
-        reference_w = self._reference_w(control.function)
+    async def _engage_limit(self, control: HeldFunction, limit_w: int, timer_s: int) -> None:
+        reference_w = control.reference_w
         assert reference_w is not None  # or the control would not be usable
         if self._legal_cap_w is not None:
             limit_w = min(limit_w, self._legal_cap_w)
         band = self._fallback
         # A battery's band is for its setpoint; released, it runs by its own control, within a legal cap.
         fallback_w = self._legal_cap_w if band is None or self._kind is DeviceKind.BATTERY else -band[0]
-        await self._engage(control, lambda state: limit_overlay(state, limit_w, reference_w, timer_s, fallback_w))
+        await control.engage(lambda state: limit_overlay(state, limit_w, reference_w, timer_s, fallback_w))
 
-    async def _engage_setpoint(self, control: _Control, power_w: int, timer_s: int) -> None:
-        reference_w = self._reference_w(control.function)
+    async def _engage_setpoint(self, control: HeldFunction, power_w: int, timer_s: int) -> None:
+        reference_w = control.reference_w
         rest = self._fallback is not None
+        # WSet has two registers, WSetPct one: halves of a setpoint that is in force would be a power that nobody wants.
+        may_be_torn = control.is_torn_by_writing and reference_w is not None
 
         def overlay(state: FunctionState) -> Overlay:
-            return setpoint_overlay(
-                state, power_w, reference_w, timer_s, rest_on_revert=rest, in_percent=self._setpoint_in_percent
-            )
+            in_percent = control.in_percent or (may_be_torn and state.implements("WSetPct"))
+            return setpoint_overlay(state, power_w, reference_w, timer_s, rest_on_revert=rest, in_percent=in_percent)
 
         try:
-            await self._engage(control, overlay)
+            await control.engage(overlay)
         except (ControlRefusedError, ModbusExceptionError) as refusal:
-            if self._setpoint_in_percent or (isinstance(refusal, ModbusExceptionError) and refusal.is_transient):
+            if control.in_percent or (isinstance(refusal, ModbusExceptionError) and refusal.is_transient):
                 raise
             # Some devices take a setpoint as a percentage only.
-            self._setpoint_in_percent = True
+            control.in_percent = True
             try:
-                await self._engage(control, overlay)
+                await control.engage(overlay)
             except (ControlRefusedError, ModbusExceptionError):
-                self._setpoint_in_percent = False
+                control.in_percent = False
                 raise refusal from None
 
     async def _engage_storage(
-        self, control: _Control, lowest_w: int | None, highest_w: int | None, timer_s: int
+        self, control: HeldFunction, lowest_w: int | None, highest_w: int | None, timer_s: int
     ) -> None:
-        reference_w = self._reference_w(control.function)
+        reference_w = control.reference_w
         assert reference_w is not None  # or the control would not be usable
-        await self._engage(control, lambda state: storage_overlay(state, lowest_w, highest_w, reference_w, timer_s))
+        await control.engage(lambda state: storage_overlay(state, lowest_w, highest_w, reference_w, timer_s))
 
-    async def _engage(self, control: _Control, order: Callable[[FunctionState], Overlay]) -> None:
-        before = await self._read(control.function, control.address)
-        control.notice_others(before)
-        if control.disturbed:
-            _log.warning("sunspec.other_master", unit=str(self._unit), seen=control.disturbed)
-        overlay = order(before)
-        control.was_written, control.is_as_found = True, False
-        await control.writer.write(before, overlay)
-        after = await self._read(control.function, control.address)
-        odd = differences(after, overlay, self._reference_w(control.function))
-        for path in overlay:
-            was, now = before.value(path), after.value(path)
-            if was is not None and now is not None and was.factor != now.factor:
-                odd.append(f"the scale factor of {path} moved from {was.factor} to {now.factor}")
-        if odd:
-            raise ControlRefusedError(
-                f"{self._unit}: {control.function.name} was written and does not hold it: {'; '.join(odd)}. "
-                "Is remote control enabled on it, and is no other master writing?"
-            )
-        if overlay.get(control.function.timer):
-            control.keeps_timer = timer_runs(after)
-        control.ours = {path: after.number(path) for path in overlay if path != control.function.timer}
 
-    async def _put_back(self, control: _Control | None) -> None:
-        if control is None or control.is_as_found:
-            return
-        function = control.function
-        control.ours, control.disturbed = {}, ""
-        now = await self._read(function, control.address)
-        if now.settings != control.found:
-            wanted = now.with_settings(control.found)
-            overlay = {path: number for path in function.one_by_one if (number := wanted.number(path)) is not None}
-            await control.writer.write(wanted, overlay)
-            after = await self._read(function, control.address)
-            odd = differences(after, overlay, self._reference_w(function))
-            if odd:
-                raise ControlRefusedError(
-                    f"{self._unit}: {function.name} was given back and does not take it: {'; '.join(odd)}"
-                )
-        control.is_as_found = True
-
-    async def _read(self, function: ControlFunction, address: int) -> FunctionState:
-        found = self._description.find(function.model)
-        definition = model_definition(function.model)
-        assert found is not None  # asked for only where the model is there
-        assert definition is not None  # shipped with the library
-        shape = layout(definition, found.length)
-        first, count = function_span(function, shape)
-        return FunctionState(function, shape, (await self._unit.read(address + first, count)).words)
-
-    def _reference_w(self, function: ControlFunction) -> int | None:
-        """What 100 % of a function is, watts."""
-        return {704: self._ratings.reference_704_w, 123: self._ratings.reference_123_w}.get(
-            function.model, self._ratings.reference_124_w
-        )
+async def _put_back(control: HeldFunction | None) -> None:
+    if control is not None:
+        await control.put_back()

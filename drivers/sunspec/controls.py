@@ -41,11 +41,15 @@ class ControlFunction:
     enable: str
     """Takes effect with this one: written once more after all others (a Fronius acts on nothing else)."""
     timer: str
-    """Seconds after which the order lapses in the device; each write of the function starts it anew."""
+    """Seconds after which the order lapses in the device; each write of the function starts it anew. Empty: none."""
     one_by_one: tuple[str, ...]
     """The order for devices that refuse a run: what makes it lapse first, what makes it act last."""
     tolerant: frozenset[str]
     """Values that a device may round."""
+    remaining: str = ""
+    """Read-only seconds until the order lapses; empty: the model does not tell."""
+    reverts: tuple[tuple[str, str], ...] = ()
+    """Points and what they revert to; empty: they revert to no order."""
 
 
 LIMIT_704: Final = ControlFunction(
@@ -56,6 +60,8 @@ LIMIT_704: Final = ControlFunction(
     timer="WMaxLimPctRvrtTms",
     one_by_one=("WMaxLimPctRvrtTms", "WMaxLimPctRvrt", "WMaxLimPctEnaRvrt", "WMaxLimPct", "WMaxLimPctEna"),
     tolerant=frozenset({"WMaxLimPct", "WMaxLimPctRvrt"}),
+    remaining="WMaxLimPctRvrtRem",
+    reverts=(("WMaxLimPctEna", "WMaxLimPctEnaRvrt"), ("WMaxLimPct", "WMaxLimPctRvrt")),
 )
 LIMIT_123: Final = ControlFunction(
     name="active power limit (123)",
@@ -79,9 +85,11 @@ SETPOINT_704: Final = ControlFunction(
     timer="WSetRvrtTms",
     one_by_one=(
         *("WSetRvrtTms", "WSetRvrt", "WSetPctRvrt", "WSetEnaRvrt"),
-        *("WSetMod", "WSet", "WSetPct", "WSetEna"),
+        *("WSet", "WSetPct", "WSetMod", "WSetEna"),
     ),
     tolerant=frozenset({"WSet", "WSetPct", "WSetRvrt", "WSetPctRvrt"}),
+    remaining="WSetRvrtRem",
+    reverts=(("WSetEna", "WSetEnaRvrt"), ("WSet", "WSetRvrt"), ("WSetPct", "WSetPctRvrt")),
 )
 STORAGE_124: Final = ControlFunction(
     name="storage charge and discharge limits (124)",
@@ -98,6 +106,24 @@ STORAGE_124: Final = ControlFunction(
     ),
     tolerant=frozenset({"OutWRte", "InWRte"}),
 )
+CONNECT_703: Final = ControlFunction(
+    name="permission to enter service (703)",
+    model=703,
+    runs=(("ES",),),
+    enable="ES",
+    timer="",
+    one_by_one=("ES",),
+    tolerant=frozenset(),
+)
+CONNECT_123: Final = ControlFunction(
+    name="connection (123)",
+    model=123,
+    runs=(("Conn_WinTms", "Conn_RvrtTms", "Conn"),),
+    enable="Conn",
+    timer="Conn_RvrtTms",
+    one_by_one=("Conn_RvrtTms", "Conn_WinTms", "Conn"),
+    tolerant=frozenset(),
+)
 _MODE_PERCENT, _MODE_WATTS = 0, 1  # WSetMod
 _STORAGE_LIMIT_CHARGE, _STORAGE_LIMIT_DISCHARGE = 1, 2  # bits of StorCtl_Mod
 
@@ -105,9 +131,10 @@ _STORAGE_LIMIT_CHARGE, _STORAGE_LIMIT_DISCHARGE = 1, 2  # bits of StorCtl_Mod
 class FunctionState:
     """The registers of one function as read: what is implemented, what they hold."""
 
-    def __init__(self, function: ControlFunction, layout: Layout, words: Sequence[int]) -> None:
-        """`words` are those of `function_span`, from its first register on."""
+    def __init__(self, function: ControlFunction, layout: Layout, words: Sequence[int], read_s: float = 0.0) -> None:
+        """`words` are those of `function_span`, from its first register on; read at the monotonic moment `read_s`."""
         self.function = function
+        self.read_s = read_s
         self._layout = layout
         self._first, _ = function_span(function, layout)
         self._words = tuple(words)
@@ -158,7 +185,7 @@ class FunctionState:
             raise ControlRefusedError(
                 f"{self.function.name}: {len(settings)} registers are on record from first contact, it has {at}"
             )
-        return FunctionState(self.function, self._layout, words)
+        return FunctionState(self.function, self._layout, words, self.read_s)
 
 
 def function_span(function: ControlFunction, layout: Layout) -> tuple[int, int]:
@@ -192,6 +219,8 @@ def is_usable(state: FunctionState) -> bool:
         LIMIT_123: ("WMaxLimPct",),
         SETPOINT_704: (),
         STORAGE_124: ("OutWRte", "InWRte"),
+        CONNECT_703: (),
+        CONNECT_123: (),
     }[state.function]
     if state.function is SETPOINT_704 and not (state.implements("WSet") or state.implements("WSetPct")):
         return False
@@ -248,7 +277,7 @@ def setpoint_overlay(
 
     `in_percent`: by WSetPct instead of WSet; some devices take only that.
     """
-    path, revert, mode = ("WSetPct", "WSetPctRvrt", _MODE_PERCENT) if in_percent else ("WSet", "WSetRvrt", _MODE_WATTS)
+    path, mode = ("WSetPct", _MODE_PERCENT) if in_percent else ("WSet", _MODE_WATTS)
     value = state.value(path)
     if value is None or (in_percent and reference_w is None):
         raise ControlRefusedError(f"{state.function.name}: {path} is not implemented, or what it is a percentage of")
@@ -257,8 +286,9 @@ def setpoint_overlay(
         overlay["WSetMod"] = mode
     if state.implements("WSetEnaRvrt"):
         overlay["WSetEnaRvrt"] = int(rest_on_revert)
-    if rest_on_revert and state.implements(revert):
-        overlay[revert] = 0
+    if rest_on_revert:
+        # Both: which of them counts depends on a mode that may be written in another request.
+        overlay |= {revert: 0 for revert in ("WSetRvrt", "WSetPctRvrt") if state.implements(revert)}
     return overlay | _timer(state, timer_s)
 
 
@@ -282,6 +312,14 @@ def storage_overlay(
     if state.implements("InOutWRte_WinTms"):
         overlay["InOutWRte_WinTms"] = 0
     return overlay | _timer(state, timer_s)
+
+
+def connection_overlay(state: FunctionState) -> dict[str, int]:
+    """For CONNECT_703 and CONNECT_123: off, at once, and for good: what restricts does not lapse by itself."""
+    overlay = {state.function.enable: 0}
+    if state.function is CONNECT_123 and state.implements("Conn_WinTms"):
+        overlay["Conn_WinTms"] = 0  # a random delay
+    return overlay | _timer(state, 0)
 
 
 def _timer(state: FunctionState, timer_s: int) -> dict[str, int]:

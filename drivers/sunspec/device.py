@@ -33,16 +33,16 @@ from drivers.sunspec.errors import (
     WrongDeviceError,
 )
 from drivers.sunspec.measurement import Measurement
+from drivers.sunspec.obedience import Obedience
 from drivers.sunspec.ratings import Bounds
+from drivers.sunspec.ticks import Ticks
 from drivers.sunspec.turns import urgently
 
-RETRY_LEAST_S: Final = 1.0
-RETRY_MOST_S: Final = 5.0
 """Back-off of a device that does not answer: short, and its neighbours lose at most one time-out each."""
-DISOBEDIENCE_AFTER_S: Final = 30.0
-DISOBEDIENCE_LEAST_W: Final = 100
-DISOBEDIENCE_PERCENT: Final = 5
-"""Metered power outside the confirmed band by more than the larger of both, for this long, is reported."""
+DISCOVER_EVERY: Final = 3
+"""Of so many attempts to make contact one does without what is on record."""
+REVERSION_GRACE_S: Final = 3.0
+"""A timer in a device has whole seconds and began after ours: it is judged this long after the lease."""
 
 _log = structlog.get_logger()
 
@@ -98,7 +98,13 @@ class SunSpecDevice:
         self._lease_ends_s = float("-inf")
         self._order_ends_s: float | None = None
         """Until when an order, confirmed or not, may be in force in the device; None: none is."""
-        self._outside_since_s: float | None = None
+        self._obedience = Obedience()
+        self._failures = 0
+        """Attempts in a row to make contact."""
+        self._replaced = ""
+        """What was here before, for `status`."""
+        self._off = ""
+        """Why we disconnected it, where it is known."""
 
     @property
     def device_id(self) -> str:
@@ -119,7 +125,7 @@ class SunSpecDevice:
             device_id=self._device_id,
             kind=self._kind,
             link=self._link,
-            detail=self._detail + self._disobedience() + self._disturbance(),
+            detail=self._detail + self._disconnection() + self._disobedience() + self._disturbance(),
             capabilities=self._capabilities,
             last_sample=self._last_sample,
             setpoint=self._setpoint if self._monotonic_s() < self._lease_ends_s else None,
@@ -128,24 +134,18 @@ class SunSpecDevice:
 
     async def run(self, emit: Callable[[Sample], None]) -> None:
         """Poll and report until cancelled. See `drivers.device.Device`."""
-        due_s = self._monotonic_s()
-        retry_s = RETRY_LEAST_S
+        ticks = Ticks(self._period_s, self._monotonic_s)
         while True:
             try:
                 sample = await self.look()
             except SunSpecError as error:
                 self._lost(error)
-                wait_s = max(retry_s, self._period_s)
-                retry_s = min(RETRY_MOST_S, retry_s * 2)
-                due_s = self._monotonic_s() + wait_s
+                ticks.failed()
             else:
-                retry_s = RETRY_LEAST_S
                 emit(sample)
-                # Ticks that were missed are left out, and the grid of ticks stays where it was.
-                missed = (self._monotonic_s() - due_s) // self._period_s
-                due_s += self._period_s * (max(0.0, missed) + 1)
+                ticks.answered()
             await self.end_leases()
-            await asyncio.sleep(max(0.0, due_s - self._monotonic_s()))
+            await ticks.next()
 
     async def look(self) -> Sample:
         """One look at the device, making contact first where need be. Raises SunSpecErrors."""
@@ -163,8 +163,13 @@ class SunSpecDevice:
         fault = await contact.look_slowly(self._journal, self._monotonic_s())
         if fault is not None:
             _log.warning("sunspec.slow_data_failed", device=self._device_id, error=str(fault))
-        sample = self._sample(contact, contact.interpret(look, look.monotonic_s), look.monotonic_s)
-        self._seen(contact, sample)
+        measured = contact.interpret(look, look.monotonic_s)
+        if measured.is_nonsense:
+            raise BadAnswerError(
+                f"{self._unit}: tells {', '.join(measured.nonsense)}: that makes no sense; is the device well?"
+            )
+        sample = self._sample(contact, measured, look.monotonic_s)
+        self._seen(contact, sample, measured.nonsense)
         return sample
 
     async def apply(self, setpoint: Setpoint) -> None:
@@ -182,14 +187,12 @@ class SunSpecDevice:
                 raise self._as_device_error(error, "does not hold the band") from error
             finally:
                 self._capabilities = contact.capabilities(self._phases)
-            held = self._setpoint
-            if held is None or (held.lowest_w, held.highest_w) != (setpoint.lowest_w, setpoint.highest_w):
-                self._outside_since_s = None
+            self._obedience.ordered(setpoint, self._setpoint, self._last_sample, self._rated_w(), self._monotonic_s())
             self._setpoint = setpoint
             self._lease_ends_s = self._order_ends_s = ends_s
 
     async def release(self) -> None:
-        """Put back the settings of first contact. See `drivers.device.Device`."""
+        """Put back the settings of first contact; the connection is apart. See `drivers.device.Device`."""
         async with self._control_lock, urgently():
             contact = await self._for_control("was not released")
             try:
@@ -198,10 +201,43 @@ class SunSpecDevice:
                 raise self._as_device_error(error, "was not released") from error
             self._setpoint = self._order_ends_s = None
 
-    async def end_leases(self) -> None:
-        """End an order that nobody renewed. `run` calls it; a device that reverts to its fallback has ended it itself.
+    async def disconnect(self, reason: str) -> None:
+        """Take the device off the grid until `connect`, over restarts too: no lease ends it, and no band does it.
 
-        Others get their share written for good, or what was found at first contact. Tried again until it succeeds.
+        Not for limits (a contactor wears, and coming back takes the device's own delay) but for what a limit cannot do.
+        A device that somebody else disconnected already is left to them. Raises as `apply` does.
+        """
+        async with self._control_lock, urgently():
+            contact = await self._for_control("was not disconnected")
+            try:
+                is_ours = await contact.switch.disconnect(self._journal)
+            except SunSpecError as error:
+                raise self._as_device_error(error, "was not disconnected") from error
+            self._off = reason
+            _log.warning("sunspec.disconnected", device=self._device_id, by_us=is_ours, reason=reason)
+
+    async def connect(self) -> None:
+        """Connect again what we disconnected; it comes back after its own delay. Raises as `apply` does."""
+        async with self._control_lock, urgently():
+            contact = await self._for_control("was not connected")
+            try:
+                await contact.switch.connect(self._journal)
+            except SunSpecError as error:
+                raise self._as_device_error(error, "was not connected") from error
+            self._off = ""
+            self._obedience.forgive()
+            _log.warning("sunspec.connected", device=self._device_id)
+
+    @property
+    def is_disconnected_by_us(self) -> bool:
+        """Whether it is off the grid because of `disconnect`, in this run or an earlier one."""
+        return self._contact is not None and self._contact.switch.is_ours
+
+    async def end_leases(self) -> None:
+        """End an order that nobody renewed. `run` calls it; a device that reverts to its fallback ends it itself.
+
+        That is looked at: a timer that did nothing is not counted on again. Others, and those, get their share written
+        for good, or what was found at first contact. Tried again until it succeeds.
         """
         if self._order_ends_s is None or self._monotonic_s() < self._order_ends_s:
             return
@@ -213,9 +249,14 @@ class SunSpecDevice:
                 self._setpoint = None
             held = self._capabilities
             try:
-                if held is None or held.dead_man is not DeadMan.REVERTS_TO_FALLBACK:
-                    contact = await self._for_control("was not given back")
-                    await contact.controls.fall_back()
+                contact = await self._for_control("was not given back")
+                controls = contact.controls
+                if controls.ends_by_itself and self._monotonic_s() < self._order_ends_s + REVERSION_GRACE_S:
+                    return
+                reverted = controls.ends_by_itself and await controls.has_reverted()
+                if not reverted or held is None or held.dead_man is not DeadMan.REVERTS_TO_FALLBACK:
+                    await controls.fall_back()
+                self._capabilities = contact.capabilities(self._phases)
             except (SunSpecError, DeviceUnreachableError, DeviceRefusedError) as error:
                 _log.error("sunspec.lease_not_ended", device=self._device_id, error=str(error))
             else:
@@ -239,8 +280,17 @@ class SunSpecDevice:
                     return contact
                 _log.warning("sunspec.device_replaced", device=self._device_id, was=contact.description.meter_id)
                 self._contact = self._setpoint = self._order_ends_s = None
-            contact = await make_contact(self._unit, self._kind, self._bounds, self._journal, self._monotonic_s())
-            self._contact = contact
+                self._off = ""
+            # Whoever is silent where another one had its map is found without the record.
+            by_record = self._failures % DISCOVER_EVERY != DISCOVER_EVERY - 1
+            self._failures += 1
+            contact = await make_contact(
+                self._unit, self._kind, self._bounds, self._journal, self._monotonic_s(), by_record=by_record
+            )
+            self._contact, self._failures = contact, 0
+            if contact.was is not None:
+                _log.warning("sunspec.device_replaced", device=self._device_id, was=contact.was)
+                self._replaced = f"; it took the place of {contact.was}: its meter counts from a new epoch"
             self._capabilities = contact.capabilities(self._phases)
             _log.info("sunspec.contact", device=self._device_id, meter_id=contact.description.meter_id)
             return contact
@@ -260,19 +310,20 @@ class SunSpecDevice:
             flags=SampleFlag.ISLANDED if measured.islanded else SampleFlag.NONE,
         )
 
-    def _seen(self, contact: Contact, sample: Sample) -> None:
+    def _seen(self, contact: Contact, sample: Sample, nonsense: tuple[str, ...]) -> None:
         if self._link is not LinkState.ONLINE:
             _log.info("sunspec.online", device=self._device_id, unit=str(self._unit))
         self._link = LinkState.ONLINE
-        self._detail = f"{contact.description.title} at {self._unit}{contact.standing.in_words()}"
+        self._detail = f"{contact.description.title} at {self._unit}{contact.standing.in_words()}{self._replaced}"
+        if sample.power_w is None:
+            self._detail += "; tells no power at present"
+        if nonsense:
+            self._detail += f"; left out, for it makes no sense: {', '.join(nonsense)}"
         self._last_sample = sample
+        took_s = self._obedience.saw(sample, self._setpoint, self._rated_w())
+        if took_s is not None:
+            contact.responded(took_s)
         self._capabilities = contact.capabilities(self._phases)
-        band = self._setpoint
-        outside = band is not None and sample.power_w is not None and self._is_outside(band, sample.power_w)
-        if not outside or sample.flags & SampleFlag.ISLANDED:
-            self._outside_since_s = None
-        elif self._outside_since_s is None:
-            self._outside_since_s = sample.monotonic_s
 
     def _lost(self, error: SunSpecError) -> None:
         link = LinkState.SILENT if _is_silence(error) else LinkState.FAULT
@@ -286,38 +337,33 @@ class SunSpecDevice:
             return DeviceUnreachableError(f"{self._device_id} {what}: {error}")
         return DeviceRefusedError(f"{self._device_id} {what}: {error}")
 
-    def _is_outside(self, band: Setpoint, power_w: int) -> bool:
-        rated = self._capabilities
-        rated_w = 0 if rated is None else max(rated.rated_import_w, rated.rated_export_w)
-        margin_w = max(DISOBEDIENCE_LEAST_W, rated_w * DISOBEDIENCE_PERCENT // 100)
-        below = band.lowest_w is not None and power_w < band.lowest_w - margin_w
-        return below or (band.highest_w is not None and power_w > band.highest_w + margin_w)
+    def _rated_w(self) -> int:
+        found = self._capabilities
+        return 0 if found is None else max(found.rated_import_w, found.rated_export_w)
 
     def _follows(self) -> bool | None:
-        """A read-back proves the register, not obedience: what metered power says about a band that was confirmed."""
+        """What metered power says about a band that was confirmed."""
         band, sample, found = self._setpoint, self._last_sample, self._capabilities
-        if band is None or sample is None or sample.power_w is None or self._monotonic_s() >= self._lease_ends_s:
+        if band is None or sample is None or self._monotonic_s() >= self._lease_ends_s:
             return None
-        if self._link is not LinkState.ONLINE or sample.flags & SampleFlag.ISLANDED:
+        if self._link is not LinkState.ONLINE or sample.flags & SampleFlag.ISLANDED or self.is_disconnected_by_us:
             return None
-        if self._outside_since_s is None:
-            return None if self._is_outside(band, sample.power_w) else True  # an order newer than the sample
-        # The device's own response time, where that is the longer one: a slow device is not a disobedient one.
-        patience_s = max(DISOBEDIENCE_AFTER_S, 0.0 if found is None else found.response_s)
-        return None if sample.monotonic_s - self._outside_since_s < patience_s else False
+        return self._obedience.follows(band, sample, self._rated_w(), 0.0 if found is None else found.response_s)
+
+    def _disconnection(self) -> str:
+        if self.is_disconnected_by_us:
+            return f"; disconnected by the gateway: {self._off or 'before its last start'}"
+        return ""
 
     def _disturbance(self) -> str:
         seen = "" if self._contact is None or self._setpoint is None else self._contact.controls.disturbed
         return f"; {seen}" if seen else ""
 
     def _disobedience(self) -> str:
-        band, since_s, sample = self._setpoint, self._outside_since_s, self._last_sample
-        if self._follows() is not False or band is None or since_s is None or sample is None:
+        band, sample = self._setpoint, self._last_sample
+        if self._follows() is not False or band is None or sample is None:
             return ""
-        return (
-            f"; does not follow: {sample.power_w} W, for {sample.monotonic_s - since_s:.0f} s outside of the band "
-            f"from {band.lowest_w} to {band.highest_w} W that it confirmed"
-        )
+        return self._obedience.in_words(band, sample)
 
 
 def _is_silence(error: SunSpecError) -> bool:

@@ -27,7 +27,7 @@ from drivers.sunspec.description import (
 from drivers.sunspec.errors import BadAnswerError, ModbusExceptionError, NoAnswerError, NotSunSpecError
 from drivers.sunspec.models import HEADER_SIZE, model_definition
 from drivers.sunspec.plausibility import judged_plausible, phantoms
-from drivers.sunspec.registers import ModelPoll, Read
+from drivers.sunspec.registers import MapPoll, ModelPoll, Read
 
 __all__ = [
     "BASES",
@@ -58,6 +58,8 @@ LIKELY_UNITS: Final = (1, 126, 2, 3, 71, 100, 200, 240, 247)
 MARKER: Final = [0x5375, 0x6E53]
 """The two registers that a map begins with: "SunS"."""
 END_MODEL: Final = 0xFFFF
+_IDENTITY: Final = {"Mn": "manufacturer", "Md": "model", "Opt": "options", "Vr": "version", "SN": "serial"}
+"""Texts of model 1, and what they are called in a description."""
 DISCOVERY_S: Final = 60.0
 """A whole discovery takes at most this long, however slow the device."""
 MOST_REQUESTS: Final = 400
@@ -150,7 +152,7 @@ async def describe(unit: Unit, bases: Sequence[int] = (*BASES, *UNUSUAL_BASES)) 
             common = next((model for model in models if model.number == 1), None)
             if common is None:
                 raise NotSunSpecError(f"{unit}: a SunSpec map at {base}, but without model 1 that says who it is")
-            who = await _identity(read, common)
+            who = await _identity(unit, read, common)
             ghosts = await phantoms(read, models)
     except TimeoutError as error:
         raise NoAnswerError(
@@ -186,12 +188,7 @@ async def verify(unit: Unit, description: DeviceDescription) -> bool:
         async with asyncio.timeout(DISCOVERY_S):
             if (await read(description.base, len(MARKER))).words != MARKER:
                 return False
-            used = [model for model in description.models if model.number in VERIFIED_MODELS]
-            for model in used:
-                if (await read(model.address, HEADER_SIZE)).words != [model.number, model.length]:
-                    return False
-            who = await _identity(read, common)
-            if any(getattr(description, name) != text for name, text in who.items()):
+            if not await _is_as_described(unit, read, description, common):
                 return False
             for phantom in (model for model in description.models if description.is_phantom(model)):
                 if await judged_plausible(read, phantom):
@@ -205,18 +202,53 @@ async def verify(unit: Unit, description: DeviceDescription) -> bool:
     return True
 
 
+async def _is_as_described(unit: Unit, read: Read, description: DeviceDescription, common: FoundModel) -> bool:
+    """Whether the models in use are where they were, and model 1 says the same; in requests that they share.
+
+    Raises BadAnswerError when the device refuses to tell all of model 1.
+    """
+    used = [model for model in description.models if model.number in VERIFIED_MODELS]
+    definitions = [model_definition(model.number) for model in used]
+    poll = MapPoll(
+        (layout(definition, model.length), model.address, ("ID", "L", *(_IDENTITY if model == common else ())))
+        for model, definition in zip(used, definitions, strict=True)
+        if definition is not None  # all of them are shipped with the library
+    )
+    look = await poll.read(read, 0.0)
+    if {(used.index(common), path) for path in _IDENTITY} <= poll.unreadable:
+        raise _refuses_to_tell(unit, common)
+    for model, values in zip(used, look.values, strict=True):
+        seen = [values[path].raw if path in values else None for path in ("ID", "L")]
+        if seen != [model.number, model.length]:
+            return False
+        if model == common and any(
+            getattr(description, name) != _printable(values.get(path)) for path, name in _IDENTITY.items()
+        ):
+            return False
+    return True
+
+
 async def read_identity(unit: Unit, common: FoundModel) -> dict[str, str]:
-    """manufacturer, model, options, version and serial as model 1 at `common` has them; "" where absent."""
-    return await _identity(unit.read, common)
+    """manufacturer, model, options, version and serial as model 1 at `common` has them; "" where absent.
+
+    Raises BadAnswerError when the device refuses to tell any of them: that says nothing about who it is.
+    """
+    return await _identity(unit, unit.read, common)
 
 
-async def _identity(read: Read, common: FoundModel) -> dict[str, str]:
+async def _identity(unit: Unit, read: Read, common: FoundModel) -> dict[str, str]:
     definition = model_definition(1)
     assert definition is not None  # shipped with the library
-    names = {"Mn": "manufacturer", "Md": "model", "Opt": "options", "Vr": "version", "SN": "serial"}
-    poll = ModelPoll(layout(definition, common.length), common.address, names)
+    poll = ModelPoll(layout(definition, common.length), common.address, _IDENTITY)
     look = await poll.read(read, 0.0)
-    return {name: _printable(look.values.get(path)) for path, name in names.items()}
+    if look.monotonic_s is None:
+        raise _refuses_to_tell(unit, common)
+    return {name: _printable(look.values.get(path)) for path, name in _IDENTITY.items()}
+
+
+def _refuses_to_tell(unit: Unit, common: FoundModel) -> BadAnswerError:
+    """A device that wakes refuses everything: it is not another one for that."""
+    return BadAnswerError(f"{unit}: refuses to tell who it is at present (model 1 at {common.address})")
 
 
 def _printable(value: Value | None) -> str:
@@ -225,7 +257,7 @@ def _printable(value: Value | None) -> str:
 
 
 async def _find_base(unit: Unit, read: Read, bases: Sequence[int]) -> int:
-    seen: list[str] = []
+    seen: list[tuple[int, str]] = []
     silent: NoAnswerError | None = None
     answered = False
     for base in bases:
@@ -236,15 +268,17 @@ async def _find_base(unit: Unit, read: Read, bases: Sequence[int]) -> int:
         except ModbusExceptionError as error:
             if error.is_transient:
                 # A gateway speaks for the unit behind it, or the device has no time: that is silence, not an answer.
-                silent = silent or NoAnswerError(str(error))
+                if silent is None:
+                    silent = NoAnswerError(str(error))
+                    silent.__cause__ = error
             else:
                 answered = True
-            seen.append(f"{base}: exception {error.code}")
+            seen.append((base, f"exception {error.code} ({error.means})"))
             continue
         except NoAnswerError as error:
             # A wrong base may hang a device that answers at the right one, or make it hang up.
             silent = silent or error
-            seen.append(f"{base}: no answer")
+            seen.append((base, "no answer"))
             if not unit.connection.is_open:
                 if unit.connection.generation == 0:
                     break
@@ -253,10 +287,26 @@ async def _find_base(unit: Unit, read: Read, bases: Sequence[int]) -> int:
         if words == MARKER:
             return base
         answered = True
-        seen.append(f"{base}: {words[0]:04x} {words[1]:04x}")
+        seen.append((base, f"{words[0]:04x} {words[1]:04x}"))
     if silent is not None and not answered:
-        raise silent
-    raise NotSunSpecError(f"{unit}: speaks Modbus, but has no SunSpec map where one may begin ({'; '.join(seen)})")
+        if unit.connection.generation == 0 or isinstance(silent.__cause__, ModbusExceptionError):
+            raise silent  # it says already what to look at
+        raise NoAnswerError(
+            f"{silent}; the same wherever a SunSpec map may begin: is the unit id right, does another program hold the "
+            "device (many take one client only)?"
+        )
+    raise NotSunSpecError(
+        f"{unit}: speaks Modbus, but has no SunSpec map where one may begin: {_in_words(seen)}; "
+        "is the unit id right, is SunSpec switched on in the device?"
+    )
+
+
+def _in_words(seen: Sequence[tuple[int, str]]) -> str:
+    """(address, what was there), each answer once."""
+    places: dict[str, list[str]] = {}
+    for address, answer in seen:
+        places.setdefault(answer, []).append(str(address))
+    return "; ".join(f"{answer} at {', '.join(at)}" for answer, at in places.items())
 
 
 async def _walk(unit: Unit, read: Read, base: int) -> tuple[tuple[FoundModel, ...], list[str]]:

@@ -16,8 +16,8 @@ MODBUS_EXCEPTIONS: Final = {
     6: "device busy",
     7: "negative acknowledge",
     8: "memory parity error",
-    10: "gateway path unavailable",
-    11: "gateway: the unit behind it does not answer",
+    10: "gateway path unavailable; is the unit id right?",
+    11: "gateway: the unit behind it does not answer; is it on, is the unit id right?",
 }
 """Modbus application protocol V1.1b3, section 7."""
 
@@ -46,8 +46,13 @@ class ModbusExceptionError(SunSpecError):
     """The device answered no, with a Modbus exception."""
 
     def __init__(self, where: str, code: int) -> None:
-        super().__init__(f"{where}: the device answered exception {code} ({MODBUS_EXCEPTIONS.get(code, 'unknown')})")
         self.code = code
+        super().__init__(f"{where}: the device answered exception {code} ({self.means})")
+
+    @property
+    def means(self) -> str:
+        """The code in words."""
+        return MODBUS_EXCEPTIONS.get(self.code, "unknown")
 
     @property
     def is_transient(self) -> bool:

@@ -14,8 +14,8 @@ _HEADER: Final = struct.Struct(">HHHB")
 LEAST_LENGTH: Final = 2
 MOST_LENGTH: Final = 254
 """Of the length field: unit and PDU."""
-MOST_UNANSWERED: Final = 60_000
-"""Of 65,535 numbers: a connection that lost more answers than this must be opened anew."""
+MOST_UNANSWERED: Final = 8_000
+"""Of 65,535 numbers: a connection that lost more answers than this is opened anew, before they cost a megabyte."""
 
 
 class ForeignBytesError(Exception):

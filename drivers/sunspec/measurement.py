@@ -4,13 +4,14 @@ SunSpec counts an inverter's power as positive when it generates (model 701: "Ac
 generation"), a meter's as positive when the site imports. Ours is + for import, everywhere.
 
 A counter of 0 says nothing while a device wakes: an acc32 of 0 never does (the codec has it as absent), and a 64-bit or
-float counter of 0 only on a device that is awake or whose other counter counts.
+float counter of 0 only on a device that is awake or whose other counter counts. Numbers that nothing can have are left
+out and told, never passed on: what comes after us counts in 64 bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from drivers.device import DeviceKind
@@ -24,6 +25,11 @@ _PLAUSIBLE_MILLIHERTZ: Final = range(40_000, 70_001)
 _PHASES_OFF_W: Final = 100
 _PHASES_OFF_PERCENT: Final = 10
 """Powers of phases that miss their sum by more than both are not believed: some devices give them without a sign."""
+LARGEST_W: Final = 1_000_000_000
+"""A gigawatt: more than any device here has. Beyond it a power is noise."""
+LARGEST_MILLIWATT_HOURS: Final = 1 << 62
+"""A gigawatt over five hundred years."""
+LARGEST_MILLIVOLTS: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +46,45 @@ class Measurement:
     islanded: bool = False
     rolls_over_milliwatt_hours: int | None = None
     """Where the registers start again at 0; None: they are too wide for that."""
+    nonsense: tuple[str, ...] = ()
+    """What the device told and nothing can have, in words; it is absent above."""
+
+    @property
+    def is_nonsense(self) -> bool:
+        """Nothing of it may be used: the power makes no sense, or there is none beside something that makes none."""
+        return self.power_w is None and bool(self.nonsense)
+
+
+def sane(said: Measurement) -> Measurement:
+    """Without what nothing can have: such registers are noise, or not what they are taken for."""
+    nonsense: list[str] = []
+
+    def within(value: int | None, least: int, most: int, what: str, unit: str, parts: int = 1) -> int | None:
+        if value is None or least <= value <= most:
+            return value
+        nonsense.append(f"{what} of {value / parts:.3g} {unit}")
+        return None
+
+    power_w = within(said.power_w, -LARGEST_W, LARGEST_W, "a power", "W")
+    phases = tuple(within(power, -LARGEST_W, LARGEST_W, "a phase's power", "W") for power in said.phase_power_w)
+    imported = within(
+        said.import_register_milliwatt_hours, 0, LARGEST_MILLIWATT_HOURS, "an imported energy", "Wh", 1000
+    )
+    exported = within(
+        said.export_register_milliwatt_hours, 0, LARGEST_MILLIWATT_HOURS, "an exported energy", "Wh", 1000
+    )
+    millivolts = within(said.voltage_millivolts, 0, LARGEST_MILLIVOLTS, "a voltage", "V", 1000)
+    if not nonsense:
+        return said
+    return replace(
+        said,
+        power_w=power_w,
+        phase_power_w=tuple(power for power in phases if power is not None) if None not in phases else (),
+        import_register_milliwatt_hours=imported,
+        export_register_milliwatt_hours=exported,
+        voltage_millivolts=millivolts,
+        nonsense=tuple(nonsense),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +92,13 @@ class MeasuringModel:
     """How to measure with one kind of model: which points, and what they mean."""
 
     paths: tuple[str, ...]
-    interpret: Callable[[Values], Measurement]
+    meaning: Callable[[Values], Measurement]
+    """As the device tells it."""
     single_phase: bool = False
+
+    def interpret(self, values: Values) -> Measurement:
+        """What the points say, without what makes no sense."""
+        return sane(self.meaning(values))
 
 
 def measuring_model(kind: DeviceKind, description: DeviceDescription) -> tuple[FoundModel, MeasuringModel] | None:

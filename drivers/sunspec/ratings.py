@@ -8,6 +8,7 @@ from typing import Final
 
 from drivers.device import Capabilities, DeadMan, DeviceKind
 from drivers.sunspec.codec import Value
+from drivers.sunspec.measurement import LARGEST_W
 from drivers.sunspec.standing import UNKNOWN_STANDING, Standing
 
 RATING_PATHS: Final[Mapping[int, tuple[str, ...]]] = {
@@ -35,13 +36,18 @@ class Ratings:
     reference_124_w: int | None
     """What 100 % means in model 124: WChaMax."""
 
+    def reference_w(self, model: int) -> int | None:
+        """What 100 % of a control function of this model is."""
+        return {704: self.reference_704_w, 123: self.reference_123_w, 124: self.reference_124_w}.get(model)
+
 
 def ratings(values: Mapping[int, Mapping[str, Value]]) -> Ratings:
-    """From the points of RATING_PATHS, by model number. Zero is taken for "not said"."""
+    """From the points of RATING_PATHS, by model number. Zero, and what makes no sense, is taken for "not said"."""
 
     def watts(model: int, path: str) -> int | None:
         value = values.get(model, {}).get(path)
-        return None if value is None else (value.in_parts(1) or None)
+        rating_w = 0 if value is None else value.in_parts(1)
+        return rating_w if 0 < rating_w <= LARGEST_W else None
 
     def first(*candidates: tuple[int, str]) -> int | None:
         return next((found for place in candidates if (found := watts(*place)) is not None), None)
@@ -80,6 +86,8 @@ class ControlSurface:
     """When it lapses, a fallback that we put there takes its place."""
     legal_cap_w: int | None = None
     """Export limit that was in force when we came: nothing of ours goes above it."""
+    disconnects: bool = False
+    """Has a connect switch that can be used."""
     notes: tuple[str, ...] = ()
 
 
@@ -135,6 +143,7 @@ def capabilities(
         fallback_lowest_w=lowest_w,
         fallback_highest_w=highest_w,
         phases=phases,
+        disconnects=surface.disconnects,
         own_droop=standing.own_droop,
         reconnect_delay_s=standing.reconnect_delay_s or 0,
         notes=notes + surface.notes,

@@ -1,12 +1,13 @@
 """Reading models again and again, around holes: some registers answer with an exception, others never do.
 
 When a device refuses a stretch it is split between points until the refused ones stand alone; what was learned is kept,
-and tried again after a while (an inverter that hides registers at night shows them by day).
+and tried again after a while (an inverter that hides registers at night shows them by day; `relearning.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+import itertools
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -14,14 +15,33 @@ from drivers.sunspec.codec import Decoder, Layout, Value, layout
 from drivers.sunspec.connection import Words
 from drivers.sunspec.errors import ModbusExceptionError
 from drivers.sunspec.models import Model
+from drivers.sunspec.relearning import Relearning
 from drivers.sunspec.stretches import Part, Placed, Stretch, arrange, bare_values, factors_of, plan
 from drivers.sunspec.transport import MOST_READ
 
-RELEARN_S: Final = 600.0
-"""Refused registers are asked for again after this long."""
-
 Read = Callable[[int, int], Awaitable[Words]]
 """(address, count) -> words of one unit."""
+
+
+Hole = tuple[int, str]
+"""A point on a device: address of its model's ID register, path within the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusals:
+    """What a device does not let be read, as far as it was asked for."""
+
+    holes: frozenset[Hole] = frozenset()
+    torn: frozenset[Hole] = frozenset()
+    """Points that can be read, but not together with what lies between them and their scale factors."""
+    barriers: frozenset[int] = frozenset()
+    """Addresses that no request can reach over: something just before them is refused, asked for or not."""
+
+    def __or__(self, other: Refusals) -> Refusals:
+        return Refusals(self.holes | other.holes, self.torn | other.torn, self.barriers | other.barriers)
+
+
+NO_REFUSALS: Final = Refusals()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +85,12 @@ class MapPoll:
         wanted: Iterable[tuple[Layout, int, Iterable[str]]],
         unreadable: Iterable[tuple[int, str]] = (),
         since_s: float = 0.0,
+        known: Refusals | None = None,
     ) -> None:
         """`wanted`: (layout, address of the ID register, paths). Paths that a model does not have are left out.
 
         `unreadable`: points, by index of their model, that the device was known to refuse at `since_s`; they are tried
-        again in their time.
+        again in their time. `known`: what an earlier run learned, of these models and others.
         """
         chosen = [(Part(place, address), tuple(paths)) for place, address, paths in wanted]
         self._parts = [part for part, _ in chosen]
@@ -79,22 +100,41 @@ class MapPoll:
             for path in paths
             if (field := part.layout.fields.get(path)) is not None
         ]
-        self.unreadable = frozenset(unreadable)
+        self._known = NO_REFUSALS if known is None else known
+        self.unreadable = frozenset(unreadable) | self._own(self._known.holes)
         """(index of the model, path) of what the device refuses at present."""
-        self._learned_s = since_s if self.unreadable else None
+        self._barriers = self._known.barriers
+        self._apart = self._own(self._known.torn)
+        """As `unreadable`: to be read without what lies between value and factor."""
+        refusals = self.unreadable or self._barriers or self._apart
+        self._relearning = Relearning.known(since_s) if refusals else Relearning()
+        self._refused = False
+        """Something was, in the poll that is under way."""
         self._planned: list[Stretch] = []
         self._far: _Far | None = None
         self._torn: list[Placed] = []
-        self._plan([placed for placed in self._wanted if (placed.part, placed.field.path) not in self.unreadable])
+        self._plan([placed for placed in self._wanted if not self._is_hidden(placed)])
 
     async def read(self, read: Read, now_s: float) -> MapLook:
         """The implemented ones of the chosen points. Raises SunSpecErrors, but not for registers that are refused."""
-        if self._learned_s is not None and now_s - self._learned_s >= RELEARN_S:
+        again, self._refused = self._relearning.is_due(now_s), False
+        if again:
+            self.unreadable = frozenset()
+            self._barriers, self._apart = frozenset(), frozenset()
             self._plan(self._wanted)
-            self._learned_s, self.unreadable = None, frozenset()
+        look = await self._read(read)
+        # Not after an error: the plan is then what it was, and shows the same next time.
+        self._relearning.asked(now_s, again=again, refused=self._refused)
+        return look
+
+    async def _read(self, read: Read) -> MapLook:
+        self._torn = []
         values: list[dict[str, Value]] = [{}] * len(self._parts)
         moment: float | None = None
-        self._planned, taken = await self._take(self._planned, read, now_s, bare=False)
+        before = self._planned
+        self._planned, taken = await self._take(self._planned, read, bare=False)
+        if self._planned != before:
+            self._barriers |= _seams(self._planned)
         for stretch, words in taken:
             for owner in stretch.parts:
                 found = owner.decode(words.words[owner.start : owner.end])
@@ -104,9 +144,9 @@ class MapPoll:
         if self._torn:
             # Refused for what lies between value and factor, it seems: each is asked for alone.
             apart = [*self._torn, *(self._far.wanted if self._far is not None else ())]
-            self._far, self._torn = _Far(self._parts, apart), []
+            self._far, self._torn = _Far(self._parts, apart, self._barriers), []
         if self._far is not None:
-            far_moment = await self._read_far(self._far, taken, values, read, now_s)
+            far_moment = await self._read_far(self._far, taken, values, read)
             moment = far_moment if moment is None else moment
         return MapLook(tuple(values), moment)
 
@@ -116,7 +156,6 @@ class MapPoll:
         near: Sequence[tuple[Stretch, Words]],
         values: list[dict[str, Value]],
         read: Read,
-        now_s: float,
     ) -> float | None:
         """Values apart from their scale factors: the factor is read before and after, and must not have moved.
 
@@ -126,24 +165,33 @@ class MapPoll:
         missing = [
             stretch for stretch in far.factors if not before.keys() >= set(stretch.addresses) & far.factor_addresses
         ]
-        _, more = await self._take(missing, read, now_s, bare=True)
+        _, more = await self._take(missing, read, bare=True)
         before |= _words_at(far.factor_addresses, more)
-        far.values, taken = await self._take(far.values, read, now_s, bare=True)
-        far.factors, again = await self._take(far.factors, read, now_s, bare=True)
+        planned = far.values
+        far.values, taken = await self._take(planned, read, bare=True)
+        if far.values != planned:
+            self._barriers |= _seams(far.values)
+        planned = far.factors
+        far.factors, again = await self._take(planned, read, bare=True)
+        if far.factors != planned:
+            self._barriers |= _seams(far.factors)
         after = _words_at(far.factor_addresses, again)
         firm = {at: word for at, word in after.items() if before.get(at) == word}
         seen = {at: word for stretch, words in taken for at, word in enumerate(words.words, stretch.first)}
+        found: dict[int, dict[str, Value]] = {}
         for point in far.points:
             own = [seen.get(at) for at in point.value_addresses]
             if point.factor_address is not None:
                 own.append(firm.get(point.factor_address))
             row = [word for word in own if word is not None]
             if len(row) == len(own):
-                values[point.part] = values[point.part] | point.decode(row)
+                found.setdefault(point.part, {}).update(point.decode(row))
+        for part, more_values in found.items():
+            values[part] = values[part] | more_values
         return taken[0][1].monotonic_s if taken else None
 
     async def _take(
-        self, planned: list[Stretch], read: Read, now_s: float, *, bare: bool
+        self, planned: list[Stretch], read: Read, *, bare: bool
     ) -> tuple[list[Stretch], list[tuple[Stretch, Words]]]:
         """The words of each stretch, and the stretches to read next time: refused ones are split until they hold."""
         taken: list[tuple[Stretch, Words]] = []
@@ -155,7 +203,7 @@ class MapPoll:
             except ModbusExceptionError as error:
                 if error.is_transient:
                     raise
-                self._learned_s = now_s
+                self._refused = True
                 waiting.extend(reversed(self._split(stretch, bare)))
                 continue
             taken.append((stretch, words))
@@ -166,29 +214,65 @@ class MapPoll:
             placed = stretch.placed[0]
             if placed.is_torn:
                 self._torn.append(placed)
+                self._apart |= {(placed.part, placed.field.path)}
             else:
                 self.unreadable |= {(placed.part, placed.field.path)}
             return []
         return [smaller for half in stretch.halves() for smaller in plan(self._parts, half, bare=bare)]
 
     def _plan(self, wanted: Sequence[Placed]) -> None:
-        self._planned, apart = arrange(self._parts, wanted)
-        self._far = _Far(self._parts, apart) if apart else None
+        together = [placed for placed in wanted if (placed.part, placed.field.path) not in self._apart]
+        self._planned, apart = arrange(self._parts, together, self._barriers)
+        apart += [placed for placed in wanted if (placed.part, placed.field.path) in self._apart]
+        self._far = _Far(self._parts, apart, self._barriers) if apart else None
+
+    def _is_hidden(self, placed: Placed) -> bool:
+        """Whether the value is, or the scale factor without which it means nothing."""
+        fields = self._parts[placed.part].layout.fields
+        needed = {placed.field.offset, placed.field.factor_offset}
+        return any(
+            index == placed.part and path in fields and fields[path].offset in needed for index, path in self.unreadable
+        )
+
+    def _own(self, points: Iterable[Hole]) -> frozenset[tuple[int, str]]:
+        """Those of our models, by index."""
+        index_of = {part.address: index for index, part in enumerate(self._parts)}
+        return frozenset((index_of[address], path) for address, path in points if address in index_of)
+
+    @property
+    def refusals(self) -> Refusals:
+        """What the device refuses at present, for a later run."""
+
+        def named(points: Iterable[tuple[int, str]]) -> frozenset[Hole]:
+            return frozenset((self._parts[index].address, path) for index, path in points)
+
+        return Refusals(named(self.unreadable), named(self._apart), self._barriers)
 
 
 class ModelPoll:
     """As MapPoll, of one model."""
 
     def __init__(
-        self, layout: Layout, address: int, paths: Iterable[str], unreadable: Iterable[str] = (), since_s: float = 0.0
+        self,
+        layout: Layout,
+        address: int,
+        paths: Iterable[str],
+        unreadable: Iterable[str] = (),
+        since_s: float = 0.0,
+        known: Refusals | None = None,
     ) -> None:
         """`address` is that of the model's ID register. See MapPoll for the rest."""
-        self._poll = MapPoll([(layout, address, paths)], [(0, path) for path in unreadable], since_s)
+        self._poll = MapPoll([(layout, address, paths)], [(0, path) for path in unreadable], since_s, known)
 
     @property
     def unreadable(self) -> frozenset[str]:
         """Points that the device refuses at present."""
         return frozenset(path for _, path in self._poll.unreadable)
+
+    @property
+    def refusals(self) -> Refusals:
+        """See MapPoll."""
+        return self._poll.refusals
 
     async def read(self, read: Read, now_s: float) -> Look:
         """The implemented ones of the chosen points. Raises SunSpecErrors, but not for registers that are refused."""
@@ -196,15 +280,26 @@ class ModelPoll:
         return Look(look.values[0], look.monotonic_s)
 
 
+def _seams(planned: Sequence[Stretch]) -> set[int]:
+    """Behind each gap between stretches that would have been one request, had the device not refused it."""
+    seams: set[int] = set()
+    reach = 0
+    for earlier, later in itertools.pairwise(sorted(planned, key=lambda stretch: stretch.first)):
+        reach = max(reach, earlier.first + earlier.count)
+        if reach < later.first and later.first + later.count - earlier.first <= MOST_READ:
+            seams.add(later.first)
+    return seams
+
+
 class _Far:
     """Points that are read apart from their scale factors."""
 
-    def __init__(self, parts: Sequence[Part], wanted: Sequence[Placed]) -> None:
+    def __init__(self, parts: Sequence[Part], wanted: Sequence[Placed], barriers: Collection[int]) -> None:
         self.wanted = wanted
         factors = factors_of(parts, wanted)
         self.factor_addresses = frozenset(placed.first for placed in factors)
-        self.factors = plan(parts, factors, bare=True)
-        self.values = plan(parts, bare_values(parts, wanted), bare=True)
+        self.factors = plan(parts, factors, bare=True, barriers=barriers)
+        self.values = plan(parts, bare_values(parts, wanted), bare=True, barriers=barriers)
         self.points = [_FarPoint.of(parts[placed.part].address, placed) for placed in wanted]
 
 
@@ -230,8 +325,12 @@ class _FarPoint:
         )
 
 
-def _words_at(addresses: Iterable[int], taken: Sequence[tuple[Stretch, Words]]) -> dict[int, int]:
+def _words_at(addresses: Collection[int], taken: Sequence[tuple[Stretch, Words]]) -> dict[int, int]:
     """Those of the addresses that were read, with their words."""
-    return {
-        at: words.words[at - stretch.first] for stretch, words in taken for at in addresses if at in stretch.addresses
-    }
+    found: dict[int, int] = {}
+    for stretch, words in taken:
+        first, end = stretch.first, stretch.first + stretch.count
+        for at in addresses:
+            if first <= at < end:
+                found[at] = words.words[at - first]
+    return found

@@ -13,7 +13,7 @@ from typing import Final
 from drivers.sunspec.codec import Layout, Value
 from drivers.sunspec.description import DeviceDescription, FoundModel
 from drivers.sunspec.models import Point, model_definition
-from drivers.sunspec.registers import MapPoll, Read, layout_of
+from drivers.sunspec.registers import NO_REFUSALS, MapPoll, Read, Refusals, layout_of
 
 Values = Mapping[str, Value]
 
@@ -138,8 +138,10 @@ class StandingPoll:
         self._poll = poll
 
     @classmethod
-    async def of(cls, read: Read, description: DeviceDescription) -> StandingPoll:
-        """Finds out how many strings there are. Raises SunSpecErrors."""
+    async def of(
+        cls, read: Read, description: DeviceDescription, known: Refusals = NO_REFUSALS, since_s: float = 0.0
+    ) -> StandingPoll:
+        """Finds out how many strings there are. What is `known` was so at `since_s`. Raises SunSpecErrors."""
         numbers: list[int] = []
         wanted: list[tuple[Layout, int, tuple[str, ...]]] = []
         for number, paths in _PATHS.items():
@@ -147,7 +149,12 @@ class StandingPoll:
             if found is not None and not description.is_phantom(found):
                 numbers.append(number)
                 wanted.append(await _wanted(read, found, paths))
-        return cls(numbers, MapPoll(wanted))
+        return cls(numbers, MapPoll(wanted, (), since_s, known))
+
+    @property
+    def refusals(self) -> Refusals:
+        """See MapPoll."""
+        return self._poll.refusals
 
     async def read(self, read: Read, now_s: float) -> Standing:
         """One look: few requests. Raises SunSpecErrors, but not for what the device hides."""

@@ -2,12 +2,12 @@
 
 A stretch is one request. It may reach over several models: what lies between them is read along. Factors move between
 reads, so a value and its factor come from one stretch; a value too far from its factor is read bare, and its factor
-before and after it.
+before and after it. A barrier is an address that no stretch may reach over: the device refuses what lies before it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from drivers.sunspec.codec import Field, Layout, Value
@@ -83,7 +83,9 @@ class Stretch:
         return self.placed[:middle], self.placed[middle:]
 
 
-def arrange(parts: Sequence[Part], wanted: Sequence[Placed]) -> tuple[list[Stretch], list[Placed]]:
+def arrange(
+    parts: Sequence[Part], wanted: Sequence[Placed], barriers: Collection[int] = ()
+) -> tuple[list[Stretch], list[Placed]]:
     """(requests in order of address, points that are better read apart from their factors), for few requests in all.
 
     Apart are points too far from their factors, and of long models those for which much would be read twice.
@@ -94,17 +96,19 @@ def arrange(parts: Sequence[Part], wanted: Sequence[Placed]) -> tuple[list[Stret
         if (own := [placed for placed in wanted if placed.part == number])
     }
     loose: frozenset[int] = frozenset()
-    groups, apart = _grouped(wanted, loose)
+    groups, apart = _grouped(wanted, loose, barriers=barriers)
     for number in (number for number, extent in extents.items() if extent > MOST_READ):
-        other_groups, other_apart = _grouped(wanted, loose | {number})
+        other_groups, other_apart = _grouped(wanted, loose | {number}, barriers=barriers)
         if _requests(parts, other_groups, other_apart) < _requests(parts, groups, apart):
             loose, groups, apart = loose | {number}, other_groups, other_apart
     return [_stretch(parts, group, bare=False) for group in groups], apart
 
 
-def plan(parts: Sequence[Part], wanted: Iterable[Placed], *, bare: bool = False) -> list[Stretch]:
+def plan(
+    parts: Sequence[Part], wanted: Iterable[Placed], *, bare: bool = False, barriers: Collection[int] = ()
+) -> list[Stretch]:
     """Requests for these points, in order of address; what needs more than 125 registers at once is left out."""
-    groups, _ = _grouped(wanted)
+    groups, _ = _grouped(wanted, barriers=barriers)
     return [_stretch(parts, group, bare) for group in groups]
 
 
@@ -133,7 +137,10 @@ def _requests(parts: Sequence[Part], groups: Sequence[tuple[Placed, ...]], apart
 
 
 def _grouped(
-    wanted: Iterable[Placed], loose: frozenset[int] = frozenset(), most: int = MOST_READ
+    wanted: Iterable[Placed],
+    loose: frozenset[int] = frozenset(),
+    most: int = MOST_READ,
+    barriers: Collection[int] = (),
 ) -> tuple[list[tuple[Placed, ...]], list[Placed]]:
     """(groups of at most `most` registers, as few as their places allow; what is read apart).
 
@@ -144,12 +151,13 @@ def _grouped(
     group: list[Placed] = []
     start = end = 0
     for placed in sorted(wanted, key=lambda placed: (placed.first, placed.end)):
-        if placed.end - placed.first > most:
+        if placed.end - placed.first > most or _is_barred(placed.first, placed.end, barriers):
             apart.append(placed)
             continue
-        if group and max(end, placed.end) - start <= most:
+        reach = max(end, placed.end)
+        if group and reach - start <= most and not _is_barred(start, reach, barriers):
             group.append(placed)
-            end = max(end, placed.end)
+            end = reach
             continue
         if group and placed.part in loose and placed.is_torn and end - placed.first > most // 2:
             apart.append(placed)
@@ -160,6 +168,10 @@ def _grouped(
     if group:
         found.append(tuple(group))
     return found, apart
+
+
+def _is_barred(first: int, end: int, barriers: Collection[int]) -> bool:
+    return any(first < barrier < end for barrier in barriers)
 
 
 def _stretch(parts: Sequence[Part], group: tuple[Placed, ...], bare: bool) -> Stretch:

@@ -4,7 +4,7 @@ A line does one request at a time (its Connection sees to that), checks every an
 reconnects by itself: those are decisions, and `connection.py` makes them.
 
 The lines are our own, on asyncio's transports. pymodbus's clients take a late RTU answer for the next request's, take
-transaction 0 for an answer to anything, say "no answer" where there was a wrong one, and cost a fifth more CPU
+transaction 0 for an answer to anything, say "no answer" where there was a wrong one, and cost up to half more CPU
 (`hil_tests/bench/modbus_lines.py`). pymodbus builds the requests (`pdu.py`) and is the independent peer of the tests
 in hil_tests.
 """
@@ -18,6 +18,7 @@ from typing import Final, Protocol
 from drivers.sunspec import mbap, rtu
 from drivers.sunspec.endpoint import DEFAULT_PORT, Endpoint, SerialSettings, parse_address
 from drivers.sunspec.errors import BadAnswerError, NoAnswerError, SunSpecError, quoted
+from drivers.sunspec.names import Lookup
 from drivers.sunspec.pdu import (
     EXCEPTION,
     MOST_READ,
@@ -45,7 +46,9 @@ BROADCAST: Final = 0
 class Line(Protocol):
     """One open way to an endpoint. Every method raises NoAnswerError, BadAnswerError or ModbusExceptionError."""
 
-    async def connect(self, timeout_s: float) -> None: ...
+    async def connect(self, timeout_s: float) -> None:
+        """Open it. BadAnswerError: the last connection ended, while nobody waited, with what is no Modbus."""
+        ...
 
     async def read(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
         """Exactly `count` holding registers (function 3)."""
@@ -76,6 +79,7 @@ class _WireLine:
         self._endpoint = endpoint
         self._name = str(endpoint)
         self._tls = tls
+        self._lookup = Lookup(endpoint.host, endpoint.port)
         self._wire: Wire | None = None
         self._answer: asyncio.Future[bytes] | None = None
 
@@ -85,7 +89,7 @@ class _WireLine:
 
     async def connect(self, timeout_s: float) -> None:
         self.close()
-        wire = await open_wire(self._endpoint, self._tls, timeout_s)
+        wire = await open_wire(self._endpoint, self._tls, timeout_s, self._lookup)
         wire.lost = self._lost
         self._wire = wire
         self._opened()
@@ -162,6 +166,14 @@ class TcpLine(_WireLine):
         self._transactions = mbap.Transactions()
         self._transaction = 0
         self._request: Request | None = None
+        self._foreign = ""
+        """What ended the last connection while nobody waited: told by the next `connect`."""
+
+    async def connect(self, timeout_s: float) -> None:
+        foreign, self._foreign = self._foreign, ""
+        if foreign:
+            raise BadAnswerError(foreign)
+        await super().connect(timeout_s)
 
     def _opened(self) -> None:
         assert self._wire is not None
@@ -193,7 +205,10 @@ class TcpLine(_WireLine):
             frames = self._framer.feed(data)
         except mbap.ForeignBytesError as error:
             # A web server, or some other protocol, on this port: say so instead of "no answer".
-            self._settle(BadAnswerError(f"{self._endpoint}: what answers is not Modbus: {quoted(error.seen)}"))
+            foreign = f"{self._endpoint}: what answers is not Modbus: {quoted(error.seen)}"
+            if self._request is None:
+                self._foreign = foreign
+            self._settle(BadAnswerError(foreign))
             self.close()
             return
         for frame in frames:

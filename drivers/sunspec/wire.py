@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 
 from drivers.sunspec.endpoint import Endpoint
 from drivers.sunspec.errors import NoAnswerError
+from drivers.sunspec.names import Lookup
 from drivers.sunspec.serial_port import open_serial
 from drivers.sunspec.tls import TlsFiles
 
@@ -40,7 +43,8 @@ class Wire(asyncio.Protocol):
             self.received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.reason = "the device closed the connection" if exc is None else str(exc) or type(exc).__name__
+        by_peer = exc is None or isinstance(exc, ConnectionError)
+        self.reason = "the device closed the connection" if by_peer else _in_words(exc)
         if self.lost is not None:
             self.lost(self.reason)
 
@@ -54,8 +58,8 @@ class Wire(asyncio.Protocol):
             self._transport.abort()
 
 
-async def open_wire(endpoint: Endpoint, tls: TlsFiles | None, timeout_s: float) -> Wire:
-    """Raises NoAnswerError that says what to look at."""
+async def open_wire(endpoint: Endpoint, tls: TlsFiles | None, timeout_s: float, lookup: Lookup) -> Wire:
+    """`lookup` is of the endpoint's host. Raises NoAnswerError that says what to look at."""
     wire = Wire()
     if endpoint.scheme == "rtu":
         open_serial(endpoint, wire)
@@ -67,9 +71,14 @@ async def open_wire(endpoint: Endpoint, tls: TlsFiles | None, timeout_s: float) 
         context, server_name = tls.context(), tls.server_name or endpoint.host
     try:
         async with asyncio.timeout(timeout_s):
-            await asyncio.get_running_loop().create_connection(
-                lambda: wire, endpoint.host, endpoint.port, ssl=context, server_hostname=server_name
-            )
+            *others, last = await lookup.addresses()
+            for address in others:
+                # Each has its share of the time: one that leads nowhere does not hide the next.
+                with suppress(OSError, TimeoutError):
+                    async with asyncio.timeout(timeout_s / (len(others) + 1)):
+                        await _connected(wire, address, endpoint.port, context, server_name)
+                    return wire
+            await _connected(wire, last, endpoint.port, context, server_name)
     except ssl.SSLCertVerificationError as error:
         wire.close()
         raise NoAnswerError(f"{endpoint}: its certificate is refused: {error.verify_message}") from error
@@ -78,8 +87,22 @@ async def open_wire(endpoint: Endpoint, tls: TlsFiles | None, timeout_s: float) 
         raise NoAnswerError(f"{endpoint}: no TLS with it: {error.reason or error}") from error
     except (OSError, TimeoutError) as error:
         wire.close()
-        why = "" if isinstance(error, TimeoutError) else f" ({error.strerror or str(error) or type(error).__name__})"
+        why = "" if isinstance(error, TimeoutError) else f" ({_in_words(error)})"
         raise NoAnswerError(
             f"{endpoint}: no connection within {timeout_s:g} s{why}; is it on, is the address right?"
         ) from error
     return wire
+
+
+async def _connected(
+    wire: Wire, address: str, port: int, context: ssl.SSLContext | None, server_name: str | None
+) -> None:
+    loop = asyncio.get_running_loop()
+    await loop.create_connection(lambda: wire, address, port, ssl=context, server_hostname=server_name)
+
+
+def _in_words(error: Exception | None) -> str:
+    """The system's own words for it, where it has some: asyncio's name the call that failed."""
+    if isinstance(error, OSError) and (error.errno or 0) > 0:
+        return os.strerror(error.errno or 0).lower()
+    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import Enum
 
 import structlog
 
-from drivers.device import Journal
 from drivers.sunspec.connection import Unit
 from drivers.sunspec.controls import ControlFunction, FunctionState, Overlay, encode
 from drivers.sunspec.errors import ModbusExceptionError
+from drivers.sunspec.learned import Writing
 
 _log = structlog.get_logger()
-
-
-class Writing(Enum):
-    """How a device takes writes; learned from its refusals. A time-out is not a refusal."""
-
-    RUNS = "a run of registers at once (function 16)"
-    POINTS = "point by point (function 16)"
-    SINGLES = "register by register (function 6)"
 
 
 class FunctionWriter:
@@ -31,38 +22,27 @@ class FunctionWriter:
         self._unit = unit
         self._function = function
         self._address = address
-        self._writing = Writing.RUNS
-        self._on_record: Writing | None = None
-
-    async def record(self, journal: Journal, key: str) -> None:
-        """Start with the way that an earlier run learned, and keep what this one learns. Raises as the journal does."""
-        if self._on_record is None:
-            earlier = (await journal.recall(key) or b"").decode(errors="replace")
-            known = Writing.__members__.get(earlier, Writing.RUNS)
-            if self._writing is Writing.RUNS:
-                self._writing = known
-            self._on_record = known
-        if self._writing is not self._on_record:
-            writing = self._writing
-            await journal.remember(key, writing.name.encode())
-            self._on_record = writing
+        self.way = Writing.RUNS
+        """As learned."""
 
     async def write(self, state: FunctionState, overlay: Overlay) -> None:
         """`state` with the points of `overlay` changed, then the function's switch once more. Raises SunSpecErrors."""
+        known = self.way
         while True:
             try:
                 await self._as_learned(state, overlay)
                 await self._points(state, overlay, (self._function.enable,))
                 return
             except ModbusExceptionError as error:
-                simpler = _simpler(self._writing, error)
+                simpler = _simpler(self.way, error)
                 if simpler is None:
+                    self.way = known  # it refuses whatever way: nothing was learned
                     raise
                 _log.info("sunspec.writes_otherwise", unit=str(self._unit), way=simpler.value, because=str(error))
-                self._writing = simpler
+                self.way = simpler
 
     async def _as_learned(self, state: FunctionState, overlay: Overlay) -> None:
-        if self._writing is not Writing.RUNS:
+        if self.way is not Writing.RUNS:
             await self._points(state, overlay, self._function.one_by_one)
             return
         for run in self._function.runs:
@@ -76,7 +56,7 @@ class FunctionWriter:
             field = state.field(path)
             address = self._address + field.offset
             words = encode(field, overlay[path])
-            if self._writing is not Writing.SINGLES:
+            if self.way is not Writing.SINGLES:
                 await self._unit.write(address, words)
                 continue
             for index, word in enumerate(words):

@@ -41,6 +41,8 @@ class Link:
         self.condition = Condition.WHOLE
         self.accepted = 0
         """Connections so far."""
+        self.bytes_sent = 0
+        """That came from clients and went on, so far."""
         self.port = 0
 
     async def __aenter__(self) -> Self:
@@ -92,7 +94,7 @@ class Link:
         self._writers |= pair
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._pump(reader, far_writer))
+                tasks.create_task(self._pump(reader, far_writer, counted=True))
                 tasks.create_task(self._pump(far_reader, writer))
         except* OSError:
             pass
@@ -101,10 +103,11 @@ class Link:
             for each in pair:
                 _reset(each)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, counted: bool = False) -> None:
         while chunk := await reader.read(CHUNK_BYTES):
             await self._flows.wait()
             writer.write(chunk)
+            self.bytes_sent += len(chunk) if counted else 0
             await writer.drain()
         if writer.can_write_eof():
             writer.write_eof()

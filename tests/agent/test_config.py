@@ -112,6 +112,12 @@ def test_what_contradicts_something_else_is_told_with_its_line_and_key(tmp_path:
             '[[device]]\nid = "c"\nkind = "charger"\ndriver = "ocpp"\ncharger_id = "C"\n',
             "a port of their own",
         ),
+        (TOKEN + METER.replace("[[device]]", '[[device]]\nmeter_key_file = "/k"'), "only a charger's meter signs"),
+        (
+            TOKEN + '[[device]]\nid = "c"\nkind = "charger"\ndriver = "ocpp"\ncharger_id = "C"\n'
+            f'meter_key_sha256 = "{"0" * 64}"\n',
+            "which is missing",
+        ),
     ],
 )
 def test_what_the_gateway_could_not_use_is_refused_before_it_starts(tmp_path: Path, text: str, says: str) -> None:

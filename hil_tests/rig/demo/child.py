@@ -84,6 +84,10 @@ class Child:
         await self._process.stdin.drain()
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def running(self) -> bool:
         return self._process.returncode is None
 

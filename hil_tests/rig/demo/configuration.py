@@ -20,6 +20,8 @@ def configuration(
     ocpp_port: int,
     page_port: int,
     password: Path,
+    meter_key: Path,
+    meter_key_sha256: str,
 ) -> str:
     """The agent's configuration file."""
     files = "\n".join(f'{key} = "{value}"' for key, value in enrolled.items() if key.endswith("_file"))
@@ -37,7 +39,12 @@ def configuration(
         f'password_secret = "file:{password}"\nparent = "meter-1"\nsettled = true\nrated_import_w = {CHARGER_RATED_W}\n'
         f'fallback_import_w = 4140\nlocal_tokens = ["{token}"]\n{more}'
         for device_id, token, more in (
-            ("charger-1", "TOKEN-V2G", f'discharge = "v2x"\nrated_export_w = {CHARGER_RATED_W}\n'),
+            (
+                "charger-1",
+                "TOKEN-V2G",
+                f'discharge = "v2x"\nrated_export_w = {CHARGER_RATED_W}\n'
+                f'meter_key_file = "{meter_key}"\nmeter_key_sha256 = "{meter_key_sha256}"\n',
+            ),
             ("charger-2", "TOKEN-PLAIN", ""),
         )
     )

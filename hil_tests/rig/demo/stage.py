@@ -19,6 +19,7 @@ from hil_tests.rig.demo.child import Child, StageError, run_to_end
 from hil_tests.rig.demo.configuration import SETTLED, configuration
 from hil_tests.rig.demo.story import Story
 from hil_tests.rig.link import Link
+from hil_tests.rig.site.signing_meter import new_key
 
 PV_RATED_W: Final = 48_000
 """So much sun that the battery and two cars cannot take it all: the CURTAIL has something to cut."""
@@ -93,6 +94,8 @@ class Stage:
                 ocpp_port=ports["ocpp"],
                 page_port=ports["page"],
                 password=password,
+                meter_key=folder / "charger-1.meter.pem",
+                meter_key_sha256=new_key(folder / "charger-1.meter.key", folder / "charger-1.meter.pem"),
             ),
             encoding="utf-8",
         )
@@ -151,7 +154,8 @@ class Stage:
             "-m", "hil_tests.rig.site", "--csms", f"ws://127.0.0.1:{ports['ocpp']}", "--truth", str(self.truth_file),
             "--truth-period", "0.5", "--ramp", f"{self._story.device_ramp_s:.2f}", "--pv-rated", str(PV_RATED_W),
             *(part for name in ("meter", "pv", "battery") for part in (f"--{name}-port", str(ports[name]))),
-            "--v2g-password-file", str(password), "--plain-password-file", str(password), "--end-with-stdin",
+            "--v2g-password-file", str(password), "--plain-password-file", str(password),
+            "--v2g-meter-key-file", str(self.folder / "charger-1.meter.key"), "--end-with-stdin",
             "--v2g-version", "2.1",
         )  # fmt: skip
         await site.hear("ready")

@@ -17,10 +17,10 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from agent.evidence.errors import EvidenceError
 from agent.ledger.errors import ChannelError
 from hil_tests.rig.broker import PLATFORM, ClientFiles
-from hil_tests.rig.platform.core import PLATFORM_ID, Platform
+from hil_tests.rig.platform.core import Platform
 from hil_tests.rig.platform.enrol import Practice
 from proto.energysettlement.v1.device_pb2 import DeviceTelemetry, GridCommand
-from proto.energysettlement.v1.gateway_pb2 import GatewayFrame, PlatformFrame, Welcome
+from proto.energysettlement.v1.gateway_pb2 import GatewayFrame, PlatformFrame
 from proto.mqtt_topics import ALL_UP, OFFLINE, GatewayTopics, parse_up
 
 
@@ -108,8 +108,7 @@ class BrokerService:
         self._down(gateway_id)
         properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # as paho ships it
         properties.CorrelationData = correlation
-        welcome = Welcome(platform_id=PLATFORM_ID, platform_time_us=self._platform.now_us())
-        self._publish(gateway_id, PlatformFrame(welcome=welcome), properties)
+        self._publish(gateway_id, PlatformFrame(welcome=self._platform.welcome(gateway_id)), properties)
         queue = self._platform.link_up(gateway_id)
         self._links[gateway_id] = (queue, asyncio.create_task(self._carry(gateway_id, queue)))
         for device_id in device_ids:

@@ -23,7 +23,7 @@ from hil_tests.rig.platform.channels import Channels
 from hil_tests.rig.platform.enrol import Practice
 from hil_tests.rig.platform.orders import Issued, OrderError, issue
 from proto.energysettlement.v1.device_pb2 import DeviceTelemetry, GridCommand
-from proto.energysettlement.v1.gateway_pb2 import ChannelFrame, PlatformFrame
+from proto.energysettlement.v1.gateway_pb2 import BatchPosition, ChannelFrame, PlatformFrame, Welcome
 
 PLATFORM_ID: Final = "practice-platform"
 
@@ -264,6 +264,16 @@ class Platform:
     def streams(self) -> frozenset[tuple[str, str]]:
         """(gateway, device) of the device streams that are up."""
         return frozenset(self._streams)
+
+    def welcome(self, gateway_id: str) -> Welcome:
+        """The answer to a hello: also says how far this gateway's evidence is here."""
+        position = self.audits[gateway_id].position
+        held = (
+            BatchPosition()
+            if position is None
+            else BatchPosition(incarnation=position.incarnation, batch_number=position.number)
+        )
+        return Welcome(platform_id=PLATFORM_ID, platform_time_us=self.now_us(), held=held)
 
     def link_up(self, gateway_id: str) -> asyncio.Queue[PlatformFrame | None]:
         """The queue of frames for a gateway's link, with the commands that it is owed."""

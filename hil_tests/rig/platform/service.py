@@ -14,14 +14,14 @@ from grpc import aio
 
 from agent.evidence.errors import EvidenceError
 from agent.ledger.errors import ChannelError
-from hil_tests.rig.platform.core import PLATFORM_ID, Platform
+from hil_tests.rig.platform.core import Platform
 from hil_tests.rig.platform.enrol import Practice
 from proto.energysettlement.v1.device_pb2 import DeviceTelemetry, GridCommand
 from proto.energysettlement.v1.device_pb2_grpc import (
     EnergyDeviceStreamServicer,
     add_EnergyDeviceStreamServicer_to_server,
 )
-from proto.energysettlement.v1.gateway_pb2 import GatewayFrame, PlatformFrame, Welcome
+from proto.energysettlement.v1.gateway_pb2 import GatewayFrame, PlatformFrame
 from proto.energysettlement.v1.gateway_pb2_grpc import GatewayLinkServicer, add_GatewayLinkServicer_to_server
 
 _Request = TypeVar("_Request")
@@ -46,7 +46,7 @@ class LinkService(GatewayLinkServicer):
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the first frame is a hello")
         if first.hello.gateway_id != gateway_id:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "hello of another gateway than the certificate's")
-        yield PlatformFrame(welcome=Welcome(platform_id=PLATFORM_ID, platform_time_us=self._platform.now_us()))
+        yield PlatformFrame(welcome=self._platform.welcome(gateway_id))
         queue = self._platform.link_up(gateway_id)
         reader = asyncio.create_task(self._read(gateway_id, request_iterator, queue))
         try:

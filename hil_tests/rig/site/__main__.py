@@ -51,6 +51,7 @@ def _arguments() -> argparse.Namespace:
             f"--{name}-version", choices=VERSIONS, default="2.0.1", help="of OCPP that it offers (%(default)s)"
         )
         parser.add_argument(f"--{name}-password-file", type=Path, metavar="FILE", help="basic-auth password")
+        parser.add_argument(f"--{name}-meter-key-file", type=Path, metavar="FILE", help="its meter signs with this key")
         parser.add_argument(
             f"--{name}-token",
             default=f"TOKEN-{name.upper()}",
@@ -91,6 +92,7 @@ def _charger(arguments: argparse.Namespace, kind: str, serial: str) -> ChargerSe
         boot_on_reconnect=arguments.boot_on_reconnect,
         forgets_profiles=arguments.forget_profiles,
         versions=VERSIONS[getattr(arguments, f"{kind}_version")],
+        meter_key_file=getattr(arguments, f"{kind}_meter_key_file"),
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from .energy import EnergyRegister, Storage, approach
+from .signing_meter import SigningMeter
 
 LINE_VOLTAGE_V: Final = 230.0
 TAPER_ABOVE_PERCENT: Final = 90.0
@@ -52,6 +53,8 @@ class Evse:
     """From the charging profiles in force. Negative orders a discharge. None: no limit but its own."""
     power_w: float = 0.0
     energy: EnergyRegister = field(default_factory=EnergyRegister)
+    signing_meter: SigningMeter | None = None
+    """The meter of this outlet, where it has a key of its own."""
 
     @property
     def minimum_w(self) -> float:

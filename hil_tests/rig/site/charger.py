@@ -22,6 +22,7 @@ from .car import LINE_VOLTAGE_V, Car, Evse
 from .meter_values import meter_value
 from .profiles import ProfileStore, rfc3339
 from .schedule import Mode, Outlet, ProfileRefusedError
+from .signing_meter import SigningMeter
 from .smart_words import EVSE_ID, Raw, SmartWords
 from .variables import Variables
 from .world import GridPoint
@@ -64,6 +65,8 @@ class ChargerSettings:
     """Sends BootNotification on every connection. The specification asks for it only after a boot."""
     forgets_profiles: bool = False
     """Loses all profiles whenever its connection is lost, as some chargers do."""
+    meter_key_file: Path | None = None
+    """Private key with which its meter signs, PEM; None: it does not."""
     versions: tuple[str, ...] = (OCPP_201,)
     """Subprotocols that it offers, best first."""
     per_phase: bool = False
@@ -139,16 +142,24 @@ class Charger:
 
     def __post_init__(self) -> None:
         evse = self.evse
-        self.variables = Variables(rated_w=evse.rated_w, bidirectional=evse.bidirectional)
+        self.variables = Variables(
+            rated_w=evse.rated_w,
+            bidirectional=evse.bidirectional,
+            signing_meter=self.settings.meter_key_file is not None,
+        )
         self.profiles = ProfileStore(Outlet(EVSE_ID, evse.rated_w, evse.rated_export_w, evse.phases, LINE_VOLTAGE_V))
         self.words = SmartWords(self)
         self._token_presented = evse.car is not None
+        if self.settings.meter_key_file is not None:
+            evse.signing_meter = SigningMeter.from_file(self.settings.meter_key_file)
 
     # Around each step of the physics
 
     def before_step(self, now_s: float) -> None:
         """Carry out what was asked for, and set the outlet's limit for the coming step. `now_s` is Unix time."""
         self.now_s = now_s
+        if self.evse.signing_meter is not None:
+            self.evse.signing_meter.asked = self.variables.get("SampledDataCtrlr", "SignReadings")[1] == "true"
         deferred, self._deferred = self._deferred, []
         for action in deferred:
             action()

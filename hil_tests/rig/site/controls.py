@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .registers import PointKey, RegisterMap
+from .habits import PointKey, Timers
+from .registers import RegisterMap
 
 ENABLED = 1
 LIMIT_SCALE = -2
@@ -59,14 +60,60 @@ class _Control:
     def written(self, points: frozenset[PointKey], now_s: float) -> None:
         if (self._model, self._enable) not in points:
             return
-        if self._registers.raw(self._model, self._enable) != 0:
-            self.timer.enabled(self._registers.raw(self._model, self._seconds), now_s)
+        timers = self._registers.habits.timers
+        if timers is Timers.FORGOTTEN:
+            self._registers.put_raw((self._model, self._seconds), 0)
+        if self._registers.raw(self._model, self._enable) != 0 and timers is Timers.RUN:
+            self.timer.enabled(self.seconds, now_s)
         else:
             self.timer.disabled()
+
+    @property
+    def seconds(self) -> int:
+        """As set; 0 where there is no timer."""
+        has_timer = self._registers.implements(self._model, self._seconds)
+        return self._registers.raw(self._model, self._seconds) if has_timer else 0
+
+    def remaining_s(self, now_s: float) -> int:
+        """What the device says of it."""
+        stuck = self._registers.habits.timers is Timers.STUCK
+        return self.seconds if stuck else self.timer.remaining_s(now_s)
 
     def tick(self, now_s: float) -> None:
         if self.timer.expired(now_s):
             self._revert()
+
+
+class _Acting:
+    """The limit that is in force, which is not always the one in the register."""
+
+    def __init__(self, registers: RegisterMap, model: int, switch: str) -> None:
+        self._registers = registers
+        self._model = model
+        self._switch = switch
+        self._held: float | None = None
+        """Percent, where a device goes by what stood when its switch was written alone."""
+        self.settled()
+
+    def written(self, points: frozenset[PointKey]) -> None:
+        if (self._model, self._switch) in points and (self._model, "WMaxLimPct") not in points:
+            self.settled()
+
+    def settled(self) -> None:
+        """What the registers say is in force."""
+        self._held = None
+        if self._registers.habits.acts_on_switch_alone:
+            self._held = self.percent()
+
+    def percent(self) -> float:
+        """Infinite: no limit."""
+        if self._held is not None:
+            return self._held
+        if not self._registers.implements(self._model, self._switch):
+            return math.inf
+        if self._registers.raw(self._model, self._switch) != ENABLED:
+            return math.inf
+        return self._registers.scaled(self._model, "WMaxLimPct")
 
 
 class PowerLimit704:
@@ -80,23 +127,24 @@ class PowerLimit704:
         for name in ("WMaxLimPct", "WMaxLimPctRvrt"):
             registers.bound(704, name, 0, 10_000)
         self._control = _Control(registers, 704, "WMaxLimPctEna", "WMaxLimPctRvrtTms", self._revert)
+        self._acting = _Acting(registers, 704, "WMaxLimPctEna")
 
     def _revert(self) -> None:
+        self._acting.settled()
         read = self._registers.raw
         self._registers.put(704, WMaxLimPctEna=read(704, "WMaxLimPctEnaRvrt"), WMaxLimPct=read(704, "WMaxLimPctRvrt"))
 
     def written(self, points: frozenset[PointKey], now_s: float) -> None:
         self._control.written(points, now_s)
+        self._acting.written(points)
 
     def tick(self, now_s: float) -> None:
         self._control.tick(now_s)
-        self._registers.put(704, WMaxLimPctRvrtRem=self._control.timer.remaining_s(now_s))
+        self._registers.put(704, WMaxLimPctRvrtRem=self._control.remaining_s(now_s))
 
     def limit_w(self, max_w: float) -> float:
         """Most production now, W; infinite when not enabled."""
-        if self._registers.raw(704, "WMaxLimPctEna") != ENABLED:
-            return math.inf
-        return max_w * self._registers.scaled(704, "WMaxLimPct") / 100
+        return max_w * self._acting.percent() / 100
 
 
 class PowerLimit123:
@@ -109,13 +157,17 @@ class PowerLimit123:
         registers.put(123, Conn=1, Conn_RvrtTms=0, OutPFSet=100, OutPFSet_Ena=0, VArPct_Ena=0)
         registers.bound(123, "WMaxLimPct", 0, 1000)
         registers.bound(123, "OutPFSet", -100, 100)
-        self._limit = _Control(
-            registers, 123, "WMaxLim_Ena", "WMaxLimPct_RvrtTms", lambda: registers.put(123, WMaxLim_Ena=0)
-        )
+        self._limit = _Control(registers, 123, "WMaxLim_Ena", "WMaxLimPct_RvrtTms", self._revert)
+        self._acting = _Acting(registers, 123, "WMaxLim_Ena")
         self._connection = ReversionTimer()
+
+    def _revert(self) -> None:
+        self._acting.settled()
+        self._registers.put(123, WMaxLim_Ena=0)
 
     def written(self, points: frozenset[PointKey], now_s: float) -> None:
         self._limit.written(points, now_s)
+        self._acting.written(points)
         if (123, "Conn") in points:
             if self.connected:
                 self._connection.disabled()
@@ -129,13 +181,11 @@ class PowerLimit123:
 
     @property
     def connected(self) -> bool:
-        return self._registers.raw(123, "Conn") == 1
+        return not self._registers.implements(123, "Conn") or self._registers.raw(123, "Conn") == 1
 
     def limit_w(self, max_w: float) -> float:
         """Most production now, W; infinite when not enabled."""
-        if self._registers.raw(123, "WMaxLim_Ena") != ENABLED:
-            return math.inf
-        return max_w * self._registers.scaled(123, "WMaxLimPct") / 100
+        return max_w * self._acting.percent() / 100
 
 
 class PowerSetpoint704:
@@ -160,14 +210,14 @@ class PowerSetpoint704:
 
     def tick(self, now_s: float) -> None:
         self._control.tick(now_s)
-        self._registers.put(704, WSetRvrtRem=self._control.timer.remaining_s(now_s))
+        self._registers.put(704, WSetRvrtRem=self._control.remaining_s(now_s))
 
     def generation_w(self, max_w: float) -> float | None:
         """The ordered generation, W, + out of the device; None when not enabled."""
-        if self._registers.raw(704, "WSetEna") != ENABLED:
+        if not self._registers.implements(704, "WSetEna") or self._registers.raw(704, "WSetEna") != ENABLED:
             return None
         if self._registers.raw(704, "WSetMod") == WATTS:
-            return self._registers.scaled(704, "WSet")
+            return self._registers.scaled(704, "WSet") if self._registers.implements(704, "WSet") else 0.0
         return max_w * self._registers.scaled(704, "WSetPct") / 100
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from .controls import PowerLimit123, PowerLimit704, PowerSetpoint704, StorageRates124
+from .habits import CONFORMING, Habits
 from .plant import BatteryInverter, PvInverter
 from .registers import PointKey, RegisterMap, scale_factor_for
 from .world import GridPoint
@@ -18,9 +19,15 @@ class SunSpecDevice:
     """What all simulated SunSpec devices share: common model, register access, the moment of a write."""
 
     def __init__(
-        self, models: Sequence[int], *, model_name: str, serial: str, monotonic_s: Callable[[], float]
+        self,
+        models: Sequence[int],
+        *,
+        model_name: str,
+        serial: str,
+        monotonic_s: Callable[[], float],
+        habits: Habits = CONFORMING,
     ) -> None:
-        self.registers = RegisterMap()
+        self.registers = RegisterMap(habits)
         self.serial = serial
         self._monotonic_s = monotonic_s
         for model in models:
@@ -58,8 +65,9 @@ class _Inverter(SunSpecDevice):
         model_name: str,
         serial: str,
         monotonic_s: Callable[[], float],
+        habits: Habits,
     ) -> None:
-        super().__init__(models, model_name=model_name, serial=serial, monotonic_s=monotonic_s)
+        super().__init__(models, model_name=model_name, serial=serial, monotonic_s=monotonic_s, habits=habits)
         self._grid = grid
         self._rated_w = rated_w
         put, put_scaled = self.registers.put, self.registers.put_scaled
@@ -118,9 +126,23 @@ class PvDevice(_Inverter):
 
     MODELS = (1, 103, 120, 121, 122, 123, 160, 701, 702, 704)
 
-    def __init__(self, inverter: PvInverter, grid: GridPoint, *, serial: str, monotonic_s: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        inverter: PvInverter,
+        grid: GridPoint,
+        *,
+        serial: str,
+        monotonic_s: Callable[[], float],
+        habits: Habits = CONFORMING,
+    ) -> None:
         super().__init__(
-            self.MODELS, grid, inverter.rated_w, model_name="Sun 8", serial=serial, monotonic_s=monotonic_s
+            self.MODELS,
+            grid,
+            inverter.rated_w,
+            model_name="Sun 8",
+            serial=serial,
+            monotonic_s=monotonic_s,
+            habits=habits,
         )
         self._inverter = inverter
         put = self.registers.put
@@ -181,10 +203,22 @@ class BatteryDevice(_Inverter):
     MODELS = (1, 120, 121, 124, 701, 702, 703, 704, 713)
 
     def __init__(
-        self, inverter: BatteryInverter, grid: GridPoint, *, serial: str, monotonic_s: Callable[[], float]
+        self,
+        inverter: BatteryInverter,
+        grid: GridPoint,
+        *,
+        serial: str,
+        monotonic_s: Callable[[], float],
+        habits: Habits = CONFORMING,
     ) -> None:
         super().__init__(
-            self.MODELS, grid, inverter.rated_w, model_name="Store 10", serial=serial, monotonic_s=monotonic_s
+            self.MODELS,
+            grid,
+            inverter.rated_w,
+            model_name="Store 10",
+            serial=serial,
+            monotonic_s=monotonic_s,
+            habits=habits,
         )
         self._inverter = inverter
         put, put_scaled = self.registers.put, self.registers.put_scaled
@@ -225,7 +259,7 @@ class BatteryDevice(_Inverter):
             highest = None if highest is None else max(lowest, highest)
         inverter.lowest_w, inverter.highest_w = lowest, highest
         inverter.reserve_percent = self.registers.scaled(124, "MinRsvPct")
-        inverter.in_service = self.registers.raw(703, "ES") == 1
+        inverter.in_service = not self.registers.implements(703, "ES") or self.registers.raw(703, "ES") == 1
 
     def after_step(self) -> None:
         inverter, put, put_scaled = self._inverter, self.registers.put, self.registers.put_scaled

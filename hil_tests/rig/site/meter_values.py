@@ -15,12 +15,27 @@ def meter_value(
     evse: Evse, grid: GridPoint, measurands: Sequence[str], *, context: str, moment_s: float
 ) -> dict[str, object]:
     """One MeterValueType with the asked measurands, in their order; those without a value now are left out."""
-    values = [
+    values: list[dict[str, object]] = [
         {**value, "measurand": measurand, "context": context}
         for measurand in measurands
         for value in _values(evse, grid, measurand)
     ]
+    _sign(evse, values, context=context, moment_s=moment_s)
     return {"timestamp": rfc3339(moment_s), "sampledValue": values}
+
+
+def _sign(evse: Evse, values: list[dict[str, object]], *, context: str, moment_s: float) -> None:
+    """Beside the import register: one record with both registers."""
+    for value in values:
+        meter = evse.signing_meter
+        if meter is not None and meter.asked and value["measurand"] == "Energy.Active.Import.Register":
+            value["signedMeterValue"] = meter.signed_meter_value(
+                import_milliwatt_hours=evse.energy.import_milliwatt_hours,
+                export_milliwatt_hours=evse.energy.export_milliwatt_hours,
+                context=context,
+                running=evse.contactor_closed,
+                moment_s=moment_s,
+            )
 
 
 def _values(evse: Evse, grid: GridPoint, measurand: str) -> Iterator[SampledValue]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from drivers.modbus.server import READ_HOLDING, WRITE_MULTIPLE, WRITE_SINGLE, InputRegisters, Registers, answer
@@ -26,8 +27,15 @@ class ModbusTcpServer(FaultlessServer):
         unit: int,
         monotonic_s: Callable[[], float],
         inputs: InputRegisters | None = None,
+        refuses: frozenset[int] = frozenset(),
+        deaf_after_answer_s: float = 0.0,
     ) -> None:
-        super().__init__(registers, unit=unit, inputs=inputs)
+        super().__init__(registers, unit=unit, inputs=inputs, refuses=refuses)
+        self._monotonic_s = monotonic_s
+        self._deaf_s = deaf_after_answer_s
+        self._answered_s = float("-inf")
+        self.unheard = 0
+        """Requests that came too soon."""
         self.dropped = Outage(monotonic_s)
         self.silent = Outage(monotonic_s)
 
@@ -37,7 +45,17 @@ class ModbusTcpServer(FaultlessServer):
 
     @property
     def is_silent(self) -> bool:
+        if self._monotonic_s() - self._answered_s < self._deaf_s:
+            self.unheard += 1
+            return True
         return self.silent.active
+
+    async def _one_exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        before = self.requests
+        goes_on = await super()._one_exchange(reader, writer)
+        if self.requests != before:
+            self._answered_s = self._monotonic_s()
+        return goes_on
 
     def drop(self, seconds: float) -> None:
         """Reset all connections, now and for so long."""

@@ -143,6 +143,11 @@ def _reboot(order: Order, site: Site) -> None:
     site.sessions[order.device(site.sessions)].charger.reset(immediate=True)
 
 
+def _spoil_signatures(order: Order, site: Site) -> None:
+    meters = {name: evse.signing_meter for name, evse in site.evses.items() if evse.signing_meter is not None}
+    meters[order.device(meters)].spoiled = order.switch("on", True)
+
+
 def _forget(order: Order, site: Site) -> None:
     site.sessions[order.device(site.sessions)].charger.profiles.forget_all()
 
@@ -162,6 +167,7 @@ ORDERS: Final[Mapping[str, Callable[[Order, Site], None]]] = {
     "present": _present,
     "reboot": _reboot,
     "forget": _forget,
+    "spoil_signatures": _spoil_signatures,
 }
 HELP: Final = """\
 orders, one JSON object a line on standard input; each is answered with a line on standard output:
@@ -177,6 +183,7 @@ orders, one JSON object a line on standard input; each is answered with a line o
   {"do":"unplug","device":D}                the car leaves its charger; {"do":"plug",...} brings it back
   {"do":"present","device":D}               the driver presents the card again (after a remote stop)
   {"do":"reboot","device":D}                the charger reboots; {"do":"forget",...} loses its profiles
+  {"do":"spoil_signatures","device":D,"on":B}  a digit of what its meter signs is changed on the way
   {"do":"truth"}                            answered with a line of the truth file
   {"do":"quit"}                             end, as SIGTERM does
 devices D: meter-1, pv-1, battery-1, charger-1 (bidirectional), charger-2

@@ -14,6 +14,8 @@ from typing import Any, Final
 
 from drivers.modbus.server import Refusal, RegisterRefusedError
 
+from .habits import CONFORMING, Habits, PointKey
+
 __all__ = [
     "BASE_ADDRESS",
     "PointKey",
@@ -62,10 +64,6 @@ class Point:
     symbols: frozenset[int]
 
 
-PointKey = tuple[int, str]
-"""Model id and point name."""
-
-
 @cache
 def _definition(model: int) -> Mapping[str, Any]:
     path = resources.files("sunspec2").joinpath("models", "json", f"model_{model}.json")
@@ -89,7 +87,8 @@ def _flatten(group: Mapping[str, Any], prefix: str, repeats: Mapping[str, int]) 
 class RegisterMap:
     """The registers of one device. A point that was never set reads as not implemented."""
 
-    def __init__(self) -> None:
+    def __init__(self, habits: Habits = CONFORMING) -> None:
+        self.habits = habits
         self.points: dict[PointKey, Point] = {}
         self._words: list[int] = list(SUNS)
         self._owner: list[Point | None] = [None, None]
@@ -128,7 +127,12 @@ class RegisterMap:
             self.put_raw((model, name), value)
 
     def put_raw(self, key: PointKey, value: int | str) -> None:
-        """Set one point to its raw value. Integers beyond the type saturate just short of the sentinel."""
+        """Set one point to its raw value. Integers beyond the type saturate just short of the sentinel.
+
+        What the device lacks by habit stays not implemented.
+        """
+        if key in self.habits.lacks:
+            return
         point = self.points[key]
         length = 2 * point.size
         if isinstance(value, str):
@@ -142,6 +146,10 @@ class RegisterMap:
         """Set points to values in their units, rounded to what their scale factors (set before) can say."""
         for name, value in values.items():
             self.put_raw((model, name), round(value * 10 ** -self._scale(self.points[model, name])))
+
+    def implements(self, model: int, name: str) -> bool:
+        """Whether the point has ever been set."""
+        return (model, name) in self._implemented
 
     def raw(self, model: int, name: str) -> int:
         """The raw integer of an implemented point."""
@@ -163,7 +171,14 @@ class RegisterMap:
         start = address - BASE_ADDRESS
         if start < 0 or start + count > len(self._words):
             raise RegisterRefusedError(Refusal.ILLEGAL_ADDRESS, f"{address}+{count} is outside the map")
+        for point in self._owner[start : start + count] if self.habits.hidden else ():
+            if point is not None and (point.model, point.name) in self.habits.hidden:
+                raise RegisterRefusedError(Refusal.ILLEGAL_ADDRESS, f"{point.model}.{point.name} is hidden at present")
         return self._words[start : start + count]
+
+    def image(self) -> list[int]:
+        """Every register from the base address on, hidden ones too."""
+        return list(self._words)
 
     def write(self, address: int, words: list[int]) -> frozenset[PointKey]:
         """Write whole points, all or none; returns the points. Raises RegisterRefusedError and then nothing changed.
@@ -174,6 +189,8 @@ class RegisterMap:
         start = address - BASE_ADDRESS
         owners = self._owner[start : start + len(words)]
         accepted: dict[Point, list[int]] = {}
+        if self.habits.takes_halves and len(words) == 1 and owners[0] is not None and owners[0].size == 2:
+            return self._write_half(owners[0], address, words[0])
         for point in owners:
             if point is None or not point.writable:
                 name = "marker" if point is None else f"{point.model}.{point.name}"
@@ -184,12 +201,35 @@ class RegisterMap:
                     Refusal.ILLEGAL_VALUE, f"{point.model}.{point.name} has {point.size} registers, written in part"
                 )
             accepted[point] = words[offset : offset + point.size]
-        implemented = {p: w for p, w in accepted.items() if (p.model, p.name) in self._implemented}
+        implemented = {p: self._as_kept(p, w) for p, w in accepted.items() if (p.model, p.name) in self._implemented}
         for point, value in implemented.items():
             self._check(point, value)
         for point, value in implemented.items():
             self._store(point, value)
         return frozenset((point.model, point.name) for point in implemented)
+
+    def _write_half(self, point: Point, address: int, word: int) -> frozenset[PointKey]:
+        if not point.writable:
+            raise RegisterRefusedError(Refusal.ILLEGAL_ADDRESS, f"{point.model}.{point.name} is read-only")
+        if not self.implements(point.model, point.name):
+            return frozenset()
+        start = point.address - BASE_ADDRESS
+        whole = self._words[start : start + point.size]
+        whole[address - point.address] = word
+        self._store(point, self._as_kept(point, whole))
+        return frozenset({(point.model, point.name)})
+
+    def _as_kept(self, point: Point, words: list[int]) -> list[int]:
+        """What the device makes of words that are written to a point."""
+        key, start = (point.model, point.name), point.address - BASE_ADDRESS
+        if key in self.habits.ignores:
+            return self._words[start : start + point.size]
+        if key not in self.habits.clamps:
+            return words
+        is_signed = point.kind in SIGNED
+        value = int.from_bytes(b"".join(w.to_bytes(2, "big") for w in words), "big", signed=is_signed)
+        lowest, highest = self.habits.clamps[key]
+        return _to_words(min(highest, max(lowest, value)).to_bytes(2 * point.size, "big", signed=is_signed))
 
     def _check(self, point: Point, words: list[int]) -> None:
         value = int.from_bytes(b"".join(w.to_bytes(2, "big") for w in words), "big", signed=point.kind in SIGNED)

@@ -35,8 +35,17 @@ def checksum(frame: bytes | bytearray) -> bytes:
 class RtuUnit:
     """One device on the line. Dropped and silent are the same here: it says nothing."""
 
-    def __init__(self, registers: Registers, *, unit: int, monotonic_s: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        registers: Registers,
+        *,
+        unit: int,
+        monotonic_s: Callable[[], float],
+        refuses: frozenset[int] = frozenset(),
+    ) -> None:
+        """`refuses`: functions that this device does not know."""
         self.registers = registers
+        self.refuses = refuses
         self.unit = unit
         self.dropped = Outage(monotonic_s)
         self.silent = Outage(monotonic_s)
@@ -79,7 +88,7 @@ class RtuBus:
         device.requests.append(request)
         if device.silent.active or device.dropped.active:
             return []
-        frame = bytes([unit]) + answer(device.registers, request)
+        frame = bytes([unit]) + answer(device.registers, request, refuses=device.refuses)
         frame += checksum(frame)
         return [frame] if self.spoil is None else await self.spoil(unit, request, frame)
 

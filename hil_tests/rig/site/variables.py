@@ -42,6 +42,10 @@ def _whole(lowest: int, highest: int) -> Callable[[str], bool]:
     return check
 
 
+def _yes_or_no(text: str) -> bool:
+    return text in ("true", "false")
+
+
 def _measurands(text: str) -> bool:
     return all(name in MEASURANDS for name in text.split(",") if name)
 
@@ -49,7 +53,7 @@ def _measurands(text: str) -> bool:
 class Variables:
     """Read and write as SetVariables and GetVariables do; the statuses are the specification's (B05, B06)."""
 
-    def __init__(self, *, rated_w: float, bidirectional: bool) -> None:
+    def __init__(self, *, rated_w: float, bidirectional: bool, signing_meter: bool = False) -> None:
         every = ",".join(MEASURANDS)
         self._all: dict[Key, Variable] = {
             ("ChargingStation", "Model"): Variable("Sim", "string"),
@@ -80,6 +84,9 @@ class Variables:
                 ",".join(SUPPORTED if bidirectional else (Mode.CHARGING_ONLY,)), "MemberList"
             ),
         }
+        if signing_meter:
+            self._all["SampledDataCtrlr", "SignReadings"] = Variable("false", "boolean", _yes_or_no)
+            self._all["AlignedDataCtrlr", "SignReadings"] = Variable("false", "boolean", _yes_or_no)
 
     def get(self, component: str, variable: str, attribute: str = "Actual") -> tuple[str, str | None]:
         """(status, value)."""

@@ -128,25 +128,56 @@ class Welcome(_message.Message):
     PLATFORM_ID_FIELD_NUMBER: _builtins.int
     PLATFORM_TIME_US_FIELD_NUMBER: _builtins.int
     RECONNECT_AFTER_MS_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     platform_id: _builtins.str
     platform_time_us: _builtins.int
     """The platform's clock, Unix microseconds. A hint only; the signed acknowledgements are the witness for time."""
     reconnect_after_ms: _builtins.int
     """Wait this long before the next connection when this one ends, 0: the gateway's own back-off."""
+    @_builtins.property
+    def held(self) -> Global___BatchPosition:
+        """The newest batch of this gateway that is safe at the platform; number 0 of incarnation 0: none is. Absent: the
+        platform does not say. A platform that lost what it had acknowledged (its own disk, a backup) gets it again from
+        here, as far back as the gateway keeps it.
+        """
+
     def __init__(
         self,
         *,
         platform_id: _builtins.str = ...,
         platform_time_us: _builtins.int = ...,
         reconnect_after_ms: _builtins.int = ...,
+        held: Global___BatchPosition | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["held", b"held"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["platform_id", b"platform_id", "platform_time_us", b"platform_time_us", "reconnect_after_ms", b"reconnect_after_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "platform_id", b"platform_id", "platform_time_us", b"platform_time_us", "reconnect_after_ms", b"reconnect_after_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Welcome: _TypeAlias = Welcome  # noqa: Y015
+
+@_typing.final
+class BatchPosition(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    BATCH_NUMBER_FIELD_NUMBER: _builtins.int
+    incarnation: _builtins.int
+    batch_number: _builtins.int
+    def __init__(
+        self,
+        *,
+        incarnation: _builtins.int = ...,
+        batch_number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_number", b"batch_number", "incarnation", b"incarnation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchPosition: _TypeAlias = BatchPosition  # noqa: Y015
 
 @_typing.final
 class SealedBatch(_message.Message):

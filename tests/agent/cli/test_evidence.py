@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.cli.evidence import VerifyError, verify_file
+from agent.cli.signed_values import signed_values_json, signed_values_lines
 from agent.clock import ClockQuality
 from agent.evidence import batch as batches
 from agent.evidence import statements
@@ -20,6 +22,8 @@ from agent.evidence.cose import key_id_of
 from agent.evidence.errors import EvidenceError, MalformedError, SignatureError
 from agent.evidence.statements import Alarm, Sealing, Severity, Statement
 from agent.identity.did import did_of
+from drivers.device import SignatureVerdict
+from hil_tests.signed_value_cases import METER_KEY, WRONG_VALUE, record, signed_reading, signed_value
 from tests.agent.identity.software import SoftwareSigner
 from tests.agent.roads.readings import reading
 
@@ -208,3 +212,40 @@ def test_a_key_file_is_trusted_and_one_that_cannot_be_read_is_named(tmp_path: Pa
 def test_any_bytes_are_refused_as_evidence(content: bytes) -> None:
     with pytest.raises(EvidenceError):
         verify_file(BytesIO(content), GATEWAY, [])
+
+
+def test_what_meters_signed_is_shown_with_the_keys_to_compare_and_the_energy_of_each_session() -> None:
+    begin = signed_value()
+    end = signed_value(7_250, record=record(7_250, transaction="E"), context="Transaction.End")
+    last = replace(signed_reading(end), sequence=2, import_register_milliwatt_hours=7_250_000)
+    run = sealed(1, None, begin, signed_reading(begin), end, last, WRONG_VALUE)
+    found = verify_file(BytesIO(bundle([run])), GATEWAY, [])
+    assert found.holds
+    shown = signed_values_json(found.signed)
+    fingerprint = key_id_of(METER_KEY.public_key_der).hex()
+    assert (shown["verified"], shown["wrong"], shown["unverifiable"], shown["signed_readings"]) == (2, 1, 0, 2)
+    assert shown["meter_keys"] == {"charger-1": [fingerprint]}
+    assert shown["sessions"] == [
+        {"device_id": "charger-1", "transaction_id": "T-1", "meter_key": fingerprint,
+         "import_milliwatt_hours": 2_250_000, "export_milliwatt_hours": None},
+    ]  # fmt: skip
+    text = "\n".join(signed_values_lines(found.signed))
+    assert fingerprint in text
+    assert "transaction T-1: import 2.250 kWh" in text
+
+
+def test_a_gateway_that_says_verified_of_what_is_not_is_found_out() -> None:
+    lie = replace(WRONG_VALUE, verdict=SignatureVerdict.VERIFIED)
+    found = verify_file(BytesIO(bundle([sealed(1, None, lie)])), GATEWAY, [])
+    assert not found.holds
+    (claim,) = found.false_claims
+    assert "said to be verified" in claim
+
+
+def test_a_signed_value_that_is_not_in_the_file_is_counted_and_no_fault() -> None:
+    found = verify_file(BytesIO(bundle([sealed(1, None, signed_reading(signed_value()))])), GATEWAY, [])
+    assert (found.holds, found.signed.absent, found.signed.signed_readings) == (True, 1, 0)
+
+
+def test_where_no_meter_signs_nothing_is_said_of_it() -> None:
+    assert list(signed_values_lines(verify_file(BytesIO(GOOD), GATEWAY, []).signed)) == []

@@ -1,19 +1,22 @@
-"""`v2g-gateway scan`: where to ask, and that what it prints is ready configuration."""
+"""`v2g-gateway scan`: whom it asks, that it ends, and that what it prints is ready configuration."""
 
 from __future__ import annotations
 
+import asyncio
 import tomllib
+from collections.abc import Callable, Mapping
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
-from agent.cli import scan as module
-from agent.cli.scan import Found, Place, configuration, places, scan
+from agent.cli.scan import AT_ONCE, SERIAL_SETTINGS, Found, Place, Scan, configuration
 from agent.config import Settings
 from drivers.device import DeviceKind
 from drivers.sunspec.discovery import DeviceDescription, FoundModel
-from drivers.sunspec.errors import BadAnswerError, NoAnswerError, SunSpecError
+from drivers.sunspec.endpoint import Endpoint
+from drivers.sunspec.errors import BadAnswerError, NoAnswerError
+from drivers.sunspec.transport import Line
+from tests.drivers.sunspec.fakes import FakeDevice, FakeLine
+from tests.drivers.sunspec.fakes import battery as device_battery
+from tests.drivers.sunspec.fakes import meter as device_meter
+from tests.drivers.sunspec.fakes import pv as device_pv
 
 
 def described(*models: int, serial: str = "123", manufacturer: str = "Maker") -> DeviceDescription:
@@ -38,48 +41,6 @@ def found(number: int, description: DeviceDescription | None, problem: str = "")
 METER, PV, BATTERY = described(1, 203), described(1, 103), described(1, 701, 713)
 
 
-@pytest.mark.parametrize(
-    ("host", "address"),
-    [
-        ("192.0.2.1", "tcp://192.0.2.1:502"),
-        ("meter.local:1502", "tcp://meter.local:1502"),
-        ("tcp://192.0.2.1:5020", "tcp://192.0.2.1:5020"),
-        ("[2001:db8::1]", "tcp://[2001:db8::1]:502"),
-        ("[2001:db8::1]:1502", "tcp://[2001:db8::1]:1502"),
-    ],
-)
-def test_a_host_is_asked_at_its_port_or_at_502(host: str, address: str) -> None:
-    assert places([host], "1") == [Place(address, 1)]
-
-
-@pytest.mark.parametrize("host", ["", "a b", "2001:db8::1", "host:port", "host:", "http://host", "host/path"])
-def test_what_is_no_host_is_refused_with_what_would_be_right(host: str) -> None:
-    with pytest.raises(ValueError, match="HOST:PORT"):
-        places([host], "1")
-
-
-def test_every_host_is_asked_for_every_unit() -> None:
-    asked = places(["a", "b"], "1-2, 126")
-    assert [(p.address, p.unit) for p in asked] == [
-        (f"tcp://{host}:502", unit) for host in "ab" for unit in (1, 2, 126)
-    ]
-
-
-@pytest.mark.parametrize("units", ["", "x", "3-1", "248", "1-999", "-1", "1,,2", "1-2-3", "1.5"])
-def test_units_that_no_device_has_are_refused(units: str) -> None:
-    with pytest.raises(ValueError, match="from 0 to 247"):
-        places(["a"], units)
-
-
-@given(st.text(max_size=20))
-def test_any_text_is_units_or_refused(units: str) -> None:
-    try:
-        asked = places(["a"], units)
-    except ValueError:
-        return
-    assert all(0 <= place.unit <= 247 for place in asked)
-
-
 def test_the_printed_configuration_is_accepted() -> None:
     text = configuration([found(1, METER), found(2, PV), found(3, BATTERY), found(4, PV), found(5, METER)])
     settings = Settings.model_validate({"token": {"label": "t"}, **tomllib.loads(text)})
@@ -99,19 +60,137 @@ def test_what_gave_no_answer_or_is_of_no_use_is_not_in_the_configuration() -> No
     assert configuration([found(1, None, "no answer"), found(2, described(1, 64001))]) == ""
 
 
-@pytest.mark.parametrize("error", [NoAnswerError("nobody there"), BadAnswerError("no Modbus")])
-async def test_a_place_that_does_not_answer_ends_no_scan(monkeypatch: pytest.MonkeyPatch, error: SunSpecError) -> None:
-    async def discover(address: str, unit: int, *, timeout_s: float) -> DeviceDescription:
-        if unit == 1:
-            raise error
-        return PV
+HOST, OTHER = "tcp://192.0.2.1:502", "tcp://192.0.2.2:502"
 
-    monkeypatch.setattr(module, "discover", discover)
-    asked: list[str] = []
-    first, second = await scan(places(["a"], "1-2"), 1.0, asked.append)
-    assert (first.description, first.problem) == (None, str(error))
-    assert second.description is PV
-    assert asked == ["tcp://a:502 unit 1", "tcp://a:502 unit 2"]
+
+class Network:
+    """Lines by address; an address that is not there refuses connections. Counts what is open at a time."""
+
+    def __init__(self, lines: Mapping[str, Callable[[], Line]]) -> None:
+        self.lines = lines
+        self.opened: list[str] = []
+
+    def __call__(self, endpoint: Endpoint) -> Line:
+        self.opened.append(str(endpoint))
+        make = self.lines.get(str(endpoint))
+        return FakeLine({}, refuses_connections=True) if make is None else make()
+
+
+class Garbage(FakeLine):
+    """Something that is not Modbus."""
+
+    async def read(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
+        raise BadAnswerError("a web server answers here")
+
+
+class Stuck(FakeLine):
+    """Accepts and then takes for ever."""
+
+    async def read(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+def of(**units: FakeDevice) -> Callable[[], Line]:
+    """A line with devices by unit: of(u1=...)."""
+    return lambda: FakeLine({int(name[1:]): device for name, device in units.items()})
+
+
+async def test_every_unit_of_every_line_is_asked_and_told_in_order() -> None:
+    network = Network({HOST: of(u1=device_pv(), u3=device_meter()), OTHER: of(u1=device_battery())})
+    found = await Scan((1, 2, 3), 0.1, line=network).run([HOST, OTHER])
+    kinds = [(one.place.address, one.place.unit, one.description and one.description.likely_kind) for one in found]
+    assert kinds == [
+        (HOST, 1, DeviceKind.PV),
+        (HOST, 2, None),
+        (HOST, 3, DeviceKind.METER),
+        (OTHER, 1, DeviceKind.BATTERY),
+        (OTHER, 2, None),
+        (OTHER, 3, None),
+    ]
+
+
+async def test_units_that_nobody_asked_for_by_name_are_no_news() -> None:
+    network = Network({HOST: of(u3=device_meter()), OTHER: of()})
+    found = await Scan((1, 3), 0.1, every_unit=False, line=network).run([HOST, OTHER])
+    assert [(one.place, one.problem == "") for one in found] == [(Place(HOST, 3), True), (Place(OTHER, 1), False)]
+
+
+async def test_where_nobody_listens_one_attempt_is_enough() -> None:
+    network = Network({})
+    [one] = await Scan((1, 2, 3), 0.1, line=network).run([HOST])
+    assert (one.is_nobody, one.place, network.opened) == (True, Place(HOST, 1), [HOST])
+
+
+async def test_a_web_server_is_told_once_and_ends_no_scan() -> None:
+    network = Network({HOST: lambda: Garbage({}), OTHER: of(u1=device_pv())})
+    first, second, _ = await Scan((1, 2), 0.1, line=network).run([HOST, OTHER])
+    assert (first.problem, first.is_nobody) == ("a web server answers here", False)
+    assert second.description is not None
+
+
+async def test_a_device_that_ignores_unit_ids_is_found_once() -> None:
+    device = device_pv()
+    [one] = await Scan((1, 2, 3), 0.1, line=Network({HOST: of(u1=device, u2=device, u3=device)})).run([HOST])
+    assert one.description is not None
+    assert one.description.notes[-2:] == ("answers as unit 2 too", "answers as unit 3 too")
+
+
+async def test_a_scan_ends_in_its_time_and_names_what_it_did_not_ask() -> None:
+    network = Network({HOST: lambda: Stuck({}), OTHER: of(u1=device_pv())})
+    first, second = await Scan((1,), 0.1, most_s=0.3, line=network).run([HOST, OTHER])
+    assert "not asked to the end: the 0.3 s" in first.problem
+    assert second.description is not None
+
+
+async def test_a_line_that_the_agent_holds_is_not_touched() -> None:
+    network = Network({HOST: of(u1=device_pv())})
+    [one] = await Scan((1,), 0.1, held={HOST: "held"}, line=network).run([HOST])
+    assert (one.problem, network.opened) == ("held", [])
+
+
+async def test_no_more_lines_are_open_at_once_than_allowed() -> None:
+    now, most = 0, 0
+
+    class Counting(FakeLine):
+        async def connect(self, timeout_s: float) -> None:
+            nonlocal now, most
+            now += 1
+            most = max(most, now)
+            await asyncio.sleep(0)
+            now -= 1
+            raise NoAnswerError("nobody")
+
+    wanted = [f"tcp://192.0.2.{number}:502" for number in range(3 * AT_ONCE)]
+    done: list[None] = []
+    network = Network(dict.fromkeys(wanted, lambda: Counting({})))
+    found = await Scan((1,), 0.1, line=network, done=lambda: done.append(None)).run(wanted)
+    assert (len(found), len(done)) == (len(wanted), len(wanted))
+    assert 1 < most <= AT_ONCE
+
+
+async def test_baud_rate_and_parity_of_a_serial_port_are_found_out() -> None:
+    right = "rtu:///dev/ttyX?baudrate=19200&parity=E&stopbits=1"
+    network = Network({right: of(u3=device_meter()), **{other: of() for other in serial_addresses() if other != right}})
+    [one] = await Scan((1, 3), 0.1, every_unit=False, line=network).run(["rtu:///dev/ttyX"])
+    assert (one.place, one.description and one.description.likely_kind) == (Place(right, 3), DeviceKind.METER)
+
+
+async def test_a_serial_port_on_which_nobody_answers_says_what_was_tried() -> None:
+    [one] = await Scan((1,), 0.1, line=Network({a: of() for a in serial_addresses()})).run(["rtu:///dev/ttyX"])
+    assert "baudrate=115200 parity=E" in one.problem
+    assert "A and B swapped" in one.problem
+
+
+async def test_a_serial_port_that_cannot_be_opened_is_tried_once() -> None:
+    network = Network({})
+    [one] = await Scan((1, 2), 0.1, line=network).run(["rtu:///dev/ttyX"])
+    assert len(network.opened) == 1
+    assert one.problem
+
+
+def serial_addresses() -> list[str]:
+    return [f"rtu:///dev/ttyX?{settings}" for settings in SERIAL_SETTINGS]
 
 
 def test_a_row_says_what_is_there_or_why_nothing_is() -> None:

@@ -5,23 +5,32 @@ Refuses by raising. Uses cbor2 as the lenient decoder that section 1 speaks of, 
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import cbor2
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 CURVES = {-7: "secp256r1", -9: "secp256r1", -47: "secp256k1"}
-FIELD_COUNTS = {0: 5, 1: 17, 2: 8, 3: 17, 4: 7, 5: 7, 6: 4}
+FIELD_COUNTS = {
+    (0, 1): 5, (1, 1): 17, (1, 3): 18, (2, 1): 8, (3, 1): 17, (4, 1): 7, (5, 1): 7, (6, 1): 4, (7, 1): 11,
+}  # fmt: skip
 BOUNDS = {"int": (-(2**63), 2**63 - 1), "count": (0, 2**63 - 1), "ordinal": (1, 2**63 - 1)}
 READING_FIELDS = (
     *("text", "ordinal", "b16", "ordinal", "count", "int", "count?", "count?"),
     *("ordinal", "int?", "count?", "count?", "count?", "count", "source"),
 )
+
+
+SIGNED_VALUE_FIELDS = ("text", "count", "source", "text", "text", "bytes", "bytes", "text?", "text")
 
 
 class RefusedError(Exception):
@@ -94,15 +103,63 @@ def statement(encoded: bytes) -> list[Any]:
     refuse_unless(len(encoded) <= 65_536, "size")
     value = strict(encoded)
     refuse_unless(isinstance(value, list) and len(value) >= 2, "array")
-    refuse_unless(type(value[0]) is int and value[0] in FIELD_COUNTS and value[1] == 1, "kind or version")
-    refuse_unless(len(value) == FIELD_COUNTS[value[0]], "number of fields")
+    layout = value[0], value[1]
+    refuse_unless(type(value[0]) is int and type(value[1]) is int and layout in FIELD_COUNTS, "kind or version")
+    refuse_unless(len(value) == FIELD_COUNTS[layout], "number of fields")
     if value[0] == 1:
-        for item, kind in zip(value[2:], READING_FIELDS, strict=True):
+        for item, kind in zip(value[2:17], READING_FIELDS, strict=True):
             field(item, kind)
         refuse_unless(value[15] <= 2047, "quality")
+    if layout == (1, 3):
+        refuse_unless(isinstance(value[17], list) and 1 <= len(value[17]) <= 16, "references")
+        for digest, verdict in value[17]:
+            field(digest, "b32")
+            field(verdict, "source")
+        refuse_unless(value[16] != 2 or any(verdict == 0 for _, verdict in value[17]), "not signed by the meter")
+    if value[0] == 7:
+        for item, kind in zip(value[2:], SIGNED_VALUE_FIELDS, strict=True):
+            if kind != "bytes":
+                field(item, kind)
+        refuse_unless(isinstance(value[7], bytes) and 1 <= len(value[7]) <= 32_768, "record")
+        refuse_unless(isinstance(value[8], bytes) or (value[8] is None and value[4] == 1), "key")
     if value[0] == 3:
         refuse_unless(value[9] == value[7] - value[8], "net")
     return list(value)
+
+
+def signed_values(leaves: list[bytes]) -> None:
+    """Section 2, signed meter values, for records of P-256 keys with signatures in DER and hexadecimal."""
+    known: dict[bytes, tuple[list[Any], int | None]] = {}
+    for leaf in leaves:
+        value = statement(leaf)
+        if value[0] == 7:
+            known[sha256(leaf)] = value, record_milliwatt_hours(value)
+        elif value[0] == 1 and value[1] == 3:
+            registers: set[int | None] = set()
+            for digest, verdict in value[17]:
+                named, energy = known[digest]
+                refuse_unless(named[2] == value[2] and named[4] == verdict, "reference")
+                registers |= {energy} if verdict == 0 else set()
+            refuse_unless(value[16] != 2 or (value[8] in registers and value[9] is None), "registers")
+
+
+def record_milliwatt_hours(value: list[Any]) -> int | None:
+    """The import register of a record, where its verdict is the one that is claimed."""
+    verdict, record, key = value[4], value[7], value[8]
+    if verdict == 1:
+        return None
+    text = record if record.startswith(b"OCMF|") else base64.b64decode(record, validate=True)
+    _, signed, tail = text.split(b"|")
+    try:
+        refuse_unless(text.startswith(b"OCMF|"), "format")
+        public = load_der_public_key(key)
+        assert isinstance(public, ec.EllipticCurvePublicKey)
+        public.verify(bytes.fromhex(json.loads(tail)["SD"]), signed, ec.ECDSA(hashes.SHA256()))
+        holds = True
+    except (InvalidSignature, KeyError):
+        holds = False
+    refuse_unless(holds == (verdict == 0), "verdict")
+    return round(Decimal(str(json.loads(signed)["RD"][-1]["RV"])) * 10**6) if holds else None
 
 
 def sha256(*parts: bytes) -> bytes:

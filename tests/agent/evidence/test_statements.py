@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,9 +12,10 @@ from agent.clock import ClockQuality
 from agent.evidence import statements
 from agent.evidence.errors import EvidenceError, MalformedError, UnsupportedError
 from agent.evidence.statements import Alarm, CommandState, Severity
-from agent.measure.reading import Quality, Reading
-from drivers.device import ValueSource
+from agent.measure.reading import Quality, Reading, SignatureReference
+from drivers.device import SignatureVerdict, ValueSource
 from hil_tests import evidence_cases as made
+from hil_tests.signed_value_cases import signed_reading, signed_value
 from tests.agent.evidence import independent
 
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
@@ -45,6 +48,42 @@ def test_a_reading_decodes_to_itself(reading: Reading) -> None:
     independent.statement(encoded)
 
 
+REFERENCES = st.builds(
+    SignatureReference, statement_hash=st.binary(min_size=32, max_size=32), verdict=st.sampled_from(SignatureVerdict)
+)
+SIGNED_VALUES = st.builds(
+    statements.SignedMeterValue,
+    device_id=st.text(max_size=20),
+    timestamp_us=COUNTS,
+    verdict=st.sampled_from(SignatureVerdict),
+    reason=st.text(max_size=20),
+    encoding_method=st.text(max_size=20),
+    record=st.binary(min_size=1, max_size=200),
+    key_der=st.binary(max_size=100),
+    transaction_id=st.none() | st.text(max_size=20),
+    context=st.text(max_size=20),
+)
+
+
+@given(READINGS, st.lists(REFERENCES, min_size=1, max_size=16))
+def test_a_reading_that_names_signed_values_decodes_to_itself(
+    reading: Reading, signed: list[SignatureReference]
+) -> None:
+    if all(reference.verdict is not SignatureVerdict.VERIFIED for reference in signed):
+        reading = replace(reading, source=ValueSource.AUTHENTICATED_LINK)
+    reading = replace(reading, signed_values=tuple(signed))
+    encoded = statements.encode(reading)
+    assert statements.decode(encoded) == reading
+    independent.statement(encoded)
+
+
+@given(SIGNED_VALUES)
+def test_a_signed_value_decodes_to_itself(value: statements.SignedMeterValue) -> None:
+    encoded = statements.encode(value)
+    assert statements.decode(encoded) == value
+    independent.statement(encoded)
+
+
 @given(READINGS, READINGS)
 def test_different_readings_have_different_bytes(one: Reading, other: Reading) -> None:
     assert (one == other) == (statements.encode(one) == statements.encode(other))
@@ -68,7 +107,8 @@ def test_any_bytes_are_a_statement_or_an_evidence_error(encoded: bytes) -> None:
 
 @given(st.data())
 def test_one_changed_byte_is_another_statement_or_an_error(data: st.DataObject) -> None:
-    encoded = statements.encode(data.draw(st.sampled_from(made.one_of_each())))
+    every = [*made.one_of_each(), signed_value(), signed_reading(signed_value())]
+    encoded = statements.encode(data.draw(st.sampled_from(every)))
     at = data.draw(st.integers(0, len(encoded) - 1))
     changed = encoded[:at] + bytes([data.draw(st.integers(0, 255))]) + encoded[at + 1 :]
     try:
@@ -102,7 +142,7 @@ def test_the_numbers_of_the_format_stay() -> None:
     """Written down once more, because a renumbered enumeration would change what old evidence says."""
     assert {kind.name: kind.value for kind in statements.Kind} == {
         "SEALING": 0, "READING": 1, "COMMAND_RECEIPT": 2, "SETTLEMENT_WINDOW": 3, "ATTESTATION": 4, "ALARM": 5,
-        "METERING_TREE": 6,
+        "METERING_TREE": 6, "SIGNED_METER_VALUE": 7,
     }  # fmt: skip
     assert {flag.name: flag.value for flag in Quality} == {
         "ISLANDED": 1, "QUEUED": 2, "ESTIMATED": 4, "DEVICE_TIME": 8, "CLOCK_HOLDOVER": 16, "CLOCK_UNTRUSTED": 32,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import pytest
 
 from agent.evidence import errors, merkle, statements
 from agent.evidence.acknowledgement import verify_acknowledgement
+from agent.evidence.signed_values import SignedValueCheck
 from agent.evidence.verify import first_break
-from hil_tests import generate_vectors
+from hil_tests import evidence_cases, generate_vectors
 from tests.agent.evidence import independent, vectors
 
 ERRORS = {
@@ -44,7 +46,7 @@ def test_statement_vector(case: Any) -> None:
     encoded = bytes.fromhex(case["statement"])
     if case["valid"]:
         statement = statements.decode(encoded)
-        assert generate_vectors.plain(statement) == case["fields"]
+        assert evidence_cases.plain(statement) == case["fields"]
         assert statements.encode(statement) == encoded
         independent.statement(encoded)
         return
@@ -125,3 +127,20 @@ def test_acknowledgement_vector(case: Any) -> None:
         verify_acknowledgement(encoded, key)
     with pytest.raises(Exception):  # noqa: B017, PT011  # any refusal will do
         independent.acknowledgement(encoded, key.algorithm, key.public_key_der)
+
+
+@pytest.mark.parametrize("case", vectors.cases("signed_values.json"), ids=vectors.name_of)
+def test_signed_value_vector(case: Any) -> None:
+    encoded = [bytes.fromhex(statement) for statement in case["statements"]]
+    check = SignedValueCheck()
+    wrong = [said for leaf in encoded for said in check.see(statements.decode(leaf), hashlib.sha256(leaf).digest())]
+    if case["valid"]:
+        assert wrong == []
+        assert check.signed_readings == case["signed_readings"]
+        energies = [session.imported_milliwatt_hours for session in check.sessions()]
+        assert energies == ([] if case["session_milliwatt_hours"] is None else [case["session_milliwatt_hours"]])
+        independent.signed_values(encoded)
+        return
+    assert len(wrong) == 1
+    with pytest.raises(Exception):  # noqa: B017, PT011  # any refusal will do
+        independent.signed_values(encoded)

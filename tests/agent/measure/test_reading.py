@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from agent.clock import ClockQuality, Instant
+from agent.evidence.statements import encode
 from agent.measure import MeasureError, MeteredDevice, MeterState, Quality, step
-from drivers.device import Sample, SampleFlag
+from drivers.device import Sample, SampleFlag, ValueSource
 from tests.agent.measure.meters import BOOT_ID, Bench
 
 
@@ -93,6 +94,16 @@ def test_without_a_rating_no_power_is_left_out() -> None:
     assert Bench(device=MeteredDevice(device_id="grid")).say(0, 0, power_w=900_000).power_w == 900_000
 
 
+@pytest.mark.parametrize("power_w", [3 * 10**38, -(3 * 10**38), 1_000_000_001])
+def test_a_power_that_nothing_has_is_left_out_with_or_without_a_rating(power_w: int) -> None:
+    # What one device says must not keep all others from being signed: a statement has 64 bits for it.
+    for rated_w in (None, 10**12):
+        device = MeteredDevice(device_id="grid", rated_import_w=rated_w, rated_export_w=rated_w)
+        reading = Bench(device=device).say(0, 0, power_w=power_w)
+        assert reading.power_w is None
+        encode(reading)
+
+
 def test_values_that_cannot_be_are_absent() -> None:
     reading = Bench().say(100, 0, state_of_charge_permille=1001, frequency_millihertz=0)
     assert (reading.state_of_charge_permille, reading.frequency_millihertz) == (None, None)
@@ -132,3 +143,30 @@ def test_a_note_is_short() -> None:
     bench.say(10, 0)
     assert bench.state is not None
     assert len(bench.state.encode()) < 500
+
+
+def test_a_reading_counts_as_signed_by_the_meter_only_with_the_registers_that_it_signed() -> None:
+    def said(second: float, imported: int, *, signed: bool) -> Sample:
+        return Sample(
+            device_id="battery-1", monotonic_s=second, import_register_milliwatt_hours=imported,
+            registers_signed=signed, source=ValueSource.AUTHENTICATED_LINK,
+        )  # fmt: skip
+
+    bench = Bench()
+    state: MeterState | None = None
+    sources = []
+    for second, sample in enumerate(
+        (
+            said(0.0, 5_000_000, signed=False),
+            said(1.0, 5_000_500, signed=True),
+            said(2.0, 1_000, signed=True),  # fell: the last good register is repeated, which nobody signed
+            said(3.0, 5_000_600, signed=True),
+        )
+    ):
+        at = Instant(1_790_000_000_000_000 + second * 1_000_000, float(second), ClockQuality.SYNCED, 1000)
+        done = step(state, sample, at, device=bench.device, incarnation=1, boot_id=BOOT_ID)
+        assert done.reading is not None
+        state = done.state
+        sources.append(done.reading.source)
+    link, meter = ValueSource.AUTHENTICATED_LINK, ValueSource.SIGNED_BY_METER
+    assert sources == [link, meter, link, meter]

@@ -42,13 +42,16 @@ class MemoryOutbox:
     async def unacknowledged_incarnations(self) -> Sequence[int]:
         return sorted({r.incarnation for r in self.rows if r.number > self.acknowledged.get(r.incarnation, 0)})
 
+    async def incarnations(self) -> Sequence[int]:
+        return sorted({r.incarnation for r in self.rows})
+
     async def unacknowledged(self, after_number: int, limit: int, *, incarnation: int | None = None) -> Sequence[Row]:
         which = self.incarnation if incarnation is None else incarnation
         least = max(after_number, self.acknowledged.get(which, 0))
         return [r for r in self.rows if r.incarnation == which and r.number > least][:limit]
 
-    async def acknowledged_number(self) -> int:
-        return self.acknowledged.get(self.incarnation, 0)
+    async def acknowledged_number(self, incarnation: int | None = None) -> int:
+        return self.acknowledged.get(self.incarnation if incarnation is None else incarnation, 0)
 
     async def batches(self, from_number: int, limit: int, *, incarnation: int | None = None) -> Sequence[Row]:
         which = self.incarnation if incarnation is None else incarnation

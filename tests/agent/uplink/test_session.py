@@ -22,7 +22,7 @@ from agent.uplink.session import (
 )
 from hil_tests.rig.platform.keys import SoftwareKey
 from proto.energysettlement.v1.device_pb2 import GridCommand
-from proto.energysettlement.v1.gateway_pb2 import ChannelFrame, PlatformFrame, Welcome
+from proto.energysettlement.v1.gateway_pb2 import BatchPosition, ChannelFrame, PlatformFrame, Welcome
 from tests.agent.uplink.parts import FIRST_US, Evidence, Row, acknowledgement
 
 STALL_S = 30.0
@@ -56,6 +56,34 @@ def test_hello_names_gateway_devices_and_first_unacknowledged_batch() -> None:
     hello = session(ready=False, next_batch_number=8).hello().hello
     assert (hello.gateway_id, hello.incarnation, hello.next_batch_number) == (GATEWAY.gateway_id, 1, 8)
     assert list(hello.device_ids) == ["meter", "pv"]
+
+
+def test_welcome_that_says_what_the_platform_holds_is_no_acknowledgement() -> None:
+    open_ = session(ready=False, next_batch_number=8)
+    frame = PlatformFrame(welcome=Welcome(held=BatchPosition(incarnation=1, batch_number=70)))
+    welcomed = open_.receive(frame, 100.0)
+    assert isinstance(welcomed, Welcomed)
+    assert welcomed.held == (1, 70)
+    assert open_.sent_number(1) == 7
+
+
+def test_welcome_of_a_platform_that_does_not_say_is_told_from_one_that_holds_nothing() -> None:
+    silent = session(ready=False).receive(PlatformFrame(welcome=Welcome()), 100.0)
+    empty = session(ready=False).receive(PlatformFrame(welcome=Welcome(held=BatchPosition())), 100.0)
+    assert isinstance(silent, Welcomed)
+    assert isinstance(empty, Welcomed)
+    assert (silent.held, empty.held) == (None, (0, 0))
+
+
+def test_what_the_platform_has_lost_is_sent_and_acknowledged_again() -> None:
+    open_ = session(next_batch_number=4)
+    open_.send_again(1, 1, 3)
+    assert (open_.sent_number(1), open_.again_up_to(1)) == (1, 3)
+    for row in ROWS[1:4]:
+        open_.send_batch(row, 101.0)
+    seen = open_.receive(ack(ROWS[2]), 102.0)
+    assert isinstance(seen, Acknowledged)
+    assert (seen.up_to_number, open_.batches_in_flight) == (3, 1)
 
 
 def test_nothing_is_sent_before_the_welcome() -> None:

@@ -12,8 +12,8 @@ from drivers.device import DeadMan, Device, DeviceKind, DeviceRefusedError, Link
 from drivers.modbus import MapDevice, RegisterMap
 from drivers.modbus.device import NO_SERIAL, READ_ONLY
 from drivers.modbus.register_map import parse_map
-from drivers.sunspec.errors import BadAnswerError, NoAnswerError, SunSpecError
-from drivers.sunspec.registers import RELEARN_S
+from drivers.sunspec.errors import BadAnswerError, ModbusExceptionError, NoAnswerError, SunSpecError
+from drivers.sunspec.relearning import RELEARN_LEAST_S
 from tests.drivers.sunspec.fakes import ADDRESS, FakeDevice, FakeLine, Time, pool_of
 
 MAP = """
@@ -133,6 +133,27 @@ async def test_a_replaced_device_has_another_meter_id() -> None:
     assert (sample.meter_id, sample.import_register_milliwatt_hours) == ("Maker X/NEW", 3000)
 
 
+async def test_a_failure_to_tell_its_serial_number_does_not_make_it_another_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    site = Site(meter())
+    before = (await site.device.look()).meter_id
+    site.line.close()
+    site.time.now_s += 10
+    right = site.fake.read
+
+    def failing(address: int, count: int) -> list[int]:
+        if address == 200:
+            raise ModbusExceptionError("reading", 4)
+        return right(address, count)
+
+    monkeypatch.setattr(site.fake, "read", failing)
+    with pytest.raises(ModbusExceptionError, match="device failure"):
+        await site.device.look()
+    monkeypatch.undo()
+    assert (await site.device.look()).meter_id == before
+
+
 async def test_a_device_replaced_in_the_middle_of_a_poll_is_not_mixed_with_the_old_one() -> None:
     site = Site(meter("OLD"))
     await site.device.look()
@@ -164,7 +185,7 @@ async def test_registers_that_the_device_refuses_cost_only_themselves_and_are_tr
     await site.device.look()
     assert (104, 2) not in site.fake.reads, "what was learned is kept"
     site.fake.unreadable = set()
-    site.time.now_s += RELEARN_S
+    site.time.now_s += RELEARN_LEAST_S
     assert (await site.device.look()).export_register_milliwatt_hours == 42_000
 
 
@@ -175,6 +196,17 @@ async def test_a_device_that_refuses_all_of_its_map_is_told_so() -> None:
             await site.device.look()
 
 
+async def test_a_moment_of_refusing_everything_costs_seconds_and_not_minutes() -> None:
+    site = Site(meter())
+    await site.device.look()
+    site.fake.unreadable = set(site.fake.registers)
+    with pytest.raises(BadAnswerError, match="is it the right map"):
+        await site.device.look()
+    site.fake.unreadable = set()
+    site.time.now_s += RELEARN_LEAST_S
+    assert (await site.device.look()).power_w == -1500
+
+
 async def test_a_frequency_that_makes_no_sense_is_a_fault_and_a_dead_line_is_none() -> None:
     site = Site(meter())
     site.fake.store(110, [2300])
@@ -182,6 +214,23 @@ async def test_a_frequency_that_makes_no_sense_is_a_fault_and_a_dead_line_is_non
         await site.device.look()
     site.fake.store(110, [0])
     assert (await site.device.look()).frequency_millihertz is None
+
+
+FLOATS = MAP.replace('type = "int32"', 'type = "float32"', 1)
+
+
+async def test_a_power_that_nothing_has_is_a_fault_and_no_sample() -> None:
+    site = Site(meter(), FLOATS)
+    site.fake.store(100, words(struct.pack(">f", 3e38)))
+    with pytest.raises(BadAnswerError, match=r"a power of 3e\+38 W: that makes no sense; is it a Maker X"):
+        await site.device.look()
+
+
+async def test_an_energy_that_nothing_has_is_left_out_and_told() -> None:
+    site = Site(meter(), MAP.replace('unit = "Wh"', 'unit = "MWh"\nscale = 1e9', 1))
+    sample = await site.device.look()
+    assert (sample.power_w, sample.import_register_milliwatt_hours) == (-1500, None)
+    assert "makes no sense: an imported energy of 7e+18 Wh" in site.device.status().detail
 
 
 async def test_a_register_that_falls_while_the_device_wakes_is_held_back() -> None:

@@ -78,6 +78,24 @@ async def test_a_charger_that_refuses_the_question_takes_watts_and_one_that_is_s
         await provisioning.read_rate_unit(Scripted(silent))
 
 
+async def test_signatures_are_asked_for_where_the_key_of_a_meter_is_registered_and_a_refusal_is_said() -> None:
+    unsigned = Scripted(lambda action, payload: results(payload, lambda one: "Accepted"))
+    assert await provisioning.set_variables(unsigned, 5) == ()
+    assert "SignReadings" not in str(unsigned.calls)
+
+    def no_signatures(one: JsonObject) -> str:
+        return "UnknownVariable" if "Sign" in str(one["variable"]) else "Accepted"
+
+    signed = Scripted(lambda action, payload: results(payload, no_signatures))
+    refused = await provisioning.set_variables(signed, 5, signed=True)
+    assert refused == ("PublicKeyWithSignedMeterValue", "SignReadings")
+    asked = {
+        (cast(JsonObject, one["component"])["name"], cast(JsonObject, one["variable"])["name"]): one["attributeValue"]
+        for one in wanted(signed.calls[0][1])
+    }
+    assert asked["SampledDataCtrlr", "SignReadings"] == asked["AlignedDataCtrlr", "SignReadings"] == "true"
+
+
 async def test_a_willing_charger_is_set_up_with_one_message() -> None:
     charger = Scripted(lambda action, payload: results(payload, lambda one: "Accepted"))
     assert await provisioning.set_variables(charger, 5) == ()

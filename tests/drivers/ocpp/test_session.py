@@ -217,6 +217,19 @@ def test_a_register_that_goes_back_is_passed_on_and_said_once() -> None:
     assert not take(evse, event("Updated", 3, 9, values(9, 5)), 9).notices
 
 
+def test_an_export_register_that_goes_back_is_said_too() -> None:
+    evse = session()
+
+    def gave(seconds: float, wh: float) -> MeterValue:
+        sampled = [{"value": wh, "measurand": "Energy.Active.Export.Register"}]
+        return cast(MeterValue, {"timestamp": stamp(seconds), "sampledValue": sampled})
+
+    take(evse, event("Updated", 1, 0, gave(0, 1000)), 0)
+    outcome = take(evse, event("Updated", 2, 5, gave(5, 10)), 5)
+    assert [notice.code for notice in outcome.notices] == ["charger.register_back"]
+    assert outcome.notices[0].text.startswith("export register")
+
+
 def test_state_of_charge_counts_for_its_session_only() -> None:
     evse = session()
     evse.connector_status(1, "Occupied")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from drivers.device import DeviceKind, Setpoint
 from drivers.sunspec import SunSpecDevice
@@ -27,11 +27,17 @@ class Rig:
     """One device under order."""
 
     def __init__(
-        self, device: FakeDevice, kind: DeviceKind, *, journal: MemoryJournal | None = None, **bounds: int
+        self,
+        device: FakeDevice,
+        kind: DeviceKind,
+        *,
+        journal: MemoryJournal | None = None,
+        line: Callable[[Mapping[int, FakeDevice]], FakeLine] = FakeLine,
+        **bounds: int,
     ) -> None:
         self.time = Time()
         self.fake = device
-        self.line = FakeLine({1: device})
+        self.line = line({1: device})
         self.journal = journal or MemoryJournal()
         self.device = SunSpecDevice(
             "d-1",

@@ -6,6 +6,7 @@ import pytest
 
 from drivers.device import DeadMan, DeviceKind, DeviceRefusedError, DeviceUnreachableError
 from drivers.sunspec.contact import SLOW_PERIOD_S
+from drivers.sunspec.device import REVERSION_GRACE_S
 from tests.drivers.sunspec.fakes import (
     FakeDevice,
     MemoryJournal,
@@ -112,9 +113,8 @@ async def test_an_order_works_while_the_journal_is_away_and_what_was_found_is_re
     journal.broken = False
     rig.time.now_s += 10
     await rig.device.look()
-    assert journal.kept == {
-        "found/Maker/Model X/S-1/704/WMaxLimPctEna": bytes((0, 0, 3, 232, 3, 232, 0, 0, 0, 0, 0, 0))
-    }
+    found = bytes((0, 0, 3, 232, 3, 232, 0, 0, 0, 0, 0, 0))
+    assert journal.kept["found/Maker/Model X/S-1/704/WMaxLimPctEna"] == found
     await rig.device.release()
     assert point(rig.fake, 704, "WMaxLimPctEna") == 0
 
@@ -184,10 +184,94 @@ async def test_a_device_that_reverts_to_its_fallback_by_itself_is_not_written_to
     rig = await Rig(pv(), DeviceKind.PV, fallback_export_w=3000).ready()
     await rig.hold(-7000, None)
     rig.fake.writes.clear()
-    rig.time.now_s += 61
+    set_point(rig.fake, 704, "WMaxLimPct", point(rig.fake, 704, "WMaxLimPctRvrt"))  # as its timer does
+    rig.time.now_s += 60 + REVERSION_GRACE_S
     await rig.device.end_leases()
     assert rig.fake.writes == []
     assert rig.device.status().setpoint is None
+
+
+async def test_a_timer_that_does_nothing_is_found_out_at_the_end_of_a_lease_and_not_counted_on_again() -> None:
+    rig = await Rig(pv(), DeviceKind.PV, fallback_export_w=3000).ready()
+    await rig.hold(-7000, None)
+    rig.time.now_s += 61
+    await rig.device.end_leases()
+    assert point(rig.fake, 704, "WMaxLimPct") == 875, "a moment of grace: its timer began after ours"
+    rig.time.now_s += REVERSION_GRACE_S
+    await rig.device.end_leases()
+    assert (point(rig.fake, 704, "WMaxLimPct"), point(rig.fake, 704, "WMaxLimPctEna")) == (375, 1), "the share"
+    assert dead_man_of(rig) is DeadMan.NONE
+    rig.time.now_s += SLOW_PERIOD_S
+    await rig.device.look()
+    again = await Rig(rig.fake, DeviceKind.PV, journal=rig.journal, fallback_export_w=3000).ready()
+    assert dead_man_of(again) is DeadMan.NONE, "over a restart too"
+
+
+async def test_what_somebody_else_ordered_meanwhile_is_not_undone_at_the_end_of_a_lease() -> None:
+    rig = await Rig(pv(), DeviceKind.PV, fallback_export_w=3000).ready()
+    await rig.hold(-7000, None)
+    set_point(rig.fake, 704, "WMaxLimPct", 123)
+    rig.fake.writes.clear()
+    rig.time.now_s += 60 + REVERSION_GRACE_S
+    await rig.device.end_leases()
+    assert rig.fake.writes == []
+    assert dead_man_of(rig) is DeadMan.REVERTS_TO_FALLBACK, "and says nothing about the timer"
+
+
+@pytest.mark.parametrize(("remaining", "expected"), [(40, DeadMan.REVERTS_TO_FALLBACK), (60, DeadMan.NONE)])
+async def test_a_remaining_time_that_does_not_move_until_the_renewal_is_no_dead_man(
+    remaining: int, expected: DeadMan
+) -> None:
+    device = pv(WMaxLimPctRvrtRem=60)
+    rig = await Rig(device, DeviceKind.PV, fallback_export_w=3000).ready()
+    await rig.hold(-7000, None)
+    assert dead_man_of(rig) is DeadMan.REVERTS_TO_FALLBACK
+    rig.time.now_s += 20
+    set_point(device, 704, "WMaxLimPctRvrtRem", remaining)
+    await rig.hold(-7000, None)
+    assert dead_man_of(rig) is expected
+
+
+async def test_a_remaining_time_is_not_judged_when_somebody_else_ended_the_order() -> None:
+    device = pv(WMaxLimPctRvrtRem=60)
+    rig = await Rig(device, DeviceKind.PV, fallback_export_w=3000).ready()
+    await rig.hold(-7000, None)
+    rig.time.now_s += 20
+    set_point(device, 704, "WMaxLimPctEna", 0)
+    await rig.hold(-7000, None)
+    assert dead_man_of(rig) is DeadMan.REVERTS_TO_FALLBACK
+
+
+async def test_what_was_found_is_taken_anew_only_while_nothing_of_ours_stands() -> None:
+    rig = await Rig(pv(), DeviceKind.PV).ready()
+    await rig.hold(-1000, None)
+    second = await Rig(rig.fake, DeviceKind.PV, journal=rig.journal).ready()
+    await second.device.release()
+    assert point(rig.fake, 704, "WMaxLimPctEna") == 0
+    set_point(rig.fake, 704, "WMaxLimPctEna", 1)  # the installer sets a legal cap
+    set_point(rig.fake, 704, "WMaxLimPct", 700)
+    third = await Rig(rig.fake, DeviceKind.PV, journal=rig.journal).ready()
+    await third.hold(-8000, None)
+    assert point(rig.fake, 704, "WMaxLimPct") == 700
+    await third.hold(-1000, None)
+    fourth = await Rig(rig.fake, DeviceKind.PV, journal=rig.journal).ready()
+    await fourth.device.release()
+    assert (point(rig.fake, 704, "WMaxLimPctEna"), point(rig.fake, 704, "WMaxLimPct")) == (1, 700)
+
+
+async def test_a_passing_order_of_another_master_does_not_become_what_was_found() -> None:
+    rig = await Rig(pv(), DeviceKind.PV).ready()
+    for path, raw in (("WMaxLimPctEna", 1), ("WMaxLimPct", 100), ("WMaxLimPctRvrtTms", 60)):
+        set_point(rig.fake, 704, path, raw)
+    again = await Rig(rig.fake, DeviceKind.PV, journal=rig.journal).ready()
+    await again.hold(-8000, None)
+    assert point(rig.fake, 704, "WMaxLimPct") == 1000, "no legal cap"
+
+
+def dead_man_of(rig: Rig) -> DeadMan:
+    found = rig.device.status().capabilities
+    assert found is not None
+    return found.dead_man
 
 
 async def test_an_order_of_unknown_fate_is_ended_too() -> None:
@@ -228,7 +312,7 @@ async def test_an_inverter_that_reads_as_limited_to_nothing_is_not_controlled() 
     assert found is not None
     assert not found.limits_export
     assert any("cannot be read, so it could not be put back" in note for note in found.notes)
-    assert rig.journal.kept == {}
+    assert not any(key.startswith("found/") for key in rig.journal.kept)
     with pytest.raises(DeviceRefusedError, match="cannot be limited"):
         await rig.hold(-1000, None)
 

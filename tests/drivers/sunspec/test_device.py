@@ -8,8 +8,8 @@ import pytest
 
 from drivers.device import Device, DeviceKind, DeviceRefusedError, DeviceUnreachableError, LinkState, Sample, Setpoint
 from drivers.sunspec import SunSpecDevice
-from drivers.sunspec.device import DISOBEDIENCE_AFTER_S
 from drivers.sunspec.errors import NoAnswerError, SunSpecError, WrongDeviceError
+from drivers.sunspec.obedience import DISOBEDIENCE_AFTER_S
 from tests.drivers.sunspec.fakes import (
     ADDRESS,
     FakeDevice,
@@ -93,6 +93,20 @@ async def test_a_replaced_device_has_another_meter_id_and_loses_the_order() -> N
     site.reconnect_with(pv("NEW"))
     assert (await site.device.look()).meter_id == "Maker/Model X/NEW"
     assert site.device.status().setpoint is None
+
+
+async def test_a_device_that_refuses_to_say_who_it_is_is_not_taken_for_another() -> None:
+    fake = pv()
+    site = Site(fake)
+    before = (await site.device.look()).meter_id
+    await site.device.apply(Setpoint(lowest_w=-2000, highest_w=None, lease_s=60, reason="test"))
+    site.reconnect_with(fake)
+    fake.unreadable = set(fake.registers)  # as it restarts
+    with pytest.raises(SunSpecError, match="refuses to tell who it is at present"):
+        await site.device.look()
+    fake.unreadable = set()
+    assert (await site.device.look()).meter_id == before
+    assert site.device.status().setpoint is not None, "nor is its order forgotten"
 
 
 async def test_a_device_replaced_in_the_middle_of_a_poll_is_not_mixed_with_the_old_one() -> None:

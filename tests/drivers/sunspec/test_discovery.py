@@ -95,7 +95,7 @@ async def test_vendor_and_unknown_models_are_skipped_by_their_length() -> None:
 
 
 async def test_modbus_without_a_sunspec_map_says_what_was_seen() -> None:
-    with pytest.raises(NotSunSpecError, match="40000: 1234 5678"):
+    with pytest.raises(NotSunSpecError, match="1234 5678 at 40000"):
         await described(FakeDevice({40000: 0x1234, 40001: 0x5678}))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,8 @@ from hypothesis import strategies as st
 from drivers.sunspec.codec import layout
 from drivers.sunspec.connection import Words
 from drivers.sunspec.errors import ModbusExceptionError, NoAnswerError
-from drivers.sunspec.registers import RELEARN_S, MapPoll, ModelPoll, Read
+from drivers.sunspec.registers import MapPoll, ModelPoll, Read
+from drivers.sunspec.relearning import RELEARN_LEAST_S, RELEARN_S
 from drivers.sunspec.stretches import Part, Placed, arrange
 from tests.drivers.sunspec.fakes import FakeDevice, definition, model_words
 
@@ -73,8 +76,51 @@ async def test_a_hole_is_tried_again_after_a_while() -> None:
     poll = ModelPoll(layout(definition(103), 50), 100, ["W", "Hz"])
     await poll.read(reading(device), 0.0)
     device.unreadable = set()
-    assert "Hz" not in (await poll.read(reading(device), RELEARN_S - 1)).values
-    assert "Hz" in (await poll.read(reading(device), RELEARN_S)).values
+    assert "Hz" not in (await poll.read(reading(device), RELEARN_LEAST_S - 1)).values
+    assert "Hz" in (await poll.read(reading(device), RELEARN_LEAST_S)).values
+
+
+async def test_a_hole_that_stays_is_tried_ever_more_rarely_until_every_ten_minutes() -> None:
+    device = model_103(W=1234, Hz=5001)
+    device.unreadable = {116}
+    poll = ModelPoll(layout(definition(103), 50), 100, ["W", "Hz"])
+    tried: list[float] = []
+    for second in range(4000):
+        device.reads.clear()
+        await poll.read(reading(device), float(second))
+        if any(at <= 116 < at + count for at, count in device.reads):
+            tried.append(float(second))
+    waits = [later - earlier for earlier, later in itertools.pairwise(tried)]
+    assert waits == [5, 10, 20, 40, 80, 160, 320, *[RELEARN_S] * 5]
+
+
+async def test_a_moment_of_refusing_everything_costs_seconds_and_not_minutes() -> None:
+    # A device that restarts answers every request with exception 4 for a moment.
+    device = model_103(W=1234, Hz=5001, WH=7)
+    poll = ModelPoll(layout(definition(103), 50), 100, ["W", "Hz", "WH"])
+    await poll.read(reading(device), 0.0)
+    for moment in (1.0, 400.0):
+        device.unreadable = set(device.registers)
+        assert (await poll.read(reading(device), moment)).values == {}
+        device.unreadable = set()
+        assert set((await poll.read(reading(device), moment + RELEARN_LEAST_S)).values) == {"W", "Hz", "WH"}
+
+
+async def test_silence_amid_learning_leaves_the_plan_as_it_was() -> None:
+    device = model_103(W=1234, Hz=5001, WH=7)
+    device.unreadable = {116}
+    poll = ModelPoll(layout(definition(103), 50), 100, ["W", "Hz", "WH"])
+    silent = True
+
+    async def read(address: int, count: int) -> Words:
+        if silent and count == 3:
+            raise NoAnswerError("gone")
+        return await reading(device)(address, count)
+
+    with pytest.raises(NoAnswerError):
+        await poll.read(read, 0.0)
+    silent = False
+    assert set((await poll.read(read, 1.0)).values) == {"W", "WH"}
 
 
 async def test_a_device_that_refuses_everything_gives_nothing_and_no_moment() -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from drivers.sunspec.codec import Layout, layout
 from drivers.sunspec.connection import Words
-from drivers.sunspec.registers import RELEARN_S, ModelPoll, layout_of
+from drivers.sunspec.registers import ModelPoll, layout_of
+from drivers.sunspec.relearning import RELEARN_LEAST_S, RELEARN_S
 from tests.drivers.sunspec.fakes import FakeDevice, definition, model_words
 from tests.drivers.sunspec.test_registers import reading
 
@@ -67,7 +68,7 @@ async def test_a_hole_among_far_values_costs_no_others() -> None:
     assert set((await poll.read(reading(device), 0.0)).values) == {LAST}
     assert poll.unreadable == {"module[9].DCW"}
     device.unreadable = set()
-    assert set((await poll.read(reading(device), RELEARN_S)).values) == {LAST, "module[9].DCW"}
+    assert set((await poll.read(reading(device), RELEARN_LEAST_S)).values) == {LAST, "module[9].DCW"}
 
 
 async def test_far_values_without_a_readable_factor_are_absent() -> None:

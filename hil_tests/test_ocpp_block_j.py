@@ -1,0 +1,192 @@
+"""OCPP block J, meter values, over a real WebSocket: sampled, clock-aligned, signed, and what chargers get wrong."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import ClientConnection
+
+from drivers.device import Sample, SignatureVerdict
+from drivers.ocmf.keys import key_from_der
+from drivers.ocpp import OcppServer
+from hil_tests.ocpp_station import PLAIN, V2G, MemoryJournal, Site, meter_value, ready, running, stamp, until
+from tests.drivers.ocmf.meters import BEGIN, END, Meter
+
+METER, STRANGER = Meter("brainpool256r1"), Meter("brainpool256r1", 2)
+EXPORT = {**BEGIN, "RI": "1-b:2.8.0", "RV": 0.05}
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    """With the key of the first charger's meter registered."""
+    made = Site(MemoryJournal())
+    made.server = OcppServer(
+        "127.0.0.1",
+        0,
+        [replace(V2G, meter_key=key_from_der(METER.der)), PLAIN],
+        heartbeat_s=300,
+        meter_interval_s=60,
+        call_timeout_s=5.0,
+        monotonic_s=time.monotonic,
+        wall_us=lambda: time.time_ns() // 1000,
+        journal=MemoryJournal(),
+        on_event=lambda *event: made.events.append(event),
+    )
+    async with running(made) as going:
+        yield going
+
+
+@pytest.fixture
+async def charger(site: Site) -> AsyncIterator[ClientConnection]:
+    """A charger that speaks frames, so that it can say what a well-made one never would; questions to it it leaves."""
+    async with site.open() as socket:
+        yield socket
+
+
+async def say(socket: ClientConnection, action: str, payload: dict[str, Any]) -> list[Any]:
+    """The answer to one call."""
+    await socket.send(json.dumps([2, f"{action}-1", action, payload]))
+    while True:
+        heard = json.loads(await socket.recv())
+        if heard[0] in (3, 4) and heard[1] == f"{action}-1":
+            return list(heard)
+
+
+def values(*sampled: dict[str, Any]) -> dict[str, Any]:
+    return {"evseId": 1, "meterValue": [{"timestamp": stamp(), "sampledValue": list(sampled)}]}
+
+
+REGISTER = {"value": 12.5, "measurand": "Energy.Active.Import.Register", "unitOfMeasure": {"unit": "kWh"}}
+
+
+def samples_with_values(site: Site) -> list[Sample]:
+    return [sample for sample in site.samples if not sample.measures_nothing]
+
+
+async def test_j01_clock_aligned_values_outside_a_transaction_are_a_sample(
+    site: Site, charger: ClientConnection
+) -> None:
+    aligned = [{**REGISTER, "context": "Sample.Clock"}, {"value": 0, "measurand": "Power.Active.Import"}]
+    assert (await say(charger, "MeterValues", values(*aligned)))[2] == {}
+    (sample,) = site.samples
+    assert (sample.import_register_milliwatt_hours, sample.power_w) == (12_500_000, 0)
+
+
+async def test_j01_values_of_the_stations_own_inlet_are_nobodys_register(site: Site, charger: ClientConnection) -> None:
+    inlet = {"evseId": 0, "meterValue": values(REGISTER)["meterValue"]}
+    assert (await say(charger, "MeterValues", inlet))[2] == {}
+    assert (await say(charger, "MeterValues", values({**REGISTER, "location": "Inlet"})))[2] == {}
+    assert [sample.import_register_milliwatt_hours for sample in site.samples] in ([], [None])
+
+
+async def test_j02_sampled_values_of_a_transaction_come_per_phase(site: Site, charger: ClientConnection) -> None:
+    phases = [{"value": 1000 + n, "measurand": "Power.Active.Import", "phase": f"L{n}"} for n in (1, 2, 3)]
+    voltages = [{"value": 229 + n, "measurand": "Voltage", "phase": f"L{n}-N"} for n in (1, 2, 3)]
+    event = {
+        "eventType": "Started",
+        "timestamp": stamp(),
+        "triggerReason": "Authorized",
+        "seqNo": 0,
+        "transactionInfo": {"transactionId": "T1"},
+        "evse": {"id": 1, "connectorId": 1},
+        "meterValue": values(REGISTER, *phases, *voltages)["meterValue"],
+    }
+    assert (await say(charger, "TransactionEvent", event))[0] == 3
+    (sample,) = site.samples
+    assert (sample.power_w, sample.phase_power_w, sample.voltage_millivolts) == (3_006, (1001, 1002, 1003), 231_000)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"value": 5, "measurand": "Energy.Phlogiston.Register"},
+        {"value": 5, "measurand": "Energy.Active.Export.Register", "unitOfMeasure": {"unit": "furlong"}},
+        {"value": 5, "measurand": "Energy.Active.Export.Register", "location": "Roof"},
+        {"value": 5, "measurand": "Energy.Active.Export.Register", "phase": "L9"},
+        {"value": -5, "measurand": "Energy.Active.Export.Register"},
+        {"value": 1e12, "measurand": "Power.Active.Import"},
+        {"value": 5, "measurand": "SoC", "unitOfMeasure": {"unit": "Percent", "multiplier": 9}},
+    ],
+    ids=["measurand", "unit", "location", "phase", "negative register", "absurd power", "absurd multiplier"],
+)
+async def test_j02_what_is_unknown_or_absurd_is_told_and_costs_nothing_beside_it(
+    site: Site, charger: ClientConnection, odd: dict[str, Any]
+) -> None:
+    assert (await say(charger, "MeterValues", values(REGISTER, odd)))[0] == 3
+    (sample,) = site.samples
+    assert sample.import_register_milliwatt_hours == 12_500_000
+    assert (sample.export_register_milliwatt_hours, sample.power_w, sample.state_of_charge_permille) == (None,) * 3
+    assert "charger.meter_values" in site.codes()
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {**values(REGISTER), "evseId": "one"},
+        values({**REGISTER, "value": "12.5"}),
+        values(),
+        {"evseId": 1, "meterValue": [{"timestamp": "yesterday", "sampledValue": [REGISTER]}]},
+        values({**REGISTER, "measurand": "x" * 51}),
+    ],
+    ids=["wrong type", "value as text", "no value", "no time", "endless name"],
+)
+async def test_j02_what_the_schema_forbids_is_refused_with_its_reason(
+    site: Site, charger: ClientConnection, payload: dict[str, Any]
+) -> None:
+    answer = await say(charger, "MeterValues", payload)
+    assert answer[0] == 4
+    assert answer[2] != "InternalError"
+    assert site.samples == []
+    assert (await say(charger, "Heartbeat", {}))[0] == 3
+
+
+async def test_j02_a_register_that_goes_back_is_told(site: Site, charger: ClientConnection) -> None:
+    await say(charger, "MeterValues", values(REGISTER))
+    await say(charger, "MeterValues", values({**REGISTER, "value": 3}))
+    assert "charger.register_back" in site.codes()
+
+
+def signed(wh: float, record: str, context: str, public_key: str = "") -> dict[str, Any]:
+    sent = meter_value(0, wh)
+    for value in sent["sampledValue"]:
+        value["context"] = context
+        if value["measurand"] == "Energy.Active.Import.Register":
+            value["signedMeterValue"] = {
+                "signedMeterData": record, "signingMethod": "ECDSA-brainpoolP256r1-SHA256",
+                "encodingMethod": "OCMF", "publicKey": public_key,
+            }  # fmt: skip
+    return sent
+
+
+async def test_j03_signatures_are_asked_for_and_begin_and_end_are_verified(site: Site) -> None:
+    async with site.station() as station:
+        await ready(site, station)
+        assert station.variables["SignReadings"] == "true"
+        begin, end = METER.record(BEGIN, EXPORT), METER.record(BEGIN, END, {**EXPORT, "TX": "E"})
+        await station.transaction_event("Started", 0, meter_value=[signed(100_250, begin, "Transaction.Begin")])
+        await station.transaction_event("Ended", 1, meter_value=[signed(107_500, end, "Transaction.End")])
+        first, last = samples_with_values(site)
+        assert [value.record for value in (*first.signed, *last.signed)] == [begin.encode(), end.encode()]
+        assert {value.verdict for value in (*first.signed, *last.signed)} == {SignatureVerdict.VERIFIED}
+        assert first.registers_signed
+        assert last.registers_signed
+        assert not any(code.startswith("charger.signed") for code in site.codes())
+
+
+async def test_j03_a_wrong_signature_and_a_strangers_key_are_alarmed_and_the_transaction_goes_on(site: Site) -> None:
+    async with site.station() as station:
+        await ready(site, station)
+        forged = signed(100_250, STRANGER.record(BEGIN, EXPORT), "Transaction.Begin", STRANGER.der.hex())
+        await station.transaction_event("Started", 0, meter_value=[forged])
+        await until(lambda: "charger.signed_value_wrong" in site.codes(), "the alarm")
+        assert "charger.meter_key" in site.codes()
+        (sample,) = samples_with_values(site)
+        assert (sample.signed[0].verdict, sample.registers_signed) == (SignatureVerdict.WRONG, False)
+        vehicle = site.server.devices["car-1"].status().vehicle
+        assert vehicle is not None
+        assert vehicle.transaction_id == "T1"
