@@ -59,12 +59,23 @@ class Obedience:
         self._export_register: int | None = None
 
     def ordered(self, lowest_w: int | None, highest_w: int | None, now_s: float) -> None:
-        """The EVSE confirmed this band. The same again is a renewal."""
+        """The EVSE confirmed this band. The same again is a renewal.
+
+        A band that moves a little every second is no fresh start: who was outside before and is now stays so.
+        """
         bounds = Bounds(lowest_w, highest_w).enforceable
-        if bounds == self._bounds:
+        before = self._bounds
+        if bounds == before:
             return
-        self._bounds, self._since_s, self._proved_s = bounds, now_s, now_s
-        self._last = self._outside_since_s = self._charging_since_s = self._export_register = None
+        self._bounds, self._since_s = bounds, now_s
+        if before is None:
+            self._last = self._outside_since_s = None
+        elif self._last is not None:
+            outside = self._is_outside(bounds, self._last[1])
+            self._outside_since_s = (self._outside_since_s or now_s) if outside else None
+        if before is None or not (before.discharges and bounds.discharges):
+            self._proved_s = now_s
+            self._charging_since_s = self._export_register = None
 
     def watched_anew(self, now_s: float) -> None:
         """The charger is here again: what it did meanwhile is neither proof nor disobedience."""
@@ -88,14 +99,16 @@ class Obedience:
                 self._export_register = export_register
             return
         self._last = at_s, power_w
-        outside = (bounds.lowest_w is not None and power_w < bounds.lowest_w - self._margin_w) or (
-            bounds.highest_w is not None and power_w > bounds.highest_w + self._margin_w
-        )
+        outside = self._is_outside(bounds, power_w)
         self._outside_since_s = (self._outside_since_s or at_s) if outside else None
         charging = bounds.discharges and power_w > self._margin_w
         self._charging_since_s = (self._charging_since_s or at_s) if charging else None
         if bounds.highest_w is not None and power_w <= -min(LEAST_EXPORT_W, -bounds.highest_w // 10):
             self._proved_s = at_s
+
+    def _is_outside(self, bounds: Bounds, power_w: int) -> bool:
+        below = bounds.lowest_w is not None and power_w < bounds.lowest_w - self._margin_w
+        return below or (bounds.highest_w is not None and power_w > bounds.highest_w + self._margin_w)
 
     def follows(self, now_s: float) -> bool | None:
         """Whether metered power is in the band; False only after its time. None: not to be judged."""

@@ -151,3 +151,34 @@ def test_a_meter_that_is_read_seldom_has_the_time_that_it_needs() -> None:
     assert judge.follows(900.0) is True
     assert judge.unproved(1000.0) is None
     assert judge.unproved(300.0 + 751.0) is not None
+
+
+def test_a_band_that_moves_every_second_hides_no_disobedience(judge: Obedience) -> None:
+    for at in range(60):
+        judge.ordered(-5_000 - at, -5_000 - at, float(at))
+        meter(judge, 0, at + 0.5)
+    assert judge.follows(60.0) is False
+    why = judge.unproved(60.0)
+    assert why is not None
+    assert "0 W are metered" in why
+
+
+def test_an_order_the_other_way_gives_time_to_turn_around(judge: Obedience) -> None:
+    judge.ordered(0, 7_000, 0.0)
+    meter(judge, 7_000, 10.0, 20.0)
+    judge.ordered(-5_000, -5_000, 20.5)
+    assert judge.follows(20.5) is None
+    assert judge.unproved(20.5 + PROOF_S - 1) is None
+    meter(judge, 7_000, 21.0)
+    assert judge.follows(21.0) is None
+    meter(judge, -5_000, 25.0)
+    assert judge.follows(25.0) is True
+
+
+def test_each_discharge_has_to_be_proved_anew(judge: Obedience) -> None:
+    judge.ordered(-5_000, -5_000, 0.0)
+    meter(judge, -5_000, 10.0)
+    judge.ordered(0, 0, 20.0)
+    judge.ordered(-5_000, -5_000, 100.0)
+    assert judge.unproved(100.0 + PROOF_S - 1) is None
+    assert judge.unproved(100.0 + PROOF_S) is not None
