@@ -16,9 +16,10 @@ from drivers.device import DeadMan, DeviceRefusedError
 from hil_tests.ocpp_station import until
 from hil_tests.rig.charger.solo import CarSettings, SoloCharger
 from hil_tests.rig.site.car import Car
-from hil_tests.rig.site.charger import EVSE_ID, OCPP_21, OCPP_201, Raw
+from hil_tests.rig.site.charger import OCPP_21, OCPP_201
 from hil_tests.rig.site.energy import Storage
 from hil_tests.rig.site.profiles import MOST_PROFILES, rfc3339
+from hil_tests.rig.site.smart_words import EVSE_ID, Raw
 from hil_tests.v2g_parts import SHARE_W, V2X, Csms, band, csms, solo
 
 VERSIONS = [pytest.param(OCPP_21, id="2.1"), pytest.param(OCPP_201, id="2.0.1")]
@@ -135,12 +136,12 @@ async def test_k09_k10_a_profile_that_an_earlier_csms_left_above_ours_is_found_a
 async def test_k11_k12_k13_a_limit_from_outside_is_known_while_it_lasts(pair: Pair) -> None:
     box, rig = pair
     await box.evse.apply(band(0, 8_000, LEASE_S))
-    rig.charger.limit_from_outside(3_000)
+    rig.charger.words.limit_from_outside(3_000)
     await passes(rig, 3_000)
     await until(lambda: any("'EMS'" in note for note in box.capabilities.notes), "who limits it")
     assert "no more than 3000 W" in box.said("charger.external_limit")[0]
     await box.evse.apply(band(0, 7_000, LEASE_S))  # it holds less than that, which is no disobedience
-    rig.charger.limit_from_outside(None)
+    rig.charger.words.limit_from_outside(None)
     await passes(rig, 7_000)
     await until(lambda: not any("'EMS'" in note for note in box.capabilities.notes), "nobody limits it")
 
@@ -151,7 +152,7 @@ async def test_k15_k20_what_the_car_needs_is_known_and_changes_when_it_tells_ane
     car = rig.evse.car
     assert car is not None
     car.energy_needed_wh, car.departure_s = 12_000, time.time() + 7200
-    rig.charger.say_charging_needs()
+    rig.charger.words.needs()
     await until(lambda: box.vehicle is not None and box.vehicle.energy_needed_wh == 12_000, "what it needs")
     vehicle = box.vehicle
     assert vehicle is not None
@@ -203,11 +204,11 @@ async def test_k22_a_driver_at_the_charger_who_wants_to_charge_now_is_heard(pair
     box, rig = pair
     await box.evse.apply(band(-5_000, -5_000, LEASE_S))
     await passes(rig, -5_000)
-    rig.charger.press_priority(activated=True)
+    rig.charger.words.press_priority(activated=True)
     await until(lambda: box.vehicle is not None and box.vehicle.charge_now, "charge now")
     await box.evse.apply(band(0, 10_000, LEASE_S))  # what the plan makes of it
     await passes(rig, 10_000)
-    rig.charger.press_priority(activated=False)
+    rig.charger.words.press_priority(activated=False)
     await until(lambda: box.vehicle is not None and not box.vehicle.charge_now, "no longer")
 
 

@@ -65,7 +65,8 @@ class DeviceSettings(Section):
     )
     evse_id: int = Field(1, ge=1, le=100, description="EVSE of the charger")
     discharge: Literal["never", "negative_limit", "v2x"] = Field(
-        "never", description="How it discharges: negative_limit is for OCPP 2.0.1 models known to do it"
+        "never",
+        description="How it may discharge: v2x by OCPP 2.1; negative_limit by 2.0.1 too, for models known to do it",
     )
     local_tokens: list[str] = Field(
         [], max_length=1000, description="idTokens that may charge here without the platform"

@@ -91,7 +91,7 @@ class OcppCharger:
         self.passwords = Passwords(self.charger_id, evses[0].password, keeper)
         self.rate_unit = RateUnit.WATTS
         self.evses = {
-            number: OcppEvse(evse, self, monotonic_s=monotonic_s, wall_us=wall_us)
+            number: OcppEvse(evse, self, monotonic_s=monotonic_s, wall_us=wall_us, meter_interval_s=meter_interval_s)
             for number, evse in self.session.evses.items()
         }
         self._device_ids = {evse.device_id: evse for evse in self.evses.values()}

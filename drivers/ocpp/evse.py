@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final, cast
+from typing import Final
 
 import structlog
 
@@ -21,13 +21,11 @@ from drivers.device import (
     Setpoint,
 )
 from drivers.ocpp import profiles
-from drivers.ocpp.car import BOTH_WAYS
-from drivers.ocpp.messages import StatusAnswer
+from drivers.ocpp.bidirectional import Bidirectional
 from drivers.ocpp.obedience import Obedience
-from drivers.ocpp.profile_calls import Charger, ProfileCalls, reason
-from drivers.ocpp.profiles import CannotError, Slot
+from drivers.ocpp.profile_calls import Charger, ProfileCalls
+from drivers.ocpp.profiles import CannotError, Held, Slot
 from drivers.ocpp.rpc import Priority
-from drivers.ocpp.schemas import Json
 from drivers.ocpp.session import EvseSession
 from drivers.ocpp.v2x import Mode, Period
 
@@ -69,7 +67,9 @@ class OcppEvse:
         *,
         monotonic_s: Callable[[], float],
         wall_us: Callable[[], int],
+        meter_interval_s: float = 5.0,
     ) -> None:
+        """`meter_interval_s`: how often the charger was asked to send what it measures."""
         self.session = session
         self._settings = session.settings
         self._charger = charger
@@ -80,10 +80,11 @@ class OcppEvse:
         self._notes: dict[str, str] = {}
         self._order = 0
         self._calls = ProfileCalls(session, charger)
-        self._obedience = Obedience(max(self._settings.import_rating_w, self._settings.export_rating_w))
+        self._bidirectional = Bidirectional(session, self._calls)
+        rating_w = max(self._settings.import_rating_w, self._settings.export_rating_w)
+        self._obedience = Obedience(rating_w, meter_interval_s)
         self._distrust: Distrust | None = None
         self._disobeys = False
-        self._allowed_transfer: tuple[str, tuple[str, ...]] | None = None
         self._cleaned = False  # of others' profiles, since the charger came
         self._wanted: Wanted | None = None
         self._held: Setpoint | None = None
@@ -109,7 +110,7 @@ class OcppEvse:
         if link is LinkState.ONLINE and self.session.trouble is not None:
             detail = f"the connector reports {self.session.trouble}; {detail}"
         holds = self._holds()
-        follows = self._obedience.follows() if holds and link is LinkState.ONLINE else None
+        follows = self._obedience.follows(self._monotonic_s()) if holds and link is LinkState.ONLINE else None
         if follows is False:
             detail = f"{detail}; does not follow: {self._obedience.sentence()}"
         return DeviceStatus(
@@ -222,13 +223,16 @@ class OcppEvse:
             self._dead_man = DeadMan.REVERTS_UNLIMITED
             self._note("dead_man", f"no static share: {refusal}")
             return
-        if dialect.extended:
-            await self._install_priority_share()
-        in_the_end_w = held.now_w if held.after_lease_w is None else held.after_lease_w
-        self._judge_dead_man(in_the_end_w)
+        if self._outlives(held) and not self._cleaned:
+            self._cleaned = True
+            if await self._calls.clear_foreign():
+                held = await self._calls.composite(LONGEST_LEASE_S, Priority.CONTROL)
+        self._judge_dead_man(held.now_w if held.after_lease_w is None else held.after_lease_w)
         if self._dead_man is DeadMan.NONE and not self._lease_runs:
             # Perhaps a permission of ours from before a restart, which this charger would hold for ever.
             self._lease_runs, self._until_s = True, self._monotonic_s()
+        if dialect.extended:
+            await self._bidirectional.find_out()
 
     async def hold_again(self) -> None:
         """After a reconnect: the band that was ordered last, for what is left of its lease. Raises as `apply` does."""
@@ -243,7 +247,7 @@ class OcppEvse:
         await self.end_lease()
         await self._judge_obedience()
         if self._calls.dialect.extended:
-            await self._allow_energy_transfer()
+            await self._bidirectional.allow_energy_transfer()
         if self.session.smart.say_again:
             try:
                 await self.hold_again()
@@ -254,15 +258,7 @@ class OcppEvse:
     async def use_priority_charging(self, *, activate: bool) -> None:
         """UsePriorityCharging (K21, 2.1): the driver asked somebody else than the charger for charging now, or no
         longer. Raises DeviceRefusedError or DeviceUnreachableError."""
-        transaction = self.session.transaction
-        if transaction is None:
-            raise DeviceRefusedError(f"{self.device_id}: no transaction is running")
-        asked: dict[str, Json] = {"transactionId": transaction.transaction_id, "activate": activate}
-        answer = cast(StatusAnswer, await self._calls.order("UsePriorityCharging", asked, Priority.URGENT))
-        if answer["status"] != "Accepted":
-            text = f"{self.device_id}: the charger refused priority charging ({answer['status']}){reason(answer)}"
-            raise DeviceRefusedError(text)
-        self.session.priority(transaction.transaction_id, activated=activate)
+        await self._bidirectional.use_priority_charging(activate=activate)
 
     async def end_lease(self) -> None:
         """Where the charger does not drop a permission by itself, we do. Raises as `apply` does."""
@@ -334,6 +330,8 @@ class OcppEvse:
                 raise CannotError(f"takes {wanted.period.mode.value} by OCPP 2.1 only")
             limit_w = profiles.limit_of(band, self._settings, in_transaction=in_transaction, extended=extended)
             distrust = self._distrusted()
+            if limit_w < 0 and extended and self._bidirectional.problem is not None:
+                raise CannotError(f"cannot discharge: {self._bidirectional.problem}")
             if limit_w < 0 and distrust is not None:
                 raise CannotError(f"is not told to discharge again for now: it {distrust.why}")
         except CannotError as problem:
@@ -345,12 +343,12 @@ class OcppEvse:
     async def _judge_obedience(self) -> None:
         if not self._holds():
             self._obedience.released()
-            self._disobeys = False
+            self._disobeys, self.session.smart.held_w = False, None
             return
         why = self._obedience.unproved(self._monotonic_s())
         if why is not None:
             await self._take_back(why)
-        follows = self._obedience.follows()
+        follows = self._obedience.follows(self._monotonic_s())
         if follows is False and not self._disobeys:
             self._charger.notice(self.device_id, "charger.disobeys", f"it {self._obedience.sentence()}")
         self._disobeys = follows is False
@@ -377,42 +375,17 @@ class OcppEvse:
             self._distrust = None
         return self._distrust
 
-    async def _allow_energy_transfer(self) -> None:
-        """NotifyAllowedEnergyTransfer (Q01, Q02): both ways only where the owner permits it. Once for each transaction
-        and what its car offers."""
-        transaction, modes = self.session.transaction, self.session.car.transfer_modes
-        if transaction is None or not any(BOTH_WAYS in mode for mode in modes):
-            return
-        permitted = self._settings.discharge != "never"
-        plain = "DC" if any(mode.startswith("DC") for mode in modes) else "AC_three_phase"
-        allowed = tuple(mode for mode in modes if permitted or BOTH_WAYS not in mode) or (plain,)
-        told = transaction.transaction_id, allowed
-        if told == self._allowed_transfer:
-            return
-        payload: dict[str, Json] = {"transactionId": transaction.transaction_id, "allowedEnergyTransfer": [*allowed]}
-        try:
-            answer = cast(
-                StatusAnswer, await self._calls.order("NotifyAllowedEnergyTransfer", payload, Priority.CONTROL)
-            )
-            if answer["status"] != "Accepted":
-                _log.info("ocpp_energy_transfer_rejected", device=self.device_id, why=reason(answer))
-        except DeviceRefusedError as refusal:
-            _log.info("ocpp_energy_transfer_rejected", device=self.device_id, why=str(refusal))
-        self._allowed_transfer = told
+    def _outlives(self, held: Held) -> bool:
+        """Whether something else than the static share holds in the end."""
+        return not self._is_share(held.now_w if held.after_lease_w is None else held.after_lease_w)
 
-    async def _install_priority_share(self) -> None:
-        """What priority charging begins with until our plan has another lease for it (K21, K22): no more than what the
-        fuse always allows. A charger that takes no such profile has no priority charging."""
-        share = profiles.static_share_profile(self._settings, self._calls.dialect, Slot.PRIORITY_SHARE)
-        try:
-            await self._calls.install(share, Priority.ROUTINE)
-        except DeviceRefusedError as refusal:
-            _log.info("ocpp_no_priority_charging", device=self.device_id, why=str(refusal))
+    def _is_share(self, in_the_end_w: int) -> bool:
+        return -1 <= in_the_end_w <= self._settings.static_share_w + profiles.TOLERANCE_W
 
     def _judge_dead_man(self, in_the_end_w: int) -> None:
         share_w = self._settings.static_share_w
         before = self._dead_man
-        if -1 <= in_the_end_w <= share_w + profiles.TOLERANCE_W:
+        if self._is_share(in_the_end_w):
             self._dead_man = DeadMan.REVERTS_TO_FALLBACK
             self._notes.pop("dead_man", None)
             return
@@ -441,6 +414,9 @@ class OcppEvse:
             notes.append(f"not told to discharge for now: it {distrust.why}")
         notes += [limit.sentence() for limit in self.session.smart.external.values()]
         can_discharge = settings.discharge == "negative_limit" or (settings.discharge == "v2x" and extended)
+        if can_discharge and extended and self._bidirectional.problem is not None:
+            notes.append(f"cannot discharge: {self._bidirectional.problem}")
+            can_discharge = False
         return Capabilities(
             rated_import_w=settings.import_rating_w,
             rated_export_w=settings.export_rating_w if can_discharge and distrust is None else 0,

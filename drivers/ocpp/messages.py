@@ -268,6 +268,7 @@ class SetVariablesAnswer(TypedDict):
 
 class GetVariableResult(TypedDict):
     attributeStatus: str
+    variable: Named
     attributeValue: NotRequired[str]
 
 

@@ -17,6 +17,10 @@ WRONG_WAY_S: Final = 5.0
 """Charging while told to discharge is watched no longer than it takes to turn around."""
 PROOF_S: Final = 45.0
 """Within so long a discharge shows on the meter, or is taken back: a session over ISO 15118 may need a new round."""
+INTERVALS: Final = 2.5
+"""Periods between meter values without one, after which none is to be expected."""
+STALE_S: Final = 30.0
+"""A value older than this, or than some periods, says nothing of now."""
 LEAST_EXPORT_W: Final = 100
 """What counts as exporting at all; or a tenth of what was ordered, where that is less."""
 
@@ -42,7 +46,9 @@ class Bounds:
 class Obedience:
     """Of one EVSE. Times are monotonic; samples may come late and out of order."""
 
-    def __init__(self, rating_w: int) -> None:
+    def __init__(self, rating_w: int, meter_interval_s: float) -> None:
+        """`meter_interval_s`: how often the charger sends what it measures."""
+        self._interval_s = meter_interval_s
         self._margin_w = max(LEAST_MARGIN_W, rating_w * MARGIN_PERCENT // 100)
         self._bounds: Bounds | None = None
         self._since_s = 0.0
@@ -53,12 +59,23 @@ class Obedience:
         self._export_register: int | None = None
 
     def ordered(self, lowest_w: int | None, highest_w: int | None, now_s: float) -> None:
-        """The EVSE confirmed this band. The same again is a renewal."""
+        """The EVSE confirmed this band. The same again is a renewal.
+
+        A band that moves a little every second is no fresh start: who was outside before and is now stays so.
+        """
         bounds = Bounds(lowest_w, highest_w).enforceable
-        if bounds == self._bounds:
+        before = self._bounds
+        if bounds == before:
             return
-        self._bounds, self._since_s, self._proved_s = bounds, now_s, now_s
-        self._last = self._outside_since_s = self._charging_since_s = self._export_register = None
+        self._bounds, self._since_s = bounds, now_s
+        if before is None:
+            self._last = self._outside_since_s = None
+        elif self._last is not None:
+            outside = self._is_outside(bounds, self._last[1])
+            self._outside_since_s = (self._outside_since_s or now_s) if outside else None
+        if before is None or not (before.discharges and bounds.discharges):
+            self._proved_s = now_s
+            self._charging_since_s = self._export_register = None
 
     def watched_anew(self, now_s: float) -> None:
         """The charger is here again: what it did meanwhile is neither proof nor disobedience."""
@@ -82,18 +99,22 @@ class Obedience:
                 self._export_register = export_register
             return
         self._last = at_s, power_w
-        outside = (bounds.lowest_w is not None and power_w < bounds.lowest_w - self._margin_w) or (
-            bounds.highest_w is not None and power_w > bounds.highest_w + self._margin_w
-        )
+        outside = self._is_outside(bounds, power_w)
         self._outside_since_s = (self._outside_since_s or at_s) if outside else None
         charging = bounds.discharges and power_w > self._margin_w
         self._charging_since_s = (self._charging_since_s or at_s) if charging else None
         if bounds.highest_w is not None and power_w <= -min(LEAST_EXPORT_W, -bounds.highest_w // 10):
             self._proved_s = at_s
 
-    def follows(self) -> bool | None:
+    def _is_outside(self, bounds: Bounds, power_w: int) -> bool:
+        below = bounds.lowest_w is not None and power_w < bounds.lowest_w - self._margin_w
+        return below or (bounds.highest_w is not None and power_w > bounds.highest_w + self._margin_w)
+
+    def follows(self, now_s: float) -> bool | None:
         """Whether metered power is in the band; False only after its time. None: not to be judged."""
         if self._bounds is None or self._last is None:
+            return None
+        if now_s - self._last[0] > max(STALE_S, INTERVALS * self._interval_s):
             return None
         if self._outside_since_s is None:
             return True
@@ -117,7 +138,8 @@ class Obedience:
             charging_s = self._last[0] - self._charging_since_s
         if charging_s >= WRONG_WAY_S and self._last is not None:
             return f"was told to discharge ({told_w} W), confirmed it, and charges with {self._last[1]} W"
-        if now_s - self._proved_s < PROOF_S:
+        proof_s = max(PROOF_S, INTERVALS * self._interval_s)
+        if now_s - self._proved_s < proof_s:
             return None
         seen = "no power is metered" if self._last is None else f"{self._last[1]} W are metered"
-        return f"was told to discharge ({told_w} W) and confirmed it, and {seen} after {PROOF_S:.0f} s"
+        return f"was told to discharge ({told_w} W) and confirmed it, and {seen} after {proof_s:.0f} s"

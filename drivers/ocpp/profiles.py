@@ -33,6 +33,8 @@ LOOK_BEYOND_S: Final = 60
 """The composite schedule is asked for this long beyond the lease: what comes then shows whether it lapses."""
 TOLERANCE_W: Final = 70
 """Chargers round to a tenth of an ampere: 69 W on three phases."""
+LARGEST: Final = 10**9
+"""Of any power or current that is believed."""
 MOST_OFFLINE_S: Final = 30
 """A lease outlives our connection by so much at most (2.1): longer than a short fault, shorter than most leases."""
 
@@ -204,6 +206,8 @@ def read_composite(schedule: CompositeSchedule, settings: ChargerSettings, lease
     """
 
     def watts(value: float, phases: int | None) -> int:
+        if not abs(value) < LARGEST:
+            raise CannotError(f"gave a composite schedule with {value:g} {schedule['chargingRateUnit']}")
         if schedule["chargingRateUnit"] == RateUnit.WATTS:
             return round(value)
         return round(value * settings.nominal_voltage_v * (len(settings.phases) if phases is None else phases))

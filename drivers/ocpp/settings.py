@@ -27,7 +27,8 @@ class ChargerSettings:
     listener's."""
     evse_id: int = 1
     discharge: Literal["never", "negative_limit", "v2x"] = "never"
-    """`negative_limit`: 2.0.1 models known to discharge on a limit below zero. `v2x` needs OCPP 2.1."""
+    """Over OCPP 2.1 both of the others discharge by setpoint. Over 2.0.1 only `negative_limit` does, which is for
+    models known to discharge on a limit below zero."""
     local_tokens: tuple[str, ...] = ()
     """idTokens that may charge here without asking anybody else; compared without regard to case."""
     fallback_import_w: int | None = None

@@ -11,8 +11,9 @@ from typing import Final
 
 from drivers.ocpp.errors import quoted
 from drivers.ocpp.messages import ChargingProfile, ChargingSchedule, NotifyChargingLimit, ReportChargingProfiles
-from drivers.ocpp.profiles import TOLERANCE_W
+from drivers.ocpp.profiles import LARGEST, TOLERANCE_W
 from drivers.ocpp.settings import ChargerSettings
+from drivers.ocpp.v2x import read_period
 
 MOST_SOURCES: Final = 8
 MOST_PROFILES: Final = 200
@@ -97,9 +98,16 @@ class SmartCharging:
     # --- inside
 
     def _watts(self, schedule: ChargingSchedule) -> list[int]:
-        per_unit = 1 if schedule["chargingRateUnit"] == "W" else self._settings.volts_over_phases
-        limits = [period["limit"] for period in schedule["chargingSchedulePeriod"] if "limit" in period]
-        return [round(limit * per_unit) for limit in limits if abs(limit) < 1e9]
+        settings, unit = self._settings, schedule["chargingRateUnit"]
+
+        def watts(value: float, phases: int | None) -> int:
+            if not abs(value) < LARGEST:
+                return LARGEST
+            per_unit = 1 if unit == "W" else settings.nominal_voltage_v * (phases or len(settings.phases))
+            return round(value * per_unit)
+
+        shown = [read_period(period, watts).power_w for period in schedule["chargingSchedulePeriod"]]
+        return [power_w for power_w in shown if power_w is not None]
 
     def _lowest_w(self, schedule: ChargingSchedule) -> int | None:
         return min(self._watts(schedule), default=None)

@@ -17,9 +17,9 @@ from typing import Final
 import structlog
 
 from hil_tests.rig.charger.solo import CarSettings, SoloCharger, SoloSettings
-from hil_tests.rig.site.charger import OCPP_21, OCPP_201, ChargerSettings
+from hil_tests.rig.site.__main__ import VERSIONS
+from hil_tests.rig.site.charger import ChargerSettings
 
-VERSIONS: Final = {"2.1": (OCPP_21,), "2.0.1": (OCPP_201,), "both": (OCPP_21, OCPP_201)}
 LOOK_S: Final = 0.1
 EXAMPLES: Final = """\
 examples:

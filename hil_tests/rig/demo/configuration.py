@@ -42,7 +42,7 @@ def configuration(
             (
                 "charger-1",
                 "TOKEN-V2G",
-                f'discharge = "negative_limit"\nrated_export_w = {CHARGER_RATED_W}\n'
+                f'discharge = "v2x"\nrated_export_w = {CHARGER_RATED_W}\n'
                 f'meter_key_file = "{meter_key}"\nmeter_key_sha256 = "{meter_key_sha256}"\n',
             ),
             ("charger-2", "TOKEN-PLAIN", ""),

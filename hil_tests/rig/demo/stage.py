@@ -156,6 +156,7 @@ class Stage:
             *(part for name in ("meter", "pv", "battery") for part in (f"--{name}-port", str(ports[name]))),
             "--v2g-password-file", str(password), "--plain-password-file", str(password),
             "--v2g-meter-key-file", str(self.folder / "charger-1.meter.key"), "--end-with-stdin",
+            "--v2g-version", "2.1",
         )  # fmt: skip
         await site.hear("ready")
 

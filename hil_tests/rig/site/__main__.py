@@ -13,19 +13,22 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import structlog
 
-from .charger import ChargerSettings
+from .charger import OCPP_21, OCPP_201, ChargerSettings
 from .orders import HELP, Order, OrderError
 from .site import BATTERY, METER, PLAIN, PV, V2G, Site, SiteSettings
 from .world import PlantSettings
+
+VERSIONS: Final = {"2.1": (OCPP_21,), "2.0.1": (OCPP_201,), "both": (OCPP_21, OCPP_201)}
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m hil_tests.rig.site",
-        description="A simulated site: PV, battery and meter over Modbus/SunSpec, two chargers over OCPP 2.0.1.",
+        description="A simulated site: PV, battery and meter over Modbus/SunSpec, two chargers over OCPP.",
         epilog=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -44,6 +47,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--csms", default="ws://127.0.0.1:9000", help="where chargers connect to; 'none': no chargers")
     for name, device in (("v2g", V2G), ("plain", PLAIN)):
         parser.add_argument(f"--{name}-id", default=device, metavar="ID", help="OCPP identity (%(default)s)")
+        parser.add_argument(
+            f"--{name}-version", choices=VERSIONS, default="2.0.1", help="of OCPP that it offers (%(default)s)"
+        )
         parser.add_argument(f"--{name}-password-file", type=Path, metavar="FILE", help="basic-auth password")
         parser.add_argument(f"--{name}-meter-key-file", type=Path, metavar="FILE", help="its meter signs with this key")
         parser.add_argument(
@@ -85,6 +91,7 @@ def _charger(arguments: argparse.Namespace, kind: str, serial: str) -> ChargerSe
         serial=serial,
         boot_on_reconnect=arguments.boot_on_reconnect,
         forgets_profiles=arguments.forget_profiles,
+        versions=VERSIONS[getattr(arguments, f"{kind}_version")],
         meter_key_file=getattr(arguments, f"{kind}_meter_key_file"),
     )
 

@@ -19,17 +19,16 @@ import structlog
 from ocpp.v201 import call
 
 from .car import LINE_VOLTAGE_V, Car, Evse
-from .charging_needs import Told, charging_needs
 from .meter_values import meter_value
 from .profiles import ProfileStore, rfc3339
 from .schedule import Mode, Outlet, ProfileRefusedError
 from .signing_meter import SigningMeter
+from .smart_words import EVSE_ID, Raw, SmartWords
 from .variables import Variables
 from .world import GridPoint
 
 OCPP_21: Final = "ocpp2.1"
 OCPP_201: Final = "ocpp2.0.1"
-EVSE_ID: Final = 1
 CONNECTOR_ID: Final = 1
 ASK_AGAIN_S: Final = 10.0
 """A driver whose card was refused, or not answered for, tries again after this long."""
@@ -74,14 +73,6 @@ class ChargerSettings:
     """An AC charger whose car and schedules speak of each phase (OCPP 2.1)."""
     ca_file: Path | None = None
     """Whose CSMS it trusts on wss://, PEM. None: the system's."""
-
-
-@dataclass(frozen=True, slots=True)
-class Raw:
-    """A request in the wire's own names; its answer comes as a payload."""
-
-    action: str
-    payload: dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -137,6 +128,7 @@ class Charger:
     """What the CSMS allows in this transaction (Q01); None: it did not say."""
     transaction: Transaction | None = None
     variables: Variables = field(init=False)
+    words: SmartWords = field(init=False)
     profiles: ProfileStore = field(init=False)
     events: deque[Message] = field(default_factory=deque)
     """TransactionEvents, kept until answered, over lost connections."""
@@ -156,6 +148,7 @@ class Charger:
             signing_meter=self.settings.meter_key_file is not None,
         )
         self.profiles = ProfileStore(Outlet(EVSE_ID, evse.rated_w, evse.rated_export_w, evse.phases, LINE_VOLTAGE_V))
+        self.words = SmartWords(self)
         self._token_presented = evse.car is not None
         if self.settings.meter_key_file is not None:
             evse.signing_meter = SigningMeter.from_file(self.settings.meter_key_file)
@@ -286,7 +279,7 @@ class Charger:
                 self.profiles.install(EVSE_ID, owned, transaction_id=transaction_id, now_s=self.now_s)
             except ProfileRefusedError as refusal:
                 _log.info("profile_of_remote_start_refused", reason=refusal.reason, text=str(refusal))
-        self.say_charging_needs()
+        self.words.needs()
 
     def _started(self, answer: Any) -> None:
         info = None if answer is None else answer.id_token_info
@@ -358,55 +351,6 @@ class Charger:
             moment_s=self.now_s,
         )
         self.say(call.MeterValues(evse_id=EVSE_ID, meter_value=[values]))
-
-    def say_charging_needs(self) -> None:
-        """What the car told the charger (K15, K18; K20 when it changed)."""
-        if self.evse.car is not None:
-            told = Told(self.extended, self.settings.per_phase, self.energy_transfer, self.now_s)
-            needs = charging_needs(self.evse, self.evse.car, told)
-            self.say(Raw("NotifyEVChargingNeeds", {"evseId": EVSE_ID, "chargingNeeds": needs}))
-
-    def say_charging_schedule(self) -> None:
-        """What the car makes of the first profile of its transaction (K15.FR.08): it plans with all it may have."""
-        transaction = self.transaction
-        if transaction is None or transaction.schedule_told or not self.extended:
-            return
-        transaction.schedule_told = True
-        power_w = self.profiles.limit_w(self.now_s, transaction.start_s, self.grid.frequency_hz)
-        period = {"startPeriod": 0, "limit": round(self.evse.rated_w if power_w is None else max(0.0, power_w), 1)}
-        schedule = {"id": 1, "duration": 3600, "chargingRateUnit": "W", "chargingSchedulePeriod": [period]}
-        told = {"timeBase": rfc3339(self.now_s), "evseId": EVSE_ID, "chargingSchedule": schedule}
-
-        def answered(answer: Any) -> None:
-            transaction.schedule_answer = None if answer is None else answer["status"]
-
-        self.say(Raw("NotifyEVChargingSchedule", told), answered)
-
-    def allow_energy_transfer(self, modes: frozenset[str]) -> None:
-        """The CSMS said what the car may do; it is asked for its needs again under that (Q01, Q02)."""
-        if modes != self.energy_transfer:
-            self.energy_transfer = modes
-            self.say_charging_needs()
-
-    def press_priority(self, *, activated: bool) -> None:
-        """The driver wants to charge now, or no longer (K22). Nothing happens without a transaction or in 2.0.1."""
-        if self.transaction is not None and self.extended:
-            self.profiles.priority = activated
-            told = {"transactionId": self.transaction.transaction_id, "activated": activated}
-            self.say(Raw("NotifyPriorityCharging", told))
-
-    def limit_from_outside(self, limit_w: float | None) -> None:
-        """An energy management system beside the CSMS limits the outlet; None: no longer (K11 to K13)."""
-        self.profiles.external_w = limit_w
-        if limit_w is None:
-            self.say(Raw("ClearedChargingLimit", {"chargingLimitSource": "EMS", "evseId": EVSE_ID}))
-            return
-        period = {"startPeriod": 0, "limit": limit_w}
-        schedule = {"id": 1, "chargingRateUnit": "W", "chargingSchedulePeriod": [period]}
-        limit = {"chargingLimitSource": "EMS", "isGridCritical": False}
-        self.say(
-            Raw("NotifyChargingLimit", {"evseId": EVSE_ID, "chargingLimit": limit, "chargingSchedule": [schedule]})
-        )
 
     def trigger_transaction_event(self) -> None:
         if self.transaction is not None:

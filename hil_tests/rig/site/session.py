@@ -22,11 +22,12 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 from websockets.typing import Subprotocol
 
-from .charger import OCPP_21, OCPP_201, Charger, Message, Raw
+from .charger import OCPP_21, OCPP_201, Charger, Message
 from .outage import Outage
 from .profiles import rfc3339
 from .requests import CsmsRequests
 from .smart_charging import SmartChargingRequests
+from .smart_words import Raw
 from .wire import Wire
 
 _PEERS: Final[dict[str, tuple[Any, str]]] = {

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .charger import EVSE_ID, Charger, Raw
+from .charger import Charger
 from .profiles import Purpose, rfc3339
 from .schedule import ProfileRefusedError
+from .smart_words import EVSE_ID, Raw
 from .wire import RawHandler
 
 Payload = dict[str, Any]
@@ -51,7 +52,7 @@ class SmartChargingRequests:
         except ProfileRefusedError as refusal:
             return {"status": "Rejected", "statusInfo": _why(refusal)}
         if profile["chargingProfilePurpose"] == Purpose.TX:
-            charger.defer(charger.say_charging_schedule)
+            charger.defer(charger.words.schedule)
         return {"status": "Accepted"}
 
     def _clear_charging_profile(self, payload: Payload) -> Payload:
@@ -119,7 +120,7 @@ class SmartChargingRequests:
         charger = self._charger
         if payload["transactionId"] != charger.transaction_id:
             return {"status": "Rejected", "statusInfo": {"reasonCode": "TxNotFound"}}
-        charger.defer(lambda: charger.allow_energy_transfer(frozenset(payload["allowedEnergyTransfer"])))
+        charger.defer(lambda: charger.words.allowed(frozenset(payload["allowedEnergyTransfer"])))
         return {"status": "Accepted"}
 
     # F01, F02 (here because a profile may come along, K05)

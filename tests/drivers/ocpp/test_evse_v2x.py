@@ -43,6 +43,8 @@ class Charger:
         self.notices: list[tuple[str, str]] = []
         self.profiles: dict[int, JsonObject] = {}
         self.priority = False
+        self.variables: dict[str, str] = {}
+        self.settable = True
         self.answers: dict[str, Callable[[JsonObject], JsonObject]] = {}
         self.fails: dict[str, Exception] = {}
         self.reports: Callable[[ReportChargingProfiles], None] = lambda report: None
@@ -67,6 +69,12 @@ class Charger:
                 self.profiles[cast(int, profile["id"])] = profile
             case "ClearChargingProfile":
                 self.profiles.pop(cast(int, payload["chargingProfileId"]), None)
+            case "GetVariables":
+                return self._variables(cast(list[JsonObject], payload["getVariableData"]))
+            case "SetVariables":
+                (one,) = cast(list[JsonObject], payload["setVariableData"])
+                result: JsonObject = {"attributeStatus": "Accepted" if self.settable else "Rejected", **one}
+                return {"setVariableResult": [result]}
             case "GetCompositeSchedule":
                 return self._composite(cast(int, payload["duration"]))
             case "GetChargingProfiles":
@@ -78,6 +86,14 @@ class Charger:
                 }
                 self.reports(cast(ReportChargingProfiles, report))
         return {"status": "Accepted"}
+
+    def _variables(self, asked: list[JsonObject]) -> JsonObject:
+        results: list[Json] = []
+        for one in asked:
+            value = self.variables.get(cast(str, cast(JsonObject, one["variable"])["name"]))
+            known: JsonObject = {"attributeStatus": "UnknownVariable" if value is None else "Accepted"}
+            results.append({**one, **known} if value is None else {**one, **known, "attributeValue": value})
+        return {"getVariableResult": results}
 
     def all(self, action: str) -> list[JsonObject]:
         return [payload for known, payload, _ in self.calls if known == action]
@@ -214,6 +230,44 @@ async def test_what_it_can_give_is_what_version_and_installer_allow(
             await evse.apply(band(-5_000, -5_000))
 
 
+@pytest.mark.parametrize(
+    ("variables", "settable", "problem"),
+    [
+        ({}, True, None),
+        (
+            {"Available": "true", "Enabled": "true", "SupportedOperationModes": "ChargingOnly, CentralSetpoint"},
+            True,
+            None,
+        ),
+        ({"Available": "true", "Enabled": "false"}, True, None),
+        ({"Available": "true", "Enabled": "false"}, False, "switched off"),
+        ({"Available": "false"}, True, "has no V2X"),
+        ({"SupportedOperationModes": "ChargingOnly,ExternalLimits"}, True, "supports no CentralSetpoint"),
+    ],
+)
+async def test_q01_what_the_charger_says_of_its_v2x_is_believed_where_it_says_no(
+    charger: Charger, variables: dict[str, str], settable: bool, problem: str | None
+) -> None:
+    charger.variables, charger.settable = variables, settable
+    evse = evse_at(charger)
+    await evse.install_static_share()
+    assert export_w(evse) == (10_000 if problem is None else 0)
+    assert bool(charger.all("SetVariables")) is (variables.get("Enabled") == "false")
+    if problem is None:
+        await evse.apply(band(-5_000, -5_000))
+        return
+    capabilities = evse.status().capabilities
+    assert capabilities is not None
+    assert any(problem in note for note in capabilities.notes)
+    with pytest.raises(DeviceRefusedError, match=problem):
+        await evse.apply(band(-5_000, -5_000))
+
+
+async def test_q01_a_charger_whose_owner_never_permits_it_is_not_asked_for_its_v2x(charger: Charger) -> None:
+    await evse_at(charger, "never").install_static_share()
+    assert not charger.all("GetVariables")
+
+
 async def test_q11_a_charger_without_offline_durations_is_given_the_lease_without_them(
     evse: OcppEvse, charger: Charger
 ) -> None:
@@ -253,6 +307,20 @@ def _report(charger: Charger, payload: JsonObject, held: list[JsonObject]) -> Js
     told: Json = {"requestId": payload["requestId"], "chargingProfile": list(held)}
     charger.reports(cast(ReportChargingProfiles, told))
     return {"status": "Accepted"}
+
+
+async def test_k10_a_default_of_an_earlier_csms_above_the_static_share_is_cleared_at_once(charger: Charger) -> None:
+    evse = evse_at(charger)
+    await evse.install_static_share()
+    foreign = {**charger.profiles[11], "id": 777, "stackLevel": 8}
+    period: JsonObject = {"startPeriod": 0, "limit": 11_000}
+    foreign["chargingSchedule"] = [
+        {"id": 1, "chargingRateUnit": "W", "duration": 9_999, "chargingSchedulePeriod": [period]}
+    ]
+    charger.profiles[777] = foreign
+    await evse.install_static_share()
+    assert 777 not in charger.profiles
+    assert export_w(evse) == 10_000
 
 
 async def test_k09_a_charger_that_never_reports_costs_no_more_than_the_wait(

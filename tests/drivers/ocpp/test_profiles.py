@@ -145,6 +145,12 @@ def test_a_composite_schedule_that_ends_with_the_lease_says_nothing_of_afterward
     assert profiles.read_composite(composite((0, 7_400), duration=60), PLAIN, 60).after_lease_w is None
 
 
+@pytest.mark.parametrize("unit", RateUnit)
+def test_a_composite_schedule_with_a_power_that_nothing_has_is_no_proof(unit: RateUnit) -> None:
+    with pytest.raises(CannotError, match="1e"):
+        profiles.read_composite(composite((0, -1e308), unit=unit), PLAIN, 60)
+
+
 def test_a_composite_schedule_without_the_present_is_no_proof() -> None:
     with pytest.raises(CannotError):
         profiles.read_composite(composite((30, 7_400)), PLAIN, 60)
@@ -316,3 +322,46 @@ def test_a_charger_that_moves_the_power_by_itself_unasked_is_not_believed() -> N
 
 def test_a_period_without_any_bound_is_the_nameplate() -> None:
     assert shown({"startPeriod": 0, "operationMode": "ExternalLimits"}).now_w == 11_000
+
+
+@given(
+    st.integers(-12_000, 12_000),
+    st.integers(0, 5_000),
+    st.sampled_from([(1,), (1, 2, 3)]),
+    st.sampled_from(RateUnit),
+    st.booleans(),
+    st.booleans(),
+)
+def test_what_is_told_is_believed_when_it_is_shown_and_is_never_more_than_was_asked(
+    highest_w: int, room_w: int, phases: tuple[int, ...], unit: RateUnit, extended: bool, per_phase: bool
+) -> None:
+    settings = ChargerSettings(
+        device_id="d",
+        charger_id="CP",
+        discharge="negative_limit",
+        phases=phases,
+        rated_import_w=11_000,
+        rated_export_w=10_000,
+    )
+    order = band(highest_w - room_w, highest_w)
+    dialect = Dialect(unit=unit, extended=extended, per_phase=per_phase)
+    try:
+        limit_w = profiles.limit_of(order, settings, in_transaction=True, extended=extended)
+    except CannotError:
+        assert highest_w < -10_000
+        return
+    period = profiles.period_of(order, limit_w, settings, dialect)
+    wire = lease(period, dialect, settings)
+    schedule: CompositeSchedule = {
+        "duration": 120,
+        "scheduleStart": "1999-01-01T00:00:00Z",
+        "chargingRateUnit": unit.value,
+        "chargingSchedulePeriod": [cast(SchedulePeriod, period_in(wire))],
+    }
+    held = profiles.read_composite(schedule, settings, 60)
+    assert profiles.objection(held, period) is None
+    assert abs(held.now_w) <= abs(limit_w) + 1
+    assert (held.now_w < 0) <= (limit_w < 0)
+    version = Version.V21 if extended else Version.V201
+    request: JsonObject = {"evseId": 1, "chargingProfile": wire}
+    assert schemas(version).violation("SetChargingProfile", Direction.REQUEST, request) is None

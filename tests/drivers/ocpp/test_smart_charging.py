@@ -77,6 +77,18 @@ def test_k12_a_limit_at_an_evse_that_is_not_configured_is_taken_and_said() -> No
     ]
 
 
+def test_k15_a_plan_by_phase_is_added_up() -> None:
+    session = station()
+    smart = evse_of(session).smart
+    smart.held_w = 6_000
+    period: JsonObject = {"startPeriod": 0, "limit": 3_000, "limit_L2": 3_000, "limit_L3": 3_000}
+    by_phase: JsonObject = {"id": 1, "chargingRateUnit": "W", "chargingSchedulePeriod": [period]}
+    told: JsonObject = {"timeBase": "2026-01-01T12:00:00Z", "evseId": 1, "chargingSchedule": by_phase}
+    assert handle(session, "NotifyEVChargingSchedule", told).answer == {"status": "Rejected"}
+    period["limit"] = 1e308
+    assert handle(session, "NotifyEVChargingSchedule", told).answer == {"status": "Rejected"}
+
+
 def test_k15_a_plan_of_the_car_within_its_cap_is_accepted_and_one_beyond_it_renegotiated() -> None:
     session = station()
     smart = evse_of(session).smart
