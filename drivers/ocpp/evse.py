@@ -203,6 +203,7 @@ class OcppEvse:
         """The charger has started anew: what it held is not to be believed."""
         self._held = self._held_limit_w = None
         self._obedience.released()
+        self.session.smart.booted()
 
     def profiles_reported(self) -> None:
         """A ReportChargingProfiles has come."""

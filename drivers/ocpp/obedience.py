@@ -72,7 +72,7 @@ class Obedience:
             self._last = self._outside_since_s = None
         elif self._last is not None:
             outside = self._is_outside(bounds, self._last[1])
-            self._outside_since_s = (self._outside_since_s or now_s) if outside else None
+            self._outside_since_s = _since(self._outside_since_s, now_s) if outside else None
         if before is None or not (before.discharges and bounds.discharges):
             self._proved_s = now_s
             self._charging_since_s = self._export_register = None
@@ -100,9 +100,9 @@ class Obedience:
             return
         self._last = at_s, power_w
         outside = self._is_outside(bounds, power_w)
-        self._outside_since_s = (self._outside_since_s or at_s) if outside else None
+        self._outside_since_s = _since(self._outside_since_s, at_s) if outside else None
         charging = bounds.discharges and power_w > self._margin_w
-        self._charging_since_s = (self._charging_since_s or at_s) if charging else None
+        self._charging_since_s = _since(self._charging_since_s, at_s) if charging else None
         if bounds.highest_w is not None and power_w <= -min(LEAST_EXPORT_W, -bounds.highest_w // 10):
             self._proved_s = at_s
 
@@ -143,3 +143,7 @@ class Obedience:
             return None
         seen = "no power is metered" if self._last is None else f"{self._last[1]} W are metered"
         return f"was told to discharge ({told_w} W) and confirmed it, and {seen} after {proof_s:.0f} s"
+
+
+def _since(known_s: float | None, now_s: float) -> float:
+    return now_s if known_s is None else known_s

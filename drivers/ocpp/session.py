@@ -211,7 +211,6 @@ class EvseSession:
         """A new connection: the charger may have done anything meanwhile, and may be complained of anew."""
         self._known_idle = False
         self._said.clear()
-        self.smart.connection_began()
 
     def idle_sample(self, now: Moment) -> Sample | None:
         """What is certain without asking while no transaction runs: no power, and the registers stand.

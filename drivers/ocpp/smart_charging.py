@@ -37,7 +37,7 @@ class ExternalLimit:
 
 
 class SmartCharging:
-    """Lives over connections; `connection_began` where a charger may have forgotten."""
+    """Lives over connections: a charger that comes back does not tell again who limits it."""
 
     def __init__(self, settings: ChargerSettings) -> None:
         self._settings = settings
@@ -51,7 +51,8 @@ class SmartCharging:
         self._reported: list[ChargingProfile] = []
         self._report_ended = False
 
-    def connection_began(self) -> None:
+    def booted(self) -> None:
+        """The charger has started anew, and tells anew what limits it."""
         self.external.clear()
         self._asked = None
 

@@ -438,6 +438,14 @@ async def test_k12_a_limit_of_somebody_else_is_among_the_notes(evse: OcppEvse) -
     assert any("'EMS' limits it" in note for note in capabilities.notes)
 
 
+async def test_k12_who_limits_it_is_known_over_a_reconnect_and_asked_anew_after_a_boot(evse: OcppEvse) -> None:
+    evse.session.smart.limited({"chargingLimit": {"chargingLimitSource": "EMS"}})
+    evse.session.connection_began()
+    assert evse.session.smart.external
+    evse.profiles_lost()
+    assert not evse.session.smart.external
+
+
 async def test_release_takes_out_all_of_our_leases(evse: OcppEvse, charger: Charger) -> None:
     await evse.apply(band(0, 9_000))
     await evse.release()
