@@ -18,7 +18,7 @@ import pytest
 import structlog
 
 from drivers.device import DeviceKind, Sample
-from drivers.sunspec import ConnectionPool, SunSpecDevice, connection, discovery, rtu, transport
+from drivers.sunspec import ConnectionPool, SunSpecDevice, connection, discovery, pace, rtu, transport
 from drivers.sunspec.endpoint import Endpoint
 from drivers.sunspec.errors import SunSpecError
 from drivers.sunspec.tls import TlsFiles
@@ -158,6 +158,7 @@ def fast(monkeypatch: pytest.MonkeyPatch, device: Misbehaving) -> None:
     monkeypatch.setattr(connection, "open_line", made)
     monkeypatch.setattr(connection, "BUSY_PAUSES_S", (0.0, 0.0))
     monkeypatch.setattr(discovery, "BACKOFF_LEAST_S", 0.0)
+    monkeypatch.setattr(pace, "STEPS_S", ())
     monkeypatch.setattr(transport, "DRAIN_S", 0.0)
     monkeypatch.setattr(rtu, "LEAST_SILENCE_S", 0.0)
     monkeypatch.setattr(rtu, "SILENT_CHARACTERS", 0.0)

@@ -5,7 +5,6 @@ Another device under the same address is noticed by its serial number, asked aga
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -33,7 +32,7 @@ from drivers.modbus.requests import (
 )
 from drivers.sunspec.connection import ConnectionPool, Unit
 from drivers.sunspec.counters import Counters, settle
-from drivers.sunspec.device import RETRY_LEAST_S, RETRY_MOST_S, on_site_phases
+from drivers.sunspec.device import on_site_phases
 from drivers.sunspec.errors import (
     BadAnswerError,
     ModbusExceptionError,
@@ -43,6 +42,7 @@ from drivers.sunspec.errors import (
 )
 from drivers.sunspec.ratings import Bounds, ControlSurface, capabilities, ratings
 from drivers.sunspec.relearning import Relearning
+from drivers.sunspec.ticks import Ticks
 
 READ_ONLY: Final = "cannot be controlled: it is read by a register map, and nothing is written to it"
 NOT_THERE: Final = frozenset({1, 2, 3})
@@ -185,22 +185,17 @@ class MapDevice:
 
     async def run(self, emit: Callable[[Sample], None]) -> None:
         """Poll and report until cancelled. See `drivers.device.Device`."""
-        due_s = self._monotonic_s()
-        retry_s = RETRY_LEAST_S
+        ticks = Ticks(self._period_s, self._monotonic_s)
         while True:
             try:
                 sample = await self.look()
             except SunSpecError as error:
                 self._lost(error)
-                due_s = self._monotonic_s() + max(retry_s, self._period_s)
-                retry_s = min(RETRY_MOST_S, retry_s * 2)
+                ticks.failed()
             else:
-                retry_s = RETRY_LEAST_S
                 emit(sample)
-                # Ticks that were missed are left out, and the grid of ticks stays where it was.
-                missed = (self._monotonic_s() - due_s) // self._period_s
-                due_s += self._period_s * (max(0.0, missed) + 1)
-            await asyncio.sleep(max(0.0, due_s - self._monotonic_s()))
+                ticks.answered()
+            await ticks.next()
 
     async def look(self) -> Sample:
         """One look at the device. Raises SunSpecErrors."""

@@ -35,10 +35,9 @@ from drivers.sunspec.errors import (
 from drivers.sunspec.measurement import Measurement
 from drivers.sunspec.obedience import Obedience
 from drivers.sunspec.ratings import Bounds
+from drivers.sunspec.ticks import Ticks
 from drivers.sunspec.turns import urgently
 
-RETRY_LEAST_S: Final = 1.0
-RETRY_MOST_S: Final = 5.0
 """Back-off of a device that does not answer: short, and its neighbours lose at most one time-out each."""
 DISCOVER_EVERY: Final = 3
 """Of so many attempts to make contact one does without what is on record."""
@@ -135,24 +134,18 @@ class SunSpecDevice:
 
     async def run(self, emit: Callable[[Sample], None]) -> None:
         """Poll and report until cancelled. See `drivers.device.Device`."""
-        due_s = self._monotonic_s()
-        retry_s = RETRY_LEAST_S
+        ticks = Ticks(self._period_s, self._monotonic_s)
         while True:
             try:
                 sample = await self.look()
             except SunSpecError as error:
                 self._lost(error)
-                wait_s = max(retry_s, self._period_s)
-                retry_s = min(RETRY_MOST_S, retry_s * 2)
-                due_s = self._monotonic_s() + wait_s
+                ticks.failed()
             else:
-                retry_s = RETRY_LEAST_S
                 emit(sample)
-                # Ticks that were missed are left out, and the grid of ticks stays where it was.
-                missed = (self._monotonic_s() - due_s) // self._period_s
-                due_s += self._period_s * (max(0.0, missed) + 1)
+                ticks.answered()
             await self.end_leases()
-            await asyncio.sleep(max(0.0, due_s - self._monotonic_s()))
+            await ticks.next()
 
     async def look(self) -> Sample:
         """One look at the device, making contact first where need be. Raises SunSpecErrors."""

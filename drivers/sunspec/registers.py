@@ -178,13 +178,16 @@ class MapPoll:
         after = _words_at(far.factor_addresses, again)
         firm = {at: word for at, word in after.items() if before.get(at) == word}
         seen = {at: word for stretch, words in taken for at, word in enumerate(words.words, stretch.first)}
+        found: dict[int, dict[str, Value]] = {}
         for point in far.points:
             own = [seen.get(at) for at in point.value_addresses]
             if point.factor_address is not None:
                 own.append(firm.get(point.factor_address))
             row = [word for word in own if word is not None]
             if len(row) == len(own):
-                values[point.part] = values[point.part] | point.decode(row)
+                found.setdefault(point.part, {}).update(point.decode(row))
+        for part, more_values in found.items():
+            values[part] = values[part] | more_values
         return taken[0][1].monotonic_s if taken else None
 
     async def _take(
@@ -322,8 +325,12 @@ class _FarPoint:
         )
 
 
-def _words_at(addresses: Iterable[int], taken: Sequence[tuple[Stretch, Words]]) -> dict[int, int]:
+def _words_at(addresses: Collection[int], taken: Sequence[tuple[Stretch, Words]]) -> dict[int, int]:
     """Those of the addresses that were read, with their words."""
-    return {
-        at: words.words[at - stretch.first] for stretch, words in taken for at in addresses if at in stretch.addresses
-    }
+    found: dict[int, int] = {}
+    for stretch, words in taken:
+        first, end = stretch.first, stretch.first + stretch.count
+        for at in addresses:
+            if first <= at < end:
+                found[at] = words.words[at - first]
+    return found
