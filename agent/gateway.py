@@ -11,7 +11,6 @@ import contextlib
 import functools
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
-from importlib import metadata
 from typing import Final, TypeVar
 
 import structlog
@@ -32,22 +31,24 @@ from agent.roads import overview
 from agent.roads.alarms import Alarms
 from agent.roads.desk import Desk
 from agent.roads.devices import channel_terms, make_devices, metered
-from agent.roads.facts import facts
+from agent.roads.facts import facts, installed_version
+from agent.roads.linking import make_uplink
 from agent.roads.measuring import Measuring
 from agent.roads.sealing import Sealer
 from agent.roads.settling import SettledDevice, Settling
-from agent.roads.supervise import Supervisor
+from agent.roads.site_ca import bring_up_site_ca
+from agent.roads.supervise import Supervisor, cancel_all
 from agent.roads.telemetry import live_telemetry
 from agent.roads.trusting import TrustKeeper
 from agent.status import EvidenceLine, Problem, Snapshot, Verdict
 from agent.store import Store, StoreError
 from agent.token.token import Token
 from agent.uplink.errors import LinkDownError
-from agent.uplink.mqtt_login import log_in
 from agent.uplink.session import UplinkIdentity
-from agent.uplink.tls import credentials_from_files
 from agent.uplink.uplink import Uplink
 from drivers.device import Sample, SignerUnavailableError
+from drivers.ocpp.reception import Reception
+from drivers.ocpp.server import OcppServer
 from firmware_attest.measurement import installed_root, measure_software
 from proto.energysettlement.v1.gateway_pb2 import ChannelFrame
 
@@ -61,7 +62,6 @@ JUST_BOOTED_S: Final = 300.0
 TLS_SIGN_S: Final = 10.0
 LAST_SEAL_S: Final = 5.0
 LAST_SEND_S: Final = 3.0
-CANCEL_AGAIN_S: Final = 0.5
 
 T = TypeVar("T")
 
@@ -82,7 +82,7 @@ class Gateway:
         self._token = token
         self._boot_id = secrets.token_bytes(16)
         self._started_s = clock.monotonic_s()
-        self._version = _version()
+        self._version = installed_version()
         self._gateway_id = ""
         self._problems: dict[str, Problem] = {}
         self._trust: TrustKeeper | None = None
@@ -218,6 +218,22 @@ class Gateway:
         self._up_tasks.append(self._supervisor.keep(group, "sealing", self._sealer.run))
         state_facts = functools.partial(self._patiently, self._state_facts)
         self._up_tasks.append(self._supervisor.once(group, "facts", state_facts))
+        if self._site.ocpp is not None and self._settings.ocpp.site_ca:
+            certify = functools.partial(self._certify, self._site.ocpp)
+            self._up_tasks.append(self._supervisor.once(group, "site CA", certify))
+
+    async def _certify(self, server: OcppServer) -> None:
+        """Certificates for chargers, as soon as the token is there."""
+        await bring_up_site_ca(
+            server,
+            token=self._token,
+            journal=self._store.journal("token"),
+            state_dir=self._settings.gateway.state_dir,
+            name=self._settings.gateway.name,
+            clock=self._clock,
+            note_problem=self.note_problem,
+        )
+        self._problems.pop("site CA", None)
 
     async def _state_facts(self) -> None:
         """What is true of this run from its start."""
@@ -272,7 +288,7 @@ class Gateway:
             commands_of=self._controller.commands_in_force,
         )
         await self._patiently(self._settling.restore)
-        self._uplink = Uplink(
+        self._uplink = make_uplink(
             platform,
             identity=UplinkIdentity(
                 gateway_id=self._gateway_id,
@@ -281,20 +297,13 @@ class Gateway:
                 software_version=self._version,
                 device_ids=tuple(self._site.devices),
             ),
-            outbox=self._store,
-            credentials=lambda: credentials_from_files(
-                ca_file=platform.ca_file,
-                certificate_file=platform.certificate_file,
-                public_key_der=uplink_signer.public_key_der,
-                sign_digest=lambda digest: self._token.sign_blocking(UPLINK_KEY, digest, TLS_SIGN_S),
-            ),
-            mqtt_login=functools.partial(log_in, platform, uplink_signer, self._gateway_id, self._clock),
+            signer=uplink_signer,
+            sign_blocking=lambda digest: self._token.sign_blocking(UPLINK_KEY, digest, TLS_SIGN_S),
             platform_key=platform_key,
+            outbox=self._store,
             clock=self._clock,
+            settling=self._settling,
             on_command=self._controller.receive,
-            on_channel=self._settling.receive,
-            on_connected=self._settling.connected,
-            on_platform_time=self._clock.witness,
             on_alarm=self._alarms.warn,
         )
         for name, part in (
@@ -310,7 +319,7 @@ class Gateway:
         Setpoints are left to their leases: a restart takes over within seconds, and a box that stays away lets each
         device fall back by itself.
         """
-        await _cancel(self._device_tasks)
+        await cancel_all(self._device_tasks)
         with contextlib.suppress(StoreError):
             await self._measuring.commit_waiting()
         if self._sealer is not None:
@@ -323,8 +332,8 @@ class Gateway:
                 async with asyncio.timeout(LAST_SEND_S):
                     while (await self._store.counts()).unacknowledged_batches:  # noqa: ASYNC110 - no event tells of it
                         await asyncio.sleep(0.05)
-        await _cancel(self._up_tasks)
-        await _cancel(self._core_tasks)
+        await cancel_all(self._up_tasks)
+        await cancel_all(self._core_tasks)
         self._site.connections.close()
 
     # -- In ---------------------------------------------------------------------------------------------------------
@@ -396,6 +405,15 @@ class Gateway:
         except ControlError as error:
             self.note_problem("stop file", str(error))
 
+    @property
+    def reception(self) -> Reception | None:
+        """The chargers, for people at the box."""
+        return None if self._site.ocpp is None else self._site.ocpp.reception
+
+    def reload_tokens(self) -> int:
+        """Read the file of allowed tokens again. Raises ValueError; the old ones stay then."""
+        return self._site.reload_tokens(self._settings)
+
     def note_problem(self, subject: str, sentence: str) -> None:
         """Something that a person should see to."""
         if subject not in self._problems:
@@ -429,21 +447,3 @@ class Gateway:
                 noted=tuple(self._problems.values()),
             )
         )
-
-
-async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
-    """Cancel until they have ended: before Python 3.13 a TaskGroup can lose a cancellation (python/cpython#116720)."""
-    left = set(tasks)
-    while left:
-        for task in left:
-            task.cancel()
-        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
-    tasks.clear()
-
-
-def _version() -> str:
-    """Of the installed wheel; a checkout says that it is one."""
-    try:
-        return metadata.version("v2g-gateway")
-    except metadata.PackageNotFoundError:
-        return "checkout"

@@ -260,6 +260,19 @@ async def test_platform_that_lost_what_it_had_acknowledged_says_so_and_gets_it_a
     assert "batches 3 to 3 of incarnation 1, batches 1 to 3 of incarnation 2" in text
 
 
+async def test_platform_that_holds_what_was_never_sealed_here_is_alarmed(rig: Rig) -> None:
+    """An older state was put back: its next batch would contradict one that the platform has."""
+    ahead = Evidence(key=rig.gateway.evidence.key)
+    for _ in range(2):
+        rig.platform.take_batch(ahead.gateway_id, ahead.row("meter").encoded)
+    rig.gateway.outbox.rows.append(rig.gateway.evidence.row("meter"))
+    async with Server(rig.platform, rig.practice) as server, rig.uplink(address(server.port)):
+        await until(lambda: len(rig.gateway.alarms) > 0, "alarmed")
+    code, _, text = rig.gateway.alarms[0]
+    assert code == "uplink.platform_ahead"
+    assert "batch 2 of incarnation 1" in text
+
+
 async def test_platform_that_holds_nothing_yet_is_no_loss(rig: Rig) -> None:
     async with Server(rig.platform, rig.practice) as server, rig.uplink(address(server.port)) as uplink:
         rig.gateway.seal(uplink, "meter")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import os
 import sys
 import time
@@ -16,6 +15,8 @@ from rich.markup import escape
 
 from agent.cli import device_commands, evidence, scan_command
 from agent.cli import init as initialising
+from agent.cli.asking import settings_of as _settings
+from agent.cli.asking import who as _who
 from agent.cli.client import AgentUnreachableError, ask
 from agent.cli.logs import configure
 from agent.cli.options import ConfigOption, JsonOption
@@ -23,7 +24,7 @@ from agent.cli.output import console, emit_json, fail, field, os_error, plain, p
 from agent.cli.preflight import missing_parts
 from agent.cli.signed_values import signed_values_json, signed_values_lines
 from agent.cli.status import EXIT_CODES, picture
-from agent.config import DEFAULT_PATH, ConfigError, SecretError, Settings, TokenSettings, read_settings
+from agent.config import DEFAULT_PATH, SecretError, TokenSettings
 from agent.evidence.bundle import BundleHead
 from agent.evidence.errors import EvidenceError
 from agent.identity.did import did_of
@@ -51,22 +52,6 @@ app.command()(device_commands.serve)
 def _quiet() -> None:
     """Logs of the parts go to standard error, and only when something is amiss."""
     configure("warning")
-
-
-def _settings(path: Path, as_json: bool) -> Settings:
-    try:
-        return read_settings(path)
-    except ConfigError as error:
-        fail(str(error), as_json=as_json)
-
-
-def _who() -> str:
-    """Who gives an order here. STOP must not fail because a user id has no name."""
-    try:
-        name = getpass.getuser()
-    except (KeyError, OSError, ImportError):
-        name = f"user {os.getuid()}"
-    return f"command line, {name}".encode("ascii", "replace").decode()
 
 
 @app.command()
@@ -128,10 +113,10 @@ def init(
     made too.
     """
     reference = pin_secret or f"file:{state_dir.resolve() / 'token-pin'}"
-    devices = list(settled or [])
+    devices, site_ca = list(settled or []), False
     if config_out.exists():
         settings = _settings(config_out, as_json)
-        name, tokens = settings.gateway.name, settings.token
+        name, tokens, site_ca = settings.gateway.name, settings.token, settings.ocpp.site_ca
         reference = pin_secret or tokens.pin_secret
         devices += [device.id for device in settings.device if device.settled]
     else:
@@ -144,7 +129,9 @@ def init(
         if tokens.label is not None and conf is not None and initialising.make_softhsm_token(tokens, pin, conf):
             made.append(f"token {tokens.label}")
         done = asyncio.run(
-            initialising.make_keys(tokens, pin, name=name, state_dir=state_dir, settled=dict.fromkeys(devices))
+            initialising.make_keys(
+                tokens, pin, name=name, state_dir=state_dir, settled=dict.fromkeys(devices), site_ca=site_ca
+            )
         )
         given = {
             "gateway": {"name": name, "state_dir": str(state_dir.resolve())},

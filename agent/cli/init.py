@@ -19,7 +19,7 @@ from agent.cli.template import Given, annotated_config
 from agent.config import TokenSettings, read_secret
 from agent.identity.csr import certificate_request
 from agent.identity.did import did_of
-from agent.identity.purposes import EVIDENCE_KEY, UPLINK_KEY, device_key
+from agent.identity.purposes import EVIDENCE_KEY, SITE_CA_KEY, UPLINK_KEY, device_key
 from agent.token import softhsm
 from agent.token.errors import KeyExistsError
 from agent.token.token import Token, TokenState
@@ -58,7 +58,7 @@ def make_softhsm_token(settings: TokenSettings, pin: str, conf: Path) -> bool:
 
 
 async def make_keys(
-    settings: TokenSettings, pin: str, *, name: str, state_dir: Path, settled: Iterable[str]
+    settings: TokenSettings, pin: str, *, name: str, state_dir: Path, settled: Iterable[str], site_ca: bool = False
 ) -> Initialised:
     """Every key that is missing, and in `state_dir`/enrolment what the platform needs to know of them.
 
@@ -71,7 +71,8 @@ async def make_keys(
     try:
         async with asyncio.timeout(READY_S):
             await _until_ready(token)
-        for key_id in (EVIDENCE_KEY, UPLINK_KEY, *map(device_key, devices)):
+        wanted = [EVIDENCE_KEY, UPLINK_KEY, *([SITE_CA_KEY] if site_ca else []), *map(device_key, devices)]
+        for key_id in wanted:
             try:
                 await token.create_key(key_id)
                 made.append(f"key {key_id.decode()}")

@@ -15,8 +15,11 @@ def main() -> None:
         from agent.cli.run import main as run
 
         sys.exit(run(arguments[1:]))
+    from agent.cli import chargers, ocpp
     from agent.cli.commands import app
 
+    app.add_typer(chargers.app, name="chargers")
+    app.add_typer(ocpp.app, name="ocpp")
     app(prog_name="v2g-gateway")
 
 

@@ -10,13 +10,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agent.config import SecretError, Settings, read_secret
+from agent.config.tokens import TokensError, read_tokens
 from agent.roads.meter_keys import registered_key
 from drivers.ocmf.errors import MeterKeyError
 
 
 def missing_parts(settings: Settings) -> list[str]:
     """A sentence for each: the key, what is wrong with what it names, and what that keeps from working."""
-    return [*_secrets(settings), *_files(settings), *_meter_keys(settings)]
+    return [*_secrets(settings), *_files(settings), *_tokens(settings), *_meter_keys(settings)]
+
+
+def _tokens(settings: Settings) -> Iterator[str]:
+    if settings.ocpp.tokens_file is not None:
+        try:
+            read_tokens(settings.ocpp.tokens_file)
+        except TokensError as error:
+            yield f"ocpp.tokens_file: {error}; until then only local_tokens of the devices may charge"
 
 
 def _meter_keys(settings: Settings) -> Iterator[str]:

@@ -99,7 +99,9 @@ async def _faces(gateway: Gateway, settings: Settings) -> AsyncIterator[None]:
     """Local socket and status page, as far as they can be had: a taken port must not keep a site uncontrolled."""
     async with contextlib.AsyncExitStack() as stack:
         try:
-            await stack.enter_async_context(serve_locally(gateway, settings.gateway.state_dir / SOCKET_NAME))
+            await stack.enter_async_context(
+                serve_locally(gateway, settings.gateway.state_dir / SOCKET_NAME, chargers=gateway)
+            )
         except OSError as error:
             gateway.note_problem("socket", f"v2g-gateway status cannot ask this agent: {error}")
         try:

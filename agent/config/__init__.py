@@ -5,12 +5,11 @@ file: a key that ends in `_secret` names where one is, "file:/path" or "credenti
 What a setting does must not live here: rooms take the section that is theirs.
 """
 
+from agent.config.device_settings import DeviceSettings
 from agent.config.file import DEFAULT_PATH, ConfigError, model_at, read_settings
 from agent.config.secrets import SecretError, read_secret
 from agent.config.settings import (
-    MQTT_SCHEME,
     ControlSettings,
-    DeviceSettings,
     FrequencySettings,
     MandateSettings,
     PlatformSettings,
@@ -19,9 +18,8 @@ from agent.config.settings import (
     TokenSettings,
     UnsignedCommands,
     WebSettings,
-    is_loopback,
-    split_address,
 )
+from agent.config.values import MQTT_SCHEME, is_loopback, split_address
 
 __all__ = [
     "DEFAULT_PATH",

@@ -2,80 +2,26 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, model_validator
 
+from agent.config.device_settings import DeviceSettings
+from agent.config.values import (
+    AbsolutePath,
+    Endpoint,
+    HostAndPort,
+    SecretReference,
+    Section,
+    fault,
+    is_loopback,
+)
 from drivers.device import DeviceKind
-from drivers.sunspec.endpoint import parse_address
-from drivers.sunspec.errors import AddressError
 
 
-def _secret_reference(value: str) -> str:
-    if not re.fullmatch(r"(file:/.+|credential:[A-Za-z0-9_.-]+)", value):
-        raise ValueError('write "file:/absolute/path" or "credential:NAME"; a secret itself never stands here')
-    return value
-
-
-MQTT_SCHEME: Final = "mqtts://"
-SecretReference = Annotated[str, AfterValidator(_secret_reference)]
-DeviceId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-
-
-def _fault(why: str, *where: int | str) -> PydanticCustomError:
-    """What contradicts something else, at the key that has to change: found from the section that is looked at."""
-    return PydanticCustomError("contradiction", "{why}", {"why": why, "where": where})
-
-
-def _absolute(value: Path) -> Path:
-    if not value.is_absolute():
-        raise ValueError("write the whole path, from / on")
-    return value
-
-
-def _address(value: str) -> str:
-    if not re.fullmatch(r"([^:\s]+|\[[0-9a-fA-F:]+\]):\d{1,5}", value) or split_address(value)[1] > 65_535:
-        raise ValueError('write "host:port" or "[v6]:port", the port at most 65535')
-    return value
-
-
-def _endpoint(value: str) -> str:
-    _address(value.removeprefix(MQTT_SCHEME))
-    return value
-
-
-HostAndPort = Annotated[str, AfterValidator(_address)]
-Endpoint = Annotated[str, AfterValidator(_endpoint)]
-AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
-
-
-def is_loopback(listen: str) -> bool:
-    """Whether a listen address can be reached from this machine alone."""
-    host, _ = split_address(listen)
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """("host", port) of "host:port" or "[v6]:port"."""
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
-
-
-class GatewaySettings(_Section):
+class GatewaySettings(Section):
     """[gateway]"""
 
     name: str = Field("v2g-gateway", description="Name that people see", min_length=1, max_length=64)
@@ -83,7 +29,7 @@ class GatewaySettings(_Section):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much is logged")
 
 
-class SiteSettings(_Section):
+class SiteSettings(Section):
     """[site]: the connection and what the contract allows."""
 
     nominal_frequency_hz: Literal[50, 60] = Field(50, description="Grid's nominal frequency")
@@ -99,7 +45,7 @@ class SiteSettings(_Section):
     discharge_permitted: bool = Field(False, description="The connection contract permits export from storage and cars")
 
 
-class TokenSettings(_Section):
+class TokenSettings(Section):
     """[token]: the HSM."""
 
     module: Path = Field(Path("/usr/lib/softhsm/libsofthsm2.so"), description="PKCS#11 module")
@@ -117,7 +63,7 @@ class TokenSettings(_Section):
         return self
 
 
-class EvidenceSettings(_Section):
+class EvidenceSettings(Section):
     """[evidence]"""
 
     linger_s: float = Field(1.0, ge=0.0, le=10.0, description="Longest wait of a statement for its batch to fill, s")
@@ -125,7 +71,7 @@ class EvidenceSettings(_Section):
     retain_days: int = Field(7, ge=7, le=3650, description="Evidence is kept this long after acknowledgement, days")
 
 
-class PlatformSettings(_Section):
+class PlatformSettings(Section):
     """[platform]: where evidence goes and commands come from. Without this section the gateway works alone."""
 
     endpoints: list[Endpoint] = Field(
@@ -167,7 +113,7 @@ class UnsignedCommands(StrEnum):
     ALL = "all"
 
 
-class MandateSettings(_Section):
+class MandateSettings(Section):
     """[[control.mandate]]: an owner's permission to discharge the vehicle that identifies itself with this token."""
 
     token_id: str = Field(min_length=1, max_length=255, description="RFID or contract identifier of the driver")
@@ -176,7 +122,7 @@ class MandateSettings(_Section):
     currency: str = Field("EUR", pattern=r"^[A-Z]{3}$", description="ISO 4217, of the price")
 
 
-class FrequencySettings(_Section):
+class FrequencySettings(Section):
     """[frequency]: the site's own answer to the grid's frequency. What it asks for is the country's to say."""
 
     response: bool = Field(False, description="Batteries, cars and PV answer the frequency that is measured here")
@@ -191,7 +137,7 @@ class FrequencySettings(_Section):
     )
 
 
-class ControlSettings(_Section):
+class ControlSettings(Section):
     """[control]"""
 
     unsigned_commands: UnsignedCommands = Field(
@@ -220,7 +166,7 @@ class ControlSettings(_Section):
     mandate: list[MandateSettings] = Field([], max_length=1000)
 
 
-class SettlementSettings(_Section):
+class SettlementSettings(Section):
     """[settlement]"""
 
     window_s: int = Field(900, ge=5, le=3600, description="Settlement window, aligned to UTC, s (86400 is a multiple)")
@@ -234,11 +180,11 @@ class SettlementSettings(_Section):
     @model_validator(mode="after")
     def _divides_a_day(self) -> Self:
         if 86_400 % self.window_s:
-            raise _fault(f"{self.window_s} does not divide a day; 300 and 900 are usual", "window_s")
+            raise fault(f"{self.window_s} does not divide a day; 300 and 900 are usual", "window_s")
         return self
 
 
-class OcppSettings(_Section):
+class OcppSettings(Section):
     """[ocpp]: where chargers connect to."""
 
     listen: HostAndPort = Field("127.0.0.1:9000", description="Address and port for chargers")
@@ -247,6 +193,22 @@ class OcppSettings(_Section):
     heartbeat_s: int = Field(300, ge=5, le=86_400, description="Heartbeat interval given to chargers, s")
     meter_interval_s: int = Field(5, ge=1, le=900, description="Meter values from chargers, s")
     call_timeout_s: float = Field(10.0, ge=1, le=120, description="A charger's time to answer, s")
+    unknown_chargers: Literal["wait", "refuse"] = Field(
+        "wait", description="Chargers of no [[device]]: wait (Pending) for `chargers approve`, or refuse them"
+    )
+    site_ca: bool = Field(
+        False, description="Certify chargers with a key in the token (run init again: it makes the key)"
+    )
+    client_ca_file: Path | None = Field(
+        None, description="Certificates of whoever else certifies chargers with security_profile 3, PEM"
+    )
+    tokens_file: Path | None = Field(None, description="idTokens that may charge here, TOML, mode 0640 or less")
+    master_pass_group: str = Field(
+        "", max_length=36, description="Group of tokens that end any transaction and start none"
+    )
+    contract_roots_file: Path | None = Field(
+        None, description="Root certificates of plug and charge contracts, PEM; absent: chargers judge them alone"
+    )
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Self:
@@ -255,7 +217,7 @@ class OcppSettings(_Section):
         return self
 
 
-class WebSettings(_Section):
+class WebSettings(Section):
     """[web]: status page, health and metrics."""
 
     listen: HostAndPort = Field("127.0.0.1:8080", description="Address and port of the status page")
@@ -268,7 +230,7 @@ class WebSettings(_Section):
         if (self.certificate_file is None) != (self.certificate_key_file is None):
             raise ValueError("certificate_file and certificate_key_file go together")
         if not is_loopback(self.listen) and (self.password_secret is None or self.certificate_file is None):
-            raise _fault(
+            raise fault(
                 f"{self.listen} can be reached from the network: set password_secret and certificate_file, "
                 'or listen on "127.0.0.1:8080"',
                 "listen",
@@ -276,106 +238,7 @@ class WebSettings(_Section):
         return self
 
 
-class DeviceSettings(_Section):
-    """[[device]]"""
-
-    id: DeviceId = Field(description="Lower case letters, digits and hyphens; signed into every reading")
-    kind: DeviceKind = Field(description="meter, pv, battery or charger")
-    driver: Literal["sunspec", "modbus", "ocpp"] = Field(
-        description="sunspec for SunSpec devices, modbus for others by a register map, ocpp for chargers"
-    )
-    settled: bool = Field(False, description="A settlement point: exactly one on any path of the metering tree")
-    parent: DeviceId | None = Field(None, description="The meter that this device is behind")
-    period_s: float = Field(1.0, ge=0.2, le=60, description="Telemetry period, s")
-    phases: list[Literal[1, 2, 3]] = Field([1, 2, 3], min_length=1, max_length=3, description="Phases it is on")
-    rated_import_w: int | None = Field(
-        None, ge=0, le=10_000_000, description="Installer's bound below the nameplate, W"
-    )
-    rated_export_w: int | None = Field(
-        None, ge=0, le=10_000_000, description="Installer's bound below the nameplate, W"
-    )
-    fallback_import_w: int | None = Field(
-        None, ge=0, description="Static share when the gateway is silent, W (SAFETY 2)"
-    )
-    fallback_export_w: int | None = Field(None, ge=0, description="Static export share when the gateway is silent, W")
-    # sunspec, modbus
-    address: str | None = Field(
-        None, description='"tcp://host:port", "tls://...", "rtutcp://..." or "rtu:///dev/ttyUSB0?baudrate=9600"'
-    )
-    unit: int = Field(1, ge=0, le=247, description="Modbus unit id")
-    timeout_s: float = Field(1.0, ge=0.1, le=10, description="Modbus answer time, s")
-    gap_s: float = Field(0.0, ge=0, le=2, description="Pause between Modbus requests on its line, s")
-    ca_file: Path | None = Field(None, description="tls://: PEM certificate of whoever certifies the device")
-    certificate_file: Path | None = Field(None, description="tls://: our certificate, where the device asks for one")
-    certificate_key_file: Path | None = Field(None, description="tls://: its key, mode 0600")
-    tls_name: str | None = Field(
-        None, min_length=1, max_length=253, description="tls://: name in the device's certificate; absent: the host"
-    )
-    map: str | None = Field(
-        None, min_length=1, max_length=500, description="modbus: a shipped register map, or the path of one"
-    )
-    # ocpp
-    charger_id: str | None = Field(None, min_length=1, max_length=48, description="Charger's OCPP identity")
-    password_secret: SecretReference | None = Field(None, description="Charger's basic-auth password")
-    evse_id: int = Field(1, ge=1, le=100, description="EVSE of the charger")
-    discharge: Literal["never", "negative_limit", "v2x"] = Field(
-        "never",
-        description="How it may discharge: v2x by OCPP 2.1; negative_limit by 2.0.1 too, for models known to do it",
-    )
-    local_tokens: list[str] = Field(
-        [], max_length=1000, description="idTokens that may charge here without the platform"
-    )
-    meter_key_file: AbsolutePath | None = Field(
-        None, description="Public key of the charger's meter that signs its values: PEM, hex or base64, from the meter"
-    )
-    meter_key_sha256: str | None = Field(
-        None, pattern=r"^[0-9a-fA-F]{64}$", description="Its fingerprint: another key in the file does not count"
-    )
-
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
-        if (self.driver == "modbus") != (self.map is not None):
-            raise ValueError('`map` and driver "modbus" go together: map = "eastron-sdm630", or the path of a map')
-        if self.driver in ("sunspec", "modbus"):
-            if self.address is None:
-                raise ValueError(f'a {self.driver} device needs `address`, such as "tcp://192.0.2.10:502"')
-            try:
-                parse_address(self.address)
-            except AddressError as error:
-                raise _fault(str(error), "address") from None
-            if self.driver == "modbus":
-                self._says_its_rating()
-            if self.kind is DeviceKind.CHARGER:
-                raise ValueError("a charger has driver ocpp")
-            if self.address.startswith("tls://"):
-                if self.ca_file is None:
-                    raise ValueError(
-                        "a tls:// device needs `ca_file`: without it anybody could pretend to be the device"
-                    )
-            elif self.ca_file or self.certificate_file or self.tls_name:
-                raise ValueError("ca_file, certificate_file and tls_name are for a device at a tls:// address")
-            if (self.certificate_file is None) != (self.certificate_key_file is None):
-                raise ValueError("certificate_file and certificate_key_file go together")
-        else:
-            if self.charger_id is None:
-                raise ValueError("an ocpp device needs `charger_id`, the identity at the end of the charger's URL")
-            if self.kind is not DeviceKind.CHARGER:
-                raise ValueError("driver ocpp is for kind charger")
-        if self.meter_key_file is not None and self.driver != "ocpp":
-            raise _fault("only a charger's meter signs its values (driver ocpp)", "meter_key_file")
-        if self.meter_key_sha256 is not None and self.meter_key_file is None:
-            raise _fault("is the fingerprint of the key in meter_key_file, which is missing", "meter_key_sha256")
-        return self
-
-    def _says_its_rating(self) -> None:
-        # A register map does not tell the nameplate, and what cannot be controlled is counted at it (SAFETY 2).
-        needed = {DeviceKind.PV: ("rated_export_w",), DeviceKind.BATTERY: ("rated_import_w", "rated_export_w")}
-        missing = [key for key in needed.get(self.kind, ()) if getattr(self, key) is None]
-        if missing:
-            raise ValueError(f"a {self.kind} with driver modbus needs {' and '.join(missing)}: its nameplate, W")
-
-
-class Settings(_Section):
+class Settings(Section):
     """The whole file."""
 
     gateway: GatewaySettings = GatewaySettings()
@@ -396,19 +259,23 @@ class Settings(_Section):
         if len(by_id) != len(self.device):
             twice = sorted({d.id for d in self.device if [o.id for o in self.device].count(d.id) > 1})
             last = max(i for i, d in enumerate(self.device) if d.id == twice[0])
-            raise _fault(f"device ids must differ; more than once: {', '.join(twice)}", "device", last, "id")
+            raise fault(f"device ids must differ; more than once: {', '.join(twice)}", "device", last, "id")
         for i, d in enumerate(self.device):
             why = _wrong_path(d, by_id)
             if why:
-                raise _fault(why, "device", i, "parent")
-            if d.driver == "ocpp" and d.password_secret is None and not is_loopback(self.ocpp.listen):
-                raise _fault(
+                raise fault(why, "device", i, "parent")
+            if d.driver == "ocpp" and d.security_profile == 3 and self.ocpp.certificate_file is None:
+                why = "security_profile 3 needs TLS: set certificate_file of [ocpp]"
+                raise fault(why, "device", i, "security_profile")
+            proven = d.password_secret is not None or d.security_profile == 3
+            if d.driver == "ocpp" and not proven and not is_loopback(self.ocpp.listen):
+                raise fault(
                     f"device {d.id} has no password_secret, and [ocpp] listens on {self.ocpp.listen}: "
                     "anybody on that network could pretend to be this charger",
                     "device", i, "password_secret",
                 )  # fmt: skip
             if d.driver == "ocpp" and self.ocpp.listen == self.web.listen:
-                raise _fault(f"{self.ocpp.listen} is [web] listen too; chargers need a port of their own",
+                raise fault(f"{self.ocpp.listen} is [web] listen too; chargers need a port of their own",
                              "ocpp", "listen")  # fmt: skip
         for i, d in enumerate(self.device):
             for other in self.device[:i]:
@@ -416,7 +283,7 @@ class Settings(_Section):
                 same_evse = d.charger_id is not None and (d.charger_id, d.evse_id) == (other.charger_id, other.evse_id)
                 if same_bus or same_evse:
                     why = f"devices {other.id} and {d.id} are the same one: same address and unit, or EVSE"
-                    raise _fault(why, "device", i, "address" if same_bus else "charger_id")
+                    raise fault(why, "device", i, "address" if same_bus else "charger_id")
         return self
 
 

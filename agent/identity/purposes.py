@@ -9,6 +9,9 @@ EVIDENCE_KEY: Final = b"evidence"
 UPLINK_KEY: Final = b"uplink-tls"
 """Client key of the mutual TLS with the platform."""
 
+SITE_CA_KEY: Final = b"site-ca"
+"""Certifies the site's chargers (OCPP security profile 3)."""
+
 
 def device_key(device_id: str) -> bytes:
     """The key of one settled device: it signs that device's channel."""

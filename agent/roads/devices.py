@@ -6,10 +6,14 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cryptography import x509
+
 from agent.clock import Clock
 from agent.config import DeviceSettings, SecretError, Settings, read_secret, split_address
+from agent.config.tokens import TokensError, read_tokens
 from agent.ledger.state import ChannelTerms
 from agent.measure.meter import MeteredDevice
+from agent.roads.charger_passwords import ChargerPasswords
 from agent.roads.meter_keys import registered_key
 from agent.store import Store
 from drivers.device import Device
@@ -18,6 +22,7 @@ from drivers.ocmf.errors import MeterKeyError
 from drivers.ocmf.keys import MeterKey
 from drivers.ocpp.server import OcppServer
 from drivers.ocpp.settings import ChargerSettings
+from drivers.ocpp.tokens import SiteToken, SiteTokens
 from drivers.sunspec.connection import ConnectionPool
 from drivers.sunspec.device import SunSpecDevice
 from drivers.sunspec.endpoint import Endpoint, parse_address
@@ -36,6 +41,17 @@ class SiteDevices:
     connections: ConnectionPool
     problems: dict[str, str]
     """Devices that could not be made, with what to do about it."""
+
+    def reload_tokens(self, settings: Settings) -> int:
+        """Read the file of allowed tokens again; how many there are. Raises ValueError; the old ones stay then."""
+        if self.ocpp is None:
+            raise ValueError("no charger is configured")
+        try:
+            tokens = read_site_tokens(settings)
+        except TokensError as error:
+            raise ValueError(str(error)) from error
+        self.ocpp.tokens.replace(tokens)
+        return len(tokens)
 
 
 def make_devices(
@@ -140,6 +156,7 @@ def _ocpp_server(
                 device_id=device.id,
                 charger_id=device.charger_id,
                 password=password,
+                security_profile=device.security_profile,
                 evse_id=device.evse_id,
                 discharge=device.discharge,
                 local_tokens=tuple(device.local_tokens),
@@ -151,7 +168,8 @@ def _ocpp_server(
                 meter_key=_meter_key(device, on_event),
             )
         )
-    if not chargers:
+    waits = settings.ocpp.unknown_chargers == "wait" and "listen" in settings.ocpp.model_fields_set
+    if not chargers and not waits:  # an installer may see chargers come before writing a section for them
         return None
     try:
         tls = _server_tls(settings)
@@ -173,7 +191,50 @@ def _ocpp_server(
         journal=store.journal("ocpp"),
         on_event=on_event,
         ssl=tls,
+        tokens=_tokens(settings, on_event),
+        contract_roots=_contract_roots(settings, on_event),
+        keeper=ChargerPasswords(settings.gateway.state_dir / "chargers"),
+        guests=settings.ocpp.unknown_chargers == "wait",
     )
+
+
+def read_site_tokens(settings: Settings) -> list[SiteToken]:
+    """The tokens of `[ocpp] tokens_file`. Raises TokensError."""
+    if settings.ocpp.tokens_file is None:
+        return []
+    return [
+        SiteToken(
+            name=token.id or "",
+            sha256=token.sha256 or "",
+            kind=token.type,
+            group=token.group,
+            expires_us=token.expires_us,
+            blocked=token.blocked,
+            device_ids=frozenset(token.devices),
+        )
+        for token in read_tokens(settings.ocpp.tokens_file)
+    ]
+
+
+def _tokens(settings: Settings, on_event: Callable[[str, str, str], None]) -> SiteTokens:
+    tokens = SiteTokens(settings.ocpp.master_pass_group)
+    try:
+        tokens.replace(read_site_tokens(settings))
+    except TokensError as error:
+        # Whom nobody knows does not charge; those of the configuration do.
+        on_event("charger.tokens", "tokens", str(error))
+    return tokens
+
+
+def _contract_roots(settings: Settings, on_event: Callable[[str, str, str], None]) -> list[x509.Certificate]:
+    file = settings.ocpp.contract_roots_file
+    if file is None:
+        return []
+    try:
+        return x509.load_pem_x509_certificates(file.read_bytes())
+    except (OSError, ValueError) as error:
+        on_event("charger.contract_roots", "contract roots", f"{file}: cannot be used: {error}")
+        return []
 
 
 def _meter_key(device: DeviceSettings, on_event: Callable[[str, str, str], None]) -> MeterKey | None:
@@ -190,6 +251,12 @@ def _server_tls(settings: Settings) -> ssl.SSLContext | None:
         return None
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(settings.ocpp.certificate_file, settings.ocpp.certificate_key_file)
+    if settings.ocpp.client_ca_file is not None:
+        tls.load_verify_locations(settings.ocpp.client_ca_file)
+        # Makers' certificates lack what RFC 5280 asks of them beside the signature, which Python 3.13 would insist on.
+        tls.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        # Chargers with a password show none; those with profile 3 get in with none but a good one (`entrance`).
+        tls.verify_mode = ssl.CERT_OPTIONAL
     return tls
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from typing import Final
 
 from agent.config import Settings
@@ -27,3 +28,11 @@ def facts(settings: Settings, *, version: str, software: Measurement, now_us: in
         metrology_digest=measure_settings(metrology_settings(settings)),
     )
     return [metering_tree(points, now_us), attestation]
+
+
+def installed_version() -> str:
+    """Of the installed wheel; a checkout says that it is one."""
+    try:
+        return metadata.version("v2g-gateway")
+    except metadata.PackageNotFoundError:
+        return "checkout"

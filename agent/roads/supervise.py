@@ -8,6 +8,7 @@ from typing import Final
 
 import structlog
 
+CANCEL_AGAIN_S: Final = 0.5
 AGAIN_LEAST_S: Final = 1.0
 AGAIN_MOST_S: Final = 30.0
 STEADY_S: Final = 60.0
@@ -58,3 +59,13 @@ def _reason(error: Exception) -> str:
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     return f"{type(error).__name__}: {error}"
+
+
+async def cancel_all(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel until they have ended: before Python 3.13 a TaskGroup can lose a cancellation (python/cpython#116720)."""
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
+    tasks.clear()

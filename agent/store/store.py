@@ -198,19 +198,19 @@ class Store(Reader):
             )  # fmt: skip
             place = cursor.lastrowid
             assert place is not None
-            await connection.execute("INSERT INTO body VALUES (?, ?)", (place, bodies.pack(batch.encoded)))
+            await connection.execute("INSERT INTO body VALUES (?, ?)", (place, body))
             numbered = sorted(enumerate(queued, start=1), key=lambda item: item[1][0])
+            rows_of_spans = []
             for series, group in groupby(numbered, key=lambda item: item[1][0]):
                 leaves = [spans.Leaf(index, row[2], row[1]) for index, row in group]
                 sequences = [leaf.sequence for leaf in leaves if leaf.sequence is not None]
-                first = min(sequences, default=None)
-                await connection.execute(
-                    "INSERT INTO span VALUES (?, ?, ?, ?, ?)",
-                    (place, series, first, max(sequences, default=None), spans.encode(leaves)),
-                )
-                await connection.execute(
-                    "INSERT OR IGNORE INTO block VALUES (?, ?, ?)", (series, place >> BLOCK_BITS, first)
-                )
+                ends = min(sequences, default=None), max(sequences, default=None)
+                rows_of_spans.append((place, series, *ends, spans.encode(leaves)))
+            await connection.executemany("INSERT INTO span VALUES (?, ?, ?, ?, ?)", rows_of_spans)
+            await connection.executemany(
+                "INSERT OR IGNORE INTO block VALUES (?, ?, ?)",
+                [(series, place >> BLOCK_BITS, first) for _, series, first, _, _ in rows_of_spans],
+            )
             await connection.execute("DELETE FROM queue WHERE place <= ?", (up_to_rowid,))
             return len(queued), sum(row[3] for row in queued), sum(row[4] for row in queued)
 
@@ -227,6 +227,8 @@ class Store(Reader):
                 unacknowledged_statements=c.unacknowledged_statements + statements,
             )
 
+        # Beside the loop: a large batch takes milliseconds, which the writer and all others go on with.
+        body = await asyncio.to_thread(bodies.pack, batch.encoded)
         await self._writer.do(work, count)
 
     async def acknowledge(self, incarnation: int, up_to_number: int, at_us: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from agent.uplink.errors import LinkDownError
@@ -28,6 +29,14 @@ BATCHES_PER_QUERY: Final = 8
 """At most 1 MiB each: what is read ahead of the window stays small."""
 LOOK_EVERY_S: Final = 1.0
 """How often the stall is looked for; less when the stall time is short."""
+
+
+@dataclass(frozen=True, slots=True)
+class Oddity:
+    """What is wrong with the place that the platform says it stands at. Worth an alarm."""
+
+    code: str
+    text: str
 
 
 class GatewayLinkCall:
@@ -70,20 +79,33 @@ class GatewayLinkCall:
         assert isinstance(event, Welcomed)  # the session's table lets nothing else come first
         return event
 
-    async def resume(self, held: tuple[int, int] | None) -> str:
-        """Have the session send again what the platform, by the welcome's word, has lost. What that is; else empty.
+    async def resume(self, held: tuple[int, int] | None) -> Oddity | None:
+        """Compare what the platform says it holds with our own. What it has lost the session sends again.
 
         Nothing is taken back in the outbox: the platform did acknowledge, and what was pruned since is gone.
         """
+        if held is None:
+            return None
+        own, incarnations = self._session.identity.incarnation, await self._outbox.incarnations()
+        if held[0] > own or (held[0] == own and held[1] and not await self._outbox.batches(held[1], 1)):
+            return Oddity(
+                "uplink.platform_ahead",
+                f"the platform holds batch {held[1]} of incarnation {held[0]}, which this gateway has never sealed: an "
+                "older state was put back here, or a second gateway uses this identity; find out before going on",
+            )
         lost = []
-        for incarnation in [] if held is None else await self._outbox.incarnations():
-            assert held is not None
+        for incarnation in incarnations:
             acknowledged = await self._outbox.acknowledged_number(incarnation)
             has = 0 if incarnation > held[0] else held[1] if incarnation == held[0] else acknowledged
             if has < acknowledged:
                 self._session.send_again(incarnation, has, acknowledged)
                 lost.append(f"batches {has + 1} to {acknowledged} of incarnation {incarnation}")
-        return ", ".join(lost)
+        if not lost:
+            return None
+        return Oddity(
+            "uplink.platform_went_back",
+            f"the platform has lost what it had acknowledged; {', '.join(lost)} are sent again as far as they are kept",
+        )
 
     async def run(self) -> None:
         """Carry frames until the link ends, which is always by an exception."""

@@ -269,13 +269,9 @@ class Uplink:
             welcome = await call.open()
             self._session = session
             self._platform_id = escaped(welcome.platform_id)
-            lost = await call.resume(welcome.held)
-            if lost:
-                self._alarm(
-                    "uplink.platform_went_back",
-                    self._endpoint,
-                    f"the platform has lost what it had acknowledged; {lost} are sent again, as far as they are kept",
-                )
+            oddity = await call.resume(welcome.held)
+            if oddity is not None:
+                self._alarm(oddity.code, self._endpoint, oddity.text)
             self._reconnect_after_s = welcome.reconnect_after_s
             self._up(Carrier.GATEWAY_LINK, f"connected to {self._endpoint}")
             work = [call.run(), beside(), self._listener.connected()]

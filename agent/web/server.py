@@ -31,6 +31,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from agent.config import SecretError, WebSettings, is_loopback, read_secret, split_address
 from agent.status import Snapshot
+from agent.web.chargers import ChargerSite, add_charger_routes
 from agent.web.connections import Connections
 from agent.web.history import PERIOD_S, PowerHistory
 from agent.web.metrics import SnapshotCollector
@@ -38,6 +39,8 @@ from agent.web.metrics import SnapshotCollector
 CONTROL_STALE_S: Final = 10.0
 """A control loop without progress for this long is not healthy."""
 PRESS_HEADER: Final = "X-V2G-Gateway"
+LOCAL_BYTES: Final = 65_536
+"""Of a request on the local socket: an order to a charger may bring a certificate."""
 MOST_NAME: Final = 64
 """Characters of who presses."""
 USER_NAME: Final = "installer"
@@ -69,7 +72,11 @@ class Site(Protocol):
 
 
 def make_app(
-    site: Site, *, guard: Callable[[web.Request], web.Response | None], connections: Connections
+    site: Site,
+    *,
+    guard: Callable[[web.Request], web.Response | None],
+    connections: Connections,
+    most_bytes: int = 4096,
 ) -> web.Application:
     """The application; `guard` gives the refusal of a request, or None when it may pass."""
 
@@ -86,7 +93,7 @@ def make_app(
 
     registry = CollectorRegistry()
     registry.register(SnapshotCollector(site.snapshot))
-    app = web.Application(middlewares=[guarded], client_max_size=4096)
+    app = web.Application(middlewares=[guarded], client_max_size=most_bytes)
 
     past = PowerHistory()
 
@@ -207,10 +214,12 @@ async def serve(site: Site, settings: WebSettings) -> AsyncIterator[int]:
 
 
 @asynccontextmanager
-async def serve_locally(site: Site, path: Path) -> AsyncIterator[None]:
+async def serve_locally(site: Site, path: Path, *, chargers: ChargerSite | None = None) -> AsyncIterator[None]:
     """Listen on a Unix socket (mode 0600) while the context is open. Raises OSError."""
     connections = Connections()
-    app = make_app(site, guard=lambda _: None, connections=connections)
+    app = make_app(site, guard=lambda _: None, connections=connections, most_bytes=LOCAL_BYTES)
+    if chargers is not None:
+        add_charger_routes(app, chargers, stay=connections.asked)
     async with _running(app, connections):
         await asyncio.to_thread(path.unlink, missing_ok=True)
         listener = await asyncio.get_running_loop().create_unix_server(connections, sock=_bound(path))

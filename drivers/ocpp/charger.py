@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 import structlog
+from cryptography import x509
 from websockets.asyncio.server import ServerConnection
 
 from drivers.device import DeviceError, DeviceRefusedError, DeviceUnreachableError, Journal, LinkState
 from drivers.ocpp import provisioning
+from drivers.ocpp.certificates import Certificates, Issued
 from drivers.ocpp.connection import Connection
+from drivers.ocpp.credentials import PasswordKeeper, Passwords
+from drivers.ocpp.desk import ChargerDesk
 from drivers.ocpp.errors import (
     CallError,
     CallRefusedError,
@@ -30,7 +34,10 @@ from drivers.ocpp.rpc import Priority, RpcEngine
 from drivers.ocpp.schemas import JsonObject, Version
 from drivers.ocpp.session import EvseSession, Moment, Outcome
 from drivers.ocpp.settings import ChargerSettings
+from drivers.ocpp.standing import Standing
 from drivers.ocpp.station import Reaction, StationSession
+from drivers.ocpp.tap import Tap
+from drivers.ocpp.tokens import SiteTokens
 
 SILENT_START_S: Final = 5.0
 """A charger that reconnects without BootNotification and has nothing to say is spoken to after this long."""
@@ -71,10 +78,17 @@ class OcppCharger:
         wall_us: Callable[[], int],
         journal: Journal,
         on_event: Callable[[str, str, str], None],
+        tokens: SiteTokens | None = None,
+        contract_roots: Sequence[x509.Certificate] = (),
+        keeper: PasswordKeeper | None = None,
+        guest: bool = False,
     ) -> None:
-        self.session = StationSession(evses, heartbeat_s=heartbeat_s)
+        self.session = StationSession(evses, heartbeat_s=heartbeat_s, tokens=tokens, contract_roots=contract_roots)
         self.charger_id = self.session.charger_id
-        self.password = evses[0].password
+        self.settings = evses[0]
+        self.guest = guest
+        """Nobody configured it: it waits for an approval and has no devices."""
+        self.passwords = Passwords(self.charger_id, evses[0].password, keeper)
         self.rate_unit = RateUnit.WATTS
         self.evses = {
             number: OcppEvse(evse, self, monotonic_s=monotonic_s, wall_us=wall_us, meter_interval_s=meter_interval_s)
@@ -98,6 +112,17 @@ class OcppCharger:
         self._lost = ""
         self._fault = ""
         self._log = _log.bind(charger=self.charger_id)
+        self.desk = ChargerDesk(self, carry_out=self._carry_out, journal=journal, keeper=keeper, wall_us=wall_us)
+
+        self.tap = Tap(wall_us)
+        self.certificates = Certificates(
+            self,
+            self.charger_id,
+            names=lambda: self.session.names,
+            wall_us=wall_us,
+            on_issued=self._certified,
+            say=self._say,
+        )
 
     # --- for EVSEs (`drivers.ocpp.evse.Charger`)
 
@@ -106,10 +131,20 @@ class OcppCharger:
         connection = self._connection
         if connection is None:
             raise NotConnectedError(f"charger {self.charger_id} is not connected")
-        return await connection.call(action, payload, priority)
+        self.tap.say("gateway", "call", action, payload)
+        try:
+            answer = await connection.call(action, payload, priority)
+        except (CallError, OwnMistakeError) as error:
+            self.tap.say("charger", "error", action, str(error))
+            raise
+        self.tap.say("charger", "answer", action, answer)
+        return answer
 
     def link(self) -> tuple[LinkState, str]:
         """Whether the charger is here, and a sentence about it."""
+        if self.session.word is not Standing.ACCEPTED:
+            text = f"is {self.session.word.value} until somebody says: v2g-gateway chargers approve {self.charger_id}"
+            return LinkState.FAULT, text
         if self._connection is not None:
             return LinkState.ONLINE, f"connected: {self.session.identity or 'has not said what it is'}"
         if self._fault:
@@ -132,6 +167,8 @@ class OcppCharger:
 
     async def recall(self) -> None:
         """Go on from what was remembered before a restart."""
+        await self.passwords.recall()
+        await self.desk.recall_model()
         remembered = await self._journal.recall(self._journal_key)
         if remembered is None:
             return
@@ -139,6 +176,12 @@ class OcppCharger:
             self.session.restore(remembered)
         except ValueError as error:
             self._say("charger.memory", str(error))
+        for evse in self.evses.values():
+            evse.limit(evse.session.limit_w)
+
+    async def remember(self) -> None:
+        """Keep what the session holds now."""
+        await self._carry_out(Outcome(changed=True))
 
     async def still_connected(self) -> bool:
         """Whether an earlier socket of this charger is alive. A dead one is gone when this returns (a second socket
@@ -165,6 +208,8 @@ class OcppCharger:
 
     def trouble(self, code: str, text: str) -> None:
         """Something that a misbehaving charger may do all the time: told at once, and then from time to time."""
+        # What follows the place of a fault quotes the message, which may hold a token.
+        self.tap.say("charger", "note", code, ": ".join(text.split(": ")[:2]))
         known, now_s = self._troubles.get(code), self._monotonic_s()
         if known is not None and now_s - known.said_s < TROUBLE_AGAIN_S:
             known.since += 1
@@ -177,7 +222,18 @@ class OcppCharger:
         """Somebody came with this identity and was turned away."""
         self._fault = text
 
-    async def serve(self, socket: ServerConnection, version: Version) -> None:
+    async def set_standing(self, standing: Standing) -> None:
+        """The installer's word: accepted, waiting, or turned away; told to the charger when it boots next, which it is
+        asked to do now."""
+        self.session.standing = standing
+        await self.remember()
+        if self._connection is not None:
+            try:
+                await provisioning.trigger(self, "BootNotification")
+            except CallError as error:  # it will say that it booted by itself, within the interval that it was given
+                self._log.info("ocpp_not_triggered", problem=str(error))
+
+    async def serve(self, socket: ServerConnection, version: Version, *, unproven: bool = False) -> None:
         """Talk until the socket closes. The caller has made sure that there is no other."""
         connection = Connection(
             socket,
@@ -191,23 +247,27 @@ class OcppCharger:
         self._connection, self._fault = connection, ""
         self._ended.clear()
         self._wanted.clear()
-        self.session.connection_began(version)
+        self.session.connection_began(version, unproven=unproven)
         self._log.info("ocpp_connected", version=version.value)
+        self.tap.say("charger", "note", "", f"connected with {version.value}")
         try:
             async with asyncio.TaskGroup() as group:
                 beside = [
                     group.create_task(self._provision()),
                     group.create_task(self._keep_telemetry()),
                     group.create_task(self._watch_leases()),
+                    group.create_task(self.certificates.run(lambda: self.session.certificate_ends_us)),
                 ]
                 await connection.run()
                 for task in beside:
                     task.cancel()
         finally:
             self._connection = None
+            self.session.unproven = False
             self._lost = f"charger {self.charger_id} has lost its connection and is expected back"
             self._ended.set()
             self._log.info("ocpp_disconnected")
+            self.tap.say("charger", "note", "", "the connection ended")
 
     @property
     def taken(self) -> bool:
@@ -249,18 +309,38 @@ class OcppCharger:
 
     # --- what the charger says
 
+    async def _certified(self, issued: Issued) -> None:
+        self.session.certificate = {"serial": issued.serial, "not_after_us": issued.not_after_us}
+        await self.remember()
+        self._say("charger.certificate", f"has a new certificate of the site, serial number {issued.serial}")
+
     async def _react(self, action: str, payload: JsonObject) -> Reaction:
+        self.tap.say("charger", "call", action, payload)
+        reaction = await self._reaction(action, payload)
+        if reaction.refusal is None:
+            self.tap.say("gateway", "answer", action, reaction.answer or {})
+        else:
+            self.tap.say("gateway", "error", action, f"{reaction.refusal[0].value}: {reaction.refusal[1]}")
+        return reaction
+
+    async def _reaction(self, action: str, payload: JsonObject) -> Reaction:
+        if action == "SignCertificate" and self.session.word.hears(action) and not self.guest:
+            return Reaction(answer=self.certificates.request(payload))
         reaction = self.session.handle(action, payload, self._now())
         if reaction.booted:
             for evse in self.evses.values():
                 evse.profiles_lost()
         await self._carry_out(Outcome(reaction.samples, reaction.notices, changed=reaction.remember))
+        if reaction.model_changed:
+            await self.desk.keep_model()
         if action == "ReportChargingProfiles":
             for evse in self.evses.values():
                 evse.profiles_reported()
         if reaction.booted or action != "BootNotification":
             # After a boot, or with the first word of a charger that does not say that it booted.
             self._want_provisioning(again=reaction.booted)
+        elif self.session.unproven:
+            self._want_provisioning(again=True)
         return reaction
 
     def _want_provisioning(self, *, again: bool) -> None:
@@ -303,6 +383,10 @@ class OcppCharger:
                 wait_s = RETRY_S
 
     async def _provision_once(self) -> None:
+        if self.session.unproven:
+            await self._let_in()
+        if self.session.word is not Standing.ACCEPTED:
+            return
         self.rate_unit = await provisioning.read_rate_unit(self)
         for evse in self.evses.values():
             await evse.install_static_share()
@@ -318,6 +402,19 @@ class OcppCharger:
             await provisioning.trigger(self, "BootNotification")
         for session in self.session.evses.values():
             await self._carry_out(await provisioning.ask_state(self, session))
+        await self.desk.bring_up()
+        await self.certificates.renew_in_time(self.session.certificate_ends_us)
+
+    async def _let_in(self) -> None:
+        """A charger that lost its password, and an installer who says that it may come in."""
+        try:
+            await self.desk.change_password()
+        except (DeviceRefusedError, ValueError, OSError) as error:
+            self._say("charger.password", f"could not be given a new password: {error}")
+            return
+        self._say("charger.password", "was given a new password because the installer approved it")
+        if self._connection is not None:
+            self._connection.drop()
 
     async def _keep_telemetry(self) -> None:
         """While no transaction runs chargers are silent: ask for values, and carry the last forward where none come."""
@@ -330,6 +427,8 @@ class OcppCharger:
 
         while True:
             await asyncio.sleep(self._meter_interval_s)
+            if self.session.word is not Standing.ACCEPTED:
+                continue
             for number, evse in self.session.evses.items():
                 if evse.transaction is not None or age_s(evse) < self._meter_interval_s / 2:
                     continue

@@ -42,6 +42,8 @@ from drivers.ocpp.station import Reaction
 
 LOGGED_FAULTS: Final = 3
 """Of one connection; a charger that sends nonsense sends much of it."""
+LOGGED_CHARACTERS: Final = 64
+"""Of a frame that we send."""
 MESSAGES_PER_S: Final = 50.0
 """In the long run, of one charger. An honest one sends a few a minute, and its queue after an outage one by one."""
 MESSAGES_AT_ONCE: Final = 200.0
@@ -211,7 +213,8 @@ class Connection:
         stuck = asyncio.get_running_loop().call_later(SEND_WITHIN_S, self._give_up)
         try:
             for text in texts:
-                self._log.debug("ocpp_sent", frame=text)
+                # Kind, id and action, and no more: what follows may hold a password. To read along: `ocpp tap`.
+                self._log.debug("ocpp_sent", frame=text[:LOGGED_CHARACTERS])
                 await self._socket.send(text)
         finally:
             stuck.cancel()
@@ -230,7 +233,7 @@ class Connection:
                 if future is not None and not future.done():
                     future.set_result(event)
             case SendReceived():
-                self._log.debug("ocpp_received", action=event.action, payload=event.payload)
+                self._log.debug("ocpp_received", action=event.action)
                 reaction = await self._reaction(event.action, event.payload)
                 if reaction.refusal is not None:
                     self._log.info("ocpp_not_taken", action=event.action, problem=reaction.refusal[1])
@@ -248,7 +251,7 @@ class Connection:
                 await self._fault(event)
 
     async def _answer(self, call: CallReceived) -> None:
-        self._log.debug("ocpp_received", action=call.action, payload=call.payload)
+        self._log.debug("ocpp_received", action=call.action)
         reaction = await self._reaction(call.action, call.payload)
         if reaction.refusal is not None:
             self._engine.refuse(call.message_id, *reaction.refusal)

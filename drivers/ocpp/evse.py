@@ -173,6 +173,26 @@ class OcppEvse:
         if order == self._order:
             self._lease_runs = False
 
+    # --- for people
+
+    @property
+    def limited_to_w(self) -> int | None:
+        """The owner's own bound, W; None: there is none."""
+        return self.session.limit_w
+
+    def limit(self, watts: int | None) -> None:
+        """Bound charging and discharging to so many watts, below what the installer wrote. The plan sees it as the
+        rating, so that it counts on no more; None takes it away."""
+        installed = self.session.settings
+        self.session.limit_w = watts
+        self._settings = installed
+        if watts is not None:
+            self._settings = replace(
+                installed,
+                rated_import_w=min(watts, installed.import_rating_w),
+                rated_export_w=min(watts, installed.export_rating_w),
+            )
+
     # --- for the charger that this EVSE is part of
 
     def take(self, sample: Sample) -> None:

@@ -12,13 +12,13 @@ from typing import Final, cast
 import structlog
 
 from drivers.ocpp.connection import Caller
-from drivers.ocpp.errors import CallRefusedError, InvalidAnswerError
+from drivers.ocpp.errors import CallRefusedError, InvalidAnswerError, quoted
 from drivers.ocpp.messages import GetVariablesAnswer, SetVariablesAnswer, StatusAnswer, TransactionStatusAnswer
 from drivers.ocpp.meter_values import MEASURANDS
 from drivers.ocpp.profiles import RateUnit
 from drivers.ocpp.rpc import Priority
 from drivers.ocpp.schemas import Json, JsonObject
-from drivers.ocpp.session import EvseSession, Outcome
+from drivers.ocpp.session import EvseSession, Notice, Outcome
 
 _log = structlog.get_logger()
 
@@ -111,6 +111,7 @@ async def ask_state(charger: Caller, evse: EvseSession) -> Outcome:
     Raises CallError when it does not answer at all.
     """
     here: JsonObject = {"id": evse.settings.evse_id}
+    lost = await _give_up_gaps(charger, evse)
     if evse.transaction is not None:
         asked: JsonObject = {"transactionId": evse.transaction.transaction_id}
         try:
@@ -119,12 +120,37 @@ async def ask_state(charger: Caller, evse: EvseSession) -> Outcome:
             answer = {"messagesInQueue": True}
         # With messages in its queue, the end of the transaction is still to come from there.
         if answer.get("ongoingIndicator") is False and not answer["messagesInQueue"]:
-            return evse.no_transaction()
+            return _joined(lost, evse.no_transaction())
     await trigger(charger, "StatusNotification", {**here, "connectorId": 1})
     running = await trigger(charger, "TransactionEvent", here)
     if running == "Rejected" and evse.transaction is None:
-        return evse.no_transaction()
-    return Outcome()
+        return _joined(lost, evse.no_transaction())
+    return lost
+
+
+async def _give_up_gaps(charger: Caller, evse: EvseSession) -> Outcome:
+    """Events that did not come and of which the charger says that it has none left (E14): they never will."""
+    outcome = Outcome()
+    for transaction_id in evse.sequence.with_gaps():
+        try:
+            answer = cast(
+                TransactionStatusAnswer,
+                await charger.call("GetTransactionStatus", {"transactionId": transaction_id}, Priority.ROUTINE),
+            )
+        except (CallRefusedError, InvalidAnswerError):
+            continue
+        if not answer["messagesInQueue"]:
+            lost = evse.sequence.give_up(transaction_id)
+            text = f"{lost} events of transaction {quoted(transaction_id, 40)} were lost by it; its registers stand"
+            outcome.notices.append(Notice("charger.events_lost", text))
+            outcome.changed = True
+    return outcome
+
+
+def _joined(first: Outcome, second: Outcome) -> Outcome:
+    second.notices[:0] = first.notices
+    second.changed |= first.changed
+    return second
 
 
 async def trigger(charger: Caller, message: str, evse: JsonObject | None = None) -> str:

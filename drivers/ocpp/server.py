@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
-from ssl import SSLContext
+from ssl import CERT_OPTIONAL, SSLContext
 from types import TracebackType
 from typing import Final, Self
+from weakref import WeakKeyDictionary
 
 import structlog
+from cryptography import x509
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from drivers.device import Device, Journal
+from drivers.ocpp.certificates import CertificateAuthority
 from drivers.ocpp.charger import OcppCharger
-from drivers.ocpp.credentials import Claim, proves, read_claim
+from drivers.ocpp.credentials import Claim, PasswordKeeper, read_claim
 from drivers.ocpp.doorstep import Doorstep
+from drivers.ocpp.entrance import Admission, Entrance, NoJournal
 from drivers.ocpp.errors import quoted
 from drivers.ocpp.frames import LONGEST_FRAME
+from drivers.ocpp.reception import Reception
 from drivers.ocpp.schemas import Version, schemas
 from drivers.ocpp.settings import ChargerSettings
+from drivers.ocpp.standing import Standing
+from drivers.ocpp.tokens import SiteTokens
 
 REFUSAL_DELAY_S: Final = 2.0
 """Before a 401: makes guessing slow."""
@@ -67,10 +75,16 @@ class OcppServer:
         journal: Journal,
         on_event: Callable[[str, str, str], None],
         ssl: SSLContext | None = None,
+        tokens: SiteTokens | None = None,
+        contract_roots: Sequence[x509.Certificate] = (),
+        keeper: PasswordKeeper | None = None,
+        guests: bool = False,
     ) -> None:
-        """Raises ValueError for settings that contradict each other."""
+        """`guests`: identities that nobody configured are let in as far as to wait for an approval.
+        Raises ValueError for settings that contradict each other."""
         self._host, self._port, self._ssl = listen_host, listen_port, ssl
         self._on_event = on_event
+        self.tokens = SiteTokens() if tokens is None else tokens
         self._monotonic_s = monotonic_s
         self._server: Server | None = None
         self._recalled = False
@@ -86,21 +100,41 @@ class OcppServer:
         """Handshakes with wrong credentials, by charger; "unknown" for identities that nobody configured."""
         for version in Version:
             schemas(version)  # compiled here, not in the first charger's handshake
+        make = functools.partial(
+            OcppCharger,
+            heartbeat_s=heartbeat_s,
+            meter_interval_s=meter_interval_s,
+            call_timeout_s=call_timeout_s,
+            monotonic_s=monotonic_s,
+            wall_us=wall_us,
+            keeper=keeper,
+        )
         for charger_id, evses in _by_charger(chargers).items():
-            charger = OcppCharger(
-                evses,
-                heartbeat_s=heartbeat_s,
-                meter_interval_s=meter_interval_s,
-                call_timeout_s=call_timeout_s,
-                monotonic_s=monotonic_s,
-                wall_us=wall_us,
-                journal=journal,
-                on_event=on_event,
-            )
+            charger = make(evses, journal=journal, on_event=on_event, tokens=self.tokens, contract_roots=contract_roots)
             self._chargers[charger_id] = charger
             for evse in charger.evses.values():
                 self.devices[evse.device_id] = evse
                 self._of_device[evse.device_id] = charger
+
+        def make_guest(charger_id: str) -> OcppCharger:
+            guest = make(
+                [ChargerSettings(device_id=charger_id, charger_id=charger_id)],
+                journal=NoJournal(),
+                on_event=lambda *_: None,  # what a stranger says is no statement of the site
+                guest=True,
+            )
+            guest.session.standing = Standing.PENDING
+            return guest
+
+        self.entrance = Entrance(
+            self._chargers,
+            make_guest=make_guest if guests else None,
+            journal=journal,
+            monotonic_s=monotonic_s,
+            wall_us=wall_us,
+        )
+        self.reception = Reception(self._chargers, self.entrance)
+        self._admitted: WeakKeyDictionary[ServerConnection, Admission] = WeakKeyDictionary()
 
     @property
     def port(self) -> int:
@@ -132,6 +166,7 @@ class OcppServer:
         if not self._recalled:
             for charger in self._chargers.values():
                 await charger.recall()
+            await self.entrance.recall()
             self._recalled = True
         self._server = await serve(
             self._serve,
@@ -159,6 +194,21 @@ class OcppServer:
             server.close()
             await server.wait_closed()
 
+    @property
+    def chargers(self) -> Mapping[str, OcppCharger]:
+        """The configured chargers, by identity."""
+        return self._chargers
+
+    def use_authority(self, authority: CertificateAuthority, root_pem: str) -> None:
+        """From now on chargers are certified by it, and its certificates let them in. Raises ssl.SSLError for a root
+        that TLS cannot use."""
+        if self._ssl is not None:
+            self._ssl.load_verify_locations(cadata=root_pem)
+            # Chargers with a password show none; those with profile 3 get in with nothing but a good one.
+            self._ssl.verify_mode = CERT_OPTIONAL
+        for charger in self._chargers.values():
+            charger.certificates.authority = authority
+
     async def remote_start(self, device_id: str, token_id: str) -> None:
         """Start charging at an EVSE as if this token had been shown. Raises DeviceError; KeyError: no such device."""
         await self._of_device[device_id].remote_start(device_id, token_id)
@@ -173,9 +223,10 @@ class OcppServer:
         """None lets the handshake go on."""
         self._doorstep.enter(socket)
         claim = read_claim(request.path, request.headers.get("Authorization"))
-        charger = self._chargers.get(claim.charger_id)
-        if not proves(claim, charger is not None, charger.password if charger else None) or charger is None:
-            return await self._refuse(socket, claim, charger)
+        admission = await self.entrance.admit(socket, claim)
+        if admission is None:
+            return await self._refuse(socket, claim, self._chargers.get(claim.charger_id))
+        charger = admission.charger
         if not charger.may_connect():
             return socket.respond(HTTPStatus.TOO_MANY_REQUESTS, "too many connections; wait a minute\n")
         if await charger.still_connected():
@@ -183,6 +234,7 @@ class OcppServer:
             text = f"a second socket came from {address} while the first answers; it was turned away. "
             charger.trouble("charger.second_socket", text + "Two chargers with one identity?")
             return socket.respond(HTTPStatus.CONFLICT, "already connected\n")
+        self._admitted[socket] = admission
         return None
 
     async def _refuse(self, socket: ServerConnection, claim: Claim, charger: OcppCharger | None) -> Response:
@@ -211,8 +263,8 @@ class OcppServer:
         return response
 
     async def _serve(self, socket: ServerConnection) -> None:
-        assert socket.request is not None
-        charger = self._chargers[read_claim(socket.request.path, None).charger_id]
+        admission = self._admitted[socket]
+        charger = admission.charger
         if socket.subprotocol is None:
             # OCPP-J section 3.2: finish the handshake without a subprotocol, then close.
             await socket.close(CloseCode.NORMAL_CLOSURE, f"no common subprotocol; offer {' or '.join(Version)}")
@@ -221,9 +273,11 @@ class OcppServer:
             await socket.close(CloseCode.POLICY_VIOLATION, "already connected")
             return
         try:
-            await charger.serve(socket, Version(socket.subprotocol))
+            await charger.serve(socket, Version(socket.subprotocol), unproven=admission.unproven)
         except Exception:  # a fault of ours: this connection ends, the others and the server go on
             _log.exception("ocpp_connection_failed", charger=charger.charger_id)
+        finally:
+            await self.entrance.left(admission)
 
 
 def _by_charger(chargers: Sequence[ChargerSettings]) -> dict[str, list[ChargerSettings]]:

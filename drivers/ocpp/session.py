@@ -18,13 +18,12 @@ from drivers.ocpp.car import Car as Car
 from drivers.ocpp.car import read_needs
 from drivers.ocpp.messages import ChargingNeeds, MeterValue, TransactionEvent
 from drivers.ocpp.meter_values import MeterLook, read_meter_values
+from drivers.ocpp.sequence import SequenceLog
 from drivers.ocpp.settings import ChargerSettings
 from drivers.ocpp.signed_values import Judged, SignedValues
 from drivers.ocpp.smart_charging import SmartCharging
 from drivers.ocpp.timestamps import parse_timestamp_us
 
-REMEMBERED_EVENTS: Final = 256
-"""Events whose repetition is recognised. A queue that outgrew this is recognised by its transaction having ended."""
 REMEMBERED_ENDED: Final = 16
 CLOCK_TOLERANCE_US: Final = 60_000_000
 """A charger's clock further off than this is reported; OCPP sets it with every heartbeat."""
@@ -33,6 +32,8 @@ SET_RIGHT_WITHIN_US: Final = 5_000_000
 LIVE_AGE_US: Final = 2_000_000
 """A value at most this much older than its message was measured now, as far as telemetry is concerned."""
 OLDEST_QUEUED_US: Final = 400 * 86_400_000_000
+_ENDING: Final = frozenset({"StopAuthorized", "Deauthorized", "RemoteStop"})
+"""Trigger reasons whose token, if there is one, is not who charges."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,9 @@ class EvseSession:
         self.import_register_milliwatt_hours: int | None = None
         self.export_register_milliwatt_hours: int | None = None
         self.last_sample: Sample | None = None
-        self._seen: dict[tuple[str, int, str, str], None] = {}  # in order of coming
+        self.sequence = SequenceLog()
+        self.limit_w: int | None = None
+        """What the owner allows at most at this EVSE, W; below what the installer wrote."""
         self._clock_behind_us: int | None = None
         self._known_idle = False
         self._said: set[str] = set()
@@ -147,16 +150,16 @@ class EvseSession:
         """TransactionEvent. `token_id` is the authorised token that the event carries, None where it has none."""
         outcome = Outcome()
         info, number, timestamp = event["transactionInfo"], int(event["seqNo"]), event["timestamp"]
-        key = (info["transactionId"], number, event["eventType"], timestamp)
-        if key in self._seen:
+        fresh, gap = self.sequence.count(info["transactionId"], number, event["eventType"], timestamp)
+        if not fresh:
             outcome.repeated = True
             return outcome
-        self._seen[key] = None
-        if len(self._seen) > REMEMBERED_EVENTS:
-            del self._seen[next(iter(self._seen))]
-
+        if gap:
+            self._say_once("charger.events_missing", f"{gap}; they may come late", outcome)
         timestamp_us = parse_timestamp_us(timestamp)
         offline = event.get("offline", False)
+        # Of a live event in the course of things nothing is lost with us: its registers come again with the next one.
+        outcome.changed |= offline or bool(gap) or event["eventType"] != "Updated"
         if not offline:
             self._compare_clocks(timestamp_us, now, outcome)
         moved_us = timestamp_us
@@ -253,7 +256,8 @@ class EvseSession:
         if current is None:
             current = Transaction(transaction_id=transaction_id)
             outcome.changed = True
-        if current.token_id is None and token_id is not None:  # a later token may be the one that ends it
+        ends = event["triggerReason"] in _ENDING
+        if current.token_id is None and token_id is not None and not ends:  # a later token may be the one that ends it
             current.token_id = token_id
             outcome.changed = True
         if timestamp_us >= current.last_event_us:

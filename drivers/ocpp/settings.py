@@ -22,6 +22,9 @@ class ChargerSettings:
     """The OCPP identity: the last part of the URL that the charger connects to."""
     password: str | None = None
     """Basic-auth password. None: anybody on the network may claim to be this charger (readings say OPEN_BUS)."""
+    security_profile: Literal[1, 2, 3] = 2
+    """3: the TLS client certificate names the charger, a password is not asked for. 1 and 2 differ in TLS, which is the
+    listener's."""
     evse_id: int = 1
     discharge: Literal["never", "negative_limit", "v2x"] = "never"
     """Over OCPP 2.1 both of the others discharge by setpoint. Over 2.0.1 only `negative_limit` does, which is for

@@ -6,20 +6,21 @@ remember, a boot) is in the Reaction, for the shell to carry out.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import Final, cast
 
 import orjson
+from cryptography import x509
 
 from drivers.device import Sample, ValueSource
+from drivers.ocpp.authorisation import Authority, AuthorizeRequest, LocalList
+from drivers.ocpp.contracts import ContractStatus, contract_of, judge_chain, plain_contract
 from drivers.ocpp.errors import ErrorCode, quoted
 from drivers.ocpp.messages import (
-    Authorize,
     BootNotification,
     ClearedChargingLimit,
-    IdToken,
     MeterValues,
     NotifyChargingLimit,
     NotifyEVChargingNeeds,
@@ -30,12 +31,14 @@ from drivers.ocpp.messages import (
     StatusNotification,
     TransactionEvent,
 )
+from drivers.ocpp.reports import Reports
 from drivers.ocpp.schemas import Json, JsonObject, Version
+from drivers.ocpp.sequence import SequenceLog
 from drivers.ocpp.session import Car, EvseSession, Moment, Notice, Outcome, Transaction
 from drivers.ocpp.settings import ChargerSettings
+from drivers.ocpp.standing import Standing
 from drivers.ocpp.timestamps import format_timestamp
-
-REMEMBERED_REMOTE_TOKENS: Final = 16
+from drivers.ocpp.tokens import SiteTokens, Verdict
 
 
 @dataclass(slots=True)
@@ -50,16 +53,26 @@ class Reaction:
     """The charger has started anew: profiles and variables may be gone from it."""
     remember: bool = False
     """`StationSession.encode` says something new that must survive a restart."""
+    model_changed: bool = False
+    """The device model is different now; it is kept by itself."""
 
 
 class StationSession:
     """One charger with all its configured EVSEs. Lives over connections, and over restarts through `encode`."""
 
-    def __init__(self, evses: Sequence[ChargerSettings], *, heartbeat_s: int) -> None:
+    def __init__(
+        self,
+        evses: Sequence[ChargerSettings],
+        *,
+        heartbeat_s: int,
+        tokens: SiteTokens | None = None,
+        contract_roots: Sequence[x509.Certificate] = (),
+    ) -> None:
         if len({settings.charger_id for settings in evses}) != 1:
             raise ValueError("the EVSEs of a station share one charger_id")
         self.charger_id = evses[0].charger_id
-        self.source = ValueSource.OPEN_BUS if evses[0].password is None else ValueSource.AUTHENTICATED_LINK
+        proven = evses[0].password is not None or evses[0].security_profile == 3
+        self.source = ValueSource.AUTHENTICATED_LINK if proven else ValueSource.OPEN_BUS
         self.identity = ""
         """Vendor, model and serial number for a person, once the charger told."""
         self.version: Version | None = None
@@ -67,31 +80,67 @@ class StationSession:
         self._serial = ""
         self._generation = 1
         self._heartbeat_s = heartbeat_s
-        self._remote_tokens: deque[str] = deque(maxlen=REMEMBERED_REMOTE_TOKENS)
+        self.authority = Authority(evses, SiteTokens() if tokens is None else tokens)
+        self._contract_roots = contract_roots
+        self.reports = Reports()
+        self.local_list = LocalList()
+        self.standing = Standing.ACCEPTED
+        self.certificate: dict[str, Json] = {}
+        """What the site's CA gave it last: serial, not_after_us. Empty: nothing."""
+        self.unproven = False
+        """On this connection it has not proved who it is: it is here to be given a new password."""
         self._unknown_evses: set[int] = set()
         self.evses = {
             settings.evse_id: EvseSession(settings, meter_id=self._meter_id(settings.evse_id), source=self.source)
             for settings in evses
         }
 
-    def connection_began(self, version: Version) -> None:
+    @property
+    def word(self) -> Standing:
+        """What it is told now."""
+        return Standing.PENDING if self.unproven and self.standing is Standing.ACCEPTED else self.standing
+
+    def connection_began(self, version: Version, *, unproven: bool = False) -> None:
         """A socket of this charger was accepted."""
         self.version = version
+        self.unproven = unproven
         self._unknown_evses.clear()
         for evse in self.evses.values():
             evse.connection_began()
 
     def handle(self, action: str, payload: JsonObject, now: Moment) -> Reaction:
         """Answer a call. The payload fits its schema."""
+        if not self.word.hears(action):
+            text = f"this charger is {self.word.value}: send BootNotification until it is Accepted"
+            return Reaction(refusal=(ErrorCode.SECURITY_ERROR, text))
         if action in _HANDLERS:
             return _HANDLERS[action](self, payload, now)
+        report = self.reports.handle(action, payload)
+        if report is not None:
+            return Reaction(
+                answer=report.answer,
+                notices=report.notices,
+                remember=report.remember,
+                model_changed=report.model_changed,
+            )
         if action in _FIXED_ANSWERS:
             return Reaction(answer=dict(_FIXED_ANSWERS[action]))
         return Reaction(refusal=(ErrorCode.NOT_SUPPORTED, f"this CSMS does not take {action}"))
 
     def expect_token(self, token_id: str) -> None:
         """A remote start was ordered with this token: the charger may come back with it."""
-        self._remote_tokens.append(token_id)
+        self.authority.expect(token_id)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """What a certificate may call this charger."""
+        return frozenset({self.charger_id, self._serial} - {""})
+
+    @property
+    def certificate_ends_us(self) -> int | None:
+        """Of the certificate that it has from us; None: none."""
+        ends_us = self.certificate.get("not_after_us")
+        return int(ends_us) if isinstance(ends_us, int) else None
 
     # --- over restarts
 
@@ -106,13 +155,24 @@ class StationSession:
             evses[str(number)] = {
                 "transaction": None if transaction is None else asdict(transaction),
                 "ended": list(evse.ended),
+                "sequence": evse.sequence.encode(),
+                "limit_w": evse.limit_w,
                 "car": car,
                 # Registers move while a transaction runs: then the next message knows better.
                 "import": evse.import_register_milliwatt_hours if transaction is None else None,
                 "export": evse.export_register_milliwatt_hours if transaction is None else None,
             }
         return orjson.dumps(
-            {"serial": self._serial, "identity": self.identity, "generation": self._generation, "evses": evses}
+            {
+                "serial": self._serial,
+                "identity": self.identity,
+                "generation": self._generation,
+                "standing": self.standing.value,
+                "certificate": self.certificate,
+                "local_list": self.local_list.encode(),
+                "reports": self.reports.encode(),
+                "evses": evses,
+            }
         )
 
     def restore(self, remembered: bytes) -> None:
@@ -128,16 +188,26 @@ class StationSession:
                     Car(**kept["car"]),
                     kept["import"],
                     kept["export"],
+                    _sequence(kept.get("sequence")),
+                    kept.get("limit_w"),
                 )
                 for number, kept in state["evses"].items()
                 if int(number) in self.evses
             ]
+            certificate = dict(state.get("certificate", {}))
+            standing, local, reports = Standing(state.get("standing", "Accepted")), LocalList(), Reports()
+            if "reports" in state:  # absent in what an earlier version kept
+                local.restore(state["local_list"])
+                reports.restore(state["reports"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"what was remembered of charger {self.charger_id} is damaged: {error}") from error
         self._serial, self.identity, self._generation = serial, identity, generation
+        self.standing, self.local_list = standing, local
+        self.certificate = certificate
+        self.reports.reservations = reports.reservations
         self._name_meters()
-        for evse, transaction, ended, car, taken, given in evses:
-            evse.transaction, evse.car = transaction, car
+        for evse, transaction, ended, car, taken, given, log, limit_w in evses:
+            evse.transaction, evse.car, evse.sequence, evse.limit_w = transaction, car, log, limit_w
             evse.ended.extend(ended)
             evse.import_register_milliwatt_hours, evse.export_register_milliwatt_hours = taken, given
 
@@ -149,10 +219,10 @@ class StationSession:
         reaction = Reaction(
             answer={
                 "currentTime": format_timestamp(now.wall_us),
-                "interval": self._heartbeat_s,
-                "status": "Accepted",
+                "interval": self.word.interval_s(self._heartbeat_s),
+                "status": self.word.value,
             },
-            booted=boot["reason"] != "Triggered",
+            booted=boot["reason"] != "Triggered" and self.word is Standing.ACCEPTED,
         )
         serial = station.get("serialNumber", "")
         identity = quoted(" ".join((station["vendorName"], station["model"], serial)).strip(), 100)
@@ -178,20 +248,48 @@ class StationSession:
         return reaction
 
     def _authorize(self, payload: JsonObject, now: Moment) -> Reaction:
-        token = cast(Authorize, payload)["idToken"]
-        accepted, _ = self._authorised(token, self.evses.values())
-        return Reaction(answer={"idTokenInfo": {"status": "Accepted" if accepted else "Unknown"}})
+        asked = cast(AuthorizeRequest, payload)
+        token = asked["idToken"]
+        verdict = self.authority.judge(token, self._device_ids(self.evses.values()), now.wall_us)
+        answer: JsonObject = {"idTokenInfo": self.authority.info(verdict, now.wall_us)}
+        if "certificate" in asked or "iso15118CertificateHashData" in asked:
+            status = self._contract(asked, verdict, now)
+            answer["certificateStatus"] = status.value
+            if verdict.accepted and status is not ContractStatus.ACCEPTED:
+                answer["idTokenInfo"] = {"status": "Invalid"}
+        return Reaction(answer=answer)
+
+    def _contract(self, asked: AuthorizeRequest, verdict: Verdict, now: Moment) -> ContractStatus:
+        """Plug and charge (C07): the owner's list names the contract, the chain proves that it is one."""
+        if "certificate" in asked:
+            at = datetime.fromtimestamp(now.wall_us / 1e6, UTC)
+            status = judge_chain(asked["certificate"], self._contract_roots, at)
+            named = contract_of(asked["certificate"])
+            if status is ContractStatus.ACCEPTED and named != plain_contract(asked["idToken"]["idToken"]):
+                return ContractStatus.CHAIN_ERROR  # a good certificate, of another contract
+            if status is not ContractStatus.ACCEPTED:
+                return status
+        return ContractStatus.ACCEPTED if verdict.accepted else ContractStatus.CANCELLED
 
     def _transaction(self, payload: JsonObject, now: Moment) -> Reaction:
         event = cast(TransactionEvent, payload)
         reaction = Reaction(answer={})
         evse = self._evse_of(event, reaction)
-        accepted, token_id = True, None
+        token_id = None
         if "idToken" in event:
-            accepted, token_id = self._authorised(event["idToken"], [evse] if evse else self.evses.values())
-            reaction.answer = {"idTokenInfo": {"status": "Accepted" if accepted else "Unknown"}}
+            at = self._device_ids([evse] if evse else self.evses.values())
+            starts = event["eventType"] == "Started" or (
+                event["eventType"] == "Updated" and event["triggerReason"] == "Authorized"
+            )
+            verdict = self.authority.judge(event["idToken"], at, now.wall_us, starts=starts)
+            token_id = verdict.name if verdict.accepted else None
+            reaction.answer = {"idTokenInfo": self.authority.info(verdict, now.wall_us)}
+        if "reservationId" in payload and event["eventType"] == "Started":
+            # What was reserved is used (H01).
+            gone = self.reports.reservations.pop(int(cast(int, payload["reservationId"])), None)
+            reaction.remember |= gone is not None
         if evse is not None:
-            self._add(evse.transaction_event(event, token_id=token_id if accepted else None, now=now), reaction)
+            self._add(evse.transaction_event(event, token_id=token_id, now=now), reaction)
         return reaction
 
     def _meter_values(self, payload: JsonObject, now: Moment) -> Reaction:
@@ -260,14 +358,9 @@ class StationSession:
 
     # --- inside
 
-    def _authorised(self, token: IdToken, evses: Iterable[EvseSession]) -> tuple[bool, str | None]:
-        """Whether a token may charge at one of these EVSEs, and how the configuration spells it."""
-        if token["type"] == "NoAuthorization":
-            return True, None  # the charger is set up to ask nobody (C02): there is no token to judge
-        known = [local for evse in evses for local in evse.settings.local_tokens]
-        spelled = {local.casefold(): local for local in (*self._remote_tokens, *known)}
-        name = spelled.get(token["idToken"].casefold())  # identifierString: case does not matter
-        return name is not None, name
+    @staticmethod
+    def _device_ids(evses: Iterable[EvseSession]) -> list[str]:
+        return [evse.settings.device_id for evse in evses]
 
     def _meter_id(self, evse_id: int) -> str:
         replaced = "" if self._generation == 1 else f"/{self._generation}"
@@ -313,6 +406,13 @@ class StationSession:
         reaction.remember |= outcome.changed
 
 
+def _sequence(kept: Mapping[str, Json] | None) -> SequenceLog:
+    log = SequenceLog()
+    if kept is not None:  # absent in what an earlier version kept
+        log.restore(kept)
+    return log
+
+
 _Handler = Callable[[StationSession, JsonObject, Moment], Reaction]
 
 _HANDLERS: Final[Mapping[str, _Handler]] = {
@@ -333,17 +433,10 @@ _HANDLERS: Final[Mapping[str, _Handler]] = {
 
 _FIXED_ANSWERS: Final[Mapping[str, JsonObject]] = {
     # Reports and notices that need no more than to be taken.
-    "FirmwareStatusNotification": {},
-    "LogStatusNotification": {},
     "NotifyCustomerInformation": {},
     "NotifyDisplayMessages": {},
-    "NotifyEvent": {},
-    "NotifyMonitoringReport": {},
-    "NotifyReport": {},
     "PublishFirmwareStatusNotification": {},
-    "ReservationStatusUpdate": {},
     # Questions with an honest no.
-    "DataTransfer": {"status": "UnknownVendorId"},
     "GetCertificateStatus": {"status": "Failed"},
     "PullDynamicScheduleUpdate": {"status": "Rejected"},  # none of our profiles is dynamic (K28)
     "SignCertificate": {"status": "Rejected"},

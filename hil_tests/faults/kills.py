@@ -11,7 +11,7 @@ from hil_tests.faults.world import World
 
 LATEST_S = 1.5
 """After a start: sometimes the agent only opens its store, sometimes everything flows."""
-FIRST_START_SYNCS = 16
+FIRST_START_SYNCS = 12
 """Of them the first nine make the store; then the gateway's first statements are put, sealed and acknowledged."""
 START_SYNCS = 12
 """A start finds its store made: the road runs from the first sync on."""

@@ -61,14 +61,20 @@ class Tokens:
 async def tokens(which: str, folder: Path) -> AsyncIterator[Tokens]:
     """A scratch token, "softhsm" or "tpm", with the keys of a gateway. The folder is there and empty."""
     token: ScratchToken = SoftTpm(folder / "tpm") if which == "tpm" else make_softhsm(folder / "softhsm")
+    before = {name: os.environ.get(name) for name in token.environment}
     try:
         pin_file = folder / "pin"
         pin_file.touch(mode=0o600)
         pin_file.write_text(token.pin, encoding="ascii")
-        os.environ.update(token.environment)
+        os.environ.update(token.environment)  # PKCS#11 modules read it in this process
         settings = TokenSettings(module=token.module, label=token.label, pin_secret=f"file:{pin_file}")
         yield Tokens(folder, token, await make_keys(settings, token.pin, name=NAME, state_dir=folder, settled=()))
     finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
         if isinstance(token, SoftTpm):
             token.close()
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from drivers.device import Sample, SampleFlag, ValueSource
 from drivers.ocpp.messages import ChargingNeeds, MeterValue, TransactionEvent
-from drivers.ocpp.session import REMEMBERED_EVENTS, EvseSession, Moment, Outcome
+from drivers.ocpp.sequence import REMEMBERED_EVENTS
+from drivers.ocpp.session import EvseSession, Moment, Outcome
 from drivers.ocpp.settings import ChargerSettings
 from drivers.ocpp.timestamps import format_timestamp
 
@@ -111,7 +112,7 @@ def test_what_is_remembered_of_events_is_bounded_and_the_newest_are_kept() -> No
     evse = session()
     for number in range(2 * REMEMBERED_EVENTS):
         take(evse, event("Updated", number, number), number)
-    assert len(evse._seen) == REMEMBERED_EVENTS
+    assert len(evse.sequence._seen) == REMEMBERED_EVENTS
     first_kept = REMEMBERED_EVENTS
     assert take(evse, event("Updated", first_kept, first_kept), 2 * REMEMBERED_EVENTS).repeated
 

@@ -84,7 +84,7 @@ def test_a_heartbeat_gives_the_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shown", "status"), [("RFID-1", "Accepted"), ("rfid-1", "Accepted"), ("RFID-2", "Unknown"), ("", "Unknown")]
+    ("shown", "status"), [("RFID-1", "Accepted"), ("rfid-1", "Accepted"), ("RFID-2", "Unknown"), ("", "Invalid")]
 )
 def test_local_tokens_and_no_others_are_authorised(shown: str, status: str) -> None:
     assert status_of(handle(station(), "Authorize", {"idToken": token(shown)})) == status
@@ -120,7 +120,7 @@ def test_a_charger_that_asks_nobody_for_authorisation_may() -> None:
 def test_a_token_counts_at_its_evse_only() -> None:
     session = station(settings(1, "A"), settings(2, "B"))
     reaction = handle(session, "TransactionEvent", transaction(evse={"id": 1}, idToken=token("B")))
-    assert status_of(reaction) == "Unknown"
+    assert status_of(reaction) == "NotAtThisLocation"
 
 
 def test_later_events_need_not_name_the_evse() -> None:

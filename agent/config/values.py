@@ -1,0 +1,71 @@
+"""What values of the configuration look like: addresses, paths, references to secrets, and how a fault is told."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+MQTT_SCHEME: Final = "mqtts://"
+
+
+def _secret_reference(value: str) -> str:
+    if not re.fullmatch(r"(file:/.+|credential:[A-Za-z0-9_.-]+)", value):
+        raise ValueError('write "file:/absolute/path" or "credential:NAME"; a secret itself never stands here')
+    return value
+
+
+SecretReference = Annotated[str, AfterValidator(_secret_reference)]
+DeviceId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+
+
+def fault(why: str, *where: int | str) -> PydanticCustomError:
+    """What contradicts something else, at the key that has to change: found from the section that is looked at."""
+    return PydanticCustomError("contradiction", "{why}", {"why": why, "where": where})
+
+
+def _absolute(value: Path) -> Path:
+    if not value.is_absolute():
+        raise ValueError("write the whole path, from / on")
+    return value
+
+
+def _address(value: str) -> str:
+    if not re.fullmatch(r"([^:\s]+|\[[0-9a-fA-F:]+\]):\d{1,5}", value) or split_address(value)[1] > 65_535:
+        raise ValueError('write "host:port" or "[v6]:port", the port at most 65535')
+    return value
+
+
+def _endpoint(value: str) -> str:
+    _address(value.removeprefix(MQTT_SCHEME))
+    return value
+
+
+HostAndPort = Annotated[str, AfterValidator(_address)]
+Endpoint = Annotated[str, AfterValidator(_endpoint)]
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+
+
+def is_loopback(listen: str) -> bool:
+    """Whether a listen address can be reached from this machine alone."""
+    host, _ = split_address(listen)
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """("host", port) of "host:port" or "[v6]:port"."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)

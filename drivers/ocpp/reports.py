@@ -1,0 +1,109 @@
+"""What a charger reports beside charging: device model, events, logs, reservations, another vendor's data. Pure.
+
+The table at the end is the whole list; none of it moves power. What must survive a restart is said by the outcome.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, cast
+
+from drivers.ocpp.device_model import DeviceModel
+from drivers.ocpp.errors import quoted
+from drivers.ocpp.schemas import Json, JsonObject
+from drivers.ocpp.session import Notice
+
+MOST_RESERVATIONS: Final = 100
+MOST_LOGS: Final = 20
+
+
+@dataclass(slots=True)
+class ReportOutcome:
+    """What came of one report."""
+
+    answer: JsonObject = field(default_factory=dict)
+    notices: list[Notice] = field(default_factory=list)
+    remember: bool = False
+    """The reservations are different now."""
+    model_changed: bool = False
+    """The device model is different now, and complete enough to be kept."""
+
+
+class Reports:
+    """All that one charger reported."""
+
+    def __init__(self) -> None:
+        self.model = DeviceModel()
+        self.reservations: dict[int, JsonObject] = {}
+        """By id: device, token (masked), until_us."""
+        self.logs: OrderedDict[int, str] = OrderedDict()
+        """Upload status of logs, by the request's id."""
+
+    def handle(self, action: str, payload: JsonObject) -> ReportOutcome | None:
+        """The outcome of a message that is in the table, else None. The payload fits its schema."""
+        handler = _HANDLERS.get(action)
+        return None if handler is None else handler(self, payload)
+
+    def reserve(self, reservation_id: int, entry: JsonObject) -> None:
+        """A reservation that the charger took."""
+        self.reservations[reservation_id] = entry
+        while len(self.reservations) > MOST_RESERVATIONS:
+            del self.reservations[next(iter(self.reservations))]
+
+    def encode(self) -> JsonObject:
+        """What must survive a restart; the device model is kept by itself."""
+        return {"reservations": [[number, entry] for number, entry in self.reservations.items()]}
+
+    def restore(self, kept: Mapping[str, Json]) -> None:
+        """Raises what damaged values raise (ValueError, TypeError, ...)."""
+        entries = cast(list[tuple[int, JsonObject]], kept["reservations"])
+        self.reservations = {int(number): dict(entry) for number, entry in entries}
+
+    # --- actions
+
+    def _report(self, payload: JsonObject) -> ReportOutcome:
+        return ReportOutcome(model_changed=self.model.take_report(payload))
+
+    def _event(self, payload: JsonObject) -> ReportOutcome:
+        alerts = self.model.take_events(payload)
+        notices = [Notice("charger.event", text) for text in alerts[:5]]
+        return ReportOutcome(notices=notices, model_changed=bool(alerts))
+
+    def _monitoring(self, payload: JsonObject) -> ReportOutcome:
+        self.model.take_monitors(payload)
+        return ReportOutcome(model_changed=not payload.get("tbc", False))
+
+    def _log(self, payload: JsonObject) -> ReportOutcome:
+        number = int(cast(int, payload.get("requestId", 0)))
+        self.logs[number] = str(payload["status"])
+        self.logs.move_to_end(number)
+        while len(self.logs) > MOST_LOGS:
+            self.logs.popitem(last=False)
+        return ReportOutcome()
+
+    def _reservation(self, payload: JsonObject) -> ReportOutcome:
+        # Expired and Removed are the only two words (H04).
+        gone = self.reservations.pop(int(cast(int, payload["reservationId"])), None)
+        return ReportOutcome(remember=gone is not None)
+
+    def _transfer(self, payload: JsonObject) -> ReportOutcome:
+        # P02: no vendor's extension is known here, and saying so is the specified answer.
+        return ReportOutcome({"status": "UnknownVendorId"})
+
+    def _firmware(self, payload: JsonObject) -> ReportOutcome:
+        status = str(payload["status"])
+        failed = [Notice("charger.firmware", f"firmware update: {quoted(status)}")] if "Fail" in status else []
+        return ReportOutcome(notices=failed)
+
+
+_HANDLERS: Final[Mapping[str, Callable[[Reports, JsonObject], ReportOutcome]]] = {
+    "NotifyReport": Reports._report,
+    "NotifyEvent": Reports._event,
+    "NotifyMonitoringReport": Reports._monitoring,
+    "LogStatusNotification": Reports._log,
+    "ReservationStatusUpdate": Reports._reservation,
+    "DataTransfer": Reports._transfer,
+    "FirmwareStatusNotification": Reports._firmware,
+}

@@ -1,0 +1,394 @@
+"""OCPP 2.0.1 block B and N, provisioning, device model, monitoring: good and error path of each use case, over TLS."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drivers.device import DeviceRefusedError, LinkState
+from drivers.ocpp import ChargerSettings
+from drivers.ocpp import charger as charger_module
+from drivers.ocpp.standing import Standing
+from hil_tests.ocpp_raw import AnsweredError, Payload, RawCharger, TlsSite
+from hil_tests.ocpp_station import stamp, until
+
+SETTINGS = [
+    ChargerSettings(device_id="car-1", charger_id="CP-1", password="secret-1"),
+    ChargerSettings(device_id="car-2", charger_id="CP-1", password="secret-1", evse_id=2),
+]
+
+
+@pytest.fixture
+async def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TlsSite]:
+    monkeypatch.setattr(charger_module, "SILENT_START_S", 0.05)
+    async with TlsSite(tmp_path, SETTINGS).running() as site:
+        yield site
+
+
+@pytest.fixture
+async def charger(site: TlsSite) -> AsyncIterator[RawCharger]:
+    async with site.charger() as charger:
+        await charger.ready()
+        yield charger
+
+
+def entry(component: str, variable: str, value: str | None, **more: Any) -> Payload:
+    attribute: Payload = {"mutability": "ReadWrite", **({} if value is None else {"value": value})}
+    return {"component": {"name": component}, "variable": {"name": variable}, "variableAttribute": [attribute], **more}
+
+
+def report(request: int, number: int, entries: list[Payload], *, more: bool = False) -> Payload:
+    return {
+        "requestId": request, "generatedAt": stamp(), "seqNo": number, "tbc": more, "reportData": entries,
+    }  # fmt: skip
+
+
+def names(site: TlsSite, text: str = "") -> list[str]:
+    return [str(v.key) for v in site.server.chargers["CP-1"].session.reports.model.variables(text)]
+
+
+# B01 to B04: boot
+
+
+async def test_b01_a_cold_boot_is_accepted_with_the_time_and_set_up(site: TlsSite) -> None:
+    async with site.charger() as charger:
+        answer = await charger.boot()
+        assert (answer["status"], answer["interval"]) == ("Accepted", 300)
+        assert abs(datetime.fromisoformat(answer["currentTime"]) - datetime.now(UTC)) < timedelta(seconds=5)
+        await charger.hear("GetBaseReport")
+        assert [call["evseId"] for call in charger.calls("SetChargingProfile")] == [1, 2]
+
+
+async def test_b01_a_boot_without_a_model_is_a_call_error(site: TlsSite) -> None:
+    async with site.charger() as charger:
+        with pytest.raises(AnsweredError) as refused:
+            await charger.ask("BootNotification", {"chargingStation": {"vendorName": "V"}, "reason": "PowerUp"})
+        assert refused.value.code == "OccurrenceConstraintViolation"
+
+
+async def test_b02_a_charger_that_waits_is_pending_and_heard_no_further(site: TlsSite) -> None:
+    await site.server.entrance.lock("CP-1", Standing.PENDING)
+    async with site.charger() as charger:
+        answer = await charger.boot()
+        assert (answer["status"], answer["interval"]) == ("Pending", 60)
+        with pytest.raises(AnsweredError) as refused:
+            await charger.event("Started", 0)
+        assert refused.value.code == "SecurityError"
+        status = site.server.devices["car-1"].status()
+        assert status.link is LinkState.FAULT
+        assert "chargers approve CP-1" in status.detail
+        # What it is made of may be asked meanwhile.
+        charger.answers["GetBaseReport"] = {"status": "Accepted"}
+        number = (await site.order("report"))["request"]
+        assert await charger.ask("NotifyReport", report(number, 0, [entry("C", "V", "1")])) == {}
+        assert names(site) == ["C/V"]
+        assert charger.calls("SetChargingProfile") == []
+
+
+async def test_b02_an_approval_makes_a_waiting_charger_boot_and_work(site: TlsSite) -> None:
+    await site.server.entrance.lock("CP-1", Standing.PENDING)
+    async with site.charger() as charger:
+        await charger.boot()
+        answer = await site.server.entrance.approve("CP-1")
+        assert answer["status"] == "accepted"
+        assert {"requestedMessage": "BootNotification"} in charger.calls("TriggerMessage")
+        await charger.ready()
+        assert site.server.devices["car-1"].status().link is LinkState.ONLINE
+
+
+async def test_b03_a_rejected_charger_may_only_boot_again_and_stays_rejected_over_our_restart(site: TlsSite) -> None:
+    await site.server.entrance.lock("CP-1", Standing.REJECTED)
+    async with site.charger() as charger:
+        answer = await charger.boot()
+        assert (answer["status"], answer["interval"]) == ("Rejected", 900)
+        for action, payload in [("Heartbeat", {}), ("NotifyReport", report(1, 0, []))]:
+            payload.pop("reportData", None)
+            with pytest.raises(AnsweredError) as refused:
+                await charger.ask(action, payload)
+            assert refused.value.code == "SecurityError"
+    again = site.make_server().chargers["CP-1"]
+    await again.recall()
+    assert again.session.standing is Standing.REJECTED
+
+
+async def test_b04_a_charger_that_was_offline_goes_on_without_boot(site: TlsSite) -> None:
+    async with site.charger() as charger:
+        await charger.ready()
+    async with site.charger() as charger:
+        assert (await charger.ask("Heartbeat", {}))["currentTime"]
+        await charger.hear("GetBaseReport")
+        assert len(charger.calls("SetChargingProfile")) == 2
+
+
+# B05, B06: variables
+
+
+def results(name: str, request: str, **more: Any) -> Any:
+    return lambda asked: {
+        name: [{"component": e["component"], "variable": e["variable"], **more} for e in asked[request]]
+    }
+
+
+async def test_b05_a_variable_is_set_and_known(charger: RawCharger, site: TlsSite) -> None:
+    answer = await site.order("set", variable="SampledDataCtrlr#1.2/TxUpdatedInterval[a]", value="7")
+    assert answer == {"ok": True, "status": "Accepted"}
+    assert charger.calls("SetVariables")[-1]["setVariableData"] == [
+        {
+            "component": {"name": "SampledDataCtrlr", "evse": {"id": 1, "connectorId": 2}},
+            "variable": {"name": "TxUpdatedInterval", "instance": "a"},
+            "attributeValue": "7",
+        }
+    ]
+    assert names(site) == ["SampledDataCtrlr#1.2/TxUpdatedInterval[a]"]
+
+
+@pytest.mark.parametrize("status", ["Rejected", "UnknownComponent", "UnknownVariable", "NotSupportedAttributeType"])
+async def test_b05_a_refused_value_is_told_and_not_believed(charger: RawCharger, site: TlsSite, status: str) -> None:
+    charger.answers["SetVariables"] = results("setVariableResult", "setVariableData", attributeStatus=status)
+    assert await site.order("set", variable="A/B", value="7") == {"ok": False, "status": status}
+    assert names(site) == []
+
+
+@pytest.mark.parametrize("variable", ["no slash", "/B", "A/", "A#x/B", "A" * 51 + "/B"])
+async def test_b05_what_is_no_variable_is_not_asked_for(charger: RawCharger, site: TlsSite, variable: str) -> None:
+    before = len(charger.heard)
+    with pytest.raises(ValueError, match=r".+"):
+        await site.order("set", variable=variable, value="7")
+    assert len(charger.heard) == before
+
+
+async def test_b05_a_password_is_not_set_by_hand(charger: RawCharger, site: TlsSite) -> None:
+    with pytest.raises(ValueError, match="chargers password"):
+        await site.order("set", variable="SecurityCtrlr/basicauthpassword", value="x" * 16)
+
+
+async def test_b06_variables_are_asked_for_and_known(charger: RawCharger, site: TlsSite) -> None:
+    charger.answers["GetVariables"] = results(
+        "getVariableResult", "getVariableData", attributeStatus="Accepted", attributeValue="W"
+    )
+    answer = await site.order("get", variables=["SmartChargingCtrlr/RateUnit"])
+    assert answer["variables"] == [{"name": "SmartChargingCtrlr/RateUnit", "status": "Accepted", "value": "W"}]
+    assert site.server.chargers["CP-1"].session.reports.model.value("smartchargingctrlr", "rateunit") == "W"
+
+
+async def test_b06_a_variable_that_the_charger_does_not_have_is_told(charger: RawCharger, site: TlsSite) -> None:
+    answer = await site.order("get", variables=["A/B"])
+    assert (answer["ok"], answer["variables"][0]["status"]) == (False, "UnknownVariable")
+    with pytest.raises(ValueError, match="1 to 50"):
+        await site.order("get", variables=["A/B"] * 51)
+
+
+# B07, B08: reports
+
+
+async def test_b07_a_base_report_comes_in_parts_of_any_order_and_is_kept(site: TlsSite) -> None:
+    async with site.charger() as charger:
+        charger.answers["GetBaseReport"] = {"status": "Accepted"}
+        await charger.boot()
+        number = (await charger.hear("GetBaseReport"))["requestId"]
+        characteristics = {"dataType": "integer", "unit": "W", "supportsMonitoring": True}
+        await charger.ask("NotifyReport", report(number, 1, [entry("B", "V", "2")], more=True))
+        await charger.ask("NotifyReport", report(number, 2, [entry("C", "V", None)]))
+        assert "charger/CP-1/model" not in site.journal.kept
+        power = entry("EVSE", "Power", "11000", variableCharacteristics=characteristics)
+        power["component"]["evse"] = {"id": 1}
+        await charger.ask("NotifyReport", report(number, 0, [power], more=True))
+        assert names(site) == ["B/V", "C/V", "EVSE#1/Power"]
+    again = site.make_server().chargers["CP-1"]
+    await again.recall()
+    found = again.session.reports.model.variables("power")
+    assert [(str(v.key), v.as_json()["value"], v.as_json()["unit"]) for v in found] == [("EVSE#1/Power", "11000", "W")]
+    # What is known is not asked for again.
+    async with site.charger() as charger:
+        await charger.boot()
+        await until(lambda: len(charger.calls("SetVariables")) >= 1, "the end of provisioning")
+        assert charger.calls("GetBaseReport") == []
+
+
+async def test_b07_what_a_full_report_leaves_out_is_gone_and_what_a_partial_leaves_out_stays(
+    charger: RawCharger, site: TlsSite
+) -> None:
+    charger.answers["GetBaseReport"] = {"status": "Accepted"}
+    number = (await site.order("report"))["request"]
+    await charger.ask("NotifyReport", report(number, 0, [entry("A", "V", "1"), entry("B", "V", "1")]))
+    number = (await site.order("report", kind="SummaryInventory"))["request"]
+    await charger.ask("NotifyReport", report(number, 0, [entry("a", "v", "2")]))
+    assert names(site) == ["A/V", "B/V"]
+    number = (await site.order("report"))["request"]
+    await charger.ask("NotifyReport", report(number, 0, [entry("B", "V", "1")]))
+    assert names(site) == ["B/V"]
+
+
+@pytest.mark.parametrize("status", ["Rejected", "NotSupported", "EmptyResultSet"])
+async def test_b07_a_refused_report_is_told(charger: RawCharger, site: TlsSite, status: str) -> None:
+    charger.answers["GetBaseReport"] = {"status": status}
+    answer = await site.order("report")
+    assert (answer["ok"], answer["status"]) == (False, status)
+
+
+async def test_b07_a_password_in_a_report_is_not_kept(charger: RawCharger, site: TlsSite) -> None:
+    await charger.ask("NotifyReport", report(5, 0, [entry("SecurityCtrlr", "BasicAuthPassword", "top-secret")]))
+    assert names(site) == ["SecurityCtrlr/BasicAuthPassword"]
+    assert b"top-secret" not in b"".join(site.journal.kept.values())
+    assert site.server.chargers["CP-1"].session.reports.model.value("SecurityCtrlr", "BasicAuthPassword") is None
+
+
+async def test_b08_a_charger_cannot_fill_the_memory_with_variables(charger: RawCharger, site: TlsSite) -> None:
+    for number in range(12):
+        entries = [entry("C", f"V{number}-{each}", "x") for each in range(500)]
+        await charger.ask("NotifyReport", report(number, 0, entries))
+    assert len(names(site)) == 4000
+
+
+# B09 to B12
+
+
+async def test_b09_a_network_profile_is_set(charger: RawCharger, site: TlsSite) -> None:
+    charger.answers["SetNetworkProfile"] = {"status": "Accepted"}
+    assert (await site.order("network", slot=1, url="wss://192.0.2.1:9000/", profile=3))["ok"] is True
+    sent = charger.calls("SetNetworkProfile")[0]
+    assert sent["configurationSlot"] == 1
+    assert sent["connectionData"]["securityProfile"] == 3
+
+
+@pytest.mark.parametrize("status", ["Rejected", "Failed"])
+async def test_b09_a_network_profile_that_is_refused_is_told(charger: RawCharger, site: TlsSite, status: str) -> None:
+    charger.answers["SetNetworkProfile"] = {"status": status}
+    assert (await site.order("network", slot=1, url="wss://192.0.2.1:9000/"))["ok"] is False
+    with pytest.raises(ValueError, match="ws://"):
+        await site.order("network", slot=1, url="http://192.0.2.1/")
+    with pytest.raises(ValueError, match="1, 2 or 3"):
+        await site.order("network", slot=1, url="wss://192.0.2.1/", profile=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sent"),
+    [
+        ({}, {"type": "OnIdle"}),
+        ({"immediate": True, "device": "car-2"}, {"type": "Immediate", "evseId": 2}),
+    ],
+)
+async def test_b11_b12_a_charger_is_reset(
+    charger: RawCharger, site: TlsSite, arguments: dict[str, Any], sent: Payload
+) -> None:
+    charger.answers["Reset"] = {"status": "Scheduled"}
+    assert (await site.order("reset", **arguments))["ok"] is True
+    assert charger.calls("Reset") == [sent]
+    charger.answers["Reset"] = {"status": "Rejected"}
+    assert (await site.order("reset", **arguments))["ok"] is False
+
+
+# N: monitoring
+
+
+async def test_n04_a_variable_is_watched_and_n06_no_more(charger: RawCharger, site: TlsSite) -> None:
+    charger.answers["SetVariableMonitoring"] = results(
+        "setMonitoringResult", "setMonitoringData", status="Accepted", type="UpperThreshold", severity=3, id=17
+    )
+    answer = await site.order("monitor", variable="EVSE#1/Power", value=10000, severity=3)
+    assert answer == {"ok": True, "status": "Accepted", "id": 17}
+    model = site.server.chargers["CP-1"].session.reports.model
+    assert model.monitors[17]["name"] == "EVSE#1/Power"
+    charger.answers["ClearVariableMonitoring"] = {"clearMonitoringResult": [{"status": "Accepted", "id": 17}]}
+    assert (await site.order("unmonitor", id=17))["ok"] is True
+    assert model.monitors == {}
+
+
+@pytest.mark.parametrize("arguments", [{"value": "high"}, {"value": 1, "severity": 10}, {"value": 1, "kind": "Mood"}])
+async def test_n04_what_cannot_be_watched_is_not_asked_for(
+    charger: RawCharger, site: TlsSite, arguments: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match="value|severity|kind"):  # noqa: RUF043
+        await site.order("monitor", variable="A/B", **arguments)
+    with pytest.raises(DeviceRefusedError, match="NotImplemented"):
+        await site.order("monitor", variable="A/B", value=1)
+
+
+async def test_n02_monitors_are_reported(charger: RawCharger, site: TlsSite) -> None:
+    charger.answers["GetMonitoringReport"] = {"status": "Accepted"}
+    number = (await site.order("monitors"))["request"]
+    monitor = {"id": 3, "transaction": False, "value": 5, "type": "Delta", "severity": 4}
+    payload = {
+        "requestId": number, "seqNo": 0, "generatedAt": stamp(),
+        "monitor": [{"component": {"name": "A"}, "variable": {"name": "B"}, "variableMonitoring": [monitor]}],
+    }  # fmt: skip
+    assert await charger.ask("NotifyMonitoringReport", payload) == {}
+    assert site.server.chargers["CP-1"].session.reports.model.monitors[3]["name"] == "A/B"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "sent"),
+    [
+        ("monitoring-base", {"base": "FactoryDefault"}, ("SetMonitoringBase", {"monitoringBase": "FactoryDefault"})),
+        ("monitoring-level", {"severity": 4}, ("SetMonitoringLevel", {"severity": 4})),
+    ],
+)
+async def test_n03_n05_monitoring_is_set_up(
+    charger: RawCharger, site: TlsSite, name: str, arguments: dict[str, Any], sent: tuple[str, Payload]
+) -> None:
+    charger.answers[sent[0]] = {"status": "Accepted"}
+    assert (await site.order(name, **arguments))["ok"] is True
+    assert charger.heard[-1] == sent
+    charger.answers[sent[0]] = {"status": "Rejected"}
+    assert (await site.order(name, **arguments))["ok"] is False
+
+
+async def test_n07_an_alert_is_said_and_a_change_is_known(charger: RawCharger, site: TlsSite) -> None:
+    def event(number: int, trigger: str, value: str) -> Payload:
+        return {
+            "eventId": number, "timestamp": stamp(), "trigger": trigger, "actualValue": value,
+            "eventNotificationType": "HardWiredMonitor",
+            "component": {"name": "FanHeater"}, "variable": {"name": "Problem"},
+        }  # fmt: skip
+
+    payload = {"generatedAt": stamp(), "seqNo": 0, "eventData": [event(1, "Delta", "false")]}
+    assert await charger.ask("NotifyEvent", payload) == {}
+    assert site.codes() == []
+    await charger.ask("NotifyEvent", payload | {"eventData": [event(2, "Alerting", "true")]})
+    assert site.codes() == ["charger.event"]
+    assert "FanHeater/Problem" in site.events[0][2]
+    model = site.server.chargers["CP-1"].session.reports.model
+    assert model.value("FanHeater", "Problem") == "true"
+    assert len(model.events) == 2
+
+
+async def test_n07_an_event_without_data_is_a_call_error(charger: RawCharger) -> None:
+    with pytest.raises(AnsweredError) as refused:
+        await charger.ask("NotifyEvent", {"generatedAt": stamp(), "seqNo": 0, "eventData": []})
+    assert refused.value.code == "OccurrenceConstraintViolation"
+
+
+async def test_n01_a_log_is_asked_for_and_its_way_told(charger: RawCharger, site: TlsSite) -> None:
+    charger.answers["GetLog"] = {"status": "Accepted", "filename": "log.txt"}
+    answer = await site.order("log", url="https://192.0.2.1/up", kind="SecurityLog", oldest="2026-01-01T00:00:00Z")
+    assert (answer["ok"], answer["filename"]) == (True, "log.txt")
+    sent = charger.calls("GetLog")[0]
+    assert sent["log"] == {"remoteLocation": "https://192.0.2.1/up", "oldestTimestamp": "2026-01-01T00:00:00.000Z"}
+    await charger.ask("LogStatusNotification", {"status": "UploadFailure", "requestId": answer["request"]})
+    assert site.server.chargers["CP-1"].session.reports.logs[answer["request"]] == "UploadFailure"
+
+
+async def test_n01_a_log_that_cannot_be_asked_for(charger: RawCharger, site: TlsSite) -> None:
+    with pytest.raises(ValueError, match="url"):
+        await site.order("log")
+    with pytest.raises(ValueError, match="DiagnosticsLog or SecurityLog"):
+        await site.order("log", url="https://192.0.2.1/up", kind="Diary")
+    charger.answers["GetLog"] = {"status": "Rejected"}
+    assert (await site.order("log", url="https://192.0.2.1/up"))["ok"] is False
+
+
+# The clock
+
+
+async def test_g02_a_heartbeat_tells_the_time_whatever_is_away(charger: RawCharger) -> None:
+    before = time.time()
+    told = datetime.fromisoformat((await charger.ask("Heartbeat", {}))["currentTime"]).timestamp()
+    assert before - 0.01 <= told <= time.time()
+    with pytest.raises(AnsweredError) as refused:
+        await charger.ask("Heartbeat", {"time": 1})
+    assert refused.value.code == "FormatViolation"

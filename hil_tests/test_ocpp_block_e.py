@@ -1,0 +1,208 @@
+"""OCPP 2.0.1 block E, transactions: good and error path of each use case, over TLS."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import orjson
+import pytest
+
+from drivers.device import VehicleSession
+from drivers.ocpp import ChargerSettings
+from hil_tests.ocpp_raw import AnsweredError, RawCharger, TlsSite, token
+from hil_tests.ocpp_station import meter_value, stamp, until
+
+REASONS = [
+    "Authorized", "CablePluggedIn", "ChargingRateChanged", "ChargingStateChanged", "Deauthorized", "EnergyLimitReached",
+    "EVCommunicationLost", "EVConnectTimeout", "MeterValueClock", "MeterValuePeriodic", "TimeLimitReached", "Trigger",
+    "UnlockCommand", "StopAuthorized", "EVDeparted", "EVDetected", "RemoteStop", "RemoteStart", "AbnormalCondition",
+    "SignedDataReceived", "ResetCommand",
+]  # fmt: skip
+SETTINGS = ChargerSettings(device_id="car-1", charger_id="CP-1", password="secret-1", local_tokens=("RFID-1", "RFID-2"))
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[TlsSite]:
+    async with TlsSite(tmp_path, [SETTINGS]).running() as site:
+        yield site
+
+
+@pytest.fixture
+async def charger(site: TlsSite) -> AsyncIterator[RawCharger]:
+    async with site.charger() as charger:
+        await charger.ready()
+        yield charger
+
+
+def vehicle(site: TlsSite) -> VehicleSession | None:
+    return site.server.devices["car-1"].status().vehicle
+
+
+def running(site: TlsSite) -> str | None:
+    found = vehicle(site)
+    return None if found is None else found.transaction_id
+
+
+# E01 to E04: start
+
+
+async def test_e01_a_transaction_begins_runs_and_ends(charger: RawCharger, site: TlsSite) -> None:
+    answer = await charger.event("Started", 0, idToken=token("rfid-1"))
+    assert answer["idTokenInfo"]["status"] == "Accepted"
+    found = vehicle(site)
+    assert found is not None
+    assert (found.transaction_id, found.token_id) == ("T1", "RFID-1")
+    assert await charger.event("Updated", 1, meterValue=[meter_value(7000, 100)]) == {}
+    assert site.samples[-1].power_w == 7000
+    assert await charger.event("Ended", 2, trigger="EVDeparted", info={"stoppedReason": "EVDisconnected"}) == {}
+    assert running(site) is None
+
+
+@pytest.mark.parametrize("reason", REASONS)
+async def test_e_every_trigger_reason_is_taken(charger: RawCharger, site: TlsSite, reason: str) -> None:
+    await charger.event("Started", 0, idToken=token("RFID-1"))
+    assert await charger.event("Updated", 1, trigger=reason) == {}
+    assert running(site) == "T1"
+    assert site.codes() == []
+
+
+async def test_e02_a_reason_that_the_specification_does_not_have_is_a_call_error(charger: RawCharger) -> None:
+    with pytest.raises(AnsweredError) as refused:
+        await charger.event("Started", 0, trigger="Whim")
+    assert refused.value.code == "PropertyConstraintViolation"
+
+
+async def test_e03_a_token_may_come_after_the_cable(charger: RawCharger, site: TlsSite) -> None:
+    await charger.event("Started", 0, trigger="CablePluggedIn")
+    await charger.event("Updated", 1, trigger="Authorized", idToken=token("RFID-2"))
+    found = vehicle(site)
+    assert found is not None
+    assert found.token_id == "RFID-2"
+
+
+async def test_e05_a_transaction_with_a_token_that_nobody_knows_is_told_so(charger: RawCharger, site: TlsSite) -> None:
+    answer = await charger.event("Started", 0, idToken=token("STRANGER"), offline=True)
+    assert answer["idTokenInfo"] == {"status": "Unknown"}
+    found = vehicle(site)
+    assert found is not None
+    assert found.token_id is None
+    await charger.event("Ended", 1, trigger="Deauthorized", info={"stoppedReason": "DeAuthorized"})
+    assert running(site) is None
+
+
+async def test_e07_who_ends_a_transaction_is_not_who_charged(charger: RawCharger, site: TlsSite) -> None:
+    await charger.event("Started", 0, trigger="CablePluggedIn")
+    answer = await charger.event("Updated", 1, trigger="StopAuthorized", idToken=token("RFID-2"))
+    assert answer["idTokenInfo"]["status"] == "Accepted"
+    found = vehicle(site)
+    assert found is not None
+    assert found.token_id is None
+
+
+# E08, E12, E13: offline, gaps, repetition
+
+
+async def test_e12_a_queue_of_a_whole_transaction_leaves_none_running(charger: RawCharger, site: TlsSite) -> None:
+    for number, kind in enumerate(["Started", "Updated", "Ended"]):
+        values = [meter_value(0, 1000 + number, timestamp=stamp(300 - number))]
+        more = {"info": {"stoppedReason": "Local"}} if kind == "Ended" else {}
+        await charger.event(kind, number, offline=True, timestamp=stamp(300 - number), meterValue=values, **more)
+    assert running(site) is None
+    assert site.codes() == []
+
+
+async def test_e12_queued_events_between_live_ones_do_not_move_the_transaction_back(
+    charger: RawCharger, site: TlsSite
+) -> None:
+    await charger.event("Started", 5, transaction="NEW")
+    await charger.event("Updated", 3, transaction="OLD", offline=True, timestamp=stamp(500))
+    await charger.event("Ended", 4, transaction="OLD", offline=True, timestamp=stamp(400))
+    assert running(site) == "NEW"
+
+
+async def test_e13_a_gap_is_said_and_filled_late(charger: RawCharger, site: TlsSite) -> None:
+    await charger.event("Started", 0)
+    await charger.event("Updated", 4)
+    assert site.codes() == ["charger.events_missing"]
+    log = site.server.chargers["CP-1"].session.evses[1].sequence
+    assert log.missing("T1") == [1, 2, 3]
+    for number in (2, 1, 3):
+        await charger.event("Updated", number, offline=True, timestamp=stamp(60 - number))
+    assert log.missing("T1") == []
+    assert site.codes() == ["charger.events_missing"]
+
+
+async def test_e13_the_same_event_under_another_message_id_counts_once(charger: RawCharger, site: TlsSite) -> None:
+    when = stamp()
+    values = [meter_value(7000, 100)]
+    for _ in range(2):
+        await charger.event("Started", 0, timestamp=when, meterValue=values, idToken=token("RFID-1"))
+    assert len(site.samples) == 1
+
+
+async def test_e13_the_same_event_counts_once_over_our_restart(charger: RawCharger, site: TlsSite) -> None:
+    when = stamp(90)
+    await charger.event("Started", 0, timestamp=when, offline=True)
+    await charger.event("Updated", 3, timestamp=stamp(80), offline=True)
+    again = site.make_server()
+    session = again.chargers["CP-1"].session
+    await again.chargers["CP-1"].recall()
+    assert session.evses[1].sequence.count("T1", 0, "Started", when) == (False, "")
+    assert session.evses[1].sequence.missing("T1") == [1, 2]
+
+
+async def test_e14_events_that_the_charger_no_longer_has_are_given_up(site: TlsSite) -> None:
+    async with site.charger() as charger:
+        await charger.ready()
+        await charger.event("Started", 0)
+        await charger.event("Ended", 3)
+    async with site.charger() as charger:
+        await charger.ready()
+        assert {"transactionId": "T1"} in charger.calls("GetTransactionStatus")
+        await until(lambda: "charger.events_lost" in site.codes(), "the loss to be said")
+    async with site.charger() as charger:
+        await charger.ready()
+        assert charger.calls("GetTransactionStatus") == []
+
+
+async def test_e14_events_that_are_still_queued_are_waited_for(site: TlsSite) -> None:
+    async with site.charger() as charger:
+        await charger.ready()
+        await charger.event("Started", 0)
+        await charger.event("Ended", 3)
+    async with site.charger() as charger:
+        charger.answers["GetTransactionStatus"] = {"messagesInQueue": True}
+        await charger.ready()
+        assert "charger.events_lost" not in site.codes()
+        assert site.server.chargers["CP-1"].session.evses[1].sequence.missing("T1") == [1, 2]
+
+
+async def test_e14_a_transaction_that_ended_unheard_is_found_out(site: TlsSite) -> None:
+    async with site.charger() as charger:
+        await charger.ready()
+        await charger.event("Started", 0)
+    async with site.charger() as charger:
+        charger.answers["GetTransactionStatus"] = {"messagesInQueue": False, "ongoingIndicator": False}
+        await charger.ready()
+        assert running(site) is None
+
+
+async def test_e_what_was_kept_by_an_earlier_version_is_still_read(site: TlsSite, charger: RawCharger) -> None:
+    await charger.event("Started", 0)
+    kept = orjson.loads(site.journal.kept["charger/CP-1"])
+    for name in ("standing", "local_list", "reports"):
+        del kept[name]
+    del kept["evses"]["1"]["sequence"]
+    session = site.make_server().chargers["CP-1"].session
+    session.restore(orjson.dumps(kept))
+    assert session.evses[1].transaction is not None
+
+
+async def test_e_custom_data_is_taken_and_changes_nothing(charger: RawCharger, site: TlsSite) -> None:
+    extra = {"vendorId": "org.example", "anything": {"nested": [1, 2, 3]}}
+    await charger.event("Started", 0, customData=extra)
+    assert running(site) == "T1"
+    with pytest.raises(AnsweredError) as refused:
+        await charger.event("Updated", 1, customData={"anything": 1})
+    assert refused.value.code == "OccurrenceConstraintViolation"

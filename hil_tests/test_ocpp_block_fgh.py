@@ -1,0 +1,232 @@
+"""OCPP 2.0.1 blocks F (remote control), G (availability), H (reservation), P (data transfer), over TLS."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drivers.device import DeviceRefusedError, DeviceUnreachableError
+from drivers.ocpp import ChargerSettings
+from hil_tests.ocpp_raw import AnsweredError, RawCharger, Silence, TlsSite, token
+from hil_tests.ocpp_station import stamp
+
+SETTINGS = [
+    ChargerSettings(device_id="car-1", charger_id="CP-1", password="secret-1", local_tokens=("RFID-1",)),
+    ChargerSettings(device_id="car-2", charger_id="CP-1", password="secret-1", evse_id=2),
+]
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[TlsSite]:
+    async with TlsSite(tmp_path, SETTINGS).running() as site:
+        yield site
+
+
+@pytest.fixture
+async def charger(site: TlsSite) -> AsyncIterator[RawCharger]:
+    async with site.charger() as charger:
+        await charger.ready()
+        yield charger
+
+
+# F01 to F03: remote start and stop
+
+
+async def test_f01_a_remote_start_is_ordered_and_its_token_known(charger: RawCharger, site: TlsSite) -> None:
+    charger.answers["RequestStartTransaction"] = {"status": "Accepted"}
+    assert (await site.order("start", device="car-2", token="APP-1"))["ok"] is True
+    asked = charger.calls("RequestStartTransaction")[0]
+    assert (asked["evseId"], asked["idToken"]) == (2, {"idToken": "APP-1", "type": "Central"})
+    answer = await charger.event("Started", 0, evse=2, trigger="RemoteStart", idToken=token("APP-1", "Central"))
+    assert answer["idTokenInfo"]["status"] == "Accepted"
+
+
+async def test_f01_a_refused_remote_start_is_an_error(charger: RawCharger, site: TlsSite) -> None:
+    charger.answers["RequestStartTransaction"] = {"status": "Rejected"}
+    with pytest.raises(DeviceRefusedError, match="refused RequestStartTransaction"):
+        await site.order("start", device="car-1", token="APP-1")
+
+
+@pytest.mark.parametrize("arguments", [{"device": "car-9", "token": "A"}, {"device": "car-1"}, {"token": "A"}])
+async def test_f01_a_start_that_names_no_device_or_token_is_not_sent(
+    charger: RawCharger, site: TlsSite, arguments: dict[str, str]
+) -> None:
+    with pytest.raises(ValueError, match=r"device|token"):
+        await site.order("start", **arguments)
+    assert charger.calls("RequestStartTransaction") == []
+
+
+async def test_f03_a_remote_stop_names_the_transaction(charger: RawCharger, site: TlsSite) -> None:
+    charger.answers["RequestStopTransaction"] = {"status": "Accepted"}
+    await charger.event("Started", 0)
+    assert (await site.order("stop", device="car-1"))["ok"] is True
+    assert charger.calls("RequestStopTransaction") == [{"transactionId": "T1"}]
+
+
+async def test_f03_without_a_transaction_there_is_nothing_to_stop(charger: RawCharger, site: TlsSite) -> None:
+    with pytest.raises(DeviceRefusedError, match="no transaction is running"):
+        await site.order("stop", device="car-1")
+
+
+# F05, F06
+
+
+@pytest.mark.parametrize(
+    ("status", "good"), [("Unlocked", True), ("UnlockFailed", False), ("OngoingAuthorizedTransaction", False)]
+)
+async def test_f05_a_connector_is_unlocked(charger: RawCharger, site: TlsSite, status: str, good: bool) -> None:
+    charger.answers["UnlockConnector"] = {"status": status}
+    answer = await site.order("unlock", device="car-2", connector=3)
+    assert (answer["ok"], answer["status"]) == (good, status)
+    assert charger.calls("UnlockConnector") == [{"evseId": 2, "connectorId": 3}]
+
+
+@pytest.mark.parametrize(("status", "good"), [("Accepted", True), ("Rejected", False), ("NotImplemented", False)])
+async def test_f06_a_message_is_triggered(charger: RawCharger, site: TlsSite, status: str, good: bool) -> None:
+    charger.answers["TriggerMessage"] = {"status": status}
+    answer = await site.order("trigger", message="StatusNotification", device="car-1")
+    assert answer["ok"] is good
+    assert charger.calls("TriggerMessage")[-1] == {"requestedMessage": "StatusNotification", "evse": {"id": 1}}
+
+
+async def test_f06_a_message_that_nobody_knows_is_not_sent(charger: RawCharger, site: TlsSite) -> None:
+    before = len(charger.heard)
+    with pytest.raises(ValueError, match="requestedMessage"):
+        await site.order("trigger", message="Weather")
+    assert len(charger.heard) == before
+
+
+# G: availability
+
+
+async def test_g01_the_state_of_connectors_is_kept(charger: RawCharger, site: TlsSite) -> None:
+    for status in ("Occupied", "Faulted"):
+        await charger.ask(
+            "StatusNotification",
+            {"timestamp": stamp(), "connectorStatus": status, "evseId": 2, "connectorId": 1},
+        )
+    assert site.server.chargers["CP-1"].session.evses[2].connectors == {1: "Faulted"}
+    assert site.codes() == ["charger.faulted"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sent"),
+    [
+        ({"operative": False}, {"operationalStatus": "Inoperative"}),
+        ({"operative": True, "device": "car-2"}, {"operationalStatus": "Operative", "evse": {"id": 2}}),
+        (
+            {"operative": True, "device": "car-1", "connector": 2},
+            {"operationalStatus": "Operative", "evse": {"id": 1, "connectorId": 2}},
+        ),
+    ],
+)
+async def test_g03_g04_availability_is_changed(
+    charger: RawCharger, site: TlsSite, arguments: dict[str, Any], sent: dict[str, object]
+) -> None:
+    charger.answers["ChangeAvailability"] = {"status": "Scheduled"}
+    assert (await site.order("availability", **arguments))["ok"] is True
+    assert charger.calls("ChangeAvailability") == [sent]
+
+
+async def test_g03_a_refused_change_is_told(charger: RawCharger, site: TlsSite) -> None:
+    charger.answers["ChangeAvailability"] = {"status": "Rejected"}
+    assert (await site.order("availability", operative=False))["ok"] is False
+    with pytest.raises(ValueError, match="true or false"):
+        await site.order("availability", operative="maybe")
+
+
+# H: reservation
+
+
+async def reserved(site: TlsSite) -> int:
+    answer = await site.order("reserve", device="car-1", token="RFID-1", minutes=30)
+    assert answer["ok"] is True
+    return int(answer["reservation"])
+
+
+async def test_h01_a_reservation_is_made_kept_and_used(charger: RawCharger, site: TlsSite) -> None:
+    charger.answers["ReserveNow"] = {"status": "Accepted"}
+    number = await reserved(site)
+    sent = charger.calls("ReserveNow")[0]
+    assert (sent["id"], sent["evseId"], sent["idToken"]) == (number, 1, token("RFID-1"))
+    kept = site.server.chargers["CP-1"].session.reports.reservations
+    assert kept[number]["token"] == "...-1"
+    assert f"{number}".encode() in site.journal.kept["charger/CP-1"]
+    await charger.event("Started", 0, reservationId=number)
+    assert kept == {}
+
+
+@pytest.mark.parametrize("status", ["Occupied", "Faulted", "Rejected", "Unavailable"])
+async def test_h01_a_reservation_that_cannot_be_is_not_kept(charger: RawCharger, site: TlsSite, status: str) -> None:
+    charger.answers["ReserveNow"] = {"status": status}
+    answer = await site.order("reserve", token="RFID-1")
+    assert (answer["ok"], answer["status"]) == (False, status)
+    assert site.server.chargers["CP-1"].session.reports.reservations == {}
+
+
+async def test_h02_a_reservation_is_cancelled(charger: RawCharger, site: TlsSite) -> None:
+    charger.answers["ReserveNow"] = charger.answers["CancelReservation"] = {"status": "Accepted"}
+    number = await reserved(site)
+    assert (await site.order("cancel-reservation", reservation=number))["ok"] is True
+    assert charger.calls("CancelReservation") == [{"reservationId": number}]
+    assert site.server.chargers["CP-1"].session.reports.reservations == {}
+
+
+async def test_h02_a_reservation_that_the_charger_does_not_know_is_an_error(charger: RawCharger, site: TlsSite) -> None:
+    charger.answers["CancelReservation"] = {"status": "Rejected"}
+    assert (await site.order("cancel-reservation", reservation=4711))["ok"] is False
+
+
+@pytest.mark.parametrize("status", ["Expired", "Removed"])
+async def test_h04_a_reservation_ends_by_itself(charger: RawCharger, site: TlsSite, status: str) -> None:
+    charger.answers["ReserveNow"] = {"status": "Accepted"}
+    number = await reserved(site)
+    await charger.ask("ReservationStatusUpdate", {"reservationId": number, "reservationUpdateStatus": status})
+    assert site.server.chargers["CP-1"].session.reports.reservations == {}
+
+
+async def test_h04_word_of_a_reservation_that_nobody_made_is_taken(charger: RawCharger) -> None:
+    answer = await charger.ask("ReservationStatusUpdate", {"reservationId": 1, "reservationUpdateStatus": "Removed"})
+    assert answer == {}
+
+
+# P: data transfer
+
+
+async def test_p01_data_goes_to_the_charger(charger: RawCharger, site: TlsSite) -> None:
+    charger.answers["DataTransfer"] = {"status": "Accepted", "data": {"a": [1, {"camelCase_L2": True}]}}
+    answer = await site.order("data", vendor="org.example", message="hello", data={"setpoint_L2": 1})
+    assert answer["data"] == {"a": [1, {"camelCase_L2": True}]}
+    assert charger.calls("DataTransfer") == [
+        {"vendorId": "org.example", "messageId": "hello", "data": {"setpoint_L2": 1}}
+    ]
+    charger.answers["DataTransfer"] = {"status": "UnknownVendorId"}
+    assert (await site.order("data", vendor="org.example"))["ok"] is False
+
+
+async def test_p02_data_of_a_vendor_that_nobody_knows_here_is_answered_so(charger: RawCharger) -> None:
+    assert await charger.ask("DataTransfer", {"vendorId": "org.example", "data": 1}) == {"status": "UnknownVendorId"}
+    with pytest.raises(AnsweredError) as refused:
+        await charger.ask("DataTransfer", {"data": 1})
+    assert refused.value.code == "OccurrenceConstraintViolation"
+
+
+# Of all orders
+
+
+async def test_an_order_to_a_charger_that_is_away_or_silent_says_so(site: TlsSite) -> None:
+    with pytest.raises(DeviceUnreachableError, match="not connected"):
+        await site.order("reset")
+    async with site.charger() as charger:
+        await charger.ready()
+        charger.answers["Reset"] = Silence()
+        with pytest.raises(DeviceUnreachableError, match="no answer"):
+            await site.order("reset")
+
+
+async def test_an_order_that_nobody_knows_is_refused_with_those_that_are(charger: RawCharger, site: TlsSite) -> None:
+    with pytest.raises(ValueError, match="availability, cancel-reservation"):
+        await site.order("dance")
