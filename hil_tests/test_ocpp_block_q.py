@@ -154,6 +154,18 @@ async def test_q03_a_charger_that_confirms_and_does_not_obey_is_found_out_by_its
     assert pair.box.capabilities.rated_export_w == 0
 
 
+@pytest.mark.parametrize("pair", VERSIONS, indirect=True)
+async def test_q03_k08_a_charger_that_loses_the_sign_is_found_out_by_its_schedule_before_it_charges(pair: Pair) -> None:
+    await pair.box.evse.apply(band(0, 0, LEASE_S))
+    await pair.passes(0)
+    pair.rig.charger.profiles.loses_sign = True
+    with pytest.raises(DeviceRefusedError, match=r"was told -5000 W and holds 5000 W .* it went back to 0 W"):
+        await pair.box.evse.apply(band(-5_000, -5_000, LEASE_S))
+    await pair.passes(0)
+    assert pair.box.capabilities.rated_export_w == 0
+    assert pair.box.said("charger.disobeys")
+
+
 async def test_q03_a_car_that_gives_nothing_is_not_left_ordered_to_discharge(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -144,6 +144,8 @@ class Csms:
             "NotifyEVChargingNeeds": lambda _: call_result.NotifyEVChargingNeeds("Accepted"),
             "NotifyReport": lambda _: call_result.NotifyReport(),
             "ReportChargingProfiles": lambda _: call_result.ReportChargingProfiles(),
+            "NotifyChargingLimit": lambda _: call_result.NotifyChargingLimit(),
+            "ClearedChargingLimit": lambda _: call_result.ClearedChargingLimit(),
         }
 
         def handler(action: str) -> Callable[..., Any]:
@@ -362,6 +364,21 @@ async def test_unplugged_car_ends_its_transaction_and_returns(csms: Csms, site: 
         site.order(Order.parse('{"do":"unplug","device":"charger-1"}'))
     site.order(Order.parse('{"do":"plug","device":"charger-1"}'))
     await until(lambda: len([e for e in csms.events(V2G) if e["event_type"] == "Started"]) == 2, "starts again")
+
+
+async def test_a_charger_can_be_made_deaf_and_be_limited_from_outside(csms: Csms, site: Site) -> None:
+    await transaction_of(csms, PLAIN)
+    site.order(Order.parse('{"do":"limit","device":"charger-2","power_w":6000}'))
+    await until(lambda: csms.all(PLAIN, "NotifyChargingLimit"), "it says who limits it")
+    await until(lambda: site.world.plain.power_w == 6_000, "limited")
+    site.order(Order.parse('{"do":"deaf","device":"charger-2"}'))
+    await until(lambda: site.world.plain.power_w == 11_000, "as it likes")
+    site.order(Order.parse('{"do":"deaf","device":"charger-2","on":false}'))
+    await until(lambda: site.world.plain.power_w == 6_000, "limited again")
+    site.order(Order.parse('{"do":"limit","device":"charger-2","power_w":null}'))
+    await until(lambda: csms.all(PLAIN, "ClearedChargingLimit"), "nobody limits it")
+    with pytest.raises(OrderError):
+        site.order(Order.parse('{"do":"limit","device":"charger-2","power_w":-5}'))
 
 
 async def test_unknown_token_does_not_charge(csms: Csms, site: Site) -> None:

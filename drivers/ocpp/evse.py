@@ -12,6 +12,7 @@ import structlog
 from drivers.device import (
     Capabilities,
     DeadMan,
+    DeviceError,
     DeviceKind,
     DeviceRefusedError,
     DeviceStatus,
@@ -147,6 +148,8 @@ class OcppEvse:
         highest_w = self._settings.import_rating_w if period.limit_w is None else period.limit_w
         if period.told_w is not None:
             lowest_w, highest_w = min(period.told_w, 0), period.told_w
+        elif period.discharge_w is None:
+            period = replace(period, discharge_w=lowest_w)  # what is not said is not bounded
         self._order += 1
         setpoint = Setpoint(lowest_w=lowest_w, highest_w=highest_w, lease_s=lease_s, reason=reason)
         self._wanted = Wanted(setpoint, period)
@@ -159,7 +162,7 @@ class OcppEvse:
         """
         self._order += 1
         order = self._order
-        self._wanted = self._held = self._held_limit_w = None
+        self._wanted = self._held = self._held_limit_w = self.session.smart.held_w = None
         self._obedience.released()
         for slot in (Slot.TRANSACTION, Slot.WAITING, *((Slot.PRIORITY,) if self._calls.dialect.extended else ())):
             await self._calls.clear(slot)
@@ -311,6 +314,9 @@ class OcppEvse:
         if problem_text:
             self._held = self._held_limit_w = self.session.smart.held_w = None
             self._obedience.released()
+            if limit_w is not None and limit_w < 0:
+                # It has the order and makes something else of it: that may be charging, without any cap.
+                problem_text += await self._undone(problem_text)
             raise DeviceRefusedError(f"{self.device_id} {problem_text}")
         self._held, self._held_limit_w, self._held_in, self._until_s = setpoint, limit_w, transaction_id, until_s
         self._held_mode = period.mode
@@ -365,6 +371,14 @@ class OcppEvse:
         self._order += 1
         self._wanted = Wanted(Setpoint(lowest_w=0, highest_w=0, lease_s=lease_s, reason=f"back to 0 W: it {why}"))
         await self._hold(self._wanted, self._order)
+
+    async def _undone(self, why: str) -> str:
+        """A discharge that the charger does not show is taken back; what came of that, for a person."""
+        try:
+            await self._take_back(why)
+        except DeviceError as error:
+            return f"; going back to 0 W failed: {error}"
+        return "; it went back to 0 W"
 
     def _distrusted(self) -> Distrust | None:
         """For this transaction, and not for ever."""
@@ -430,6 +444,6 @@ class OcppEvse:
             minimum_import_w=settings.minimum_import_w,
             response_s=5.0,
             phases=settings.phases,
-            own_droop=self._holds() and self._held_mode is Mode.LOCAL_FREQUENCY,
+            own_droop=self._held is not None and self._holds() and self._held_mode is Mode.LOCAL_FREQUENCY,
             notes=tuple(notes),
         )

@@ -152,6 +152,19 @@ def _forget(order: Order, site: Site) -> None:
     site.sessions[order.device(site.sessions)].charger.profiles.forget_all()
 
 
+def _deaf(order: Order, site: Site) -> None:
+    site.sessions[order.device(site.sessions)].charger.deaf = order.switch("on", True)
+
+
+def _hurry(order: Order, site: Site) -> None:
+    site.sessions[order.device(site.sessions)].charger.words.press_priority(activated=order.switch("on", True))
+
+
+def _limit(order: Order, site: Site) -> None:
+    limit_w = None if order.fields.get("power_w", 0) is None else order.number("power_w", 0, 1e6)
+    site.sessions[order.device(site.sessions)].charger.words.limit_from_outside(limit_w)
+
+
 ORDERS: Final[Mapping[str, Callable[[Order, Site], None]]] = {
     "drop": _drop,
     "silence": _silence,
@@ -167,6 +180,9 @@ ORDERS: Final[Mapping[str, Callable[[Order, Site], None]]] = {
     "present": _present,
     "reboot": _reboot,
     "forget": _forget,
+    "deaf": _deaf,
+    "hurry": _hurry,
+    "limit": _limit,
     "spoil_signatures": _spoil_signatures,
 }
 HELP: Final = """\
@@ -183,6 +199,9 @@ orders, one JSON object a line on standard input; each is answered with a line o
   {"do":"unplug","device":D}                the car leaves its charger; {"do":"plug",...} brings it back
   {"do":"present","device":D}               the driver presents the card again (after a remote stop)
   {"do":"reboot","device":D}                the charger reboots; {"do":"forget",...} loses its profiles
+  {"do":"deaf","device":D,"on":B}           the charger takes every profile and obeys none
+  {"do":"hurry","device":D,"on":B}          the driver wants to charge now (a charger that speaks OCPP 2.1)
+  {"do":"limit","device":D,"power_w":W}     somebody beside the gateway limits the charger; null: no longer
   {"do":"spoil_signatures","device":D,"on":B}  a digit of what its meter signs is changed on the way
   {"do":"truth"}                            answered with a line of the truth file
   {"do":"quit"}                             end, as SIGTERM does

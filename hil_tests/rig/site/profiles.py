@@ -98,6 +98,8 @@ class ProfileStore:
         """Profiles come by OCPP 2.1."""
         self.priority = False
         """Priority charging is on: its profile goes before those of the transaction (K21, K22)."""
+        self.loses_sign = False
+        """Takes an order to discharge and makes one to charge of it, as some simulators and chargers do."""
         self.external_w: float | None = None
         """A limit that somebody else set, not the CSMS (K11 to K13)."""
         self.offline_since_s: float | None = None
@@ -131,6 +133,8 @@ class ProfileStore:
                 )
         if profile.profile_id not in self._profiles and len(self._profiles) >= MOST_PROFILES:
             raise ProfileRefusedError("TooManyProfiles", f"{MOST_PROFILES} are installed; clear some")
+        if self.loses_sign:
+            profile = replace(profile, steps=tuple(step.without_sign() for step in profile.steps))
         self._profiles[profile.profile_id] = profile
         return profile
 

@@ -85,6 +85,11 @@ class Step:
         lowest = wanted if self.discharge_w is None else max(wanted, self.discharge_w)
         return lowest if self.limit_w is None else min(lowest, self.limit_w)
 
+    def without_sign(self) -> Step:
+        """An order to discharge as one to charge; any other as it is."""
+        told_w = self.power_w(0.0) if self.mode is not Mode.LOCAL_FREQUENCY else None
+        return self if told_w is None or told_w >= 0 else Step(start_s=self.start_s, limit_w=-told_w)
+
     def within(self, lowest_w: float, highest_w: float) -> Step:
         """The same between two bounds."""
 

@@ -204,6 +204,32 @@ async def test_q03_a_charger_that_shows_the_old_limit_does_not_hold_the_setpoint
     assert evse.status().setpoint is None
 
 
+@pytest.mark.parametrize("version", Version)
+async def test_k08_a_discharge_of_which_the_charger_makes_charging_is_taken_out_of_it_at_once(version: Version) -> None:
+    charger = Charger(version)
+    evse = evse_at(charger, "negative_limit")
+    await evse.install_static_share()
+
+    def without_its_sign(payload: JsonObject) -> JsonObject:
+        profile = cast(JsonObject, payload["chargingProfile"])
+        period = _period(profile)
+        told = cast(float, period.get("setpoint", period["limit"]))
+        period.clear()
+        period.update({"startPeriod": 0, "limit": abs(told)})
+        charger.profiles[cast(int, profile["id"])] = profile
+        return {"status": "Accepted"}
+
+    charger.answers["SetChargingProfile"] = without_its_sign
+    with pytest.raises(DeviceRefusedError, match=r"holds 5000 W .*went back to 0 W"):
+        await evse.apply(band(-5_000, -5_000))
+    assert charger.last_period()["limit"] == 0
+    held = evse.status().setpoint
+    assert held is not None
+    assert held.highest_w == 0
+    assert export_w(evse) == 0
+    assert [code for code, _ in charger.notices] == ["charger.disobeys"]
+
+
 @pytest.mark.parametrize(
     ("version", "discharge", "watts"),
     [
@@ -346,6 +372,22 @@ async def test_q08_a_curve_over_the_frequency_is_the_charger_s_own_droop_while_i
     await lives(evse, charger, 2_000, 20)
     assert evse.status().follows is True
     charger.now_s += 60
+    capabilities = evse.status().capabilities
+    assert capabilities is not None
+    assert not capabilities.own_droop
+
+
+async def test_q08_a_mode_of_its_own_is_always_told_how_far_down_it_may_go(evse: OcppEvse, charger: Charger) -> None:
+    await evse.hold_mode(Period(mode=Mode.LOCAL_FREQUENCY, curve=CURVE), 60.0, "test")
+    assert charger.last_period()["dischargeLimit"] == -10_000
+    never = evse_at(charger, "never")
+    await never.hold_mode(Period(mode=Mode.LOCAL_FREQUENCY, curve=CURVE), 60.0, "test")
+    assert charger.last_period()["dischargeLimit"] == 0
+
+
+async def test_q08_a_mode_that_was_released_is_no_droop_any_more(evse: OcppEvse, charger: Charger) -> None:
+    await evse.hold_mode(Period(mode=Mode.LOCAL_FREQUENCY, curve=CURVE), 60.0, "test")
+    await evse.release()
     capabilities = evse.status().capabilities
     assert capabilities is not None
     assert not capabilities.own_droop
