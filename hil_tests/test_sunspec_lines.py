@@ -275,8 +275,12 @@ async def test_a_line_that_is_never_silent_is_not_spoken_on(tmp_path: Path) -> N
 
         async def read_on() -> None:
             while True:
-                # The first may still be asked before anything of it has arrived; its answer is found in the noise.
-                assert (await connection.read(1, 100, 2, 1.0)).words == [100, 101]
+                try:
+                    assert (await connection.read(1, 100, 2, 1.0)).words == [100, 101]
+                except NoAnswerError as error:
+                    # One that went out before anything of the noise had arrived may be lost in it.
+                    if "no answer to it" not in str(error):
+                        raise
 
         task = asyncio.create_task(babble())
         try:
