@@ -1,6 +1,7 @@
-"""The clients that the bench `sunspec` compares, each run in a process of its own: ours, pysunspec2, raw asyncio.
+"""The clients that the bench `sunspec` compares, in one process in turns: ours, pysunspec2, raw asyncio.
 
-`python -m hil_tests.bench._sunspec_clients CLIENT POLLS PORT...` prints one JSON object.
+`python -m hil_tests.bench._sunspec_clients compare POLLS PORT` makes a round for each line on its standard input,
+`... site SECONDS PORT...` runs devices as the agent does; both print JSON lines.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import struct
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import structlog
@@ -175,25 +176,29 @@ def lived_in() -> list[bytes]:
     return made[::1_000]
 
 
-def main(client: str, amount: float, ports: Sequence[int]) -> dict[str, float]:
-    """The figures of one client."""
-    held = lived_in()
-    try:
-        return _figures(client, amount, ports)
-    finally:
-        held.clear()
+def compared(port: int, polls: int, turn: int) -> dict[str, float]:
+    """CPU seconds of each client's full poll, one after the other within a second, in an order that turns."""
+    clients: dict[str, Callable[[], dict[str, float]]] = {
+        "ours": lambda: asyncio.run(ours(port, polls)),
+        "pysunspec2": lambda: pysunspec2(port, polls),
+        "raw": lambda: asyncio.run(raw(port, polls)),
+    }
+    names = list(clients)
+    first = turn % len(names)
+    return {name: clients[name]()["cpu_s"] for name in names[first:] + names[:first]}
 
 
-def _figures(client: str, amount: float, ports: Sequence[int]) -> dict[str, float]:
+def main(what: str, amount: float, ports: Sequence[int]) -> None:
+    """Prints JSON lines: "compare" one for each round of `amount` polls, without end; "site" one."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    if client == "ours":
-        return asyncio.run(ours(ports[0], int(amount)))
-    if client == "pysunspec2":
-        return pysunspec2(ports[0], int(amount))
-    if client == "raw":
-        return asyncio.run(raw(ports[0], int(amount)))
-    return asyncio.run(site(ports, amount))
+    held = lived_in()
+    if what == "site":
+        print(json.dumps(asyncio.run(site(ports, amount))))
+    else:
+        for turn, _ in enumerate(sys.stdin):  # a round for each line that is sent
+            print(json.dumps(compared(ports[0], int(amount), turn)), flush=True)
+    held.clear()
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], float(sys.argv[2]), [int(port) for port in sys.argv[3:]])))
+    main(sys.argv[1], float(sys.argv[2]), [int(port) for port in sys.argv[3:]])

@@ -1,8 +1,8 @@
 """Bench `sunspec`: CPU of a full poll against pysunspec2 and raw asyncio, and of 50 devices once a second.
 
-21 models, 1579 registers, served by a process of its own on loopback. Each client runs in a process of its own too, in
-turns, and only the CPU time of its process counts. `cpu_ratio_vs_pysunspec2` shall be at most 1, and
-`core_share_50_devices` at most 0.05 (one device: 1 ms of CPU a second).
+21 models, 1579 registers, served by a process of its own on loopback. The clients share another one, so that memory and
+the machine's mood are the same for all, take turns within a second, and only the CPU time of that process counts.
+`cpu_ratio_vs_pysunspec2` shall be at most 1, and `core_share_50_devices` at most 0.05 (one device: 1 ms of CPU a second).
 """
 
 from __future__ import annotations
@@ -29,14 +29,18 @@ def run(
     """The figures, by the names that the README has."""
     turns: list[dict[str, float]] = []
     with serving(DEVICES) as ports:
-        for turn in range(1, rounds + 1):
-            # In turned order: none is always the first, or always after the same one.
-            order = CLIENTS[turn % len(CLIENTS) :] + CLIENTS[: turn % len(CLIENTS)]
-            turns.append({client: measured(client, polls, ports[:1])["cpu_s"] for client in order})
-            shown = ", ".join(f"{client} {1000 * turns[-1][client]:.2f}" for client in CLIENTS)
-            progress(f"round {turn} of {rounds}, CPU ms per full poll: {shown}")
+        with clients("compare", polls, ports[:1]) as comparing:
+            assert comparing.stdin is not None
+            assert comparing.stdout is not None
+            for turn in range(1, rounds + 1):
+                print(turn, file=comparing.stdin, flush=True)
+                turns.append(json.loads(comparing.stdout.readline()))
+                shown = ", ".join(f"{client} {1000 * turns[-1][client]:.2f}" for client in CLIENTS)
+                progress(f"round {turn} of {rounds}, CPU ms per full poll: {shown}")
         progress(f"{DEVICES} devices once a second, for {seconds:g} s")
-        site = measured("site", seconds, ports)
+        with clients("site", seconds, ports) as running:
+            assert running.stdout is not None
+            site: dict[str, float] = json.loads(running.stdout.readline())
         progress(f"{site['polls']:.0f} polls")
 
     def ratio(peer: str) -> float:
@@ -66,9 +70,14 @@ def serving(count: int, site: str = "_sunspec_site") -> Iterator[list[int]]:
             server.wait(timeout=10)
 
 
-def measured(client: str, amount: float, ports: Sequence[int]) -> dict[str, float]:
-    """What one client says of itself, in a process of its own."""
-    command = [sys.executable, "-m", "hil_tests.bench._sunspec_clients", client, str(amount), *map(str, ports)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=300)
-    figures: dict[str, float] = json.loads(done.stdout)
-    return figures
+@contextmanager
+def clients(what: str, amount: float, ports: Sequence[int]) -> Iterator[subprocess.Popen[str]]:
+    """The process of the clients; it ends with its standard input."""
+    command = [sys.executable, "-m", "hil_tests.bench._sunspec_clients", what, str(amount), *map(str, ports)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        try:
+            yield process
+        finally:
+            process.stdin.close()
+            process.wait(timeout=60)
