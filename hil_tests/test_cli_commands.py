@@ -167,6 +167,22 @@ def test_stop_needs_no_name_of_the_user(config: Path, stop_file: Path) -> None:
     assert stop_file.read_text() == f"command line, user {os.getuid()}\n"
 
 
+async def test_why_explains_a_running_agent_and_names_what_it_does_not_know(config: Path) -> None:
+    name = WELL.devices[0].device_id
+    async with serve_locally(FakeSite(), config.parent / "state" / SOCKET_NAME):
+        told = await command_beside("why", "--config", config)
+        as_json = await command_beside("why", name, "--config", config, "--json")
+        unknown = await command_beside("why", "nobody", "--config", config)
+    assert told.returncode == 0
+    assert f"{name}: " in told.stdout
+    assert set(json.loads(as_json.stdout)["devices"]) == {name}
+    assert unknown.returncode == 2
+    assert "nobody" in unknown.stderr
+    silent = await command_beside("why", "--config", config)
+    assert silent.returncode == 1
+    assert "no agent runs" in silent.stderr
+
+
 async def test_stop_reaches_a_running_agent(config: Path, stop_file: Path) -> None:
     site = FakeSite()
     async with serve_locally(site, stop_file.parent / SOCKET_NAME):

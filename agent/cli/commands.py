@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from agent.cli import device_commands, evidence, scan_command
 from agent.cli import init as initialising
+from agent.cli import why as explaining
 from agent.cli.asking import settings_of as _settings
 from agent.cli.asking import who as _who
 from agent.cli.client import AgentUnreachableError, ask
@@ -46,6 +47,7 @@ app.command()(scan_command.scan)
 app.command()(device_commands.read)
 app.command()(device_commands.record)
 app.command()(device_commands.serve)
+app.command()(explaining.why)
 
 
 @app.callback()
