@@ -138,6 +138,18 @@ async def test_start_and_stop_reach_the_charger_and_refusals_are_told(charger: R
     assert (await chargers(site, "stop", "car-1")).returncode == 0
 
 
+async def test_a_wish_to_charge_now_that_the_charger_cannot_be_told_is_said_why(
+    charger: RawCharger, site: TlsSite
+) -> None:
+    done = await chargers(site, "charge-now", "car-1")
+    assert done.returncode == 1
+    assert "no transaction is running" in done.stderr
+    await charger.event("Started", 0)
+    done = await chargers(site, "charge-now", "car-1", "--off")
+    assert done.returncode == 1
+    assert "UsePriorityCharging is of ocpp2.1" in done.stderr
+
+
 async def test_variables_are_shown_and_asked_for_anew(charger: RawCharger, site: TlsSite) -> None:
     await site.order("set", variable="AlignedDataCtrlr/Interval", value="900")
     done = await chargers(site, "variables", "CP-1", "aligned")

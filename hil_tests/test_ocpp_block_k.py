@@ -200,6 +200,20 @@ async def test_k21_priority_that_we_ask_for_is_given_within_our_lease(pair: Pair
     await passes(rig, 9_000)
 
 
+async def test_k21_a_person_has_a_car_charged_now_and_no_longer(pair: Pair) -> None:
+    box, rig = pair
+    desk = box.server.chargers["CP-1"].desk
+    assert await desk.order("charge-now", {"device": "car-1"}) == {"ok": True, "status": "Accepted"}
+    assert rig.charger.profiles.priority
+    assert box.vehicle is not None
+    assert box.vehicle.charge_now
+    await desk.order("charge-now", {"device": "car-1", "on": False})
+    await until(lambda: not rig.charger.profiles.priority, "no longer")
+    await until(lambda: box.vehicle is not None and not box.vehicle.charge_now, "the plan has the say again")
+    with pytest.raises(ValueError, match="true or false"):
+        await desk.order("charge-now", {"device": "car-1", "on": "yes"})
+
+
 async def test_k22_a_driver_at_the_charger_who_wants_to_charge_now_is_heard(pair: Pair) -> None:
     box, rig = pair
     await box.evse.apply(band(-5_000, -5_000, LEASE_S))

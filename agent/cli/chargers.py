@@ -205,6 +205,17 @@ def stop(name: NameArgument, config: ConfigOption = DEFAULT_PATH, as_json: JsonO
     _tell(_order(config, as_json, name, "stop", {}), as_json)
 
 
+@app.command(name="charge-now")
+def charge_now(
+    name: NameArgument,
+    off: Annotated[bool, typer.Option("--off", help="No longer: the plan has the say again.")] = False,
+    config: ConfigOption = DEFAULT_PATH,
+    as_json: JsonOption = False,
+) -> None:
+    """The driver of the car at an EVSE wants to charge now, whatever the grid orders (chargers of OCPP 2.1)."""
+    _tell(_order(config, as_json, name, "charge-now", {"on": not off}), as_json)
+
+
 @app.command()
 def password(name: NameArgument, config: ConfigOption = DEFAULT_PATH, as_json: JsonOption = False) -> None:
     """Give a charger a new password. The old one is good until the charger came with the new one."""

@@ -295,6 +295,11 @@ class OcppCharger:
             raise DeviceRefusedError(f"{device_id}: no transaction is running")
         await self._request(device_id, "RequestStopTransaction", {"transactionId": transaction.transaction_id})
 
+    async def charge_now(self, device_id: str, *, activate: bool) -> None:
+        """UsePriorityCharging (K21, OCPP 2.1). Raises DeviceRefusedError or DeviceUnreachableError."""
+        await self._device_ids[device_id].use_priority_charging(activate=activate)
+        await self._carry_out(Outcome(changed=True))
+
     async def _request(self, device_id: str, action: str, payload: JsonObject) -> None:
         try:
             answer = cast(StatusAnswer, await self.call(action, payload, Priority.URGENT))

@@ -58,6 +58,8 @@ class _Charger(Protocol):
 
     async def remote_stop(self, device_id: str) -> None: ...
 
+    async def charge_now(self, device_id: str, *, activate: bool) -> None: ...
+
 
 class ChargerDesk:
     """The desk of one charger."""
@@ -95,6 +97,12 @@ class ChargerDesk:
                 return {"ok": True, "status": "Accepted"}
             if name == "stop":
                 await self._charger.remote_stop(self._device(arguments))
+                return {"ok": True, "status": "Accepted"}
+            if name == "charge-now":
+                on = arguments.get("on", True)
+                if not isinstance(on, bool):
+                    raise ValueError(f'"on" is true or false, not {on!a}')
+                await self._charger.charge_now(self._device(arguments), activate=on)
                 return {"ok": True, "status": "Accepted"}
             if name == "password":
                 return await self.change_password()
