@@ -2,7 +2,7 @@
 
 21 models, 1579 registers, served by a process of its own on loopback. The clients share another one, so that memory and
 the machine's mood are the same for all, take turns within a second, and only the CPU time of that process counts.
-`cpu_ratio_vs_pysunspec2` shall be at most 1, and `core_share_50_devices` at most 0.05 (one device: 1 ms of CPU a second).
+`cpu_ratio_vs_pysunspec2` shall be at most 1, and `core_share_50_devices` at most 0.05 (one device: 1 ms a second).
 """
 
 from __future__ import annotations
