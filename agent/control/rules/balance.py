@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from agent.control.allocation import fit
-from agent.control.rules.draft import Draft, Rule
+from agent.control.rules.draft import STEP_W, Draft, Rule
 from agent.control.site import SiteView
 from drivers.device import DeviceKind
 
-STEP_W: Final = 100
 MOST_ROUNDS: Final = 16
 """What is cut on one phase leaves less for the others, and less again; each round only lowers."""
 
@@ -54,8 +53,8 @@ def _on(phase: int, drafts: dict[str, Draft], site_phases: int) -> list[_Share]:
 
 def _parts(draft: Draft, phase: int, site_phases: int) -> int:
     """Into how many phases its power is divided, when it is on this one and not on all; else 0."""
-    phases = [p for p in draft.view.phases if p <= site_phases] or [1]
-    return len(phases) if phase in phases and len(phases) < site_phases else 0
+    parts = draft.parts_on(phase, site_phases)
+    return parts if parts < site_phases else 0
 
 
 def _now_w(share: _Share) -> int:
@@ -83,11 +82,11 @@ def _cut_imports(shares: Sequence[_Share], most_w: int) -> None:
     rest_w = sum(_most_w(s) for s in shares if s.draft.view.device_id not in cuttable)
     delivered_w = sum(min(0, _now_w(s)) for s in cuttable.values())
     wishes = {name: -(-(s.draft.high or 0) // s.parts) for name, s in cuttable.items()}
-    minimums = {name: _minimum_w(s.draft) // s.parts for name, s in cuttable.items()}
+    minimums = {name: s.draft.minimum_w // s.parts for name, s in cuttable.items()}
     for name, kept_w in fit(most_w - rest_w - delivered_w, wishes, minimums).items():
         if kept_w < wishes[name]:
-            draft, allowed_w = cuttable[name].draft, kept_w * cuttable[name].parts // STEP_W * STEP_W
-            draft.cap_high(allowed_w if allowed_w >= _minimum_w(draft) else 0, Rule.DIFFERENCE)
+            draft = cuttable[name].draft
+            draft.cap_high(draft.stepped(kept_w * cuttable[name].parts), Rule.DIFFERENCE)
 
 
 def _cut_exports(shares: Sequence[_Share], most_w: int) -> None:
@@ -104,7 +103,3 @@ def _cut_exports(shares: Sequence[_Share], most_w: int) -> None:
     for name, kept_w in fit(most_w + rest_w + drawn_w, wishes).items():
         if kept_w < wishes[name]:
             cuttable[name].draft.cap_low(-(kept_w * cuttable[name].parts // STEP_W * STEP_W), Rule.DIFFERENCE)
-
-
-def _minimum_w(draft: Draft) -> int:
-    return draft.view.capabilities.minimum_import_w if draft.view.capabilities is not None else 0

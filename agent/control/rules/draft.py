@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from agent.control.site import DeviceView
 from drivers.device import DeviceKind
+
+STEP_W: Final = 100
+"""Bounds that follow the meter move in such steps, downwards: not every watt of the house is an order to a device."""
 
 
 class Rule(StrEnum):
@@ -82,6 +86,21 @@ class Draft:
         if not self.view.online or capabilities is None:
             return False
         return capabilities.follows_setpoint or (self.view.kind is DeviceKind.CHARGER and capabilities.limits_import)
+
+    @property
+    def minimum_w(self) -> int:
+        """Smallest import that is not zero."""
+        return self.view.capabilities.minimum_import_w if self.view.capabilities is not None else 0
+
+    def stepped(self, power_w: int) -> int:
+        """An import in whole steps, downwards; nothing where it is less than the device can take."""
+        stepped_w = power_w // STEP_W * STEP_W
+        return stepped_w if stepped_w >= self.minimum_w else 0
+
+    def parts_on(self, phase: int, site_phases: int) -> int:
+        """Into how many phases its power is divided, if this phase is among them; else 0."""
+        phases = [p for p in self.view.phases if p <= site_phases] or [1]
+        return len(phases) if phase in phases else 0
 
     def bind(self, rule: Rule) -> None:
         """Notes that a rule changed the band."""

@@ -11,13 +11,11 @@ from typing import Final
 
 from agent.control.allocation import fit, hold_raises
 from agent.control.command import Mode, Point
-from agent.control.rules.draft import Draft, Rule
+from agent.control.rules.draft import STEP_W, Draft, Rule
 from agent.control.rules.targets import Target
 from agent.control.site import DeviceView, SiteView, counted_w
 from drivers.device import DeviceKind
 
-STEP_W: Final = 100
-"""Bounds that follow the meter move in such steps, downwards: not every watt of the house is an order to a device."""
 NEAR: Final = 0.7
 """PV is held back by a bound that follows the meter only when it makes more than this part of it."""
 CALM_W: Final = 200
@@ -89,21 +87,11 @@ def _share_import(drafts: list[Draft], budget_w: int, rule: Rule) -> None:
     for urgent in (True, False):
         group = [d for d in drafts if d.must_charge is urgent and d.high is not None and d.high > 0]
         wishes = {d.view.device_id: d.high or 0 for d in group}
-        kept = fit(budget_w, wishes, {d.view.device_id: _minimum_w(d) for d in group})
+        kept = fit(budget_w, wishes, {d.view.device_id: d.minimum_w for d in group})
         for draft in group:
             if kept[draft.view.device_id] < wishes[draft.view.device_id]:
                 draft.cap_high(kept[draft.view.device_id], rule)
         budget_w -= sum(kept.values())
-
-
-def _stepped(draft: Draft, power_w: int) -> int:
-    """In whole steps, downwards; nothing where it is less than the device can take."""
-    stepped_w = power_w // STEP_W * STEP_W
-    return stepped_w if stepped_w >= _minimum_w(draft) else 0
-
-
-def _minimum_w(draft: Draft) -> int:
-    return draft.view.capabilities.minimum_import_w if draft.view.capabilities is not None else 0
 
 
 # -- the connection -----------------------------------------------------------------------------------------------
@@ -264,7 +252,7 @@ def _closed_loop_import(drafts: Drafts, allowed_w: int, rule: Rule) -> None:
     metered = {name: max(0, d.view.present_w) for name, d in importing.items()}
     for name, power_w in hold_raises(budget_w, wanted, granted, metered).items():
         if power_w < wanted[name]:
-            drafts[name].cap_high(_stepped(drafts[name], power_w), Rule.RAISE_LATER)
+            drafts[name].cap_high(drafts[name].stepped(power_w), Rule.RAISE_LATER)
 
 
 def _phase(drafts: Drafts, site: SiteView, phase: int) -> None:
@@ -274,7 +262,7 @@ def _phase(drafts: Drafts, site: SiteView, phase: int) -> None:
     seen: list[tuple[DeviceView, int]] = []
     import_w = export_w = 0
     for name, draft in drafts.items():
-        parts = _parts_on(draft, phase, site.limits.phases)
+        parts = draft.parts_on(phase, site.limits.phases)
         if not parts:
             continue
         view = draft.view
@@ -299,11 +287,11 @@ def _phase(drafts: Drafts, site: SiteView, phase: int) -> None:
         import_w += fuse_w - (site.house_most_w or 0) // site.limits.phases
         export_w += fuse_w + (site.house_least_w or 0) // site.limits.phases
     wishes = {name: -(-d.high // parts) for name, (d, parts) in on.items() if d.high is not None and d.high > 0}
-    minimums = {name: _minimum_w(on[name][0]) // on[name][1] for name in wishes}
+    minimums = {name: on[name][0].minimum_w // on[name][1] for name in wishes}
     for name, share_w in fit(import_w, wishes, minimums).items():
         draft, parts = on[name]
         if share_w < wishes[name]:
-            draft.cap_high(_stepped(draft, share_w * parts), Rule.PHASE)
+            draft.cap_high(draft.stepped(share_w * parts), Rule.PHASE)
     ordered = {
         name: -(d.low // parts)
         for name, (d, parts) in on.items()
@@ -313,12 +301,6 @@ def _phase(drafts: Drafts, site: SiteView, phase: int) -> None:
         draft, parts = on[name]
         if share_w < ordered[name]:
             draft.cap_low(-(share_w * parts // STEP_W * STEP_W), Rule.PHASE)
-
-
-def _parts_on(draft: Draft, phase: int, site_phases: int) -> int:
-    """Into how many phases its power is divided, if this phase is among them; else 0."""
-    phases = [p for p in draft.view.phases if p <= site_phases] or [1]
-    return len(phases) if phase in phases else 0
 
 
 def _ordered_discharge(drafts: Iterable[Draft]) -> dict[str, int]:

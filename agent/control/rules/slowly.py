@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from agent.control.rules.draft import Draft, Rule
+from agent.control.rules.draft import STEP_W, Draft, Rule
 from agent.control.site import SiteView
 from drivers.device import DeviceKind
-
-STEP_W = 100
 
 
 def come_back_slowly(drafts: dict[str, Draft], site: SiteView) -> None:
@@ -42,5 +40,4 @@ def _can_be_bounded(draft: Draft) -> bool:
 
 def _whole(draft: Draft, power_w: int) -> int:
     """Nothing below what a charger can give at least."""
-    minimum_w = draft.view.capabilities.minimum_import_w if draft.view.capabilities is not None else 0
-    return 0 if power_w < minimum_w else power_w // STEP_W * STEP_W
+    return 0 if power_w < draft.minimum_w else power_w // STEP_W * STEP_W
