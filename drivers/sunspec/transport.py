@@ -4,7 +4,7 @@ A line does one request at a time (its Connection sees to that), checks every an
 reconnects by itself: those are decisions, and `connection.py` makes them.
 
 The lines are our own, on asyncio's transports. pymodbus's clients take a late RTU answer for the next request's, take
-transaction 0 for an answer to anything, say "no answer" where there was a wrong one, and cost up to half more CPU
+transaction 0 for an answer to anything, say "no answer" where there was a wrong one, and cost over twice the CPU
 (`hil_tests/bench/modbus_lines.py`). pymodbus builds the requests (`pdu.py`) and is the independent peer of the tests
 in hil_tests.
 """
