@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -120,9 +121,18 @@ class Simulated:
 
 @asynccontextmanager
 async def simulated(
-    kind: DeviceKind, habits: Habits = CONFORMING, *, serial: str = "SIM-1", port: int = 0, line: LineKind = "tcp"
+    kind: DeviceKind,
+    habits: Habits = CONFORMING,
+    *,
+    serial: str = "SIM-1",
+    port: int = 0,
+    line: LineKind = "tcp",
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Simulated]:
-    """A running inverter on Modbus TCP, on a serial line ("rtu", a pseudo-terminal), or on one behind a converter."""
+    """A running inverter on Modbus TCP, on a serial line ("rtu", a pseudo-terminal), or on one behind a converter.
+
+    `tls`: what it shows of itself, on Modbus/TCP Security.
+    """
     inverter = Simulated(kind, habits, serial)
     living = asyncio.create_task(inverter.live())
     try:
@@ -152,8 +162,9 @@ async def simulated(
                 refuses=habits.refuses,
                 deaf_after_answer_s=habits.deaf_after_answer_s,
             )
-            await server.start("127.0.0.1", port)
-            inverter.server, inverter.address = server, f"tcp://127.0.0.1:{server.port}"
+            await server.start("127.0.0.1", port, tls)
+            scheme = "tcp" if tls is None else "tls"
+            inverter.server, inverter.address = server, f"{scheme}://127.0.0.1:{server.port}"
             try:
                 yield inverter
             finally:
