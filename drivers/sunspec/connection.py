@@ -161,8 +161,10 @@ class Connection:
                 raise NoAnswerError(
                     f"{self.endpoint} unit {unit}: no answer {patience.silences} times; next try in {silent_s:.1f} s"
                 )
-            if self._free_s > asked_s:
-                await asyncio.sleep(min(self._free_s - asked_s, self.pace.gap_s))
+            gap_s = self.pace.safe_s if urgent else self.pace.gap_s
+            pause_s = self._free_s + gap_s - asked_s
+            if pause_s > 0 and gap_s > 0:
+                await asyncio.sleep(min(pause_s, gap_s))
                 asked_s = self._monotonic_s()
             try:
                 answer = await ask(unit, address, what, patience.timeout_s(timeout_s) if has_neighbours else timeout_s)
@@ -171,8 +173,7 @@ class Connection:
                 raise
             finally:
                 # Also when cancelled: the line tells an answer that still comes from the next one.
-                answered_s = self._monotonic_s()
-                self._free_s = answered_s + self.pace.gap_s
+                answered_s = self._free_s = self._monotonic_s()
             self._heard_from(unit, patience, asked_s, answered_s)
             return answer, asked_s, answered_s
         finally:
@@ -186,13 +187,14 @@ class Connection:
                 self._silent.clear()
                 self._was_silent(patience)
             else:
-                if error.code in BUSY:
-                    self.pace.lost(unit, asked_s - self._answered_s)
+                if error.code in BUSY and self.pace.lost(unit, asked_s - self._answered_s):
+                    self._paced()
                 self._heard_from(unit, patience, asked_s, self._monotonic_s(), busy=error.code in BUSY)
         elif isinstance(error, NoAnswerError):
             self._silences += 1
             self._silent.add(unit)
-            self.pace.lost(unit, asked_s - self._answered_s)
+            if self.pace.lost(unit, asked_s - self._answered_s):
+                self._paced()
             # One dead unit is not a dead connection while its neighbours have not been asked since.
             half_open = self._silences >= SILENCES_BEFORE_RECONNECT and self._heard <= self._silent
             if half_open or not self._line.connected:
@@ -215,10 +217,14 @@ class Connection:
         self._answered_s = answered_s
         patience.answered(answered_s - asked_s)
         if not busy and self.pace.answered(unit):
-            _log.info("modbus.paced", endpoint=str(self.endpoint), gap_s=self.pace.gap_s)
+            self._paced()
         self._silences, self._backoff_s = 0, 0.0
         self._silent.clear()
         self._heard.add(unit)
+
+    def _paced(self) -> None:
+        pace = self.pace
+        _log.info("modbus.paced", endpoint=str(self.endpoint), gap_s=pace.gap_s, on_trial=pace.is_on_trial)
 
     async def _connect(self, timeout_s: float) -> None:
         wait_s = self._not_before_s - self._monotonic_s()

@@ -17,6 +17,7 @@ from drivers.sunspec.errors import (
     NoAnswerError,
     ReconnectedError,
 )
+from drivers.sunspec.pace import STEPS_S
 from drivers.sunspec.patience import FULL_EVERY, SHORT_S
 from drivers.sunspec.pdu import READ_INPUT, octets_of
 from drivers.sunspec.transport import Endpoint, Line
@@ -334,3 +335,22 @@ async def test_input_registers_are_asked_for_by_function_4_only_where_that_is_wa
     assert (await unit.read(0, 1)).words == [3]
     assert (await unit.read(0, 1, function=READ_INPUT)).words == [4]
     assert (device.reads, device.input_reads) == ([(0, 1)], [(0, 1)])
+
+
+async def test_an_order_keeps_the_proven_pause_while_a_shorter_one_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    time, pauses = Time(), list[float]()
+    connection = pool_of(FakeLine({1: FakeDevice({0: 7})}), time).connection(ADDRESS)
+    await connection.read(1, 0, 1, 1.0)
+    connection.pace.known(STEPS_S[1])
+    connection.pace.gap_s = STEPS_S[0]
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        time.now_s += seconds
+
+    monkeypatch.setattr("drivers.sunspec.connection.asyncio.sleep", sleep)
+    await connection.read(1, 0, 1, 1.0)
+    await connection.write_one(1, 0, 8, 1.0)
+    async with urgently():
+        await connection.read(1, 0, 1, 1.0)
+    assert pauses == pytest.approx([STEPS_S[0], STEPS_S[1], STEPS_S[1]])
