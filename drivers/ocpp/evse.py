@@ -286,7 +286,7 @@ class OcppEvse:
             wall_us=self._wall_us(),
             lease_s=setpoint.lease_s,
             transaction_id=transaction_id,
-            priority=self.session.car.priority and self._calls.dialect.extended,
+            priority=self.session.car.charge_now and self._calls.dialect.extended,
         )
         until_s = self._monotonic_s() + setpoint.lease_s
         self._lease_runs, self._until_s = True, max(until_s, self._until_s)
