@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, cast
 
 import structlog
@@ -73,6 +73,8 @@ class OcppCharger:
         self.settings = evses[0]
         self.guest = guest
         """Nobody configured it: it waits for an approval and has no devices."""
+        self.greet: Callable[[], Awaitable[None]] | None = None
+        """Of a guest: what is done once it has announced itself."""
         self.passwords = Passwords(self.charger_id, evses[0].password, keeper)
         self.rate_unit = RateUnit.WATTS
         self.evses = {
@@ -319,7 +321,7 @@ class OcppCharger:
         if reaction.booted or action != "BootNotification":
             # After a boot, or with the first word of a charger that does not say that it booted.
             self._errands.want_provisioning(again=reaction.booted)
-        elif self.session.unproven:
+        elif self.session.unproven or self.greet is not None:
             self._errands.want_provisioning(again=True)
         return reaction
 

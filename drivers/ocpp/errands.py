@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Protocol
 
 import structlog
@@ -38,6 +38,7 @@ class _Charger(Caller, Protocol):
     desk: ChargerDesk
     certificates: Certificates
     complaints: Complaints
+    greet: Callable[[], Awaitable[None]] | None
 
     @property
     def evses(self) -> Mapping[int, OcppEvse]: ...
@@ -102,6 +103,8 @@ class Errands:
     async def _provision_once(self) -> None:
         if self._charger.session.unproven:
             await self._let_in()
+        if self._charger.greet is not None:
+            await self._charger.greet()
         if self._charger.session.word is not Standing.ACCEPTED:
             return
         self._charger.rate_unit = await provisioning.read_rate_unit(self._charger)

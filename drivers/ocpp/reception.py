@@ -57,7 +57,7 @@ class Reception:
     async def order(self, name: str, order: str, arguments: JsonObject) -> JsonObject:
         """Carry out an order. Raises ValueError for what was asked wrongly, and DeviceError."""
         if order == "approve":
-            return await self._entrance.approve(name)
+            return await self._entrance.approve(name, orders.whole({"evses": 1, **arguments}, "evses"))
         if order in ("hold", "reject"):
             standing = Standing.PENDING if order == "hold" else Standing.REJECTED
             return await self._entrance.lock(name, standing)
@@ -100,7 +100,8 @@ class Reception:
             each["limit_w"] = charger.evses[cast(int, each["evse"])].limited_to_w
             each["power_w"] = None if status.last_sample is None else status.last_sample.power_w
             each["reason"] = "" if status.setpoint is None else status.setpoint.reason
-        return {**told, "link": link.value, "detail": detail}
+        origin = "it came by itself and waits for an approval" if charger.guest else charger.settings.origin
+        return {**told, "link": link.value, "detail": detail, "known_from": origin}
 
 
 _FOR_GUESTS: Final = frozenset({"get", "report", "reset", "trigger"})
