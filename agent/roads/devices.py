@@ -14,6 +14,7 @@ from agent.config import DeviceSettings, SecretError, Settings, read_secret, spl
 from agent.config.tokens import TokensError, read_tokens
 from agent.ledger.state import ChannelTerms
 from agent.measure.meter import MeteredDevice
+from agent.roads import ocsp
 from agent.roads.adopted import Adopted
 from agent.roads.charger_passwords import ChargerPasswords
 from agent.roads.meter_keys import registered_key
@@ -23,6 +24,7 @@ from drivers.modbus import MapDevice, MapError, load_map
 from drivers.ocmf.errors import MeterKeyError
 from drivers.ocmf.keys import MeterKey
 from drivers.ocpp.entrance import Adopt
+from drivers.ocpp.revocation import Revocations
 from drivers.ocpp.server import OcppServer
 from drivers.ocpp.settings import ChargerSettings
 from drivers.ocpp.tokens import SiteToken, SiteTokens
@@ -210,6 +212,19 @@ def _ocpp_server(
         keeper=ChargerPasswords(settings.gateway.state_dir / "chargers"),
         guests=settings.ocpp.unknown_chargers == "wait",
         adopt=adopt,
+        revocations=_revocations(settings, store=store, clock=clock),
+    )
+
+
+def _revocations(settings: Settings, *, store: Store, clock: Clock) -> Revocations | None:
+    if not settings.ocpp.ocsp_responders:
+        return None
+    return Revocations(
+        ocsp.post,
+        settings.ocpp.ocsp_responders,
+        journal=store.journal("ocpp"),
+        monotonic_s=clock.monotonic_s,
+        wall_us=lambda: clock.now().wall_us,
     )
 
 

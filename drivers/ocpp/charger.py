@@ -13,9 +13,11 @@ from websockets.asyncio.server import ServerConnection
 
 from drivers.device import DeviceRefusedError, DeviceUnreachableError, Journal, LinkState
 from drivers.ocpp import provisioning
+from drivers.ocpp.authorisation import AuthorizeRequest
 from drivers.ocpp.certificates import Certificates, Issued
 from drivers.ocpp.complaints import Complaints
 from drivers.ocpp.connection import Connection
+from drivers.ocpp.contracts import ContractStatus
 from drivers.ocpp.credentials import PasswordKeeper, Passwords
 from drivers.ocpp.desk import ChargerDesk
 from drivers.ocpp.errands import Errands
@@ -31,6 +33,7 @@ from drivers.ocpp.evse import OcppEvse
 from drivers.ocpp.messages import StatusAnswer
 from drivers.ocpp.pace import Pace
 from drivers.ocpp.profiles import RateUnit
+from drivers.ocpp.revocation import Revocations
 from drivers.ocpp.rpc import Priority, RpcEngine
 from drivers.ocpp.schemas import JsonObject, Version
 from drivers.ocpp.session import Moment, Outcome
@@ -67,6 +70,7 @@ class OcppCharger:
         contract_roots: Sequence[x509.Certificate] = (),
         keeper: PasswordKeeper | None = None,
         guest: bool = False,
+        revocations: Revocations | None = None,
     ) -> None:
         self.session = StationSession(evses, heartbeat_s=heartbeat_s, tokens=tokens, contract_roots=contract_roots)
         self.charger_id = self.session.charger_id
@@ -77,6 +81,8 @@ class OcppCharger:
         """Of a guest: what is done once it has announced itself."""
         self.passwords = Passwords(self.charger_id, evses[0].password, keeper)
         self.rate_unit = RateUnit.WATTS
+        self._revocations = revocations
+        self._contract_roots = tuple(contract_roots)
         self.evses = {
             number: OcppEvse(evse, self, monotonic_s=monotonic_s, wall_us=wall_us, meter_interval_s=meter_interval_s)
             for number, evse in self.session.evses.items()
@@ -309,6 +315,8 @@ class OcppCharger:
         if action == "SignCertificate" and self.session.word.hears(action) and not self.guest:
             return Reaction(answer=self.certificates.request(payload))
         reaction = self.session.handle(action, payload, self.now())
+        if self._revocations is not None and reaction.refusal is None:
+            await self._look_up(self._revocations, action, payload, reaction)
         if reaction.booted:
             for evse in self.evses.values():
                 evse.profiles_lost()
@@ -324,6 +332,21 @@ class OcppCharger:
         elif self.session.unproven or self.greet is not None:
             self._errands.want_provisioning(again=True)
         return reaction
+
+    async def _look_up(self, revocations: Revocations, action: str, payload: JsonObject, reaction: Reaction) -> None:
+        """What others know of certificates, into the answer."""
+        answer = reaction.answer or {}
+        if action == "GetCertificateStatus" and self.version is not None:
+            reaction.answer = await revocations.certificate_status(payload, self.version)
+        elif action == "GetCertificateChainStatus":
+            reaction.answer = await revocations.chain_status(payload)
+        elif (
+            action == "Authorize"
+            and answer.get("certificateStatus") == ContractStatus.ACCEPTED
+            and await revocations.revoked(cast(AuthorizeRequest, payload), self._contract_roots)
+        ):
+            status = ContractStatus.REVOKED.value
+            reaction.answer = {"idTokenInfo": {"status": "Invalid"}, "certificateStatus": status}
 
     async def carry_out(self, outcome: Outcome) -> None:
         """Pass on what came of a message or an answer."""

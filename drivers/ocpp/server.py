@@ -28,6 +28,7 @@ from drivers.ocpp.entrance import Admission, Adopt, Entrance, NoJournal
 from drivers.ocpp.errors import quoted
 from drivers.ocpp.frames import LONGEST_FRAME
 from drivers.ocpp.reception import Reception
+from drivers.ocpp.revocation import Revocations
 from drivers.ocpp.schemas import Version, schemas
 from drivers.ocpp.settings import ChargerSettings
 from drivers.ocpp.standing import Standing
@@ -80,6 +81,7 @@ class OcppServer:
         keeper: PasswordKeeper | None = None,
         guests: bool = False,
         adopt: Adopt | None = None,
+        revocations: Revocations | None = None,
     ) -> None:
         """`guests`: identities that nobody configured are let in as far as to wait for an approval. `adopt`: makes one
         that was approved a charger of the site (`add`); None: it has to be configured.
@@ -114,8 +116,14 @@ class OcppServer:
             keeper=keeper,
         )
         self._make = functools.partial(
-            make, journal=journal, on_event=on_event, tokens=self.tokens, contract_roots=contract_roots
+            make,
+            journal=journal,
+            on_event=on_event,
+            tokens=self.tokens,
+            contract_roots=contract_roots,
+            revocations=revocations,
         )
+        self._revocations = revocations
         for evses in _by_charger(chargers).values():
             self._take_on(self._make(evses))
 
@@ -171,6 +179,8 @@ class OcppServer:
             for charger in self._chargers.values():
                 await charger.recall()
             await self.entrance.recall()
+            if self._revocations is not None:
+                await self._revocations.recall()
             self._recalled = True
         self._server = await serve(
             self._serve,

@@ -31,6 +31,7 @@ from drivers.ocpp.messages import (
     StatusNotification,
     TransactionEvent,
 )
+from drivers.ocpp.ocsp import issued_by_one_of, nothing_known, read_hash_data
 from drivers.ocpp.reports import Reports
 from drivers.ocpp.schemas import Json, JsonObject, Version
 from drivers.ocpp.sequence import SequenceLog
@@ -130,6 +131,11 @@ class StationSession:
     def expect_token(self, token_id: str) -> None:
         """A remote start was ordered with this token: the charger may come back with it."""
         self.authority.expect(token_id)
+
+    @property
+    def judges_contracts(self) -> bool:
+        """Whether chains of contracts that a charger does not know can be judged here."""
+        return bool(self._contract_roots)
 
     @property
     def names(self) -> frozenset[str]:
@@ -269,7 +275,20 @@ class StationSession:
                 return ContractStatus.CHAIN_ERROR  # a good certificate, of another contract
             if status is not ContractStatus.ACCEPTED:
                 return status
+        elif self._contract_roots and not self._from_known_root(asked):
+            # The charger has judged the chain by roots of its own; whose contracts are good here is the owner's word.
+            return ContractStatus.CHAIN_ERROR
         return ContractStatus.ACCEPTED if verdict.accepted else ContractStatus.CANCELLED
+
+    def _from_known_root(self, asked: AuthorizeRequest) -> bool:
+        try:
+            data = cast(list[Mapping[str, Json]], asked.get("iso15118CertificateHashData", []))
+            return issued_by_one_of([read_hash_data(each) for each in data], self._contract_roots)
+        except ValueError:
+            return False
+
+    def _chain_status(self, payload: JsonObject, now: Moment) -> Reaction:
+        return Reaction(answer=nothing_known(payload, now.wall_us))
 
     def _transaction(self, payload: JsonObject, now: Moment) -> Reaction:
         event = cast(TransactionEvent, payload)
@@ -420,6 +439,7 @@ _HANDLERS: Final[Mapping[str, _Handler]] = {
     "Heartbeat": StationSession._heartbeat,
     "StatusNotification": StationSession._status,
     "Authorize": StationSession._authorize,
+    "GetCertificateChainStatus": StationSession._chain_status,
     "TransactionEvent": StationSession._transaction,
     "MeterValues": StationSession._meter_values,
     "NotifyEVChargingNeeds": StationSession._charging_needs,
@@ -437,7 +457,10 @@ _FIXED_ANSWERS: Final[Mapping[str, JsonObject]] = {
     "NotifyDisplayMessages": {},
     "PublishFirmwareStatusNotification": {},
     # Questions with an honest no.
+    # Where responders may be asked, `revocation` knows better.
     "GetCertificateStatus": {"status": "Failed"},
+    # Contracts are installed by whoever made them (M01, M02), and no road of ours leads there.
+    "Get15118EVCertificate": {"status": "Failed", "exiResponse": ""},
     "PullDynamicScheduleUpdate": {"status": "Rejected"},  # none of our profiles is dynamic (K28)
     "SignCertificate": {"status": "Rejected"},
 }
