@@ -229,6 +229,15 @@ def password(name: NameArgument, config: ConfigOption = DEFAULT_PATH, as_json: J
 
 
 @app.command()
+def revoke(name: NameArgument, config: ConfigOption = DEFAULT_PATH, as_json: JsonOption = False) -> None:
+    """Refuse the certificates that a charger has, at once and for good: one of the site's CA that it gets later counts.
+
+    `approve NAME` takes it back.
+    """
+    _tell(_order(config, as_json, name, "revoke", {}), as_json)
+
+
+@app.command()
 def log(
     name: NameArgument,
     url: Annotated[str, typer.Argument(metavar="URL", help="Where the charger uploads it: https, ftp, sftp.")],

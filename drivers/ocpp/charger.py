@@ -216,6 +216,15 @@ class OcppCharger:
             except CallError as error:  # it will say that it booted by itself, within the interval that it was given
                 self._log.info("ocpp_not_triggered", problem=str(error))
 
+    async def revoke_certificates(self) -> None:
+        """Refuse the certificates that this charger has, at once and over restarts. Kept before it is said."""
+        self.session.revoke_certificates()
+        await self._journal.remember(self._journal_key, self.session.encode())
+        text = "its certificates are revoked: it gets in with none but a newer one of the site's CA"
+        self.complaints.say("charger.certificate_revoked", text)
+        if self.settings.security_profile == 3:
+            self.hang_up()
+
     async def serve(self, socket: ServerConnection, version: Version, *, unproven: bool = False) -> None:
         """Talk until the socket closes. The caller has made sure that there is no other."""
         connection = Connection(
@@ -298,7 +307,7 @@ class OcppCharger:
     # --- what the charger says
 
     async def _certified(self, issued: Issued) -> None:
-        self.session.certificate = {"serial": issued.serial, "not_after_us": issued.not_after_us}
+        self.session.certified(issued.serial, issued.not_after_us)
         await self.remember()
         self.complaints.say("charger.certificate", f"has a new certificate of the site, serial number {issued.serial}")
 

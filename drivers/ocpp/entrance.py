@@ -16,11 +16,11 @@ from websockets.asyncio.server import ServerConnection
 
 from drivers.device import DeviceError, Journal
 from drivers.ocpp.charger import OcppCharger
-from drivers.ocpp.credentials import Claim, certificate_names, proves
+from drivers.ocpp.credentials import Claim, certificate_names, proves, serial_of
 from drivers.ocpp.errors import quoted
 from drivers.ocpp.schemas import JsonObject
 from drivers.ocpp.standing import Standing
-from drivers.ocpp.waiting_room import DOOR_S, LOCKED_OUT, UNKNOWN, WaitingRoom
+from drivers.ocpp.waiting_room import DOOR_S, LOCKED_OUT, REVOKED, UNKNOWN, WaitingRoom
 
 Adopt: TypeAlias = Callable[[str, str, int], Awaitable[None]]
 """Makes an approved charger one of the site, now and over restarts: its identity, where its password is kept, and how
@@ -90,11 +90,11 @@ class Entrance:
         """A configured charger, or a guest that is here."""
         return self._chargers.get(charger_id) or self._guests.get(charger_id)
 
-    def certified(self, socket: ServerConnection, charger_id: str) -> bool:
-        """Whether the TLS client certificate names this charger."""
+    def certified(self, socket: ServerConnection, charger_id: str) -> str | None:
+        """The serial number of the TLS client certificate, where it names this charger; None: it does not."""
         tls = socket.transport.get_extra_info("ssl_object")
         der = None if tls is None else tls.getpeercert(binary_form=True)
-        return der is not None and certificate_names(der, charger_id)
+        return serial_of(der) if der is not None and certificate_names(der, charger_id) else None
 
     async def admit(self, socket: ServerConnection, claim: Claim) -> Admission | None:
         """How the claim is let in; None: it is not."""
@@ -103,8 +103,11 @@ class Entrance:
         if charger is None:
             proves(claim, ())  # takes as long as a comparison
             return await self._guest(claim, address)
+        why = LOCKED_OUT
         if charger.settings.security_profile == 3:
-            proven = self.certified(socket, claim.charger_id)
+            serial = self.certified(socket, claim.charger_id)
+            proven = serial is not None and charger.session.admits(serial)
+            why = LOCKED_OUT if serial is None else REVOKED
         else:
             proven = charger.passwords.open or proves(claim, charger.passwords.good())
             if proven and await self._retires_old(charger, claim):
@@ -117,7 +120,7 @@ class Entrance:
             return Admission(charger)
         if charger.settings.security_profile != 3 and self._doors.get(claim.charger_id, 0.0) > self._monotonic_s():
             return Admission(charger, unproven=True)
-        if self.waiting.knock(claim.charger_id, LOCKED_OUT, address, self._wall_us()):
+        if self.waiting.knock(claim.charger_id, why, address, self._wall_us()):
             await self._remember()
         return None
 
@@ -128,6 +131,10 @@ class Entrance:
         if charger is not None and charger.session.standing is not Standing.ACCEPTED:
             await charger.set_standing(Standing.ACCEPTED)
             return {"ok": True, "status": "accepted", "next": "the charger is asked to announce itself again"}
+        if charger is not None and "only" in charger.session.certificate:
+            charger.session.revoke_certificates(undo=True)
+            await charger.remember()
+            return {"ok": True, "status": "accepted", "next": "its certificates count again"}
         if charger is not None and knock is not None:
             self._doors[charger_id] = self._monotonic_s() + DOOR_S
             text = f"when it comes within {DOOR_S / 60:.0f} minutes, it is given a new password"

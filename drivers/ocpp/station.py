@@ -41,6 +41,9 @@ from drivers.ocpp.standing import Standing
 from drivers.ocpp.timestamps import format_timestamp
 from drivers.ocpp.tokens import SiteTokens, Verdict
 
+MOST_SERIALS: Final = 8
+"""Certificates of one charger that are good after a revocation: the newest."""
+
 
 @dataclass(slots=True)
 class Reaction:
@@ -87,7 +90,8 @@ class StationSession:
         self.local_list = LocalList()
         self.standing = Standing.ACCEPTED
         self.certificate: dict[str, Json] = {}
-        """What the site's CA gave it last: serial, not_after_us. Empty: nothing."""
+        """What the site's CA gave it last: serial, not_after_us. `only`: the serials that let it in, where others were
+        revoked. Empty: nothing."""
         self.unproven = False
         """On this connection it has not proved who it is: it is here to be given a new password."""
         self._unknown_evses: set[int] = set()
@@ -141,6 +145,22 @@ class StationSession:
     def names(self) -> frozenset[str]:
         """What a certificate may call this charger."""
         return frozenset({self.charger_id, self._serial} - {""})
+
+    def certified(self, serial: str, not_after_us: int) -> None:
+        """The site's CA gave it a certificate."""
+        told: dict[str, Json] = {"serial": serial, "not_after_us": not_after_us}
+        if (only := self.certificate.get("only")) is not None:
+            told["only"] = [*cast(list[Json], only)[1 - MOST_SERIALS :], serial]
+        self.certificate = told
+
+    def revoke_certificates(self, *, undo: bool = False) -> None:
+        """From now on no certificate lets it in but those that it gets from the site's CA after this."""
+        self.certificate = {} if undo else {"only": []}
+
+    def admits(self, serial: str) -> bool:
+        """Whether a certificate with this serial number, which names the charger, lets it in."""
+        only = self.certificate.get("only")
+        return only is None or serial in cast(list[Json], only)
 
     @property
     def certificate_ends_us(self) -> int | None:
