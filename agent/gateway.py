@@ -28,6 +28,7 @@ from agent.identity.keys import verify_key_from_pem
 from agent.identity.purposes import EVIDENCE_KEY, UPLINK_KEY, device_key
 from agent.identity.trust import TrustList
 from agent.roads import overview
+from agent.roads.adopting import Approvals
 from agent.roads.alarms import Alarms
 from agent.roads.desk import Desk
 from agent.roads.devices import channel_terms, make_devices, metered
@@ -46,7 +47,7 @@ from agent.token.token import Token
 from agent.uplink.errors import LinkDownError
 from agent.uplink.session import UplinkIdentity
 from agent.uplink.uplink import Uplink
-from drivers.device import Sample, SignerUnavailableError
+from drivers.device import Device, Sample, SignerUnavailableError
 from drivers.ocpp.reception import Reception
 from drivers.ocpp.server import OcppServer
 from firmware_attest.measurement import installed_root, measure_software
@@ -75,8 +76,11 @@ class StartError(Exception):
 class Gateway:
     """One gateway. Made by `open`, run by `run`, ended by `shut_down`."""
 
-    def __init__(self, settings: Settings, *, store: Store, clock: Clock, token: Token) -> None:
-        self._settings = settings
+    def __init__(
+        self, settings: Settings, *, store: Store, clock: Clock, token: Token, approvals: Approvals | None = None
+    ) -> None:
+        self._approvals = Approvals(settings, store) if approvals is None else approvals
+        self._settings = settings = self._approvals.settings
         self._store = store
         self._clock = clock
         self._token = token
@@ -92,7 +96,14 @@ class Gateway:
         self._supervisor = Supervisor(clock.monotonic_s)
         self._desk = Desk(store, clock.monotonic_s)
         self._alarms = Alarms(self._desk, lambda: clock.now().wall_us)
-        self._site = make_devices(settings, store=store, clock=clock, on_event=self._alarms.warn)
+        self._site = make_devices(
+            settings,
+            store=store,
+            clock=clock,
+            on_event=self._alarms.warn,
+            adopted=self._approvals.kept,
+            adopt=self._adopt,
+        )
         self._measuring = Measuring(
             [metered(device) for device in settings.device],
             desk=self._desk,
@@ -118,6 +129,8 @@ class Gateway:
         self._core_tasks: list[asyncio.Task[None]] = []
         self._up_tasks: list[asyncio.Task[None]] = []
         self._device_tasks: list[asyncio.Task[None]] = []
+        self._group: asyncio.TaskGroup | None = None
+        """While it runs."""
 
     @staticmethod
     @contextlib.asynccontextmanager
@@ -137,7 +150,8 @@ class Gateway:
             )
             token.start()
             try:
-                gateway = Gateway(settings, store=store, clock=clock, token=token)
+                approvals = await Approvals.recall(settings, store)
+                gateway = Gateway(settings, store=store, clock=clock, token=token, approvals=approvals)
                 await gateway._restore()
                 yield gateway
                 await gateway._note_clock()
@@ -160,6 +174,7 @@ class Gateway:
     async def run(self) -> None:
         """Run every part until `shut_down`."""
         async with asyncio.TaskGroup() as group:
+            self._group = group
             keep = self._supervisor.keep
             for name, part in (
                 ("control", self._controller.run),
@@ -171,9 +186,29 @@ class Gateway:
             if self._site.ocpp is not None:
                 self._device_tasks.append(keep(group, "ocpp", self._site.ocpp.run))
             for device in self._site.devices.values():
-                part = functools.partial(device.run, self._on_sample)
-                self._device_tasks.append(keep(group, f"device {device.device_id}", part))
+                self._run_device(group, device)
             self._up_tasks.append(self._supervisor.once(group, "come up", functools.partial(self._come_up, group)))
+
+    def _run_device(self, group: asyncio.TaskGroup, device: Device) -> None:
+        part = functools.partial(device.run, self._on_sample)
+        self._device_tasks.append(self._supervisor.keep(group, f"device {device.device_id}", part))
+
+    async def _adopt(self, charger_id: str, password_secret: str, evses: int) -> None:
+        """Make an approved charger one of the site, now and over restarts. Raises ValueError, SecretError, StoreError;
+        nothing has changed then."""
+        if self._group is None:
+            raise ValueError("the gateway is not running yet")
+        made = await self._approvals.adopt(
+            charger_id, password_secret, evses, site=self._site, measuring=self._measuring, alarms=self._alarms
+        )
+        self._settings = self._approvals.settings
+        for section, device in made:
+            self._controller.add(section, device)
+            self._run_device(self._group, device)
+        # The metering tree and the settings that bear on it are others now.
+        self._up_tasks.append(
+            self._supervisor.once(self._group, "facts", functools.partial(self._patiently, self._state_facts))
+        )
 
     async def _come_up(self, group: asyncio.TaskGroup) -> None:
         """What needs the gateway's name, as soon as it is known; then what needs the platform's, once enrolled.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -208,6 +208,10 @@ class OcppSettings(Section):
     )
     contract_roots_file: Path | None = Field(
         None, description="Root certificates of plug and charge contracts, PEM; absent: chargers judge them alone"
+    )
+
+    ocsp_responders: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+(:[0-9]{1,5})?$")]] = Field(
+        [], max_length=32, description='Who may be asked whether contracts were revoked: "host" or "host:port"'
     )
 
     @model_validator(mode="after")

@@ -155,6 +155,16 @@ class Controller:
         self._button.clear(by)
         self._hurry()
 
+    def add(self, settings: DeviceSettings, device: Device) -> None:
+        """Another device from now on. It is in the mapping that this was made with already."""
+        self._settings = replace(
+            self._settings, controllable={**self._settings.controllable, device.device_id: settings}
+        )
+        self._watch.use(self._settings)
+        self._controllable[device.device_id] = device
+        self._dispatcher.add(device)
+        self._wake.set()
+
     # -- out --------------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> ControlSnapshot:

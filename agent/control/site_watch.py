@@ -55,6 +55,10 @@ class SiteWatch:
         self._coming_back: ComingBack | None = None
         self._frequency = FrequencyWatch(settings.curve, answers=settings.defaults.answers_frequency, say=say)
 
+    def use(self, settings: SiteSettingsView) -> None:
+        """From now on; devices may have been added."""
+        self._settings = settings
+
     @property
     def safe_mode(self) -> str | None:
         """Why the site looks after itself only; None: it does not."""
