@@ -22,16 +22,17 @@ from agent.control.errors import ControlError
 from agent.evidence.batch import KeyProtection, SealedBatch
 from agent.evidence.seal import SealPolicy
 from agent.evidence.statements import Severity
-from agent.identity.did import did_of
-from agent.identity.errors import IdentityError
+from agent.identity.errors import HistoryError, IdentityError
 from agent.identity.keys import verify_key_from_pem
-from agent.identity.purposes import EVIDENCE_KEY, UPLINK_KEY, device_key
+from agent.identity.orders import Order
+from agent.identity.purposes import UPLINK_KEY, device_key
 from agent.identity.trust import TrustList
 from agent.roads import overview
 from agent.roads.alarms import Alarms
 from agent.roads.desk import Desk
 from agent.roads.devices import channel_terms, make_devices, metered
 from agent.roads.facts import facts, installed_version
+from agent.roads.identity import IdentityKeeper
 from agent.roads.linking import make_uplink
 from agent.roads.measuring import Measuring
 from agent.roads.sealing import Sealer
@@ -46,7 +47,7 @@ from agent.token.token import Token
 from agent.uplink.errors import LinkDownError
 from agent.uplink.session import UplinkIdentity
 from agent.uplink.uplink import Uplink
-from drivers.device import Sample, SignerUnavailableError
+from drivers.device import Sample, Signer, SignerUnavailableError
 from drivers.ocpp.reception import Reception
 from drivers.ocpp.server import OcppServer
 from firmware_attest.measurement import installed_root, measure_software
@@ -86,6 +87,9 @@ class Gateway:
         self._gateway_id = ""
         self._problems: dict[str, Problem] = {}
         self._trust: TrustKeeper | None = None
+        self._identity = IdentityKeeper(
+            settings.gateway.state_dir, token=token, store=store, clock=clock, on_entry=self._on_identity_entry
+        )
         self._uplink: Uplink | None = None
         self._settling: Settling | None = None
         self._sealer: Sealer | None = None
@@ -198,9 +202,7 @@ class Gateway:
                 await asyncio.sleep(COME_UP_RETRY_S)
 
     async def _begin_sealing(self, group: asyncio.TaskGroup) -> None:
-        journal = self._store.journal("token")
-        evidence = await self._patiently(lambda: self._token.pinned_signer(EVIDENCE_KEY, journal))
-        self._gateway_id = did_of(evidence.public_key_der)
+        self._gateway_id, evidence = await self._name_and_key()
         log.info("gateway.identity", gateway_id=self._gateway_id, incarnation=self._store.incarnation)
         self._sealer = Sealer(
             store=self._store,
@@ -216,11 +218,28 @@ class Gateway:
             on_sealed=self._on_sealed,
         )
         self._up_tasks.append(self._supervisor.keep(group, "sealing", self._sealer.run))
+        orders = functools.partial(self._identity.run, self._sealer)
+        self._up_tasks.append(self._supervisor.keep(group, "identity", orders))
         state_facts = functools.partial(self._patiently, self._state_facts)
         self._up_tasks.append(self._supervisor.once(group, "facts", state_facts))
         if self._site.ocpp is not None and self._settings.ocpp.site_ca:
             certify = functools.partial(self._certify, self._site.ocpp)
             self._up_tasks.append(self._supervisor.once(group, "site CA", certify))
+
+    async def _name_and_key(self) -> tuple[str, Signer]:
+        """As soon as the token is there, and the history where there is one: another name is never taken instead."""
+        while True:
+            try:
+                named = await self._patiently(self._identity.bring_up)
+                self._problems.pop("identity", None)
+                return named
+            except (HistoryError, OSError) as error:
+                self.note_problem("identity", f"nothing is sealed: {error}")
+                await asyncio.sleep(ENROLMENT_RETRY_S)
+
+    def _on_identity_entry(self, order: Order) -> None:
+        text = f"entry {order.number} of its history: {order.kind.name.lower()}"
+        self._alarms.raise_alarm(Severity.INFO, "identity.entry", "identity", text)
 
     async def _certify(self, server: OcppServer) -> None:
         """Certificates for chargers, as soon as the token is there."""
@@ -440,6 +459,7 @@ class Gateway:
                 store_trouble=self._measuring.trouble,
                 trust=self._trust_list(),
                 trust_trouble="" if self._trust is None else self._trust.trouble,
+                identity_trouble=self._identity.trouble,
                 settling=self._settling,
                 devices=[device.status() for device in self._site.devices.values()],
                 unmade=self._site.problems,

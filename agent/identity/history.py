@@ -193,6 +193,15 @@ def replay(entries: Iterable[bytes], *, gateway_id: str | None = None) -> Identi
     return state
 
 
+def order_of(entry: bytes) -> Cosigned:
+    """The order in an entry of a history that was replayed. Raises HistoryError."""
+    value = cbor.decode(entry, what="entry", most_bytes=2 * MOST_BYTES)
+    match value:
+        case [bytes(order_bytes), bytes()]:
+            return decode_envelope(order_bytes)
+    raise HistoryError("entry: not an array of an order and its seal")
+
+
 def continues(newer: Sequence[bytes], older: Sequence[bytes]) -> bool:
     """Whether a history is another one with entries added.
 

@@ -189,6 +189,12 @@ def check_algorithm(algorithm: int, spki: bytes) -> None:
         raise HistoryError(f"algorithm {algorithm} does not go with its key")
 
 
+def possible_keys(public_key_der: bytes) -> list[VerifyKey]:
+    """A key with each of the algorithms that it may be used with. Raises EvidenceError."""
+    key = cose.verify_key_of(public_key_der)
+    return [key, VerifyKey(cose.ESP256, public_key_der)] if key.algorithm == cose.ES256 else [key]
+
+
 def check_text(text: str, what: str) -> None:
     """Raises ValueError for what no person can read."""
     if not 1 <= len(text) <= MOST_TEXT or not text.isprintable():
