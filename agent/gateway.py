@@ -29,6 +29,7 @@ from agent.identity.purposes import UPLINK_KEY, device_key
 from agent.identity.trust import TrustList
 from agent.roads import overview
 from agent.roads.alarms import Alarms
+from agent.roads.certificates import CertificateWatch, certificates_of, reload_into
 from agent.roads.desk import Desk
 from agent.roads.devices import channel_terms, make_devices, metered
 from agent.roads.facts import facts, installed_version
@@ -104,6 +105,19 @@ class Gateway:
             incarnation=store.incarnation,
             boot_id=self._boot_id,
         )
+        server = self._site.ocpp
+        self._certificates = CertificateWatch(
+            certificates_of(
+                settings,
+                token=token,
+                store=store,
+                gateway_id=lambda: self._gateway_id,
+                renewed_ocpp=None if server is None else reload_into(server.use_certificate, settings),
+            ),
+            enrolment=settings.gateway.state_dir / "enrolment",
+            clock=clock,
+            on_alarm=self._alarms.raise_alarm,
+        )
         self._controller = Controller(
             devices=self._site.devices,
             device_settings=settings.device,
@@ -170,6 +184,7 @@ class Gateway:
                 ("measuring", self._measuring.run),
                 ("alarms", self._alarms.run),
                 ("upkeep", self._upkeep),
+                ("certificates", self._certificates.run),
             ):
                 self._core_tasks.append(keep(group, name, part))
             if self._site.ocpp is not None:
@@ -464,6 +479,7 @@ class Gateway:
                 devices=[device.status() for device in self._site.devices.values()],
                 unmade=self._site.problems,
                 down=self._supervisor.down,
-                noted=tuple(self._problems.values()),
+                noted=(*self._problems.values(), *self._certificates.problems),
+                certificates=self._certificates.line,
             )
         )

@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.markup import escape
 
 from agent.cli import device_commands, evidence, scan_command
+from agent.cli import enroll as enrolling
 from agent.cli import identity as identity_commands
 from agent.cli import init as initialising
 from agent.cli import why as explaining
@@ -52,6 +53,7 @@ app.command()(device_commands.read)
 app.command()(device_commands.record)
 app.command()(device_commands.serve)
 app.command()(explaining.why)
+app.command()(enrolling.enroll)
 
 
 @app.callback()

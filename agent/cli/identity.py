@@ -59,7 +59,7 @@ def show(config: ConfigOption = DEFAULT_PATH, as_json: JsonOption = False) -> No
     settings = settings_of(config, as_json)
     held = _held(settings, as_json)
     folder = IdentityFolder(settings.gateway.state_dir)
-    gateway_id = held.state.gateway_id if held is not None else _named_by_key(settings, as_json)
+    gateway_id = held.state.gateway_id if held is not None else _named_by_key(settings)
     waits = folder.order_file.exists()
     if as_json:
         facts: dict[str, Json] = {"ok": True, "gateway_id": gateway_id, "order_waits": waits}
@@ -135,7 +135,7 @@ def document(
         if held is None:
             if device is not None:
                 fail("only a gateway with a history names its devices", as_json=as_json)
-            emit_json(practice_document(_named_by_key(settings, as_json)))
+            emit_json(practice_document(_named_by_key(settings)))
         elif device is None:
             emit_json(gateway_document(held.state))
         else:
@@ -314,7 +314,13 @@ def _held(settings: Settings, as_json: bool) -> Held | None:
         fail(os_error(error, settings.gateway.state_dir), as_json=as_json)
 
 
-def _named_by_key(settings: Settings, as_json: bool) -> str:
+def gateway_id_of(settings: Settings) -> str:
+    """This gateway's name; empty before it has a key. Raises HistoryError or OSError."""
+    held = IdentityFolder(settings.gateway.state_dir).history()
+    return _named_by_key(settings) if held is None else held.state.gateway_id
+
+
+def _named_by_key(settings: Settings) -> str:
     """did:key of a gateway without a history; empty before the agent has met its key."""
 
     async def pin() -> bytes | None:

@@ -129,10 +129,10 @@ def _pem(public_key_der: bytes) -> bytes:
 def _write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
     folder.mkdir(exist_ok=True)
     for name, content in contents.items():
-        _put(folder / name, content, mode=0o644)
+        put(folder / name, content, mode=0o644)
 
 
-def _put(path: Path, content: bytes, *, mode: int) -> None:
+def put(path: Path, content: bytes, *, mode: int) -> None:
     """Write a file whole or not at all, and through no link: root may run this in a folder of the service's user."""
     beside = path.with_name(path.name + ".new")
     beside.unlink(missing_ok=True)
@@ -159,7 +159,7 @@ def read_pin(reference: str) -> str:
     path = Path(name)
     if kind == "file" and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        _put(path, secrets.token_hex(8).encode(), mode=0o600)
+        put(path, secrets.token_hex(8).encode(), mode=0o600)
     return read_secret(reference)
 
 

@@ -61,6 +61,8 @@ class Parts:
     down: Mapping[str, str]
     """Parts that failed and wait for their next start."""
     noted: Sequence[Problem]
+    certificates: PartLine | None = None
+    """None: there are none to watch."""
 
 
 def snapshot(parts: Parts) -> Snapshot:
@@ -115,6 +117,7 @@ def _part_lines(parts: Parts) -> tuple[PartLine, ...]:
             detail="there is no platform" if parts.settings.platform is None else "" if link is None else link.detail,
         ),
         _commands_line(parts),
+        *([] if parts.certificates is None else [parts.certificates]),
     )
 
 
