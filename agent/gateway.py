@@ -27,6 +27,7 @@ from agent.identity.keys import verify_key_from_pem
 from agent.identity.orders import Order
 from agent.identity.purposes import UPLINK_KEY, device_key
 from agent.identity.trust import TrustList
+from agent.identity.trust_roots import trust_roots_from_pem
 from agent.roads import overview
 from agent.roads.alarms import Alarms
 from agent.roads.certificates import CertificateWatch, certificates_of, reload_into
@@ -286,8 +287,10 @@ class Gateway:
                 platform_key = verify_key_from_pem(
                     await asyncio.to_thread(platform.platform_key_file.read_bytes), what=str(platform.platform_key_file)
                 )
-                root_key = verify_key_from_pem(
-                    await asyncio.to_thread(platform.trust_root_file.read_bytes), what=str(platform.trust_root_file)
+                roots = trust_roots_from_pem(
+                    await asyncio.to_thread(platform.trust_root_file.read_bytes),
+                    platform.trust_threshold,
+                    what=str(platform.trust_root_file),
                 )
                 uplink_signer = await self._token.pinned_signer(UPLINK_KEY, journal)
                 settled = [
@@ -308,7 +311,7 @@ class Gateway:
                 self.note_problem("enrolment", f"{error}; enrol this gateway, then it connects by itself")
                 await asyncio.sleep(ENROLMENT_RETRY_S)
         self._problems.pop("enrolment", None)
-        self._trust = TrustKeeper(platform.trust_list_file, root_key, store=self._store, clock=self._clock)
+        self._trust = TrustKeeper(platform.trust_list_file, roots, store=self._store, clock=self._clock)
         # Before the link: a command that it brings must not be refused because nobody has looked yet.
         await self._trust.look()
         self._settling = Settling(

@@ -1,4 +1,4 @@
-"""Writes proto/vectors/identity: `python -m hil_tests.generate_identity_vectors` from the root of the repository.
+"""Writes proto/vectors/identity and trust: `python -m hil_tests.generate_identity_vectors` from the root.
 
 The same every time: a test compares the files with what this makes, so that neither changes unseen.
 """
@@ -9,10 +9,11 @@ import json
 from pathlib import Path
 from typing import Final
 
-from hil_tests import identity_cases
+from hil_tests import identity_cases, trust_cases
 from hil_tests.evidence_cases import Json
 
 FOLDER: Final = Path(__file__).parents[1] / "proto" / "vectors" / "identity"
+TRUST_FOLDER: Final = FOLDER.parent / "trust"
 
 
 def main() -> None:
@@ -21,6 +22,8 @@ def main() -> None:
     for name, content in files().items():
         (FOLDER / name).write_text(content, encoding="utf-8")
         print(f"{FOLDER / name}: {len(content)} characters")
+    TRUST_FOLDER.mkdir(exist_ok=True)
+    (TRUST_FOLDER / "lists.json").write_text(_text(trust_cases.file()), encoding="utf-8")
 
 
 def files() -> dict[str, str]:
