@@ -136,7 +136,8 @@ run_tests() {
   say "==> Generated code is fresh"
   "$bin/python" -m hil_tests.generate_proto --check
   say "==> Tests"
-  "$bin/python" -m pytest "$@"
+  # A file a core: most tests on real parts wait, and a file's fixtures are made once.
+  "$bin/python" -m pytest --numprocesses auto --dist loadfile "$@"
 }
 
 # -- The service ------------------------------------------------------------------------------------------------------

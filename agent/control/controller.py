@@ -25,7 +25,7 @@ from agent.control.notes import DEVICES_KEY, PREFIX, changed_notes, decode_names
 from agent.control.onlooker import Onlooker
 from agent.control.order import Now, Order
 from agent.control.plain import plain_hash
-from agent.control.plan import METER_SUBJECT, Plan, make_plan, stop_order
+from agent.control.plan import METER_SUBJECT, Plan, make_plan, orders_to_give, stop_order
 from agent.control.recorder import Desk, Notes, Recorder
 from agent.control.site import SiteView
 from agent.control.site_watch import SiteWatch
@@ -293,7 +293,7 @@ class Controller:
         self._adopt(self._book.settle(now))
         view = self._look(now, instant.monotonic_s, self._book.candidates(now))
         plan = make_plan(view)
-        self._dispatcher.follow(plan.orders)
+        self._dispatcher.follow(orders_to_give(view, plan))
         self._note_devices()
         self._view, self._plan = view, plan
         outcomes = {order_hash: command.outcome for order_hash, command in plan.commands.items()}

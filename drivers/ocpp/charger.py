@@ -173,7 +173,7 @@ class OcppCharger:
         if remembered is None:
             return
         try:
-            self.session.restore(remembered)
+            self.session.restore(remembered, self._now())
         except ValueError as error:
             self._say("charger.memory", str(error))
         for evse in self.evses.values():

@@ -149,15 +149,12 @@ class StationSession:
         evses: dict[str, Json] = {}
         for number, evse in self.evses.items():
             transaction = evse.transaction
-            car = asdict(evse.car)
-            # A monotonic time means nothing after a reboot, and a state of charge without its age nothing at all.
-            del car["state_of_charge_permille"], car["state_of_charge_monotonic_s"]
             evses[str(number)] = {
                 "transaction": None if transaction is None else asdict(transaction),
                 "ended": list(evse.ended),
                 "sequence": evse.sequence.encode(),
                 "limit_w": evse.limit_w,
-                "car": car,
+                "car": evse.car.encode(),
                 # Registers move while a transaction runs: then the next message knows better.
                 "import": evse.import_register_milliwatt_hours if transaction is None else None,
                 "export": evse.export_register_milliwatt_hours if transaction is None else None,
@@ -175,8 +172,11 @@ class StationSession:
             }
         )
 
-    def restore(self, remembered: bytes) -> None:
-        """Go on from what `encode` gave. Raises ValueError when it is damaged; nothing has changed then."""
+    def restore(self, remembered: bytes, now: Moment | None = None) -> None:
+        """Go on from what `encode` gave; without a time no car's state of charge counts.
+
+        Raises ValueError when it is damaged; nothing has changed then.
+        """
         try:
             state = orjson.loads(remembered)
             serial, identity, generation = str(state["serial"]), str(state["identity"]), int(state["generation"])
@@ -185,7 +185,7 @@ class StationSession:
                     self.evses[int(number)],
                     None if kept["transaction"] is None else Transaction(**kept["transaction"]),
                     [str(transaction_id) for transaction_id in kept["ended"]],
-                    Car(**kept["car"]),
+                    Car.restored(kept["car"], *((None, None) if now is None else (now.monotonic_s, now.wall_us))),
                     kept["import"],
                     kept["export"],
                     _sequence(kept.get("sequence")),
