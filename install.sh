@@ -282,7 +282,7 @@ if [ "\$(id -u)" -eq 0 ]; then
     run\ --config?$etc/gateway.toml*)
       exec setpriv --reuid=$user --regid=$user --init-groups $prefix/current/bin/v2g-gateway "\$@" ;;
     *--config* | *--state-dir*) ;;
-    run | run\ * | init | init\ *)
+    run | run\ * | init | init\ * | identity | identity\ * | enroll | enroll\ *)
       exec setpriv --reuid=$user --regid=$user --init-groups $prefix/current/bin/v2g-gateway "\$@" ;;
   esac
 fi

@@ -22,17 +22,20 @@ from agent.control.errors import ControlError
 from agent.evidence.batch import KeyProtection, SealedBatch
 from agent.evidence.seal import SealPolicy
 from agent.evidence.statements import Severity
-from agent.identity.did import did_of
-from agent.identity.errors import IdentityError
+from agent.identity.errors import HistoryError, IdentityError
 from agent.identity.keys import verify_key_from_pem
-from agent.identity.purposes import EVIDENCE_KEY, UPLINK_KEY, device_key
+from agent.identity.orders import Order
+from agent.identity.purposes import UPLINK_KEY, device_key
 from agent.identity.trust import TrustList
+from agent.identity.trust_roots import trust_roots_from_pem
 from agent.roads import overview
 from agent.roads.adopting import Approvals
 from agent.roads.alarms import Alarms
+from agent.roads.certificates import CertificateWatch, certificates_of, reload_into
 from agent.roads.desk import Desk
 from agent.roads.devices import channel_terms, make_devices, metered
 from agent.roads.facts import facts, installed_version
+from agent.roads.identity import IdentityKeeper
 from agent.roads.linking import make_uplink
 from agent.roads.measuring import Measuring
 from agent.roads.sealing import Sealer
@@ -47,7 +50,7 @@ from agent.token.token import Token
 from agent.uplink.errors import LinkDownError
 from agent.uplink.session import UplinkIdentity
 from agent.uplink.uplink import Uplink
-from drivers.device import Device, Sample, SignerUnavailableError
+from drivers.device import Device, Sample, Signer, SignerUnavailableError
 from drivers.ocpp.reception import Reception
 from drivers.ocpp.server import OcppServer
 from firmware_attest.measurement import installed_root, measure_software
@@ -90,6 +93,9 @@ class Gateway:
         self._gateway_id = ""
         self._problems: dict[str, Problem] = {}
         self._trust: TrustKeeper | None = None
+        self._identity = IdentityKeeper(
+            settings.gateway.state_dir, token=token, store=store, clock=clock, on_entry=self._on_identity_entry
+        )
         self._uplink: Uplink | None = None
         self._settling: Settling | None = None
         self._sealer: Sealer | None = None
@@ -110,6 +116,19 @@ class Gateway:
             clock=clock,
             incarnation=store.incarnation,
             boot_id=self._boot_id,
+        )
+        server = self._site.ocpp
+        self._certificates = CertificateWatch(
+            certificates_of(
+                settings,
+                token=token,
+                store=store,
+                gateway_id=lambda: self._gateway_id,
+                renewed_ocpp=None if server is None else reload_into(server.use_certificate, settings),
+            ),
+            enrolment=settings.gateway.state_dir / "enrolment",
+            clock=clock,
+            on_alarm=self._alarms.raise_alarm,
         )
         self._controller = Controller(
             devices=self._site.devices,
@@ -181,6 +200,7 @@ class Gateway:
                 ("measuring", self._measuring.run),
                 ("alarms", self._alarms.run),
                 ("upkeep", self._upkeep),
+                ("certificates", self._certificates.run),
             ):
                 self._core_tasks.append(keep(group, name, part))
             if self._site.ocpp is not None:
@@ -233,9 +253,7 @@ class Gateway:
                 await asyncio.sleep(COME_UP_RETRY_S)
 
     async def _begin_sealing(self, group: asyncio.TaskGroup) -> None:
-        journal = self._store.journal("token")
-        evidence = await self._patiently(lambda: self._token.pinned_signer(EVIDENCE_KEY, journal))
-        self._gateway_id = did_of(evidence.public_key_der)
+        self._gateway_id, evidence = await self._name_and_key()
         log.info("gateway.identity", gateway_id=self._gateway_id, incarnation=self._store.incarnation)
         self._sealer = Sealer(
             store=self._store,
@@ -251,11 +269,28 @@ class Gateway:
             on_sealed=self._on_sealed,
         )
         self._up_tasks.append(self._supervisor.keep(group, "sealing", self._sealer.run))
+        orders = functools.partial(self._identity.run, self._sealer)
+        self._up_tasks.append(self._supervisor.keep(group, "identity", orders))
         state_facts = functools.partial(self._patiently, self._state_facts)
         self._up_tasks.append(self._supervisor.once(group, "facts", state_facts))
         if self._site.ocpp is not None and self._settings.ocpp.site_ca:
             certify = functools.partial(self._certify, self._site.ocpp)
             self._up_tasks.append(self._supervisor.once(group, "site CA", certify))
+
+    async def _name_and_key(self) -> tuple[str, Signer]:
+        """As soon as the token is there, and the history where there is one: another name is never taken instead."""
+        while True:
+            try:
+                named = await self._patiently(self._identity.bring_up)
+                self._problems.pop("identity", None)
+                return named
+            except (HistoryError, OSError) as error:
+                self.note_problem("identity", f"nothing is sealed: {error}")
+                await asyncio.sleep(ENROLMENT_RETRY_S)
+
+    def _on_identity_entry(self, order: Order) -> None:
+        text = f"entry {order.number} of its history: {order.kind.name.lower()}"
+        self._alarms.raise_alarm(Severity.INFO, "identity.entry", "identity", text)
 
     async def _certify(self, server: OcppServer) -> None:
         """Certificates for chargers, as soon as the token is there."""
@@ -287,8 +322,10 @@ class Gateway:
                 platform_key = verify_key_from_pem(
                     await asyncio.to_thread(platform.platform_key_file.read_bytes), what=str(platform.platform_key_file)
                 )
-                root_key = verify_key_from_pem(
-                    await asyncio.to_thread(platform.trust_root_file.read_bytes), what=str(platform.trust_root_file)
+                roots = trust_roots_from_pem(
+                    await asyncio.to_thread(platform.trust_root_file.read_bytes),
+                    platform.trust_threshold,
+                    what=str(platform.trust_root_file),
                 )
                 uplink_signer = await self._token.pinned_signer(UPLINK_KEY, journal)
                 settled = [
@@ -309,7 +346,7 @@ class Gateway:
                 self.note_problem("enrolment", f"{error}; enrol this gateway, then it connects by itself")
                 await asyncio.sleep(ENROLMENT_RETRY_S)
         self._problems.pop("enrolment", None)
-        self._trust = TrustKeeper(platform.trust_list_file, root_key, store=self._store, clock=self._clock)
+        self._trust = TrustKeeper(platform.trust_list_file, roots, store=self._store, clock=self._clock)
         # Before the link: a command that it brings must not be refused because nobody has looked yet.
         await self._trust.look()
         self._settling = Settling(
@@ -475,10 +512,12 @@ class Gateway:
                 store_trouble=self._measuring.trouble,
                 trust=self._trust_list(),
                 trust_trouble="" if self._trust is None else self._trust.trouble,
+                identity_trouble=self._identity.trouble,
                 settling=self._settling,
                 devices=[device.status() for device in self._site.devices.values()],
                 unmade=self._site.problems,
                 down=self._supervisor.down,
-                noted=tuple(self._problems.values()),
+                noted=(*self._problems.values(), *self._certificates.problems),
+                certificates=self._certificates.line,
             )
         )

@@ -116,7 +116,7 @@ class Snapshot:
     name: str
     version: str
     gateway_id: str
-    """did:key of the evidence key; empty until the token has been seen once."""
+    """did:key of the evidence key, or did:v2g of its history; empty until the token has been seen once."""
     incarnation: int
     boot_id: str
     uptime_s: float

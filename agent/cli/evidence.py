@@ -16,6 +16,7 @@ from agent.evidence.errors import EvidenceError, MalformedError
 from agent.evidence.signed_values import SignedValueCheck
 from agent.evidence.statements import kind_of
 from agent.evidence.verify import ChainBreak, TrustedKey, VerifiedBatch, Verifier, Witness
+from agent.identity import history
 from agent.identity.did import did_of, key_of_did
 from agent.identity.errors import IdentityError
 from agent.identity.keys import verify_key_from_pem
@@ -78,8 +79,17 @@ async def export_batches(store: Reader, file: BinaryIO, head: BundleHead) -> Asy
             yield written
 
 
-def trusted_keys(head: BundleHead, gateway: str | None, key_files: Iterable[Path]) -> list[TrustedKey]:
+def trusted_keys(
+    head: BundleHead, gateway: str | None, key_files: Iterable[Path], history_file: Path | None = None
+) -> list[TrustedKey]:
     """The keys that the person at the terminal trusts. Raises VerifyError when there is none, or one cannot be read."""
+    if history_file is not None:
+        return _keys_of_history(head, gateway, history_file)
+    if gateway is not None and gateway.startswith(history.PREFIX):
+        raise VerifyError(
+            "--gateway did:v2g:... is named by its history: give it with --history FILE (the gateway's "
+            "`identity history --out FILE`, or the platform's copy)"
+        )
     keys: list[VerifyKey] = []
     if gateway is not None:
         try:
@@ -109,6 +119,18 @@ def trusted_keys(head: BundleHead, gateway: str | None, key_files: Iterable[Path
     return [TrustedKey(head.gateway_id, key) for key in keys]
 
 
+def _keys_of_history(head: BundleHead, gateway: str | None, file: Path) -> list[TrustedKey]:
+    try:
+        state = history.replay(history.decode_history(file.read_bytes()), gateway_id=gateway)
+    except OSError as error:
+        raise VerifyError(f"--history {file}: {error.strerror}") from error
+    except IdentityError as error:
+        raise VerifyError(f"--history {file}: {error}") from error
+    if state.gateway_id != head.gateway_id:
+        raise VerifyError(f"the file is about {head.gateway_id[:80]}, the history is of {state.gateway_id}")
+    return state.trusted_keys()
+
+
 def _name_of(key: VerifyKey) -> str | None:
     """The did:key of a key; None for kinds that have none."""
     try:
@@ -117,10 +139,12 @@ def _name_of(key: VerifyKey) -> str | None:
         return None
 
 
-def verify_file(file: BinaryIO, gateway: str | None, key_files: Iterable[Path]) -> Findings:
+def verify_file(
+    file: BinaryIO, gateway: str | None, key_files: Iterable[Path], history_file: Path | None = None
+) -> Findings:
     """Verify a bundle, batch by batch. Raises VerifyError, or EvidenceError with the place of the first fault."""
     head, encoded_batches = read_bundle(file)
-    verifier = Verifier(trusted_keys(head, gateway, key_files))
+    verifier = Verifier(trusted_keys(head, gateway, key_files, history_file))
     witness = Witness()
     kinds: Counter[str] = Counter()
     contradictions: list[str] = []

@@ -92,7 +92,8 @@ class PlatformSettings(Section):
     platform_key_file: Path = Field(
         description="Public key of the platform's acknowledgements and countersignatures, PEM"
     )
-    trust_root_file: Path = Field(description="Public key that signs the trust list, PEM")
+    trust_root_file: Path = Field(description="Public keys that sign the trust list, PEM, one after the other")
+    trust_threshold: int = Field(1, ge=1, le=16, description="So many of these keys must have signed it")
     trust_list_file: Path = Field(description="Who may order what: signed trust list")
     reconnect_least_s: float = Field(0.5, ge=0.1, le=60, description="First back-off after a lost link, s")
     reconnect_most_s: float = Field(60.0, ge=1, le=3600, description="Longest back-off, s")

@@ -53,6 +53,7 @@ class Parts:
     store_trouble: str
     trust: TrustList | None
     trust_trouble: str
+    identity_trouble: str
     settling: Settling | None
     devices: Sequence[DeviceStatus]
     unmade: Mapping[str, str]
@@ -60,6 +61,8 @@ class Parts:
     down: Mapping[str, str]
     """Parts that failed and wait for their next start."""
     noted: Sequence[Problem]
+    certificates: PartLine | None = None
+    """None: there are none to watch."""
 
 
 def snapshot(parts: Parts) -> Snapshot:
@@ -114,6 +117,7 @@ def _part_lines(parts: Parts) -> tuple[PartLine, ...]:
             detail="there is no platform" if parts.settings.platform is None else "" if link is None else link.detail,
         ),
         _commands_line(parts),
+        *([] if parts.certificates is None else [parts.certificates]),
     )
 
 
@@ -168,6 +172,8 @@ def _problems(parts: Parts, controls: Mapping[str, DeviceControl]) -> list[Probl
         found.append(trouble("store", parts.store_trouble))
     if parts.trust_trouble:
         found.append(Problem(severity=Verdict.ATTENTION, subject="trust list", sentence=parts.trust_trouble))
+    if parts.identity_trouble:
+        found.append(Problem(severity=Verdict.ATTENTION, subject="identity", sentence=parts.identity_trouble))
     frozen = {} if parts.settling is None else parts.settling.frozen
     found += [trouble(f"channel of {device_id}", reason) for device_id, reason in frozen.items()]
     if parts.settling is not None and parts.settling.trouble:

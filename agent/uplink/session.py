@@ -50,7 +50,7 @@ class UplinkIdentity:
     """Who this gateway is, as it says in its hello."""
 
     gateway_id: str
-    """did:key of the evidence key."""
+    """did:key of the evidence key, or did:v2g of its history."""
     incarnation: int
     boot_id: bytes
     software_version: str

@@ -7,6 +7,7 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
+from pathlib import Path
 from ssl import CERT_OPTIONAL, SSLContext
 from types import TracebackType
 from typing import Final, Self
@@ -242,6 +243,12 @@ class OcppServer:
         self._authority = authority
         for charger in self._chargers.values():
             charger.certificates.authority = authority
+
+    def use_certificate(self, certificate: Path, key: Path) -> None:
+        """Show this certificate from the next connection on. Raises OSError (ssl.SSLError among them); the old one
+        stays then. Nothing happens where the listener has no TLS."""
+        if self._ssl is not None:
+            self._ssl.load_cert_chain(certificate, key)
 
     async def remote_start(self, device_id: str, token_id: str) -> None:
         """Start charging at an EVSE as if this token had been shown. Raises DeviceError; KeyError: no such device."""
