@@ -60,6 +60,8 @@ class Parts:
     down: Mapping[str, str]
     """Parts that failed and wait for their next start."""
     noted: Sequence[Problem]
+    room_trouble: str = ""
+    """Why the evidence does not get smaller though it should."""
 
 
 def snapshot(parts: Parts) -> Snapshot:
@@ -166,6 +168,8 @@ def _problems(parts: Parts, controls: Mapping[str, DeviceControl]) -> list[Probl
     found += [trouble(device_id, reason) for device_id, reason in parts.unmade.items()]
     if parts.store_trouble:
         found.append(trouble("store", parts.store_trouble))
+    if parts.room_trouble:
+        found.append(Problem(severity=Verdict.ATTENTION, subject="space", sentence=parts.room_trouble))
     if parts.trust_trouble:
         found.append(Problem(severity=Verdict.ATTENTION, subject="trust list", sentence=parts.trust_trouble))
     frozen = {} if parts.settling is None else parts.settling.frozen

@@ -117,7 +117,20 @@ DROP TABLE span;
 ALTER TABLE span_by_batch RENAME TO span;
 """  # noqa: S608  # a number of ours
 
-MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _SPANS_BY_BATCH)
+# Batches that lost leaves (`absent` of them) though their headers stay; and what is left of batches that were deleted.
+_THINNING: Final = """
+CREATE TABLE thinned (batch INTEGER PRIMARY KEY, absent INTEGER NOT NULL);
+CREATE TABLE kept (
+    batch INTEGER PRIMARY KEY,
+    incarnation INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    first_timestamp_us INTEGER NOT NULL,
+    last_timestamp_us INTEGER NOT NULL,
+    encoded BLOB NOT NULL
+);
+"""
+
+MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _SPANS_BY_BATCH, _THINNING)
 
 
 def check(path: Path, *, whole: bool) -> None:
