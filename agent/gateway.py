@@ -153,6 +153,9 @@ class Gateway:
                 f"the database was damaged and is set aside as {self._store.set_aside.name}; this is a new incarnation"
             )
             self._alarms.raise_alarm(Severity.CRITICAL, "store.set_aside", "store", text)
+        if self._store.restored:
+            text = f"a backup was put back, what was sealed since is not here; incarnation {self._store.incarnation}"
+            self._alarms.raise_alarm(Severity.CRITICAL, "store.restored", "store", text)
         if self._clock.rebooted:
             log.info("clock.rebooted")
         await self._refresh_counts()

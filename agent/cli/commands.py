@@ -13,6 +13,7 @@ import typer
 from rich.live import Live
 from rich.markup import escape
 
+from agent.cli import backup as backup_commands
 from agent.cli import device_commands, evidence, scan_command
 from agent.cli import init as initialising
 from agent.cli import why as explaining
@@ -49,6 +50,8 @@ app.command()(device_commands.read)
 app.command()(device_commands.record)
 app.command()(device_commands.serve)
 app.command()(explaining.why)
+app.command()(backup_commands.backup)
+app.command()(backup_commands.restore)
 
 
 @app.callback()

@@ -64,6 +64,8 @@ class Store(Reader):
         self._folder = prepared.path.parent
         self.set_aside = prepared.set_aside
         """Where a damaged database went, when this start found one: the gateway raises an alarm about it."""
+        self.restored = prepared.restored
+        """This start found a backup, or an older database, in the place of the one that was: an alarm too."""
         self._counts = Counts()
         self._series = Series(())
         self._lock: files.Lock
