@@ -43,6 +43,7 @@ from agent.roads.settling import SettledDevice, Settling
 from agent.roads.site_ca import bring_up_site_ca
 from agent.roads.supervise import Supervisor, cancel_all
 from agent.roads.telemetry import live_telemetry
+from agent.roads.thinning import make_thinner
 from agent.roads.trusting import TrustKeeper
 from agent.status import EvidenceLine, Problem, Snapshot, Verdict
 from agent.store import Store, StoreError
@@ -58,7 +59,6 @@ from proto.energysettlement.v1.gateway_pb2 import ChannelFrame
 
 CLOCK_NOTE: Final = "clock"
 CLOCK_NOTE_EVERY_S: Final = 60.0
-UPKEEP_EVERY_S: Final = 600.0
 COME_UP_RETRY_S: Final = 1.0
 ENROLMENT_RETRY_S: Final = 10.0
 JUST_BOOTED_S: Final = 300.0
@@ -144,6 +144,7 @@ class Gateway:
             notes=store,
             booted=self._started_s < JUST_BOOTED_S,
         )
+        self._thinner = make_thinner(settings, store=store, desk=self._desk, clock=clock, alarms=self._alarms)
         self._counts = EvidenceLine(readings=0, queued=0, sealed=0, acknowledged=0, batches_waiting=0)
         self._core_tasks: list[asyncio.Task[None]] = []
         self._up_tasks: list[asyncio.Task[None]] = []
@@ -156,7 +157,7 @@ class Gateway:
     async def open(settings: Settings) -> AsyncIterator[Gateway]:
         """A gateway over the state directory, with nothing running but the token's thread. Raises StartError."""
         try:
-            store = await Store.open(settings.gateway.state_dir)
+            store = await Store.open(settings.gateway.state_dir, most_bytes=settings.evidence.most_mib << 20)
         except (StoreError, OSError) as error:
             raise StartError(f"the store in {settings.gateway.state_dir}: {error}") from error
         async with store:
@@ -179,11 +180,15 @@ class Gateway:
 
     async def _restore(self) -> None:
         await self._measuring.restore(self._store)
+        await self._thinner.restore()
         if self._store.set_aside is not None:
             text = (
                 f"the database was damaged and is set aside as {self._store.set_aside.name}; this is a new incarnation"
             )
             self._alarms.raise_alarm(Severity.CRITICAL, "store.set_aside", "store", text)
+        if self._store.restored:
+            text = f"a backup was put back, what was sealed since is not here; incarnation {self._store.incarnation}"
+            self._alarms.raise_alarm(Severity.CRITICAL, "store.restored", "store", text)
         if self._clock.rebooted:
             log.info("clock.rebooted")
         await self._refresh_counts()
@@ -201,6 +206,7 @@ class Gateway:
                 ("alarms", self._alarms.run),
                 ("upkeep", self._upkeep),
                 ("certificates", self._certificates.run),
+                ("space", self._thinner.run),
             ):
                 self._core_tasks.append(keep(group, name, part))
             if self._site.ocpp is not None:
@@ -430,8 +436,8 @@ class Gateway:
         return None if self._trust is None else self._trust.current
 
     async def _upkeep(self) -> None:
-        """The clock's note each minute, pruning now and then, and the counts for the status page each second."""
-        noted_s = pruned_s = float("-inf")
+        """The clock's note each minute, and the counts for the status page each second."""
+        noted_s = float("-inf")
         noted_trust = False
         while True:
             now = self._clock.now()
@@ -441,9 +447,6 @@ class Gateway:
             if now.monotonic_s - noted_s >= CLOCK_NOTE_EVERY_S or trusted != noted_trust:
                 await self._note_clock()
                 noted_s, noted_trust = now.monotonic_s, trusted
-            if now.monotonic_s - pruned_s >= UPKEEP_EVERY_S and trusted:
-                await self._store.prune(now.wall_us, self._settings.evidence.retain_days)
-                pruned_s = now.monotonic_s
             await asyncio.sleep(1.0)
 
     async def _note_clock(self) -> None:
@@ -461,6 +464,9 @@ class Gateway:
             sealed=counts.sealed_statements,
             acknowledged=counts.sealed_statements - counts.unacknowledged_statements,
             batches_waiting=counts.unacknowledged_batches,
+            merged=self._thinner.merged_readings,
+            store_bytes=self._thinner.used_bytes,
+            store_most_bytes=self._settings.evidence.most_mib << 20,
         )
 
     # -- Faces ------------------------------------------------------------------------------------------------------
@@ -510,6 +516,7 @@ class Gateway:
                 evidence=self._counts,
                 latest=self._measuring.latest,
                 store_trouble=self._measuring.trouble,
+                room_trouble=self._thinner.trouble,
                 trust=self._trust_list(),
                 trust_trouble="" if self._trust is None else self._trust.trouble,
                 identity_trouble=self._identity.trouble,

@@ -69,6 +69,9 @@ class EvidenceSettings(Section):
     linger_s: float = Field(1.0, ge=0.0, le=10.0, description="Longest wait of a statement for its batch to fill, s")
     linger_leaves: int = Field(2048, ge=1, le=4095, description="Statements that end the wait at once")
     retain_days: int = Field(7, ge=7, le=3650, description="Evidence is kept this long after acknowledgement, days")
+    most_mib: int = Field(
+        4096, ge=64, le=1 << 20, description="Most space for evidence, MiB; near it the oldest readings are merged"
+    )
 
 
 class PlatformSettings(Section):

@@ -63,6 +63,8 @@ class Parts:
     noted: Sequence[Problem]
     certificates: PartLine | None = None
     """None: there are none to watch."""
+    room_trouble: str = ""
+    """Why the evidence does not get smaller though it should."""
 
 
 def snapshot(parts: Parts) -> Snapshot:
@@ -170,6 +172,8 @@ def _problems(parts: Parts, controls: Mapping[str, DeviceControl]) -> list[Probl
     found += [trouble(device_id, reason) for device_id, reason in parts.unmade.items()]
     if parts.store_trouble:
         found.append(trouble("store", parts.store_trouble))
+    if parts.room_trouble:
+        found.append(Problem(severity=Verdict.ATTENTION, subject="space", sentence=parts.room_trouble))
     if parts.trust_trouble:
         found.append(Problem(severity=Verdict.ATTENTION, subject="trust list", sentence=parts.trust_trouble))
     if parts.identity_trouble:

@@ -32,6 +32,8 @@ class SnapshotCollector(Collector):
             ("v2g_gateway_trouble", "0 well, 1 attention, 2 trouble", float(list(Verdict).index(now.verdict))),
             ("v2g_gateway_statements_queued", "Stored, not sealed", float(now.evidence.queued)),
             ("v2g_gateway_batches_waiting", "Sealed, not acknowledged", float(now.evidence.batches_waiting)),
+            ("v2g_gateway_store_bytes", "Space that evidence takes", float(now.evidence.store_bytes)),
+            ("v2g_gateway_store_most_bytes", "Space that it may take", float(now.evidence.store_most_bytes)),
             ("v2g_gateway_commands_in_force", "Commands in force", float(sum(c.in_force for c in now.commands))),
             ("v2g_gateway_windows_waiting", "Closed, not countersigned", float(now.settlement.windows_waiting)),
             ("v2g_gateway_channels_frozen", "Channels in conflict", float(now.settlement.channels_frozen)),
@@ -41,6 +43,7 @@ class SnapshotCollector(Collector):
             ("v2g_gateway_readings", "Readings measured and stored", now.evidence.readings),
             ("v2g_gateway_statements_sealed", "Statements in sealed batches", now.evidence.sealed),
             ("v2g_gateway_statements_acknowledged", "Statements acknowledged", now.evidence.acknowledged),
+            ("v2g_gateway_readings_merged", "Readings merged to save space", now.evidence.merged),
             ("v2g_gateway_windows_closed", "Settlement windows closed", now.settlement.windows_closed),
             ("v2g_gateway_windows_countersigned", "Windows countersigned", now.settlement.windows_countersigned),
         ):
