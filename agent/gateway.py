@@ -19,6 +19,7 @@ from agent.clock import Clock, ClockQuality
 from agent.config import Settings, read_secret
 from agent.control.controller import Controller
 from agent.control.errors import ControlError
+from agent.control.needing import Wish
 from agent.evidence.batch import KeyProtection, SealedBatch
 from agent.evidence.seal import SealPolicy
 from agent.evidence.statements import Severity
@@ -413,6 +414,13 @@ class Gateway:
     def reload_tokens(self) -> int:
         """Read the file of allowed tokens again. Raises ValueError; the old ones stay then."""
         return self._site.reload_tokens(self._settings)
+
+    def wish(self, device_id: str, energy_wh: int | None, departure_us: int | None) -> None:
+        """What the driver of the car at a charger needs until when. Raises ValueError."""
+        try:
+            self._controller.wish(device_id, Wish(energy_wh=energy_wh, departure_us=departure_us))
+        except ControlError as error:
+            raise ValueError(str(error)) from error
 
     def note_problem(self, subject: str, sentence: str) -> None:
         """Something that a person should see to."""

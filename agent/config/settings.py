@@ -15,6 +15,7 @@ from agent.config.values import (
     HostAndPort,
     SecretReference,
     Section,
+    Timezone,
     fault,
     is_loopback,
 )
@@ -43,6 +44,7 @@ class SiteSettings(Section):
     export_limit_w: int = Field(10_000, ge=0, le=10_000_000, description="Most export at the connection, W")
     house_reserve_w: int = Field(5_000, ge=0, le=1_000_000, description="Most that everything not controlled draws, W")
     discharge_permitted: bool = Field(False, description="The connection contract permits export from storage and cars")
+    timezone: Timezone = Field("UTC", description='Where it is by the tz database, such as "Europe/Berlin"')
 
 
 class TokenSettings(Section):
@@ -147,6 +149,15 @@ class ControlSettings(Section):
     interval_s: float = Field(1.0, ge=0.1, le=5.0, description="The plan is made at least this often, s")
     lease_s: float = Field(60.0, ge=5, le=900, description="A permission ends in the device after this silence, s")
     cars_by_default: Literal["charge", "wait"] = Field("charge", description="What cars do when nobody commands")
+    surplus_start_after_s: float = Field(
+        60.0, ge=0, le=3600, description='Cars with day = "surplus" start after the sun was enough for so long, s'
+    )
+    surplus_stop_after_s: float = Field(
+        120.0, ge=0, le=3600, description="They stop after it was too little for so long, s"
+    )
+    surplus_least_s: float = Field(
+        300.0, ge=0, le=7200, description="They charge so long at least, and rest so long at least, s"
+    )
     battery_by_default: Literal["self_consumption", "idle"] = Field(
         "self_consumption", description="What a stationary battery does when nobody commands"
     )

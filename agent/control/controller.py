@@ -21,6 +21,8 @@ from agent.control.admission import Admitted, Duplicate, Nothing, Policy, Refuse
 from agent.control.answers import Answers
 from agent.control.book import Book, Change
 from agent.control.dispatcher import Dispatcher
+from agent.control.foresight import shortfall
+from agent.control.needing import Wish
 from agent.control.notes import DEVICES_KEY, PREFIX, changed_notes, decode_names, encode_names, entry_key, restore
 from agent.control.onlooker import Onlooker
 from agent.control.order import Now, Order
@@ -155,6 +157,11 @@ class Controller:
         self._button.clear(by)
         self._hurry()
 
+    def wish(self, device_id: str, wish: Wish) -> None:
+        """What the driver of the car at a charger needs until when. Raises WishError."""
+        self._watch.day.wish(device_id, wish, self._clock.now().wall_us)
+        self._hurry()
+
     # -- out --------------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> ControlSnapshot:
@@ -271,7 +278,7 @@ class Controller:
         self._restored = True
         self._in_devices = decode_names(stored.get(DEVICES_KEY))
         self._dispatcher.touch(self._in_devices)
-        for fault in faults:
+        for fault in (*faults, *self._watch.day.restore(stored)):
             self._alarm(Severity.WARNING, "command.note_damaged", fault.partition(":")[0], fault[:400])
         log.info("control.restored", commands=len(restored.entries), damaged=len(faults))
         self._hurry()
@@ -295,6 +302,7 @@ class Controller:
         plan = make_plan(view)
         self._dispatcher.follow(plan.orders)
         self._note_devices()
+        self._recorder.submit((), self._watch.day.take_notes())
         self._view, self._plan = view, plan
         outcomes = {order_hash: command.outcome for order_hash, command in plan.commands.items()}
         self._adopt(self._book.observe(outcomes, self._fresh_registers(instant.monotonic_s), now))
@@ -375,9 +383,10 @@ class Controller:
 
     def _admit(self, order: Order, now: Now) -> None:
         # What the plan could make of it, were it alone and its time now, decides between ACCEPTED and PARTIAL.
-        alone = make_plan(self._look(now, self._clock.monotonic_s(), (order,))).commands[order.hash]
-        state = CommandState.PARTIAL if alone.short else CommandState.ACCEPTED
-        reason = alone.reason if alone.short else ""
+        view = self._look(now, self._clock.monotonic_s(), (order,))
+        alone = make_plan(view).commands[order.hash]
+        reason = (alone.reason or "it can do less now") if alone.short else shortfall(order.command, view)
+        state = CommandState.PARTIAL if reason else CommandState.ACCEPTED
         log.info("control.command", command=order.command_id, hash=order.hash.hex()[:16], state=state.name)
         self._answers.note(order.hash, self._clock.monotonic_s())
         self._adopt(self._book.admitted(order, state, reason, now), lambda: self._committed(order.hash))
