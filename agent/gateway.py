@@ -306,6 +306,7 @@ class Gateway:
             settling=self._settling,
             on_command=self._controller.receive,
             on_alarm=self._alarms.warn,
+            on_signed=self._controller.receive_signed,
         )
         for name, part in (
             ("trust list", self._trust.run),

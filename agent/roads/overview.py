@@ -12,6 +12,7 @@ from agent.config import Settings, UnsignedCommands
 from agent.control.snapshot import CommandControl, ControlSnapshot, DeviceControl
 from agent.identity.trust import TrustList
 from agent.measure.reading import Reading
+from agent.roads.agreed import agreed_line, deviation_line
 from agent.roads.settling import Settling
 from agent.status import (
     ClockLine,
@@ -97,6 +98,8 @@ def snapshot(parts: Parts) -> Snapshot:
         ),
         commands=tuple(command_line(command) for command in parts.control.commands[:MOST_COMMANDS]),
         settlement=_settlement_line(parts),
+        schedules=tuple(agreed_line(line) for line in parts.control.schedules),
+        deviation=deviation_line(parts.control.deviations),
     )
 
 

@@ -45,10 +45,25 @@ class SnapshotCollector(Collector):
             ("v2g_gateway_windows_countersigned", "Windows countersigned", now.settlement.windows_countersigned),
         ):
             yield CounterMetricFamily(name, text, count)
+        yield from _deviation(now)
         parts = GaugeMetricFamily("v2g_gateway_part_ok", "1 when the part works", labels=["part"])
         for part in now.parts:
             parts.add_metric([part.name], float(part.ok))
         yield parts
+
+
+def _deviation(now: Snapshot) -> Iterator[Metric]:
+    told = now.deviation
+    for name, text, count in (
+        ("v2g_gateway_schedule_quarters", "Quarters of an hour under a schedule", told.quarters),
+        ("v2g_gateway_schedule_under_watt_hours", "Less than agreed", told.under_wh),
+        ("v2g_gateway_schedule_over_watt_hours", "More than agreed", told.over_wh),
+    ):
+        yield CounterMetricFamily(name, text, count)
+    cost = CounterMetricFamily("v2g_gateway_schedule_penalty", "What it would cost, units", labels=["currency"])
+    for currency, micro in told.penalties_micro.items():
+        cost.add_metric([currency], micro / 1_000_000)
+    yield cost
 
 
 def _devices(now: Snapshot) -> Iterator[Metric]:
