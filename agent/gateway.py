@@ -35,6 +35,7 @@ from agent.roads.devices import channel_terms, make_devices, metered
 from agent.roads.facts import facts, installed_version
 from agent.roads.linking import make_uplink
 from agent.roads.measuring import Measuring
+from agent.roads.offering import Offering, Sources
 from agent.roads.sealing import Sealer
 from agent.roads.settling import SettledDevice, Settling
 from agent.roads.site_ca import bring_up_site_ca
@@ -51,7 +52,7 @@ from drivers.device import Sample, SignerUnavailableError
 from drivers.ocpp.reception import Reception
 from drivers.ocpp.server import OcppServer
 from firmware_attest.measurement import installed_root, measure_software
-from proto.energysettlement.v1.gateway_pb2 import ChannelFrame
+from proto.energysettlement.v1.gateway_pb2 import ChannelFrame, FlexibilityBid
 
 CLOCK_NOTE: Final = "clock"
 CLOCK_NOTE_EVERY_S: Final = 60.0
@@ -115,6 +116,17 @@ class Gateway:
             notes=store,
             booted=self._started_s < JUST_BOOTED_S,
         )
+        self._offering = Offering(
+            Sources(
+                view=lambda: self._controller.view,
+                acknowledged=lambda: None if self._uplink is None else self._uplink.status().acknowledged_number,
+                offer=self._offer,
+                say=self._alarms.raise_alarm,
+            ),
+            clock=clock,
+            notes=store,
+            aggregator_id="" if settings.platform is None else settings.platform.aggregator_id,
+        )
         self._counts = EvidenceLine(readings=0, queued=0, sealed=0, acknowledged=0, batches_waiting=0)
         self._core_tasks: list[asyncio.Task[None]] = []
         self._up_tasks: list[asyncio.Task[None]] = []
@@ -166,6 +178,7 @@ class Gateway:
                 ("control", self._controller.run),
                 ("measuring", self._measuring.run),
                 ("alarms", self._alarms.run),
+                ("offering", self._offering.run),
                 ("upkeep", self._upkeep),
             ):
                 self._core_tasks.append(keep(group, name, part))
@@ -351,6 +364,10 @@ class Gateway:
         for device_id, telemetry in live_telemetry(batch):
             self._uplink.live(device_id, telemetry)
 
+    def _offer(self, bid: FlexibilityBid) -> None:
+        if self._uplink is not None:
+            self._uplink.offer(bid)
+
     async def _send_channel(self, frame: ChannelFrame) -> None:
         if self._uplink is None:
             raise LinkDownError("the link has not been set up yet")
@@ -423,6 +440,10 @@ class Gateway:
         except ControlError as error:
             raise ValueError(str(error)) from error
 
+    async def windows_looked_at(self) -> None:
+        """A person has looked at why the platform missed windows."""
+        await self._offering.looked()
+
     def note_problem(self, subject: str, sentence: str) -> None:
         """Something that a person should see to."""
         if subject not in self._problems:
@@ -452,6 +473,8 @@ class Gateway:
                 settling=self._settling,
                 devices=[device.status() for device in self._site.devices.values()],
                 unmade=self._site.problems,
+                envelope=self._offering.envelope,
+                windows=self._offering.windows,
                 down=self._supervisor.down,
                 noted=tuple(self._problems.values()),
             )

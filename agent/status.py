@@ -139,6 +139,25 @@ class DeviationLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EnvelopeLine:
+    """What the site could do otherwise for a quarter of an hour: up is towards export, down towards import."""
+
+    power_up_w: int = 0
+    power_down_w: int = 0
+    energy_up_wh: int = 0
+    energy_down_wh: int = 0
+    ramp_up_w_per_min: int = 0
+    ramp_down_w_per_min: int = 0
+    minimum_soc_percent: float | None = None
+    maximum_soc_percent: float | None = None
+    why_not: str = ""
+    windows_missed: int = 0
+    windows_missed_in_a_row: int = 0
+    derated_permille: int = 1000
+    """How much of it the platform goes by."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeviationQuarter:
     """One quarter of an hour that is over."""
 
@@ -186,6 +205,7 @@ class Snapshot:
     settlement: SettlementLine
     schedules: tuple[AgreedLine, ...] = ()
     deviation: DeviationLine = field(default_factory=DeviationLine)
+    envelope: EnvelopeLine = field(default_factory=EnvelopeLine)
 
 
 def verdict_of(problems: tuple[Problem, ...]) -> tuple[Verdict, str]:

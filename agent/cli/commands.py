@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.markup import escape
 
 from agent.cli import device_commands, evidence, scan_command
+from agent.cli import envelope as offering
 from agent.cli import init as initialising
 from agent.cli import why as explaining
 from agent.cli.asking import settings_of as _settings
@@ -48,6 +49,7 @@ app.command()(device_commands.read)
 app.command()(device_commands.record)
 app.command()(device_commands.serve)
 app.command()(explaining.why)
+app.command()(offering.envelope)
 
 
 @app.callback()

@@ -96,6 +96,7 @@ class PlatformSettings(Section):
     )
     trust_root_file: Path = Field(description="Public key that signs the trust list, PEM")
     trust_list_file: Path = Field(description="Who may order what: signed trust list")
+    aggregator_id: str = Field("", max_length=255, description="Who dispatches this site: stands in its bids")
     reconnect_least_s: float = Field(0.5, ge=0.1, le=60, description="First back-off after a lost link, s")
     reconnect_most_s: float = Field(60.0, ge=1, le=3600, description="Longest back-off, s")
     stall_s: float = Field(30.0, ge=2, le=600, description="No answer to a batch for this long: connect anew, s")

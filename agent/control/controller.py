@@ -205,6 +205,11 @@ class Controller:
             store_trouble=self._recorder.trouble,
         )
 
+    @property
+    def view(self) -> SiteView | None:
+        """The site at the newest plan; None before the first one."""
+        return self._view
+
     def commands_in_force(self, device_id: str, start_us: int, end_us: int) -> tuple[bytes, ...]:
         """Hashes of the commands that were in force for a device between two moments, for its settlement window."""
         is_meter = device_id == self._settings.meter_id

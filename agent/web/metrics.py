@@ -34,6 +34,9 @@ class SnapshotCollector(Collector):
             ("v2g_gateway_batches_waiting", "Sealed, not acknowledged", float(now.evidence.batches_waiting)),
             ("v2g_gateway_commands_in_force", "Commands in force", float(sum(c.in_force for c in now.commands))),
             ("v2g_gateway_windows_waiting", "Closed, not countersigned", float(now.settlement.windows_waiting)),
+            ("v2g_gateway_flexibility_up_watts", "Power towards export", float(now.envelope.power_up_w)),
+            ("v2g_gateway_flexibility_down_watts", "Power towards import", float(now.envelope.power_down_w)),
+            ("v2g_gateway_missed_in_a_row", "Windows in a row", float(now.envelope.windows_missed_in_a_row)),
             ("v2g_gateway_channels_frozen", "Channels in conflict", float(now.settlement.channels_frozen)),
         ):
             yield GaugeMetricFamily(name, text, value)
@@ -41,6 +44,7 @@ class SnapshotCollector(Collector):
             ("v2g_gateway_readings", "Readings measured and stored", now.evidence.readings),
             ("v2g_gateway_statements_sealed", "Statements in sealed batches", now.evidence.sealed),
             ("v2g_gateway_statements_acknowledged", "Statements acknowledged", now.evidence.acknowledged),
+            ("v2g_gateway_windows_missed", "Windows the platform missed", now.envelope.windows_missed),
             ("v2g_gateway_windows_closed", "Settlement windows closed", now.settlement.windows_closed),
             ("v2g_gateway_windows_countersigned", "Windows countersigned", now.settlement.windows_countersigned),
         ):
