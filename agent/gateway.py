@@ -11,6 +11,7 @@ import contextlib
 import functools
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import asdict
 from typing import Final, TypeVar
 
 import structlog
@@ -437,6 +438,13 @@ class Gateway:
         """What the driver of the car at a charger needs until when. Raises ValueError."""
         try:
             self._controller.wish(device_id, Wish(energy_wh=energy_wh, departure_us=departure_us))
+        except ControlError as error:
+            raise ValueError(str(error)) from error
+
+    def foresee(self, at_us: int) -> dict[str, object]:
+        """What will happen then, as JSON. Raises ValueError."""
+        try:
+            return asdict(self._controller.foresee(at_us))
         except ControlError as error:
             raise ValueError(str(error)) from error
 

@@ -16,6 +16,7 @@ from rich.markup import escape
 from agent.cli import device_commands, evidence, scan_command
 from agent.cli import envelope as offering
 from agent.cli import init as initialising
+from agent.cli import plan as planning
 from agent.cli import why as explaining
 from agent.cli.asking import settings_of as _settings
 from agent.cli.asking import who as _who
@@ -50,6 +51,7 @@ app.command()(device_commands.record)
 app.command()(device_commands.serve)
 app.command()(explaining.why)
 app.command()(offering.envelope)
+app.command()(planning.plan)
 
 
 @app.callback()

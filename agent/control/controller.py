@@ -17,10 +17,12 @@ import structlog
 
 from agent.clock import Clock, ClockQuality, Instant
 from agent.config import ControlSettings, DeviceSettings, FrequencySettings, SiteSettings
-from agent.control.admission import Admitted, Duplicate, Nothing, Policy, Refused, Undecided, judge
+from agent.control.admission import HORIZON_US, Admitted, Duplicate, Nothing, Policy, Refused, Undecided, judge
 from agent.control.answers import Answers
 from agent.control.book import Book, Change
 from agent.control.dispatcher import Dispatcher
+from agent.control.errors import ControlError
+from agent.control.forecast import Foreseen, foresee
 from agent.control.foresight import shortfall
 from agent.control.needing import Wish
 from agent.control.notes import DEVICES_KEY, PREFIX, changed_notes, decode_names, encode_names, entry_key, restore
@@ -209,6 +211,17 @@ class Controller:
     def view(self) -> SiteView | None:
         """The site at the newest plan; None before the first one."""
         return self._view
+
+    def foresee(self, at_us: int) -> Foreseen:
+        """What will happen at a moment within the horizon. Raises ControlError."""
+        wall_us = self._clock.now().wall_us
+        if self._view is None or not self._time_known:
+            raise ControlError("no plan was made yet, or the time is not known: nothing can be foreseen")
+        if not wall_us <= at_us <= wall_us + HORIZON_US:
+            raise ControlError("that moment is over, or more than 7 days away: beyond that no command reaches")
+        changes = (self._book.next_change_us(at_us), self._schedules.next_change_us(at_us))
+        change_us = min((each for each in changes if each is not None), default=None)
+        return foresee(self._view, self._book, self._schedules.orders, at_us, next_change_us=change_us)
 
     def commands_in_force(self, device_id: str, start_us: int, end_us: int) -> tuple[bytes, ...]:
         """Hashes of the commands that were in force for a device between two moments, for its settlement window."""

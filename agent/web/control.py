@@ -1,4 +1,4 @@
-"""Control on the local socket: drivers' wishes, and who has looked. Never on the network: its mode says who may ask."""
+"""Control on the local socket: what will happen, drivers' wishes, who has looked. Never on the network."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ class ControlSite(Protocol):
         """What the driver of the car at a charger needs until when. Raises ValueError."""
         ...
 
+    def foresee(self, at_us: int) -> dict[str, object]:
+        """What will happen then. Raises ValueError."""
+        ...
+
     async def windows_looked_at(self) -> None:
         """A person has looked at why the platform missed windows."""
         ...
@@ -39,12 +43,16 @@ def add_control_routes(app: web.Application, site: ControlSite) -> None:
         log.info("control.wish", by=by, device=device_id, energy_wh=energy_wh, departure_us=departure_us)
         return {"ok": True, "device": device_id, "energy_wh": energy_wh, "departure_us": departure_us}
 
+    async def plan(request: web.Request) -> object:
+        return site.foresee(int(request.query.get("at_us", "")))
+
     async def looked(request: web.Request) -> object:
         by = by_whom(request)
         await site.windows_looked_at()
         log.info("control.windows_looked_at", by=by)
         return {"ok": True}
 
+    app.router.add_get("/api/plan", told(plan))
     app.router.add_post("/api/looked", told(looked))
     app.router.add_post("/api/wish", told(wish))
 
