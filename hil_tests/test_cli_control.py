@@ -96,3 +96,25 @@ async def test_the_envelope_is_shown_and_that_somebody_looked_is_told(control: C
     assert "Windows that the platform missed: 0" in done.stdout
     assert control.looked == 1
     assert json.loads((await control.cli("envelope", "--json")).stdout)["derated_permille"] == 1000
+
+
+async def test_simulate_draws_a_day_and_names_the_line_that_is_wrong(tmp_path: Path) -> None:
+    site = tmp_path / "site.toml"
+    site.write_text(
+        '[token]\nlabel = "t"\n[[device]]\nid = "grid"\nkind = "meter"\ndriver = "sunspec"\naddress = "tcp://h:1"\n'
+        '[[device]]\nid = "b"\nkind = "battery"\ndriver = "sunspec"\naddress = "tcp://h:2"\nparent = "grid"\n'
+    )
+    scenario = tmp_path / "day.jsonl"
+    scenario.write_text(
+        '{"at": "2027-06-01T10:00:00Z", "command": {"id": "c", "type": "CHARGE", "power_w": 2000, "duration_s": 900}}\n'
+    )
+    out = tmp_path / "day.svg"
+    done = await command_beside("simulate", site, scenario, "--out", out, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["commands"][0]["states"][-1] == "COMPLETED"
+    assert out.read_text().startswith("<svg")
+    scenario.write_text('{"at": "2027-06-01T10:00:00Z", "stop": 7}\n')
+    done = await command_beside("simulate", site, scenario)
+    assert done.returncode == 2
+    assert "line 1" in done.stderr

@@ -17,6 +17,7 @@ from agent.cli import device_commands, evidence, scan_command
 from agent.cli import envelope as offering
 from agent.cli import init as initialising
 from agent.cli import plan as planning
+from agent.cli import simulate as simulating
 from agent.cli import why as explaining
 from agent.cli.asking import settings_of as _settings
 from agent.cli.asking import who as _who
@@ -52,6 +53,7 @@ app.command()(device_commands.serve)
 app.command()(explaining.why)
 app.command()(offering.envelope)
 app.command()(planning.plan)
+app.command()(simulating.simulate)
 
 
 @app.callback()

@@ -102,6 +102,10 @@ class ScheduleKeeper:
         self._not_stored.add(agreed.hash)
         return Taken(agreed.hash, (*said, *made))
 
+    def take(self, agreed: Agreed) -> None:
+        """Follow a schedule whose right to be was judged elsewhere."""
+        self._agreed[agreed.hash] = agreed
+
     def committed(self, schedule_hash: bytes) -> None:
         """The store has it now."""
         self._not_stored.discard(schedule_hash)
