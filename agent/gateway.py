@@ -11,6 +11,7 @@ import contextlib
 import functools
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import asdict
 from typing import Final, TypeVar
 
 import structlog
@@ -19,6 +20,7 @@ from agent.clock import Clock, ClockQuality
 from agent.config import Settings, read_secret
 from agent.control.controller import Controller
 from agent.control.errors import ControlError
+from agent.control.needing import Wish
 from agent.evidence.batch import KeyProtection, SealedBatch
 from agent.evidence.seal import SealPolicy
 from agent.evidence.statements import Severity
@@ -38,6 +40,7 @@ from agent.roads.facts import facts, installed_version
 from agent.roads.identity import IdentityKeeper
 from agent.roads.linking import make_uplink
 from agent.roads.measuring import Measuring
+from agent.roads.offering import Offering, Sources
 from agent.roads.sealing import Sealer
 from agent.roads.settling import SettledDevice, Settling
 from agent.roads.site_ca import bring_up_site_ca
@@ -55,7 +58,7 @@ from drivers.device import Device, Sample, Signer, SignerUnavailableError
 from drivers.ocpp.reception import Reception
 from drivers.ocpp.server import OcppServer
 from firmware_attest.measurement import installed_root, measure_software
-from proto.energysettlement.v1.gateway_pb2 import ChannelFrame
+from proto.energysettlement.v1.gateway_pb2 import ChannelFrame, FlexibilityBid
 
 CLOCK_NOTE: Final = "clock"
 CLOCK_NOTE_EVERY_S: Final = 60.0
@@ -145,6 +148,17 @@ class Gateway:
             booted=self._started_s < JUST_BOOTED_S,
         )
         self._thinner = make_thinner(settings, store=store, desk=self._desk, clock=clock, alarms=self._alarms)
+        self._offering = Offering(
+            Sources(
+                view=lambda: self._controller.view,
+                acknowledged=lambda: None if self._uplink is None else self._uplink.status().acknowledged_number,
+                offer=self._offer,
+                say=self._alarms.raise_alarm,
+            ),
+            clock=clock,
+            notes=store,
+            aggregator_id="" if settings.platform is None else settings.platform.aggregator_id,
+        )
         self._counts = EvidenceLine(readings=0, queued=0, sealed=0, acknowledged=0, batches_waiting=0)
         self._core_tasks: list[asyncio.Task[None]] = []
         self._up_tasks: list[asyncio.Task[None]] = []
@@ -204,6 +218,7 @@ class Gateway:
                 ("control", self._controller.run),
                 ("measuring", self._measuring.run),
                 ("alarms", self._alarms.run),
+                ("offering", self._offering.run),
                 ("upkeep", self._upkeep),
                 ("certificates", self._certificates.run),
                 ("space", self._thinner.run),
@@ -383,6 +398,7 @@ class Gateway:
             settling=self._settling,
             on_command=self._controller.receive,
             on_alarm=self._alarms.warn,
+            on_signed=self._controller.receive_signed,
         )
         for name, part in (
             ("trust list", self._trust.run),
@@ -426,6 +442,10 @@ class Gateway:
         self._uplink.batch_ready()
         for device_id, telemetry in live_telemetry(batch):
             self._uplink.live(device_id, telemetry)
+
+    def _offer(self, bid: FlexibilityBid) -> None:
+        if self._uplink is not None:
+            self._uplink.offer(bid)
 
     async def _send_channel(self, frame: ChannelFrame) -> None:
         if self._uplink is None:
@@ -492,6 +512,24 @@ class Gateway:
         """Read the file of allowed tokens again. Raises ValueError; the old ones stay then."""
         return self._site.reload_tokens(self._settings)
 
+    def wish(self, device_id: str, energy_wh: int | None, departure_us: int | None) -> None:
+        """What the driver of the car at a charger needs until when. Raises ValueError."""
+        try:
+            self._controller.wish(device_id, Wish(energy_wh=energy_wh, departure_us=departure_us))
+        except ControlError as error:
+            raise ValueError(str(error)) from error
+
+    def foresee(self, at_us: int) -> dict[str, object]:
+        """What will happen then, as JSON. Raises ValueError."""
+        try:
+            return asdict(self._controller.foresee(at_us))
+        except ControlError as error:
+            raise ValueError(str(error)) from error
+
+    async def windows_looked_at(self) -> None:
+        """A person has looked at why the platform missed windows."""
+        await self._offering.looked()
+
     def note_problem(self, subject: str, sentence: str) -> None:
         """Something that a person should see to."""
         if subject not in self._problems:
@@ -523,6 +561,8 @@ class Gateway:
                 settling=self._settling,
                 devices=[device.status() for device in self._site.devices.values()],
                 unmade=self._site.problems,
+                envelope=self._offering.envelope,
+                windows=self._offering.windows,
                 down=self._supervisor.down,
                 noted=(*self._problems.values(), *self._certificates.problems),
                 certificates=self._certificates.line,

@@ -16,8 +16,11 @@ from rich.markup import escape
 from agent.cli import backup as backup_commands
 from agent.cli import device_commands, evidence, scan_command
 from agent.cli import enroll as enrolling
+from agent.cli import envelope as offering
 from agent.cli import identity as identity_commands
 from agent.cli import init as initialising
+from agent.cli import plan as planning
+from agent.cli import simulate as simulating
 from agent.cli import why as explaining
 from agent.cli.asking import settings_of as _settings
 from agent.cli.asking import who as _who
@@ -58,6 +61,9 @@ app.command()(explaining.why)
 app.command()(enrolling.enroll)
 app.command()(backup_commands.backup)
 app.command()(backup_commands.restore)
+app.command()(offering.envelope)
+app.command()(planning.plan)
+app.command()(simulating.simulate)
 
 
 @app.callback()

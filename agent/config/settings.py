@@ -15,6 +15,7 @@ from agent.config.values import (
     HostAndPort,
     SecretReference,
     Section,
+    Timezone,
     fault,
     is_loopback,
 )
@@ -43,6 +44,7 @@ class SiteSettings(Section):
     export_limit_w: int = Field(10_000, ge=0, le=10_000_000, description="Most export at the connection, W")
     house_reserve_w: int = Field(5_000, ge=0, le=1_000_000, description="Most that everything not controlled draws, W")
     discharge_permitted: bool = Field(False, description="The connection contract permits export from storage and cars")
+    timezone: Timezone = Field("UTC", description='Where it is by the tz database, such as "Europe/Berlin"')
 
 
 class TokenSettings(Section):
@@ -98,6 +100,7 @@ class PlatformSettings(Section):
     trust_root_file: Path = Field(description="Public keys that sign the trust list, PEM, one after the other")
     trust_threshold: int = Field(1, ge=1, le=16, description="So many of these keys must have signed it")
     trust_list_file: Path = Field(description="Who may order what: signed trust list")
+    aggregator_id: str = Field("", max_length=255, description="Who dispatches this site: stands in its bids")
     reconnect_least_s: float = Field(0.5, ge=0.1, le=60, description="First back-off after a lost link, s")
     reconnect_most_s: float = Field(60.0, ge=1, le=3600, description="Longest back-off, s")
     stall_s: float = Field(30.0, ge=2, le=600, description="No answer to a batch for this long: connect anew, s")
@@ -151,6 +154,15 @@ class ControlSettings(Section):
     interval_s: float = Field(1.0, ge=0.1, le=5.0, description="The plan is made at least this often, s")
     lease_s: float = Field(60.0, ge=5, le=900, description="A permission ends in the device after this silence, s")
     cars_by_default: Literal["charge", "wait"] = Field("charge", description="What cars do when nobody commands")
+    surplus_start_after_s: float = Field(
+        60.0, ge=0, le=3600, description='Cars with day = "surplus" start after the sun was enough for so long, s'
+    )
+    surplus_stop_after_s: float = Field(
+        120.0, ge=0, le=3600, description="They stop after it was too little for so long, s"
+    )
+    surplus_least_s: float = Field(
+        300.0, ge=0, le=7200, description="They charge so long at least, and rest so long at least, s"
+    )
     battery_by_default: Literal["self_consumption", "idle"] = Field(
         "self_consumption", description="What a stationary battery does when nobody commands"
     )

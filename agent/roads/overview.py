@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
 from agent.clock import Instant
 from agent.config import Settings, UnsignedCommands
+from agent.control.envelope import Envelope
+from agent.control.missed_windows import MissedWindows
 from agent.control.snapshot import CommandControl, ControlSnapshot, DeviceControl
 from agent.identity.trust import TrustList
 from agent.measure.reading import Reading
+from agent.roads.agreed import agreed_line, deviation_line, envelope_line, windows_problems
 from agent.roads.settling import Settling
 from agent.status import (
     ClockLine,
@@ -55,6 +58,8 @@ class Parts:
     trust_trouble: str
     identity_trouble: str
     settling: Settling | None
+    envelope: Envelope = field(default_factory=Envelope)
+    windows: MissedWindows = field(default_factory=MissedWindows)
     devices: Sequence[DeviceStatus]
     unmade: Mapping[str, str]
     """Devices that could not be made, with the reason."""
@@ -102,6 +107,9 @@ def snapshot(parts: Parts) -> Snapshot:
         ),
         commands=tuple(command_line(command) for command in parts.control.commands[:MOST_COMMANDS]),
         settlement=_settlement_line(parts),
+        schedules=tuple(agreed_line(line) for line in parts.control.schedules),
+        deviation=deviation_line(parts.control.deviations),
+        envelope=envelope_line(parts.envelope, parts.windows),
     )
 
 
@@ -185,6 +193,7 @@ def _problems(parts: Parts, controls: Mapping[str, DeviceControl]) -> list[Probl
         found.append(Problem(severity=Verdict.ATTENTION, subject="settlement", sentence=sentence))
     found += token_problems(parts.token)
     found += control_problems(parts.control)
+    found += windows_problems(parts.windows)
     found += link_problems(parts.link, parts.now.monotonic_s)
     for status in parts.devices:
         found += device_problems(status, controls.get(status.device_id))
