@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
-from typing import Final
+from itertools import takewhile
+from typing import Final, TypeAlias
 
 from agent.control.command import Command, Point
 from agent.control.order import Now, Order, Rank, began, name_of, ordered_energy_wh, precedence, same_matter, stands
@@ -55,6 +56,10 @@ MAX_KEPT: Final = 1000
 HOUR_US: Final = 3600 * 1_000_000
 KEPT_FOR_US: Final = 24 * HOUR_US
 """After its end a command is kept so long: a day is what dual control adds up over (SAFETY 10)."""
+
+
+_Words: TypeAlias = Mapping[bytes, list[tuple[tuple[int, int], int, bytes]]]
+"""By issuer key: (age of the word, place in the book, hash), the newest word first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,10 +191,11 @@ class Book:
         change = Change(self)
         if not now.time_known:
             return change
+        words = self._words()
         for entry in self.entries.values():
             if entry.state.final or not began(entry.order.command, now):
                 continue
-            replacing = change.book._replaced_for_good_by(entry, now)
+            replacing = change.book._replaced_for_good_by(entry, words, now)
             if replacing is not None:
                 reason = f"replaced by {name_of(replacing)} of the same issuer"
                 change = change.book._ended(entry, CommandState.SUPERSEDED, reason, now, change.receipts)
@@ -219,13 +225,14 @@ class Book:
 
     def candidates(self, now: Now) -> tuple[Order, ...]:
         """What stands now, highest first; the plan decides between those that want the same device."""
+        words = self._words()
         standing = [
             entry
             for entry in self.entries.values()
             if not entry.state.final
             and (entry.durable or entry.order.command.restrictive)
             and stands(entry.order.command, now)
-            and self._suspended_by(entry, now) is None
+            and self._suspended_by(entry, words, now) is None
         ]
         return tuple(sorted((entry.order for entry in standing), key=precedence))
 
@@ -260,11 +267,10 @@ class Book:
 
     def tidied(self, now: Now) -> tuple[Book, tuple[bytes, ...]]:
         """The book without what nobody will ask for again, and the hashes that went."""
-        final = sorted(
-            (entry for entry in self.entries.values() if entry.state.final),
-            key=lambda entry: entry.receipts[-1].timestamp_us,
-        )
+        final = [entry for entry in self.entries.values() if entry.state.final]
         excess = max(0, len(final) - MAX_KEPT)
+        if excess:
+            final.sort(key=lambda entry: entry.receipts[-1].timestamp_us)
         gone = {entry.order.hash for entry in final[:excess]}
         if now.time_known:
             for entry in final[excess:]:
@@ -322,27 +328,38 @@ class Book:
 
     # -- who gives way ------------------------------------------------------------------------------------------
 
-    def _replaced_for_good_by(self, entry: Entry, now: Now) -> Order | None:
-        for later in self._later_words(entry):
+    def _words(self) -> _Words:
+        """All that each issuer has said, its newest word first: a glance at its beginning finds who gives way to it."""
+        words: dict[bytes, list[tuple[tuple[int, int], int, bytes]]] = {}
+        for place, entry in enumerate(self.entries.values()):
+            order = entry.order
+            words.setdefault(order.issuer_key, []).append((order.age_of_word(), place, order.hash))
+        for said in words.values():
+            said.sort(reverse=True)
+        return words
+
+    def _replaced_for_good_by(self, entry: Entry, words: _Words, now: Now) -> Order | None:
+        for later in self._later_words(entry, words):
             if not later.command.resume and began(later.command, now):
                 return later
         return None
 
-    def _suspended_by(self, entry: Entry, now: Now) -> Order | None:
-        for later in self._later_words(entry):
+    def _suspended_by(self, entry: Entry, words: _Words, now: Now) -> Order | None:
+        for later in self._later_words(entry, words):
             if stands(later.command, now) and not self.entries[later.hash].state.final:
                 return later
         return None
 
-    def _later_words(self, entry: Entry) -> Iterable[Order]:
+    def _later_words(self, entry: Entry, words: _Words) -> Iterable[Order]:
         """The issuer's later commands about the same, in overlapping time, but those cancelled before they began."""
         mine = entry.order
-        for other in self.entries.values():
+        mine_said = mine.age_of_word()
+        later = takewhile(lambda word: word[0] > mine_said, words[mine.issuer_key])
+        for _, order_hash in sorted((place, order_hash) for _, place, order_hash in later):
+            other = self.entries[order_hash]
             theirs = other.order
             if (
-                theirs.issuer_key != mine.issuer_key
-                or theirs.age_of_word() <= mine.age_of_word()
-                or other.state is CommandState.REJECTED
+                other.state is CommandState.REJECTED
                 or not (other.durable or theirs.command.restrictive)
                 or not same_matter(mine.command, theirs.command)
                 or theirs.command.end_us <= mine.command.start_us
