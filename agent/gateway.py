@@ -105,6 +105,7 @@ class Gateway:
             device_settings=settings.device,
             site=settings.site,
             control=settings.control,
+            bounds=settings.bounds,
             frequency=settings.frequency,
             gateway_id=lambda: self._gateway_id,
             stop_file=settings.control.gateway_stop_file or settings.gateway.state_dir / "STOP",

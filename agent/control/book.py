@@ -13,7 +13,8 @@ from itertools import takewhile
 from typing import Final, TypeAlias
 
 from agent.control.command import Command, Point
-from agent.control.order import Now, Order, Rank, began, name_of, ordered_energy_wh, precedence, same_matter, stands
+from agent.control.order import Now, Order, Rank, began, name_of, precedence, same_matter, stands
+from agent.control.ordered import Ordered, ordered_by, total
 from agent.control.replay import ReplayWindow
 from agent.control.tally import Register, Tally
 from agent.evidence.statements import CommandReceipt, CommandState
@@ -108,8 +109,8 @@ class Book:
 
     entries: Mapping[bytes, Entry] = field(default_factory=dict)
     windows: Mapping[tuple[bytes, str], ReplayWindow] = field(default_factory=dict)
-    forgotten: Mapping[bytes, Mapping[int, int]] = field(default_factory=dict)
-    """By issuer key and hour of receipt: Wh ordered by commands that are kept no more; they still count (SAFETY 10)."""
+    forgotten: Mapping[bytes, Mapping[int, Ordered]] = field(default_factory=dict)
+    """By issuer's name and hour of receipt: ordered by commands that are kept no more; they still count (SAFETY 10)."""
 
     def known_by_id(self, command_id: str) -> Entry | None:
         """The admitted command of an id. Refused ones do not hold their id: a forgery must not block the real one."""
@@ -130,11 +131,16 @@ class Book:
         """Arrival counts for the unsigned."""
         return 1 + max((e.order.command.sequence for e in self._of(b"")), default=0)
 
-    def ordered_wh(self, issuer_key: bytes, since_us: int) -> int:
-        """Energy that one issuer ordered since then, at full power and for as long as each order stood (SAFETY 10)."""
-        hours = self.forgotten.get(issuer_key, {})
-        total = sum(energy_wh for hour, energy_wh in hours.items() if hour >= since_us // HOUR_US)
-        return total + sum(_ordered_wh(e) for e in self._of(issuer_key) if e.order.received_us >= since_us)
+    def ordered(self, issuer: str, since_us: int) -> Ordered:
+        """What one issuer ordered since then with any key, at full power and while each order stood (SAFETY 10)."""
+        hours = self.forgotten.get(issuer.encode(), {})
+        gone = (part for hour, part in hours.items() if hour >= since_us // HOUR_US)
+        kept = (
+            _ordered(entry)
+            for entry in self.entries.values()
+            if entry.order.command.issuer == issuer and entry.order.received_us >= since_us
+        )
+        return total([*gone, *kept])
 
     def _of(self, issuer_key: bytes) -> list[Entry]:
         return [entry for entry in self.entries.values() if entry.order.issuer_key == issuer_key]
@@ -285,20 +291,20 @@ class Book:
         kept = {h: e for h, e in self.entries.items() if h not in gone}
         return Book(kept, self.windows, self._forgetting(gone, now)), tuple(sorted(gone))
 
-    def _forgetting(self, gone: Set[bytes], now: Now) -> dict[bytes, dict[int, int]]:
+    def _forgetting(self, gone: Set[bytes], now: Now) -> dict[bytes, dict[int, Ordered]]:
         """The sums by issuer and hour with those that go, and without what is older than a day."""
         oldest = (now.wall_us - KEPT_FOR_US) // HOUR_US if now.time_known else 0
         sums = {
-            key: {hour: energy_wh for hour, energy_wh in hours.items() if hour >= oldest}
-            for key, hours in self.forgotten.items()
+            issuer: {hour: part for hour, part in hours.items() if hour >= oldest}
+            for issuer, hours in self.forgotten.items()
         }
         for order_hash in gone:
             entry = self.entries[order_hash]
-            energy_wh, hour = _ordered_wh(entry), entry.order.received_us // HOUR_US
-            if energy_wh > 0 and hour >= oldest:
-                hours = sums.setdefault(entry.order.issuer_key, {})
-                hours[hour] = hours.get(hour, 0) + energy_wh
-        return {key: hours for key, hours in sums.items() if hours}
+            part, hour = _ordered(entry), entry.order.received_us // HOUR_US
+            if part.energy_wh > 0 and hour >= oldest:
+                hours = sums.setdefault(entry.order.command.issuer.encode(), {})
+                hours[hour] = total([hours.get(hour, Ordered()), part])
+        return {issuer: hours for issuer, hours in sums.items() if hours}
 
     def joined(self, restored: Book) -> Book:
         """This book, begun while the store was away, together with the stored one."""
@@ -374,14 +380,14 @@ class Book:
         return Book({**self.entries, entry.order.hash: entry}, self.windows, self.forgotten)
 
 
-def _ordered_wh(entry: Entry) -> int:
+def _ordered(entry: Entry) -> Ordered:
     """What a command ordered at most, for as long as it stood."""
     if entry.state is CommandState.REJECTED:
-        return 0
+        return Ordered()
     end_us = entry.order.command.end_us
     if entry.state.final:
         end_us = min(end_us, entry.receipts[-1].timestamp_us)
-    return ordered_energy_wh(entry.order.command, end_us)
+    return ordered_by(entry.order.command, end_us)
 
 
 def _followed(entry: Entry, receipt: CommandReceipt) -> Entry:

@@ -16,12 +16,23 @@ from typing import Final
 import structlog
 
 from agent.clock import Clock, ClockQuality, Instant
-from agent.config import ControlSettings, DeviceSettings, FrequencySettings, SiteSettings
+from agent.config import BoundsSettings, ControlSettings, DeviceSettings, FrequencySettings, SiteSettings
 from agent.control.admission import Admitted, Duplicate, Nothing, Policy, Refused, Undecided, judge
 from agent.control.answers import Answers
 from agent.control.book import Book, Change
+from agent.control.bounds_watch import BoundsWatch
 from agent.control.dispatcher import Dispatcher
-from agent.control.notes import DEVICES_KEY, PREFIX, changed_notes, decode_names, encode_names, entry_key, restore
+from agent.control.errors import RestoreError
+from agent.control.notes import (
+    BOUNDS_KEY,
+    DEVICES_KEY,
+    PREFIX,
+    changed_notes,
+    decode_names,
+    encode_names,
+    entry_key,
+    restore,
+)
 from agent.control.onlooker import Onlooker
 from agent.control.order import Now, Order
 from agent.control.plain import plain_hash
@@ -68,6 +79,7 @@ class Controller:
         trust: Callable[[], TrustList | None],
         desk: Desk,
         notes: Notes,
+        bounds: BoundsSettings | None = None,
         booted: bool = False,
         draw: Callable[[], float] = random.random,
     ) -> None:
@@ -108,6 +120,7 @@ class Controller:
             booted=booted,
             draw=draw,
         )
+        self._bounds = BoundsWatch(bounds or BoundsSettings())
         self._stopped_by: str | None = None
         self._trouble = ""
         """Why no plan can be made; empty while one can."""
@@ -271,6 +284,11 @@ class Controller:
         self._restored = True
         self._in_devices = decode_names(stored.get(DEVICES_KEY))
         self._dispatcher.touch(self._in_devices)
+        if BOUNDS_KEY in stored:
+            try:
+                self._bounds.restore(stored[BOUNDS_KEY])
+            except RestoreError as error:
+                faults = (*faults, f"{BOUNDS_KEY}: {error}")
         for fault in faults:
             self._alarm(Severity.WARNING, "command.note_damaged", fault.partition(":")[0], fault[:400])
         log.info("control.restored", commands=len(restored.entries), damaged=len(faults))
@@ -295,13 +313,17 @@ class Controller:
         plan = make_plan(view)
         self._dispatcher.follow(plan.orders)
         self._note_devices()
+        counted = self._bounds.after(view, plan)
+        if counted is not None and self._restored:
+            self._recorder.submit((), {BOUNDS_KEY: counted})
         self._view, self._plan = view, plan
         outcomes = {order_hash: command.outcome for order_hash, command in plan.commands.items()}
         self._adopt(self._book.observe(outcomes, self._fresh_registers(instant.monotonic_s), now))
         self._tidy(now)
 
     def _look(self, now: Now, monotonic_s: float, orders: tuple[Order, ...]) -> SiteView:
-        return self._watch.look(now, monotonic_s, orders=orders, stop=self._stopped_by)
+        view = self._watch.look(now, monotonic_s, orders=orders, stop=self._stopped_by)
+        return replace(view, bounds=self._bounds.allow(now))
 
     def _note_devices(self) -> None:
         """Note which devices hold something of ours: one without a timer of its own would keep it over our death."""
@@ -375,7 +397,8 @@ class Controller:
 
     def _admit(self, order: Order, now: Now) -> None:
         # What the plan could make of it, were it alone and its time now, decides between ACCEPTED and PARTIAL.
-        alone = make_plan(self._look(now, self._clock.monotonic_s(), (order,))).commands[order.hash]
+        view = self._look(now, self._clock.monotonic_s(), (order,))
+        alone = make_plan(replace(view, bounds=view.bounds.without_ramp)).commands[order.hash]
         state = CommandState.PARTIAL if alone.short else CommandState.ACCEPTED
         reason = alone.reason if alone.short else ""
         log.info("control.command", command=order.command_id, hash=order.hash.hex()[:16], state=state.name)

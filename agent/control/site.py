@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from agent.control.bounds import NO_BOUNDS, BoundsView
 from agent.control.coming_back import ComingBack
 from agent.control.frequency import GridFrequency
 from agent.control.order import Now, Order
@@ -190,6 +191,8 @@ class SiteView:
     coming_back: ComingBack | None = None
     """After grid return, boot or safe mode."""
     frequency: GridFrequency = field(default_factory=GridFrequency)
+    bounds: BoundsView = NO_BOUNDS
+    """What commands have used up (SAFETY 10)."""
 
     @property
     def house_w(self) -> int | None:
