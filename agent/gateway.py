@@ -406,6 +406,21 @@ class Gateway:
         except ControlError as error:
             self.note_problem("stop file", str(error))
 
+    def override(self, device_id: str, power_w: int | None, duration_s: float, by: str) -> str:
+        """Hold a device by hand; a sentence of what was done. Raises ValueError."""
+        try:
+            return f"{device_id} is {self._controller.override(device_id, power_w, duration_s, by).sentence}"
+        except ControlError as error:
+            raise ValueError(str(error)) from error
+
+    def end_override(self, device_id: str, by: str) -> str:
+        """Give it back. Raises ValueError."""
+        try:
+            self._controller.end_override(device_id, by)
+        except ControlError as error:
+            raise ValueError(str(error)) from error
+        return f"{device_id} is held no more"
+
     @property
     def reception(self) -> Reception | None:
         """The chargers, for people at the box."""

@@ -23,6 +23,7 @@ TRANSITIONS: Final[dict[CommandState, frozenset[CommandState]]] = {
     CommandState.RECEIVED: frozenset({CommandState.ACCEPTED, CommandState.PARTIAL, CommandState.REJECTED}),
     CommandState.ACCEPTED: frozenset(
         {
+            CommandState.PARTIAL,
             CommandState.EXECUTING,
             CommandState.COMPLETED,
             CommandState.SUPERSEDED,
@@ -39,7 +40,9 @@ TRANSITIONS: Final[dict[CommandState, frozenset[CommandState]]] = {
             CommandState.FAILED,
         }
     ),
-    CommandState.EXECUTING: frozenset({CommandState.COMPLETED, CommandState.SUPERSEDED, CommandState.FAILED}),
+    CommandState.EXECUTING: frozenset(
+        {CommandState.PARTIAL, CommandState.COMPLETED, CommandState.SUPERSEDED, CommandState.FAILED}
+    ),
     CommandState.REJECTED: frozenset(),
     CommandState.COMPLETED: frozenset(),
     CommandState.SUPERSEDED: frozenset(),
@@ -93,6 +96,8 @@ class Outcome:
     """The metered power is where the plan wants it for this command, and that is something."""
     counted_devices: tuple[str, ...] = ()
     """Whose registers its energy is counted on."""
+    held: str = ""
+    """What a person at the site has taken from it, once it was accepted; empty: nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +262,9 @@ class Book:
             receipts = change.receipts
             if outcome.responded and not entry.executed:
                 receipt = _receipt(entry.order, CommandState.EXECUTING, outcome.reason, now.wall_us, None)
+                entry, receipts = _followed(entry, receipt), (*receipts, receipt)
+            if outcome.held and entry.state in (CommandState.ACCEPTED, CommandState.EXECUTING):
+                receipt = _receipt(entry.order, CommandState.PARTIAL, outcome.held, now.wall_us, None)
                 entry, receipts = _followed(entry, receipt), (*receipts, receipt)
             change = Change(change.book._with(entry), receipts)
             most_wh, delivered_wh = entry.order.command.max_energy_wh, tally.delivered_wh()

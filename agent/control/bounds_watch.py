@@ -46,7 +46,10 @@ class BoundsWatch:
             # Hours of a clock that may be years behind: nothing permissive is obeyed meanwhile.
             self._counted = replace(self._counted, uptime_us=now.uptime_us)
             return None
-        seen = {name: _seen(view.devices[name], order) for name, order in plan.orders.items()}
+        seen = {
+            name: _seen(view.devices[name], order, by_hand=name in view.overrides)
+            for name, order in plan.orders.items()
+        }
         ordering = {
             order.hash for order in view.orders if order.command.mode is Mode.SETPOINT and not order.command.restrictive
         }
@@ -62,9 +65,9 @@ class BoundsWatch:
         return encode(self._counted)
 
 
-def _seen(device: DeviceView, order: DeviceOrder) -> Seen:
+def _seen(device: DeviceView, order: DeviceOrder, *, by_hand: bool) -> Seen:
     commanded_w = None
-    if order.authority_s is not None:
+    if order.authority_s is not None and not by_hand:
         commanded_w = order.highest_w if order.highest_w else order.lowest_w
     charge = device.state_of_charge_permille
     if device.vehicle is not None:

@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +24,7 @@ from agent.control.book import Book, Change
 from agent.control.bounds_watch import BoundsWatch
 from agent.control.dispatcher import Dispatcher
 from agent.control.errors import RestoreError
+from agent.control.holds import Holds
 from agent.control.notes import (
     BOUNDS_KEY,
     DEVICES_KEY,
@@ -35,6 +37,7 @@ from agent.control.notes import (
 )
 from agent.control.onlooker import Onlooker
 from agent.control.order import Now, Order
+from agent.control.override import Override
 from agent.control.plain import plain_hash
 from agent.control.plan import METER_SUBJECT, Plan, make_plan, stop_order
 from agent.control.recorder import Desk, Notes, Recorder
@@ -121,6 +124,11 @@ class Controller:
             draw=draw,
         )
         self._bounds = BoundsWatch(bounds or BoundsSettings())
+        self._holds = Holds(
+            {name: partial(self._looks.status, name) for name in self._controllable},
+            say=self._alarm,
+            keep=self._keep_hold,
+        )
         self._stopped_by: str | None = None
         self._trouble = ""
         """Why no plan can be made; empty while one can."""
@@ -166,6 +174,17 @@ class Controller:
     def clear_stop(self, by: str) -> None:
         """End of local STOP. Raises StopNotClearedError while its file cannot be removed."""
         self._button.clear(by)
+        self._hurry()
+
+    def override(self, device_id: str, power_w: int | None, duration_s: float, by: str) -> Override:
+        """Hold a device by hand: at a power, or (None) left to itself. Raises OverrideError."""
+        hold = self._holds.begin(device_id, power_w, duration_s, by, self._now(self._clock.now()))
+        self._hurry()
+        return hold
+
+    def end_override(self, device_id: str, by: str) -> None:
+        """Give a device back to commands and defaults. Raises OverrideError."""
+        self._holds.end(device_id, by)
         self._hurry()
 
     # -- out --------------------------------------------------------------------------------------------------------
@@ -284,6 +303,7 @@ class Controller:
         self._restored = True
         self._in_devices = decode_names(stored.get(DEVICES_KEY))
         self._dispatcher.touch(self._in_devices)
+        faults = (*faults, *self._holds.restore(stored))
         if BOUNDS_KEY in stored:
             try:
                 self._bounds.restore(stored[BOUNDS_KEY])
@@ -323,7 +343,7 @@ class Controller:
 
     def _look(self, now: Now, monotonic_s: float, orders: tuple[Order, ...]) -> SiteView:
         view = self._watch.look(now, monotonic_s, orders=orders, stop=self._stopped_by)
-        return replace(view, bounds=self._bounds.allow(now))
+        return replace(view, bounds=self._bounds.allow(now), overrides=self._holds.standing(now))
 
     def _note_devices(self) -> None:
         """Note which devices hold something of ours: one without a timer of its own would keep it over our death."""
@@ -447,6 +467,14 @@ class Controller:
         self._written = change.book
         statements: tuple[Statement, ...] = change.receipts
         self._recorder.submit(statements, notes, on_committed)
+
+    def _keep_hold(self, notes: Mapping[str, bytes | None], then: Callable[[], None] | None) -> None:
+        def committed() -> None:
+            if then is not None:
+                then()
+            self._hurry()
+
+        self._recorder.submit((), notes, committed)
 
     def _alarm(self, severity: Severity, code: str, subject: str, text: str) -> None:
         alarm = Alarm(

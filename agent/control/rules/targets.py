@@ -10,6 +10,7 @@ from agent.control.command import Command, CommandType, Mode, Point
 from agent.control.order import Order
 from agent.control.rules.bounds import bound_after_sharing, is_event, keep_sign, may_be_moved, may_begin
 from agent.control.rules.draft import Draft, Rule
+from agent.control.rules.override import held_of
 from agent.control.site import SiteView
 from drivers.device import DeviceKind
 
@@ -67,9 +68,13 @@ def set_targets(drafts: dict[str, Draft], site: SiteView) -> list[Target]:
         if not may_begin(order, begins, site):
             target.in_force, target.reason = False, Rule.EVENTS.value
             continue
-        free = tuple(name for name in scope if name not in taken)
-        if not free or (len(free) < len(scope) and command.point is Point.DEVICE):
-            other = next(taken[name] for name in scope if name in taken) if scope else None
+        open_scope = tuple(name for name in scope if name not in site.overrides)
+        if scope and not open_scope:
+            target.in_force, target.reason = False, held_of(scope, site)
+            continue
+        free = tuple(name for name in open_scope if name not in taken)
+        if not free or (len(free) < len(open_scope) and command.point is Point.DEVICE):
+            other = next((taken[name] for name in open_scope if name in taken), None)
             target.in_force = False
             target.reason = f"outranked by command {other.command_id!r}" if other else "names no device that is here"
             continue
@@ -92,10 +97,12 @@ def _share_out(target: Target, free: tuple[str, ...], drafts: dict[str, Draft], 
     # What cannot be moved counts as it is metered: PV, cars that must charge, devices that are silent.
     fixed = [name for name in free if name not in movable]
     rest_w = command.signed_power_w
+    if command.point is Point.DEVICE:
+        rest_w -= sum(_counted_w(drafts[name]) for name in target.scope if name in site.overrides)
     if command.point is Point.CONNECTION:
         assert site.house_w is not None, "suspension() holds such a target back without a meter"
         others = [name for name in drafts if name not in free]
-        _rest_of_the_batteries(target.order, [drafts[name] for name in others])
+        _rest_of_the_batteries(target.order, [drafts[name] for name in others if name not in site.overrides])
         rest_w -= site.house_w + sum(_counted_w(drafts[name]) for name in others)
     pv = [name for name in fixed if drafts[name].view.kind is DeviceKind.PV and drafts[name].view.online]
     pv_w = sum(drafts[name].view.likely_w for name in pv)
