@@ -138,6 +138,7 @@ class Gateway:
             device_settings=settings.device,
             site=settings.site,
             control=settings.control,
+            bounds=settings.bounds,
             frequency=settings.frequency,
             gateway_id=lambda: self._gateway_id,
             stop_file=settings.control.gateway_stop_file or settings.gateway.state_dir / "STOP",
@@ -502,6 +503,21 @@ class Gateway:
             self._problems.pop("stop file", None)
         except ControlError as error:
             self.note_problem("stop file", str(error))
+
+    def override(self, device_id: str, power_w: int | None, duration_s: float, by: str) -> str:
+        """Hold a device by hand; a sentence of what was done. Raises ValueError."""
+        try:
+            return f"{device_id} is {self._controller.override(device_id, power_w, duration_s, by).sentence}"
+        except ControlError as error:
+            raise ValueError(str(error)) from error
+
+    def end_override(self, device_id: str, by: str) -> str:
+        """Give it back. Raises ValueError."""
+        try:
+            self._controller.end_override(device_id, by)
+        except ControlError as error:
+            raise ValueError(str(error)) from error
+        return f"{device_id} is held no more"
 
     @property
     def reception(self) -> Reception | None:

@@ -14,11 +14,12 @@ from rich.live import Live
 from rich.markup import escape
 
 from agent.cli import backup as backup_commands
-from agent.cli import device_commands, evidence, scan_command
+from agent.cli import command_history, device_commands, evidence, scan_command
 from agent.cli import enroll as enrolling
 from agent.cli import envelope as offering
 from agent.cli import identity as identity_commands
 from agent.cli import init as initialising
+from agent.cli import override as holding
 from agent.cli import plan as planning
 from agent.cli import simulate as simulating
 from agent.cli import why as explaining
@@ -64,6 +65,8 @@ app.command()(backup_commands.restore)
 app.command()(offering.envelope)
 app.command()(planning.plan)
 app.command()(simulating.simulate)
+app.command()(command_history.commands)
+app.command()(holding.override)
 
 
 @app.callback()

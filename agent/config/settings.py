@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from agent.config.bounds_settings import BoundsSettings
 from agent.config.device_settings import DeviceSettings
 from agent.config.values import (
     AbsolutePath,
@@ -267,6 +268,7 @@ class Settings(Section):
     evidence: EvidenceSettings = EvidenceSettings()
     platform: PlatformSettings | None = None
     control: ControlSettings = ControlSettings()
+    bounds: BoundsSettings = BoundsSettings()
     frequency: FrequencySettings = FrequencySettings()
     settlement: SettlementSettings = SettlementSettings()
     ocpp: OcppSettings = OcppSettings()

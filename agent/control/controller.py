@@ -10,24 +10,37 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import structlog
 
 from agent.clock import Clock, ClockQuality, Instant
-from agent.config import ControlSettings, DeviceSettings, FrequencySettings, SiteSettings
+from agent.config import BoundsSettings, ControlSettings, DeviceSettings, FrequencySettings, SiteSettings
 from agent.control.admission import HORIZON_US, Admitted, Duplicate, Nothing, Policy, Refused, Undecided, judge
 from agent.control.answers import Answers
 from agent.control.book import Book, Change
+from agent.control.bounds_watch import BoundsWatch
 from agent.control.dispatcher import Dispatcher
-from agent.control.errors import ControlError
+from agent.control.errors import ControlError, RestoreError
 from agent.control.forecast import Foreseen, foresee
 from agent.control.foresight import shortfall
+from agent.control.holds import Holds
 from agent.control.needing import Wish
-from agent.control.notes import DEVICES_KEY, PREFIX, changed_notes, decode_names, encode_names, entry_key, restore
+from agent.control.notes import (
+    BOUNDS_KEY,
+    DEVICES_KEY,
+    PREFIX,
+    changed_notes,
+    decode_names,
+    encode_names,
+    entry_key,
+    restore,
+)
 from agent.control.onlooker import Onlooker
 from agent.control.order import Now, Order
+from agent.control.override import Override
 from agent.control.plain import plain_hash
 from agent.control.plan import METER_SUBJECT, Plan, make_plan, orders_to_give, stop_order
 from agent.control.recorder import Desk, Notes, Recorder
@@ -74,6 +87,7 @@ class Controller:
         trust: Callable[[], TrustList | None],
         desk: Desk,
         notes: Notes,
+        bounds: BoundsSettings | None = None,
         booted: bool = False,
         draw: Callable[[], float] = random.random,
     ) -> None:
@@ -115,6 +129,12 @@ class Controller:
             draw=draw,
         )
         self._schedules = ScheduleKeeper(draw)
+        self._bounds = BoundsWatch(bounds or BoundsSettings())
+        self._holds = Holds(
+            {name: partial(self._looks.status, name) for name in self._controllable},
+            say=self._alarm,
+            keep=self._keep_hold,
+        )
         self._stopped_by: str | None = None
         self._trouble = ""
         """Why no plan can be made; empty while one can."""
@@ -184,11 +204,22 @@ class Controller:
         self._watch.use(self._settings)
         self._controllable[device.device_id] = device
         self._dispatcher.add(device)
+        self._holds.add(device.device_id, partial(self._looks.status, device.device_id))
         self._wake.set()
 
     def wish(self, device_id: str, wish: Wish) -> None:
         """What the driver of the car at a charger needs until when. Raises WishError."""
         self._watch.day.wish(device_id, wish, self._clock.now().wall_us)
+
+    def override(self, device_id: str, power_w: int | None, duration_s: float, by: str) -> Override:
+        """Hold a device by hand: at a power, or (None) left to itself. Raises OverrideError."""
+        hold = self._holds.begin(device_id, power_w, duration_s, by, self._now(self._clock.now()))
+        self._hurry()
+        return hold
+
+    def end_override(self, device_id: str, by: str) -> None:
+        """Give a device back to commands and defaults. Raises OverrideError."""
+        self._holds.end(device_id, by)
         self._hurry()
 
     # -- out --------------------------------------------------------------------------------------------------------
@@ -327,7 +358,18 @@ class Controller:
         self._restored = True
         self._in_devices = decode_names(stored.get(DEVICES_KEY))
         self._dispatcher.touch(self._in_devices)
-        for fault in (*faults, *self._watch.day.restore(stored), *self._schedules.restore(stored)):
+        faults = (
+            *faults,
+            *self._holds.restore(stored),
+            *self._watch.day.restore(stored),
+            *self._schedules.restore(stored),
+        )
+        if BOUNDS_KEY in stored:
+            try:
+                self._bounds.restore(stored[BOUNDS_KEY])
+            except RestoreError as error:
+                faults = (*faults, f"{BOUNDS_KEY}: {error}")
+        for fault in faults:
             self._alarm(Severity.WARNING, "command.note_damaged", fault.partition(":")[0], fault[:400])
         log.info("control.restored", commands=len(restored.entries), damaged=len(faults))
         self._hurry()
@@ -353,6 +395,9 @@ class Controller:
         self._dispatcher.follow(orders_to_give(view, plan))
         self._note_devices()
         self._recorder.submit((), self._watch.day.take_notes())
+        counted = self._bounds.after(view, plan)
+        if counted is not None and self._restored:
+            self._recorder.submit((), {BOUNDS_KEY: counted})
         self._view, self._plan = view, plan
         outcomes = {order_hash: command.outcome for order_hash, command in plan.commands.items()}
         registers = self._fresh_registers(instant.monotonic_s)
@@ -362,7 +407,8 @@ class Controller:
         self._tidy(now)
 
     def _look(self, now: Now, monotonic_s: float, orders: tuple[Order, ...]) -> SiteView:
-        return self._watch.look(now, monotonic_s, orders=orders, stop=self._stopped_by)
+        view = self._watch.look(now, monotonic_s, orders=orders, stop=self._stopped_by)
+        return replace(view, bounds=self._bounds.allow(now), overrides=self._holds.standing(now))
 
     def _note_devices(self) -> None:
         """Note which devices hold something of ours: one without a timer of its own would keep it over our death."""
@@ -437,7 +483,7 @@ class Controller:
     def _admit(self, order: Order, now: Now) -> None:
         # What the plan could make of it, were it alone and its time now, decides between ACCEPTED and PARTIAL.
         view = self._look(now, self._clock.monotonic_s(), (order,))
-        alone = make_plan(view).commands[order.hash]
+        alone = make_plan(replace(view, bounds=view.bounds.without_ramp)).commands[order.hash]
         reason = (alone.reason or "it can do less now") if alone.short else shortfall(order.command, view)
         state = CommandState.PARTIAL if reason else CommandState.ACCEPTED
         log.info("control.command", command=order.command_id, hash=order.hash.hex()[:16], state=state.name)
@@ -490,6 +536,14 @@ class Controller:
         self._written = change.book
         statements: tuple[Statement, ...] = change.receipts
         self._recorder.submit(statements, notes, on_committed)
+
+    def _keep_hold(self, notes: Mapping[str, bytes | None], then: Callable[[], None] | None) -> None:
+        def committed() -> None:
+            if then is not None:
+                then()
+            self._hurry()
+
+        self._recorder.submit((), notes, committed)
 
     def _alarm(self, severity: Severity, code: str, subject: str, text: str) -> None:
         alarm = Alarm(
