@@ -1,4 +1,4 @@
-"""OCPP 2.0.1 block E, transactions: good and error path of each use case, over TLS."""
+"""OCPP 2.0.1 and 2.1 block E, transactions: good and error path of each use case, over TLS."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ SETTINGS = ChargerSettings(device_id="car-1", charger_id="CP-1", password="secre
 
 
 @pytest.fixture
-async def site(tmp_path: Path) -> AsyncIterator[TlsSite]:
-    async with TlsSite(tmp_path, [SETTINGS]).running() as site:
+async def site(tmp_path: Path, version: str) -> AsyncIterator[TlsSite]:
+    async with TlsSite(tmp_path, [SETTINGS], version=version).running() as site:
         yield site
 
 
