@@ -23,7 +23,7 @@ from hil_tests.rig.site.charger import OCPP_21, OCPP_201
 from hil_tests.rig.site.energy import Storage
 from hil_tests.rig.site.profiles import MOST_PROFILES, rfc3339
 from hil_tests.rig.site.smart_words import EVSE_ID, Raw
-from hil_tests.v2g_parts import SHARE_W, V2X, Csms, band, csms, solo
+from hil_tests.v2g_parts import SHARE_W, TOKEN, V2X, Csms, band, csms, solo
 
 VERSIONS = [pytest.param(OCPP_21, id="2.1"), pytest.param(OCPP_201, id="2.0.1")]
 LEASE_S = 600.0
@@ -246,6 +246,72 @@ async def test_k21_a_charger_without_a_priority_profile_says_so(pair: Pair) -> N
 async def test_k21_priority_is_not_asked_of_a_charger_of_2_0_1(pair: Pair) -> None:
     with pytest.raises(DeviceRefusedError, match="this charger speaks ocpp2"):
         await pair[0].evse.use_priority_charging(activate=True)
+
+
+@pytest.mark.parametrize("pair", VERSIONS, indirect=True)
+async def test_k06_without_us_a_transaction_goes_on_at_its_lease_and_then_at_its_share(pair: Pair) -> None:
+    box, rig = pair
+    await box.evse.apply(band(0, 8_000, 2.5))
+    await passes(rig, 8_000)
+    await box.server.__aexit__(None, None, None)
+    await until(lambda: not rig.charger.online, "the charger is cut off")
+    await passes(rig, SHARE_W)
+    assert rig.charger.transaction_id is not None
+    assert not rig.charger.online
+
+
+async def test_k07_a_car_that_comes_while_we_are_away_gets_the_share(version: str, loopback_tls: Tls) -> None:
+    tls, ca = loopback_tls
+    async with csms(ssl=tls) as box, solo(box.server.port, version, ca=ca, car=None) as rig:
+        await until(lambda: rig.charger.profiles.matching(None, {}), "the charger has its share")
+        await until(lambda: box.status.capabilities is not None, "the charger is provisioned")
+        await box.server.__aexit__(None, None, None)
+        await until(lambda: not rig.charger.online, "the charger is cut off")
+        rig.charger.plug(Car(Storage(60_000, 30_000), max_charge_w=11_000))
+        rig.charger.start_transaction("Authorized", TOKEN)  # by its local list
+        await passes(rig, SHARE_W)
+
+
+async def test_k05_a_remote_start_finds_its_cap(version: str, loopback_tls: Tls) -> None:
+    tls, ca = loopback_tls
+    async with csms(ssl=tls) as box, solo(box.server.port, version, ca=ca, car=None) as rig:
+        await until(lambda: box.status.capabilities is not None, "the charger is provisioned")
+        await box.evse.apply(band(0, 5_000, LEASE_S))
+        rig.evse.car = Car(Storage(60_000, 30_000), max_charge_w=11_000)
+        desk = box.server.chargers["CP-1"].desk
+        assert await desk.order("start", {"device": "car-1", "token": "APP-1"}) == {"ok": True, "status": "Accepted"}
+        await passes(rig, 5_000)
+        await until(lambda: (v := box.vehicle) is not None and v.token_id == "APP-1", "the token that we sent")
+        with pytest.raises(DeviceRefusedError, match="refused RequestStartTransaction"):
+            await desk.order("start", {"device": "car-1", "token": "APP-2"})  # one is running
+
+
+async def test_k12_a_limit_from_outside_binds_the_next_car_too(version: str, loopback_tls: Tls) -> None:
+    tls, ca = loopback_tls
+    async with csms(ssl=tls) as box, solo(box.server.port, version, ca=ca, car=None) as rig:
+        await until(lambda: box.status.capabilities is not None, "the charger is provisioned")
+        rig.charger.words.limit_from_outside(2_000)
+        await until(lambda: any("2000 W" in note for note in box.capabilities.notes), "who limits it")
+        rig.charger.plug(Car(Storage(60_000, 30_000), max_charge_w=11_000))
+        await passes(rig, 2_000)
+
+
+@pytest.mark.parametrize("pair", VERSIONS, indirect=True)
+async def test_k13_word_that_a_limit_has_gone_that_nobody_set_changes_nothing(pair: Pair) -> None:
+    box, rig = pair
+    answers: list[dict[str, str]] = []
+    rig.charger.say(Raw("ClearedChargingLimit", {"chargingLimitSource": "SO"}), answers.append)
+    await until(lambda: answers, "an answer")
+    assert answers == [{}]
+    assert not box.said("charger.external_limit")
+
+
+async def test_k28_we_give_no_dynamic_profiles_and_say_so(pair: Pair) -> None:
+    _, rig = pair
+    answers: list[dict[str, str]] = []
+    rig.charger.say(Raw("PullDynamicScheduleUpdate", {"chargingProfileId": 13}), answers.append)
+    await until(lambda: answers, "an answer")
+    assert answers == [{"status": "Rejected"}]
 
 
 async def test_k01_a_charger_without_a_share_of_its_own_waits_for_us(loopback_tls: Tls) -> None:
