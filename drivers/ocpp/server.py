@@ -7,6 +7,7 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
+from pathlib import Path
 from ssl import CERT_OPTIONAL, SSLContext
 from types import TracebackType
 from typing import Final, Self
@@ -212,6 +213,12 @@ class OcppServer:
     def chargers(self) -> Mapping[str, OcppCharger]:
         """The configured chargers, by identity."""
         return self._chargers
+
+    def use_certificate(self, file: Path) -> None:
+        """From the next handshake on the listener shows what is in this file: key and chain. Raises OSError for one
+        that TLS cannot use (ssl.SSLError is one)."""
+        if self._ssl is not None:
+            self._ssl.load_cert_chain(file)
 
     async def add(self, evses: Sequence[ChargerSettings]) -> list[Device]:
         """A charger of the site from now on; its devices. Raises ValueError for settings that contradict those here."""
