@@ -42,6 +42,8 @@ from agent.roads.linking import make_uplink
 from agent.roads.measuring import Measuring
 from agent.roads.offering import Offering, Sources
 from agent.roads.sealing import Sealer
+from agent.roads.server_certificate import FILE as SERVER_CERTIFICATE
+from agent.roads.server_certificate import keep_server_certificate
 from agent.roads.settling import SettledDevice, Settling
 from agent.roads.site_ca import bring_up_site_ca
 from agent.roads.supervise import Supervisor, cancel_all
@@ -316,16 +318,26 @@ class Gateway:
 
     async def _certify(self, server: OcppServer) -> None:
         """Certificates for chargers, as soon as the token is there."""
-        await bring_up_site_ca(
+        state_dir = self._settings.gateway.state_dir
+        authority = await bring_up_site_ca(
             server,
             token=self._token,
             journal=self._store.journal("token"),
-            state_dir=self._settings.gateway.state_dir,
+            state_dir=state_dir,
             name=self._settings.gateway.name,
             clock=self._clock,
             note_problem=self.note_problem,
         )
-        self._problems.pop("site CA", None)
+        self.problem_solved("site CA")
+        if self._settings.ocpp.certificate_names:
+            await keep_server_certificate(
+                authority,
+                self._settings.ocpp.certificate_names,
+                state_dir / SERVER_CERTIFICATE,
+                use=server.use_certificate,
+                note_problem=self.note_problem,
+                solved=self.problem_solved,
+            )
 
     async def _state_facts(self) -> None:
         """What is true of this run from its start."""
@@ -551,6 +563,10 @@ class Gateway:
         if subject not in self._problems:
             log.warning("gateway.problem", subject=subject, sentence=sentence)
         self._problems[subject] = Problem(severity=Verdict.ATTENTION, subject=subject, sentence=sentence)
+
+    def problem_solved(self, subject: str) -> None:
+        """Nobody needs to see to it any more."""
+        self._problems.pop(subject, None)
 
     def snapshot(self) -> Snapshot:
         """Everything at one moment. Cheap."""

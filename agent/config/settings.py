@@ -213,6 +213,11 @@ class OcppSettings(Section):
     unknown_chargers: Literal["wait", "refuse"] = Field(
         "wait", description="Chargers of no [[device]]: wait (Pending) for `chargers approve`, or refuse them"
     )
+    certificate_names: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9.:-]{1,253}$")]] = Field(
+        [],
+        max_length=16,
+        description="In place of certificate_file: names and addresses that the site's CA certifies the listener for",
+    )
     site_ca: bool = Field(
         False, description="Certify chargers with a key in the token (run init again: it makes the key)"
     )
@@ -235,7 +240,16 @@ class OcppSettings(Section):
     def _both_or_none(self) -> Self:
         if (self.certificate_file is None) != (self.certificate_key_file is None):
             raise ValueError("certificate_file and certificate_key_file go together")
+        if self.certificate_names and self.certificate_file is not None:
+            raise fault("certificate_file is the listener's certificate already", "certificate_names")
+        if self.certificate_names and not self.site_ca:
+            raise fault("needs the site's CA: site_ca = true, and init run again", "certificate_names")
         return self
+
+    @property
+    def has_tls(self) -> bool:
+        """Whether chargers connect by wss://."""
+        return self.certificate_file is not None or bool(self.certificate_names)
 
 
 class WebSettings(Section):
@@ -286,8 +300,8 @@ class Settings(Section):
             why = _wrong_path(d, by_id)
             if why:
                 raise fault(why, "device", i, "parent")
-            if d.driver == "ocpp" and d.security_profile == 3 and self.ocpp.certificate_file is None:
-                why = "security_profile 3 needs TLS: set certificate_file of [ocpp]"
+            if d.driver == "ocpp" and d.security_profile == 3 and not self.ocpp.has_tls:
+                why = "security_profile 3 needs TLS: set certificate_file or certificate_names of [ocpp]"
                 raise fault(why, "device", i, "security_profile")
             proven = d.password_secret is not None or d.security_profile == 3
             if d.driver == "ocpp" and not proven and not is_loopback(self.ocpp.listen):

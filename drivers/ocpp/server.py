@@ -214,6 +214,12 @@ class OcppServer:
         """The configured chargers, by identity."""
         return self._chargers
 
+    def use_certificate(self, file: Path) -> None:
+        """From the next handshake on the listener shows what is in this file: key and chain. Raises OSError for one
+        that TLS cannot use (ssl.SSLError is one)."""
+        if self._ssl is not None:
+            self._ssl.load_cert_chain(file)
+
     async def add(self, evses: Sequence[ChargerSettings]) -> list[Device]:
         """A charger of the site from now on; its devices. Raises ValueError for settings that contradict those here."""
         present = [evse.session.settings for charger in self._chargers.values() for evse in charger.evses.values()]
