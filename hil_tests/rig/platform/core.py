@@ -23,7 +23,7 @@ from hil_tests.rig.platform.channels import Channels
 from hil_tests.rig.platform.enrol import Practice
 from hil_tests.rig.platform.orders import Issued, OrderError, issue
 from proto.energysettlement.v1.device_pb2 import DeviceTelemetry, GridCommand
-from proto.energysettlement.v1.gateway_pb2 import BatchPosition, ChannelFrame, PlatformFrame, Welcome
+from proto.energysettlement.v1.gateway_pb2 import BatchPosition, ChannelFrame, GatewayHello, PlatformFrame, Welcome
 
 PLATFORM_ID: Final = "practice-platform"
 
@@ -35,6 +35,7 @@ class Platform:
     """All enrolled gateways. `acknowledging` may be switched off to see what a gateway does then."""
 
     def __init__(self, practice: Practice, book: Book, *, say: Say, now_us: Callable[[], int]) -> None:
+        self._practice = practice
         self._book = book
         self._say = say
         self.now_us = now_us
@@ -265,9 +266,12 @@ class Platform:
         """(gateway, device) of the device streams that are up."""
         return frozenset(self._streams)
 
-    def welcome(self, gateway_id: str) -> Welcome:
-        """The answer to a hello: also says how far this gateway's evidence is here."""
-        position = self.audits[gateway_id].position
+    def welcome(self, hello: GatewayHello) -> Welcome:
+        """The answer to a hello: also says how far this gateway's evidence is here. Raises HistoryError."""
+        audit = self.audits[hello.gateway_id]
+        if audit.learn(hello.identity_history):
+            self._practice.keep_history(audit.enrolled, hello.identity_history)
+        position = audit.position
         held = (
             BatchPosition()
             if position is None
