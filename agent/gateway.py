@@ -315,6 +315,8 @@ class Gateway:
     def _on_identity_entry(self, order: Order) -> None:
         text = f"entry {order.number} of its history: {order.kind.name.lower()}"
         self._alarms.raise_alarm(Severity.INFO, "identity.entry", "identity", text)
+        if self._uplink is not None:
+            self._uplink.introduce_again()
 
     async def _certify(self, server: OcppServer) -> None:
         """Certificates for chargers, as soon as the token is there."""
@@ -402,6 +404,7 @@ class Gateway:
                 boot_id=self._boot_id,
                 software_version=self._version,
                 device_ids=tuple(self._site.devices),
+                history=self._identity.encoded_history,
             ),
             signer=uplink_signer,
             sign_blocking=lambda digest: self._token.sign_blocking(UPLINK_KEY, digest, TLS_SIGN_S),
