@@ -20,6 +20,7 @@ from agent.clock import Clock, ClockQuality
 from agent.config import Settings, read_secret
 from agent.control.controller import Controller
 from agent.control.errors import ControlError
+from agent.control.feed_keeper import FeedKeeper
 from agent.control.needing import Wish
 from agent.evidence.batch import KeyProtection, SealedBatch
 from agent.evidence.seal import SealPolicy
@@ -34,6 +35,7 @@ from agent.roads.alarms import Alarms
 from agent.roads.desk import Desk
 from agent.roads.devices import channel_terms, make_devices, metered
 from agent.roads.facts import facts, installed_version
+from agent.roads.feeding import feed_rules
 from agent.roads.linking import make_uplink
 from agent.roads.measuring import Measuring
 from agent.roads.offering import Offering, Sources
@@ -103,6 +105,7 @@ class Gateway:
             incarnation=store.incarnation,
             boot_id=self._boot_id,
         )
+        feeds = FeedKeeper(feed_rules(settings.feeds, self.note_problem))
         self._controller = Controller(
             devices=self._site.devices,
             device_settings=settings.device,
@@ -116,6 +119,7 @@ class Gateway:
             desk=self._desk,
             notes=store,
             booted=self._started_s < JUST_BOOTED_S,
+            feeds=feeds,
         )
         self._offering = Offering(
             Sources(

@@ -15,6 +15,7 @@ from agent.config import ControlSettings, DeviceSettings, FrequencySettings, Man
 from agent.control.authorization import authorize
 from agent.control.command import Command, CommandType, Mode, Point, grid_command
 from agent.control.controller import Controller
+from agent.control.feed_keeper import FeedKeeper
 from agent.evidence.statements import Alarm, CommandReceipt, CommandState, Statement, decode, encode
 from agent.store import Queued, Store, StoreFullError
 from drivers.device import (
@@ -136,7 +137,9 @@ class Site:
 
 
 @asynccontextmanager
-async def running(folder: Path, *, clock: Clock | None = None, full: bool = False) -> AsyncIterator[Site]:
+async def running(
+    folder: Path, *, clock: Clock | None = None, full: bool = False, feeds: FeedKeeper | None = None
+) -> AsyncIterator[Site]:
     clock = clock or Clock(kernel_error_us=lambda: 1_000)
     devices = {d.id: FakeDevice(d.id, d.kind, clock.monotonic_s) for d in DEVICES}
     async with await Store.open(folder) as store:
@@ -154,6 +157,7 @@ async def running(folder: Path, *, clock: Clock | None = None, full: bool = Fals
             trust=lambda: trust_list(rights(expires_us=2**53), expires_us=2**53),
             desk=desk,
             notes=desk,
+            feeds=feeds,
         )
         site = Site(controller, dict(devices), desk, clock)
         try:

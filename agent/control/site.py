@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Final
 
 from agent.control.coming_back import ComingBack
+from agent.control.command import Price
 from agent.control.frequency import GridFrequency
 from agent.control.order import Now, Order
 from drivers.device import Capabilities, DeadMan, DeviceKind, VehicleSession
@@ -212,6 +213,8 @@ class SiteView:
     coming_back: ComingBack | None = None
     """After grid return, boot or safe mode."""
     frequency: GridFrequency = field(default_factory=GridFrequency)
+    spot: Price | None = None
+    """The price that feeds agree on, for discharges whose command names none."""
 
     @property
     def house_w(self) -> int | None:
