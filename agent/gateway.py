@@ -20,6 +20,7 @@ from agent.clock import Clock, ClockQuality
 from agent.config import Settings, read_secret
 from agent.control.controller import Controller
 from agent.control.errors import ControlError
+from agent.control.feed_keeper import FeedKeeper
 from agent.control.needing import Wish
 from agent.evidence.batch import KeyProtection, SealedBatch
 from agent.evidence.seal import SealPolicy
@@ -37,6 +38,7 @@ from agent.roads.certificates import CertificateWatch, certificates_of, reload_i
 from agent.roads.desk import Desk
 from agent.roads.devices import channel_terms, make_devices, metered
 from agent.roads.facts import facts, installed_version
+from agent.roads.feeding import feed_rules
 from agent.roads.identity import IdentityKeeper
 from agent.roads.linking import make_uplink
 from agent.roads.measuring import Measuring
@@ -135,6 +137,7 @@ class Gateway:
             clock=clock,
             on_alarm=self._alarms.raise_alarm,
         )
+        feeds = FeedKeeper(feed_rules(settings.feeds, self.note_problem))
         self._controller = Controller(
             devices=self._site.devices,
             device_settings=settings.device,
@@ -149,6 +152,7 @@ class Gateway:
             desk=self._desk,
             notes=store,
             booted=self._started_s < JUST_BOOTED_S,
+            feeds=feeds,
         )
         self._thinner = make_thinner(settings, store=store, desk=self._desk, clock=clock, alarms=self._alarms)
         self._offering = Offering(

@@ -22,6 +22,7 @@ from agent.config import (
 from agent.control.authorization import authorize
 from agent.control.command import Command, CommandType, Mode, Point, grid_command
 from agent.control.controller import Controller
+from agent.control.feed_keeper import FeedKeeper
 from agent.evidence.statements import Alarm, CommandReceipt, CommandState, Statement, decode, encode
 from agent.store import Queued, Store, StoreFullError
 from drivers.device import (
@@ -144,7 +145,12 @@ class Site:
 
 @asynccontextmanager
 async def running(
-    folder: Path, *, clock: Clock | None = None, full: bool = False, bounds: BoundsSettings | None = None
+    folder: Path,
+    *,
+    clock: Clock | None = None,
+    full: bool = False,
+    bounds: BoundsSettings | None = None,
+    feeds: FeedKeeper | None = None,
 ) -> AsyncIterator[Site]:
     clock = clock or Clock(kernel_error_us=lambda: 1_000)
     devices = {d.id: FakeDevice(d.id, d.kind, clock.monotonic_s) for d in DEVICES}
@@ -164,6 +170,7 @@ async def running(
             desk=desk,
             notes=desk,
             bounds=bounds,
+            feeds=feeds,
         )
         site = Site(controller, dict(devices), desk, clock)
         try:

@@ -11,6 +11,7 @@ from agent.config.file import DEFAULT_PATH, ConfigError, model_at, read_settings
 from agent.config.secrets import SecretError, read_secret
 from agent.config.settings import (
     ControlSettings,
+    FeedSettings,
     FrequencySettings,
     MandateSettings,
     PlatformSettings,
@@ -29,6 +30,7 @@ __all__ = [
     "ConfigError",
     "ControlSettings",
     "DeviceSettings",
+    "FeedSettings",
     "FrequencySettings",
     "MandateSettings",
     "PlatformSettings",

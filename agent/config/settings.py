@@ -145,6 +145,34 @@ class FrequencySettings(Section):
     )
 
 
+class FeedSourceSettings(Section):
+    """[[feeds.source]]: somebody whose signed values count."""
+
+    name: str = Field(min_length=1, max_length=255, description="As it stands in the values")
+    key_file: AbsolutePath = Field(description="Its public key, PEM")
+
+
+class FeedSettings(Section):
+    """[feeds]: signed prices and frequencies, agreed among sources. Without sources there are none."""
+
+    needed: int = Field(2, ge=1, le=100, description="So many sources must agree within two sigma")
+    area: str = Field("", max_length=64, description="Bidding zone or area that the values are for")
+    price_fresh_s: float = Field(
+        3600.0, ge=1, le=86_400, description="The last price that was agreed on counts so long without another, s"
+    )
+    frequency_fresh_s: float = Field(30.0, ge=1, le=600, description="A frequency counts so long, s")
+    source: list[FeedSourceSettings] = Field([], max_length=100)
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        names = [source.name for source in self.source]
+        if len(set(names)) != len(names):
+            raise fault("names of sources must differ", "source")
+        if self.source and len(self.source) < self.needed:
+            raise fault(f"{self.needed} sources must agree, and there are {len(self.source)}", "needed")
+        return self
+
+
 class ControlSettings(Section):
     """[control]"""
 
@@ -284,6 +312,7 @@ class Settings(Section):
     control: ControlSettings = ControlSettings()
     bounds: BoundsSettings = BoundsSettings()
     frequency: FrequencySettings = FrequencySettings()
+    feeds: FeedSettings = FeedSettings()
     settlement: SettlementSettings = SettlementSettings()
     ocpp: OcppSettings = OcppSettings()
     web: WebSettings = WebSettings()

@@ -24,6 +24,8 @@ from agent.control.book import Book, Change
 from agent.control.bounds_watch import BoundsWatch
 from agent.control.dispatcher import Dispatcher
 from agent.control.errors import ControlError, RestoreError
+from agent.control.feed_keeper import FeedKeeper
+from agent.control.feeds import FeedRules
 from agent.control.forecast import Foreseen, foresee
 from agent.control.foresight import shortfall
 from agent.control.holds import Holds
@@ -89,6 +91,7 @@ class Controller:
         notes: Notes,
         bounds: BoundsSettings | None = None,
         booted: bool = False,
+        feeds: FeedKeeper | None = None,
         draw: Callable[[], float] = random.random,
     ) -> None:
         """`booted`: the machine was started just now (SAFETY 7). `draw` is for tests."""
@@ -135,6 +138,7 @@ class Controller:
             say=self._alarm,
             keep=self._keep_hold,
         )
+        self._feeds = feeds or FeedKeeper(FeedRules())
         self._stopped_by: str | None = None
         self._trouble = ""
         """Why no plan can be made; empty while one can."""
@@ -162,7 +166,7 @@ class Controller:
         self._hurry()
 
     async def receive_signed(self, kind: str, signed: bytes, received: Instant) -> None:
-        """Take a schedule of the platform. Never raises for what the peer sent; receipts go the way of all evidence."""
+        """Take a schedule or a value of a feed. Never raises for what the peer sent."""
         now = self._now(received)
         if kind == "schedule":
             match self._schedules.receive(signed, self._policy(), self._trust(), now):
@@ -173,7 +177,9 @@ class Controller:
                 case Taken() as taken:
                     notes = self._schedules.take_notes()
                     self._recorder.submit(taken.receipts, notes, lambda: self._schedule_committed(taken.hash))
-        self._hurry()
+            self._hurry()
+        elif kind == "feed" and now.time_known:
+            self._feeds.receive(signed, now.wall_us)
 
     def on_sample(self, sample: Sample) -> None:
         """Every sample of every device, as it comes. Never blocks."""
@@ -243,6 +249,7 @@ class Controller:
             commands=tuple(show_command(entry, self._plan.commands.get(entry.order.hash)) for entry in entries),
             schedules=self._schedules.lines(view, self._plan),
             deviations=self._schedules.deviations,
+            feeds=self._feeds.lines(self._clock.now().wall_us),
             refused=self._refused,
             unrecorded=self._recorder.backlog,
             store_trouble=self._recorder.trouble,
@@ -363,6 +370,7 @@ class Controller:
             *self._holds.restore(stored),
             *self._watch.day.restore(stored),
             *self._schedules.restore(stored),
+            *self._feeds.restore(stored),
         )
         if BOUNDS_KEY in stored:
             try:
@@ -402,13 +410,14 @@ class Controller:
         outcomes = {order_hash: command.outcome for order_hash, command in plan.commands.items()}
         registers = self._fresh_registers(instant.monotonic_s)
         self._adopt(self._book.observe(outcomes, registers, now))
-        said = self._schedules.follow(view, plan, registers, None)
-        self._recorder.submit(said, self._schedules.take_notes())
+        said = self._schedules.follow(view, plan, registers, view.spot)
+        self._recorder.submit(said, self._schedules.take_notes() | self._feeds.take_notes())
         self._tidy(now)
 
     def _look(self, now: Now, monotonic_s: float, orders: tuple[Order, ...]) -> SiteView:
         view = self._watch.look(now, monotonic_s, orders=orders, stop=self._stopped_by)
-        return replace(view, bounds=self._bounds.allow(now), overrides=self._holds.standing(now))
+        spot = self._feeds.look(view.frequency.millihertz, now.wall_us, self._alarm) if now.time_known else None
+        return replace(view, bounds=self._bounds.allow(now), overrides=self._holds.standing(now), spot=spot)
 
     def _note_devices(self) -> None:
         """Note which devices hold something of ours: one without a timer of its own would keep it over our death."""

@@ -9,6 +9,7 @@ from typing import Final
 
 from agent.control.bounds import NO_BOUNDS, BoundsView
 from agent.control.coming_back import ComingBack
+from agent.control.command import Price
 from agent.control.frequency import GridFrequency
 from agent.control.order import Now, Order
 from agent.control.override import Override
@@ -218,6 +219,8 @@ class SiteView:
     """Devices that owner or installer hold by hand, by id."""
     bounds: BoundsView = NO_BOUNDS
     """What commands have used up (SAFETY 10)."""
+    spot: Price | None = None
+    """The price that feeds agree on, for discharges whose command names none."""
 
     @property
     def house_w(self) -> int | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from agent.control.book import Entry
 from agent.control.deviation import DeviationBook
 from agent.control.dispatcher import Carriage
+from agent.control.feed_keeper import FeedLine
 from agent.control.plan import CommandPlan, DeviceOrder, sentence
 from agent.control.schedule_keeper import ScheduleLine
 from agent.evidence.statements import CommandReceipt, CommandState
@@ -69,6 +70,7 @@ class ControlSnapshot:
     """In force and waiting first, then the ended ones, the newest first."""
     schedules: tuple[ScheduleLine, ...] = ()
     deviations: DeviationBook = field(default_factory=DeviationBook)
+    feeds: tuple[FeedLine, ...] = ()
     refused: int
     """Messages refused since the start."""
     unrecorded: int
