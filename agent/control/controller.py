@@ -17,7 +17,7 @@ from typing import Final
 import structlog
 
 from agent.clock import Clock, ClockQuality, Instant
-from agent.config import BoundsSettings, ControlSettings, DeviceSettings, FrequencySettings, SiteSettings
+from agent.config import BoundsSettings, ControlSettings, DeviceSettings, FrequencySettings, InputSettings, SiteSettings
 from agent.control.admission import Admitted, Duplicate, Nothing, Policy, Refused, Undecided, judge
 from agent.control.answers import Answers
 from agent.control.book import Book, Change
@@ -25,6 +25,7 @@ from agent.control.bounds_watch import BoundsWatch
 from agent.control.dispatcher import Dispatcher
 from agent.control.errors import RestoreError
 from agent.control.holds import Holds
+from agent.control.input_watch import InputWatch
 from agent.control.notes import (
     BOUNDS_KEY,
     DEVICES_KEY,
@@ -83,6 +84,7 @@ class Controller:
         desk: Desk,
         notes: Notes,
         bounds: BoundsSettings | None = None,
+        inputs: Sequence[InputSettings] = (),
         booted: bool = False,
         draw: Callable[[], float] = random.random,
     ) -> None:
@@ -124,6 +126,9 @@ class Controller:
             draw=draw,
         )
         self._bounds = BoundsWatch(bounds or BoundsSettings())
+        self._inputs = InputWatch(
+            inputs, say=self._alarm, press=self._press_wired, changed=self._hurry, monotonic_s=clock.monotonic_s
+        )
         self._holds = Holds(
             {name: partial(self._looks.status, name) for name in self._controllable},
             say=self._alarm,
@@ -171,6 +176,10 @@ class Controller:
         self._stop_to_keep.set()
         self._hurry()
 
+    def _press_wired(self, by: str) -> None:
+        if self._button.pressed_by() is None:
+            self.stop(by)
+
     def clear_stop(self, by: str) -> None:
         """End of local STOP. Raises StopNotClearedError while its file cannot be removed."""
         self._button.clear(by)
@@ -206,6 +215,7 @@ class Controller:
             house_w=view.house_w if view is not None else None,
             devices=tuple(show_device(o, self._dispatcher.carriage(n)) for n, o in sorted(self._plan.orders.items())),
             commands=tuple(show_command(entry, self._plan.commands.get(entry.order.hash)) for entry in entries),
+            inputs=self._inputs.states(),
             refused=self._refused,
             unrecorded=self._recorder.backlog,
             store_trouble=self._recorder.trouble,
@@ -221,6 +231,7 @@ class Controller:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._record(), name="control recorder")
             tasks.create_task(self._dispatcher.run(), name="control dispatcher")
+            tasks.create_task(self._inputs.run(), name="control inputs")
             tasks.create_task(self._keep_stop(), name="control stop file")
             tasks.create_task(self._plan_for_ever(), name="control plan")
 
@@ -327,6 +338,7 @@ class Controller:
         now = self._now(instant)
         for waiting in self._undecided.take():
             self._take(waiting, now)
+        self._inputs.look()
         self._note_stop()
         self._adopt(self._book.settle(now))
         view = self._look(now, instant.monotonic_s, self._book.candidates(now))
@@ -343,7 +355,9 @@ class Controller:
 
     def _look(self, now: Now, monotonic_s: float, orders: tuple[Order, ...]) -> SiteView:
         view = self._watch.look(now, monotonic_s, orders=orders, stop=self._stopped_by)
-        return replace(view, bounds=self._bounds.allow(now), overrides=self._holds.standing(now))
+        return replace(
+            view, bounds=self._bounds.allow(now), overrides=self._holds.standing(now), inputs=self._inputs.clamps()
+        )
 
     def _note_devices(self) -> None:
         """Note which devices hold something of ours: one without a timer of its own would keep it over our death."""

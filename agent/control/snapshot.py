@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from agent.control.book import Entry
 from agent.control.dispatcher import Carriage
+from agent.control.input_watch import InputState
 from agent.control.plan import CommandPlan, DeviceOrder, sentence
 from agent.evidence.statements import CommandReceipt, CommandState
 
@@ -65,6 +66,8 @@ class ControlSnapshot:
     devices: tuple[DeviceControl, ...]
     commands: tuple[CommandControl, ...]
     """In force and waiting first, then the ended ones, the newest first."""
+    inputs: tuple[InputState, ...] = ()
+    """Hard-wired ones."""
     refused: int
     """Messages refused since the start."""
     unrecorded: int
