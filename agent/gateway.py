@@ -144,6 +144,7 @@ class Gateway:
             site=settings.site,
             control=settings.control,
             bounds=settings.bounds,
+            inputs=settings.input,
             frequency=settings.frequency,
             gateway_id=lambda: self._gateway_id,
             stop_file=settings.control.gateway_stop_file or settings.gateway.state_dir / "STOP",

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from agent.config.bounds_settings import BoundsSettings
 from agent.config.device_settings import DeviceSettings
+from agent.config.input_settings import InputSettings
 from agent.config.values import (
     AbsolutePath,
     Endpoint,
@@ -317,6 +318,7 @@ class Settings(Section):
     ocpp: OcppSettings = OcppSettings()
     web: WebSettings = WebSettings()
     device: list[DeviceSettings] = Field([], max_length=200)
+    input: list[InputSettings] = Field([], max_length=32)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -325,6 +327,11 @@ class Settings(Section):
             twice = sorted({d.id for d in self.device if [o.id for o in self.device].count(d.id) > 1})
             last = max(i for i, d in enumerate(self.device) if d.id == twice[0])
             raise fault(f"device ids must differ; more than once: {', '.join(twice)}", "device", last, "id")
+        for i, wired in enumerate(self.input):
+            for known in self.input[:i]:
+                if wired.name == known.name or (wired.chip, wired.line) == (known.chip, known.line):
+                    raise fault(f"inputs {known.name} and {wired.name} are the same one: name, or chip and line",
+                                "input", i, "line")  # fmt: skip
         for i, d in enumerate(self.device):
             why = _wrong_path(d, by_id)
             if why:

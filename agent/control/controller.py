@@ -17,7 +17,7 @@ from typing import Final
 import structlog
 
 from agent.clock import Clock, ClockQuality, Instant
-from agent.config import BoundsSettings, ControlSettings, DeviceSettings, FrequencySettings, SiteSettings
+from agent.config import BoundsSettings, ControlSettings, DeviceSettings, FrequencySettings, InputSettings, SiteSettings
 from agent.control.admission import HORIZON_US, Admitted, Duplicate, Nothing, Policy, Refused, Undecided, judge
 from agent.control.answers import Answers
 from agent.control.book import Book, Change
@@ -29,6 +29,7 @@ from agent.control.feeds import FeedRules
 from agent.control.forecast import Foreseen, foresee
 from agent.control.foresight import shortfall
 from agent.control.holds import Holds
+from agent.control.input_watch import InputWatch
 from agent.control.needing import Wish
 from agent.control.notes import (
     BOUNDS_KEY,
@@ -90,6 +91,7 @@ class Controller:
         desk: Desk,
         notes: Notes,
         bounds: BoundsSettings | None = None,
+        inputs: Sequence[InputSettings] = (),
         booted: bool = False,
         feeds: FeedKeeper | None = None,
         draw: Callable[[], float] = random.random,
@@ -133,6 +135,9 @@ class Controller:
         )
         self._schedules = ScheduleKeeper(draw)
         self._bounds = BoundsWatch(bounds or BoundsSettings())
+        self._inputs = InputWatch(
+            inputs, say=self._alarm, press=self._press_wired, changed=self._hurry, monotonic_s=clock.monotonic_s
+        )
         self._holds = Holds(
             {name: partial(self._looks.status, name) for name in self._controllable},
             say=self._alarm,
@@ -197,6 +202,10 @@ class Controller:
         self._stop_to_keep.set()
         self._hurry()
 
+    def _press_wired(self, by: str) -> None:
+        if self._button.pressed_by() is None:
+            self.stop(by)
+
     def clear_stop(self, by: str) -> None:
         """End of local STOP. Raises StopNotClearedError while its file cannot be removed."""
         self._button.clear(by)
@@ -250,6 +259,7 @@ class Controller:
             schedules=self._schedules.lines(view, self._plan),
             deviations=self._schedules.deviations,
             feeds=self._feeds.lines(self._clock.now().wall_us),
+            inputs=self._inputs.states(),
             refused=self._refused,
             unrecorded=self._recorder.backlog,
             store_trouble=self._recorder.trouble,
@@ -281,6 +291,7 @@ class Controller:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._record(), name="control recorder")
             tasks.create_task(self._dispatcher.run(), name="control dispatcher")
+            tasks.create_task(self._inputs.run(), name="control inputs")
             tasks.create_task(self._keep_stop(), name="control stop file")
             tasks.create_task(self._plan_for_ever(), name="control plan")
 
@@ -395,6 +406,7 @@ class Controller:
         now = self._now(instant)
         for waiting in self._undecided.take():
             self._take(waiting, now)
+        self._inputs.look()
         self._note_stop()
         self._adopt(self._book.settle(now))
         orders = (*self._book.candidates(now), *self._schedules.orders(now))
@@ -416,8 +428,13 @@ class Controller:
 
     def _look(self, now: Now, monotonic_s: float, orders: tuple[Order, ...]) -> SiteView:
         view = self._watch.look(now, monotonic_s, orders=orders, stop=self._stopped_by)
-        spot = self._feeds.look(view.frequency.millihertz, now.wall_us, self._alarm) if now.time_known else None
-        return replace(view, bounds=self._bounds.allow(now), overrides=self._holds.standing(now), spot=spot)
+        return replace(
+            view,
+            bounds=self._bounds.allow(now),
+            overrides=self._holds.standing(now),
+            inputs=self._inputs.clamps(),
+            spot=self._feeds.look(view.frequency.millihertz, now.wall_us, self._alarm) if now.time_known else None,
+        )
 
     def _note_devices(self) -> None:
         """Note which devices hold something of ours: one without a timer of its own would keep it over our death."""

@@ -11,6 +11,7 @@ from agent.control.bounds import NO_BOUNDS, BoundsView
 from agent.control.coming_back import ComingBack
 from agent.control.command import Price
 from agent.control.frequency import GridFrequency
+from agent.control.inputs import InputClamp
 from agent.control.order import Now, Order
 from agent.control.override import Override
 from drivers.device import Capabilities, DeadMan, DeviceKind, VehicleSession
@@ -215,6 +216,8 @@ class SiteView:
     coming_back: ComingBack | None = None
     """After grid return, boot or safe mode."""
     frequency: GridFrequency = field(default_factory=GridFrequency)
+    inputs: tuple[InputClamp, ...] = ()
+    """Hard-wired inputs that are active (SAFETY 13)."""
     overrides: Mapping[str, Override] = field(default_factory=dict)
     """Devices that owner or installer hold by hand, by id."""
     bounds: BoundsView = NO_BOUNDS

@@ -259,6 +259,13 @@ def control_problems(control: ControlSnapshot) -> list[Problem]:
     if control.stopped_by is not None:
         sentence = f"local STOP by {control.stopped_by} holds; clear it when the reason has gone"
         found.append(Problem(severity=Verdict.ATTENTION, subject="stop", sentence=sentence))
+    for wired in control.inputs:
+        if wired.active:
+            found.append(
+                Problem(severity=Verdict.ATTENTION, subject=wired.name, sentence=f"this input is active: {wired.text}")
+            )
+        if wired.trouble:
+            found.append(Problem(severity=Verdict.TROUBLE, subject=wired.name, sentence=wired.trouble))
     if control.safe_mode is not None:
         found.append(Problem(severity=Verdict.ATTENTION, subject="safe mode", sentence=control.safe_mode))
     if not control.time_known:
