@@ -270,6 +270,10 @@ class ChargerDesk:
             wishes += [("LocalAuthListCtrlr", "Enabled", "true"), ("AuthCtrlr", "LocalAuthorizeOffline", "true")]
         if session.authority.master_group:
             wishes.append(("AuthCtrlr", "MasterPassGroupId", session.authority.master_group))
+        if session.authority.knows_contracts:
+            wishes.append(("ISO15118Ctrlr", "ContractValidationOffline", "true"))  # C07
+            if session.judges_contracts:
+                wishes.append(("ISO15118Ctrlr", "CentralContractValidationAllowed", "true"))
         has_list = not self.list_given_up
         for component, variable, value in wishes:
             entry: JsonObject = {

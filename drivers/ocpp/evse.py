@@ -225,7 +225,7 @@ class OcppEvse:
         """After a reconnect: the band that was ordered last, for what is left of its lease. Raises as `apply` does."""
         left_s, wanted = self._until_s - self._monotonic_s(), self._wanted
         another = wanted is not None and wanted.transaction_id != self._transaction_id
-        if wanted is not None and wanted.takes_from_the_car and (another or self.session.car.priority):
+        if wanted is not None and wanted.takes_from_the_car and (another or self.session.car.charge_now):
             # It was for the car that was there, and for as long as its driver did not want to charge (SAFETY 9).
             self._forget_order()
         if self._wanted is not None and left_s > 1.0:
@@ -287,7 +287,7 @@ class OcppEvse:
             wall_us=self._wall_us(),
             lease_s=setpoint.lease_s,
             transaction_id=transaction_id,
-            priority=self.session.car.priority and self._calls.dialect.extended,
+            priority=self.session.car.charge_now and self._calls.dialect.extended,
         )
         until_s = self._monotonic_s() + setpoint.lease_s
         self._lease_runs, self._until_s = True, max(until_s, self._until_s)
@@ -334,7 +334,7 @@ class OcppEvse:
             distrust = self._distrusted()
             if limit_w < 0 and extended and self._bidirectional.problem is not None:
                 raise CannotError(f"cannot discharge: {self._bidirectional.problem}")
-            if limit_w < 0 and self.session.car.priority:
+            if limit_w < 0 and self.session.car.charge_now:
                 raise CannotError("is not told to discharge: its driver wants it to charge now")
             if limit_w < 0 and distrust is not None:
                 raise CannotError(f"is not told to discharge again for now: it {distrust.why}")

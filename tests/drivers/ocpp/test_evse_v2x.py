@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -410,7 +411,13 @@ async def test_q01_both_ways_are_allowed_where_the_owner_permits_it_once_for_eac
         await evse.install_static_share()
         await evse.tend()
         assert not charger.all("NotifyAllowedEnergyTransfer")  # the car has not said what it can
-        evse.session.car.transfer_modes = ["DC", "DC_BPT"]
+        evse.session.car = replace(
+            evse.session.car,
+            transfer_modes=(
+                "DC",
+                "DC_BPT",
+            ),
+        )
         await evse.tend()
         await evse.tend()
         (told,) = charger.all("NotifyAllowedEnergyTransfer")
@@ -423,7 +430,7 @@ async def test_q01_both_ways_are_allowed_where_the_owner_permits_it_once_for_eac
 async def test_q01_a_charger_that_does_not_know_the_message_is_asked_once_and_one_that_is_away_again(
     evse: OcppEvse, charger: Charger
 ) -> None:
-    evse.session.car.transfer_modes = ["DC_BPT"]
+    evse.session.car = replace(evse.session.car, transfer_modes=("DC_BPT",))
     charger.fails["NotifyAllowedEnergyTransfer"] = CallTimeoutError("no answer", sent=True)
     with pytest.raises(DeviceUnreachableError):
         await evse.tend()
@@ -437,7 +444,7 @@ async def test_q01_2_0_1_has_no_such_message() -> None:
     charger = Charger(Version.V201)
     evse = evse_at(charger, "negative_limit")
     await evse.install_static_share()
-    evse.session.car.transfer_modes = ["DC_BPT"]
+    evse.session.car = replace(evse.session.car, transfer_modes=("DC_BPT",))
     await evse.tend()
     assert not charger.all("NotifyAllowedEnergyTransfer")
 
@@ -467,7 +474,7 @@ async def test_k21_a_refused_priority_changes_nothing(evse: OcppEvse, charger: C
     charger.answers["UsePriorityCharging"] = lambda payload: {"status": status}
     with pytest.raises(DeviceRefusedError, match=status):
         await evse.use_priority_charging(activate=True)
-    assert not evse.session.car.priority
+    assert not evse.session.car.charge_now
     evse.session.transaction = None
     with pytest.raises(DeviceRefusedError, match="no transaction"):
         await evse.use_priority_charging(activate=True)
