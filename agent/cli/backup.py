@@ -11,18 +11,16 @@ import typer
 from cryptography.exceptions import UnsupportedAlgorithm
 
 from agent.cli.asking import settings_of
+from agent.cli.evidence import PIN_NOTE
 from agent.cli.options import ConfigOption, JsonOption
 from agent.cli.output import console, emit_json, fail, os_error, plain, progress_bar
 from agent.config import DEFAULT_PATH
 from agent.identity.did import did_of
 from agent.identity.errors import IdentityError
 from agent.identity.keys import verify_key_from_pem
-from agent.identity.purposes import EVIDENCE_KEY
 from agent.store import StoreError
 from agent.store import backup as store_backup
 from agent.store.files import DATABASE
-
-PIN_NOTE = f"journal/token/pin/{EVIDENCE_KEY.hex()}"
 
 
 def backup(
