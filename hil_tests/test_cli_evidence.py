@@ -71,7 +71,9 @@ class Settled:
     key: DeviceKey
 
     async def proof(self, sequence: int | None = None, at_us: int | None = None) -> Found:
-        return await find_proof(self.store, DEVICE, sequence, at_us, lambda _: terms(DEVICE).channel_id)
+        return await find_proof(
+            self.store, DEVICE, sequence, at_us, lambda _: terms(DEVICE).channel_id, (SIGNER.public_key_der,)
+        )
 
 
 @pytest.fixture
@@ -139,7 +141,7 @@ async def test_no_bit_of_a_proof_can_be_flipped_unseen(settled: Settled, tmp_pat
         changed = bytearray(encoded)
         changed[bit // 8] ^= 1 << bit % 8
         with pytest.raises((EvidenceError, VerifyError, LedgerError)):
-            verifying._proof(bytes(changed), GATEWAY, [], *keys)
+            verifying._proof(bytes(changed), verifying.Trusted(GATEWAY, [], None, *keys))
 
 
 async def test_what_cannot_be_proven_is_said_with_its_reason(settled: Settled) -> None:

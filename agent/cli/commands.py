@@ -13,8 +13,14 @@ import typer
 from rich.live import Live
 
 from agent.cli import backup as backup_commands
-from agent.cli import device_commands, exporting, proving, scan_command, verifying
+from agent.cli import command_history, device_commands, exporting, proving, scan_command, verifying
+from agent.cli import enroll as enrolling
+from agent.cli import envelope as offering
+from agent.cli import identity as identity_commands
 from agent.cli import init as initialising
+from agent.cli import override as holding
+from agent.cli import plan as planning
+from agent.cli import simulate as simulating
 from agent.cli import why as explaining
 from agent.cli.asking import settings_of as _settings
 from agent.cli.asking import who as _who
@@ -36,6 +42,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="The configuration file.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+app.add_typer(identity_commands.app, name="identity")
 
 app.command()(scan_command.scan)
 app.command()(device_commands.read)
@@ -45,8 +52,14 @@ app.command()(explaining.why)
 app.command()(exporting.export)
 app.command()(proving.prove)
 app.command()(verifying.verify)
+app.command()(enrolling.enroll)
 app.command()(backup_commands.backup)
 app.command()(backup_commands.restore)
+app.command()(offering.envelope)
+app.command()(planning.plan)
+app.command()(simulating.simulate)
+app.command()(command_history.commands)
+app.command()(holding.override)
 
 
 @app.callback()

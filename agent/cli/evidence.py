@@ -20,11 +20,14 @@ from agent.evidence.signed_values import SignedValueCheck
 from agent.evidence.statements import Sealing, Statement, Thinning, kind_of
 from agent.evidence.thinning_check import ThinningCheck
 from agent.evidence.verify import ChainBreak, TrustedKey, VerifiedBatch, Verifier, Witness
+from agent.identity import history
 from agent.identity.did import did_of, key_of_did
 from agent.identity.errors import IdentityError
+from agent.identity.folder import IdentityFolder
 from agent.identity.keys import verify_key_from_pem
 from agent.identity.purposes import EVIDENCE_KEY
 from agent.measure.reading import Reading
+from agent.store import Reader
 
 PIN_NOTE = f"journal/token/pin/{EVIDENCE_KEY.hex()}"
 """Where the store has the public key that the gateway seals with."""
@@ -76,8 +79,26 @@ def private_file(path: Path) -> BinaryIO:
     return open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
-def trusted_keys(head: BundleHead, gateway: str | None, key_files: Iterable[Path]) -> list[TrustedKey]:
+async def gateway_and_keys(store: Reader, state_dir: Path) -> tuple[str, tuple[bytes, ...]]:
+    """The gateway's name, "" before it has one, and the keys that it seals and sealed with. Raises HistoryError."""
+    held = IdentityFolder(state_dir).history()
+    if held is not None:
+        return held.state.gateway_id, tuple(epoch.key.public_key_der for epoch in held.state.epochs)
+    pin = await store.note(PIN_NOTE)
+    return (did_of(pin), (pin,)) if pin else ("", ())
+
+
+def trusted_keys(
+    head: BundleHead, gateway: str | None, key_files: Iterable[Path], history_file: Path | None = None
+) -> list[TrustedKey]:
     """The keys that the person at the terminal trusts. Raises VerifyError when there is none, or one cannot be read."""
+    if history_file is not None:
+        return _keys_of_history(head, gateway, history_file)
+    if gateway is not None and gateway.startswith(history.PREFIX):
+        raise VerifyError(
+            "--gateway did:v2g:... is named by its history: give it with --history FILE (the gateway's "
+            "`identity history --out FILE`, or the platform's copy)"
+        )
     keys: list[VerifyKey] = []
     if gateway is not None:
         try:
@@ -105,6 +126,18 @@ def trusted_keys(head: BundleHead, gateway: str | None, key_files: Iterable[Path
             "--gateway, if you know it as enrolled with this key"
         )
     return [TrustedKey(head.gateway_id, key) for key in keys]
+
+
+def _keys_of_history(head: BundleHead, gateway: str | None, file: Path) -> list[TrustedKey]:
+    try:
+        state = history.replay(history.decode_history(file.read_bytes()), gateway_id=gateway)
+    except OSError as error:
+        raise VerifyError(f"--history {file}: {error.strerror}") from error
+    except IdentityError as error:
+        raise VerifyError(f"--history {file}: {error}") from error
+    if state.gateway_id != head.gateway_id:
+        raise VerifyError(f"the file is about {head.gateway_id[:80]}, the history is of {state.gateway_id}")
+    return state.trusted_keys()
 
 
 def _name_of(key: VerifyKey) -> str | None:
@@ -135,11 +168,13 @@ def open_evidence(file: BinaryIO) -> Evidence:
     return Evidence(*read_bundle(file))
 
 
-def verify_file(file: BinaryIO, gateway: str | None, key_files: Iterable[Path]) -> Findings:
+def verify_file(
+    file: BinaryIO, gateway: str | None, key_files: Iterable[Path], history_file: Path | None = None
+) -> Findings:
     """Verify evidence, batch by batch. Raises VerifyError, or EvidenceError with the place of the first fault."""
     opened = open_evidence(file)
     head = opened.head
-    verifier = Verifier(trusted_keys(head, gateway, key_files))
+    verifier = Verifier(trusted_keys(head, gateway, key_files, history_file))
     looked = _Looked(head)
     count = 0
     for count, encoded in enumerate(opened.batches, start=1):

@@ -11,7 +11,7 @@ from typing import Annotated, BinaryIO
 import typer
 
 from agent.cli.asking import settings_of
-from agent.cli.evidence import PIN_NOTE, private_file
+from agent.cli.evidence import gateway_and_keys, private_file
 from agent.cli.moments import moment_us
 from agent.cli.options import ConfigOption, JsonOption
 from agent.cli.output import console, emit_json, fail, os_error, progress_bar
@@ -22,7 +22,7 @@ from agent.evidence.errors import EvidenceError
 from agent.evidence.extract import JSON_TAIL, json_batch, json_head
 from agent.evidence.partial import cut, decode_any, numbered_leaves
 from agent.evidence.statements import Kind, SettlementWindow, SignedMeterValue, Statement, Thinning
-from agent.identity.did import did_of
+from agent.identity.errors import HistoryError
 from agent.measure.reading import Reading
 from agent.store import Reader, Store, StoreError
 
@@ -144,8 +144,8 @@ def export(
         async with Store.beside(settings.gateway.state_dir) as store:
             if scope is not None and scope.device_id not in await store.device_ids():
                 raise StoreError(f"nothing is kept of a device {scope.device_id!r}")
-            pin = await store.note(PIN_NOTE)
-            head = BundleHead(did_of(pin) if pin else "", (pin,) if pin else (), scope)
+            gateway_id, keys = await gateway_and_keys(store, settings.gateway.state_dir)
+            head = BundleHead(gateway_id, keys, scope)
             batches = all_batches(store) if scope is None else batches_of(store, scope)
             written, bar = 0, progress_bar()
             with private_file(out) as file, bar:
@@ -157,7 +157,7 @@ def export(
 
     try:
         written, gateway_id = asyncio.run(write())
-    except (StoreError, EvidenceError, ValueError) as error:
+    except (StoreError, EvidenceError, HistoryError, ValueError) as error:
         fail(str(error), as_json=as_json)
     except OSError as error:
         fail(os_error(error, out), as_json=as_json)

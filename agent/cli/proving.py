@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from agent.cli.asking import settings_of
-from agent.cli.evidence import PIN_NOTE, private_file
+from agent.cli.evidence import gateway_and_keys, private_file
 from agent.cli.moments import moment_us
 from agent.cli.options import ConfigOption, JsonOption
 from agent.cli.output import console, emit_json, fail, os_error, plain
@@ -24,6 +24,7 @@ from agent.evidence.plain import fields_of
 from agent.evidence.proof import ChannelPart, ProofFile, Proven, WindowPart, path_in
 from agent.evidence.proof import Path as MerklePath
 from agent.evidence.statements import Kind, SettlementWindow, Thinning
+from agent.identity.errors import HistoryError
 from agent.identity.purposes import device_key
 from agent.ledger.errors import LedgerError
 from agent.ledger.settle import between, read_window
@@ -61,10 +62,12 @@ async def find_proof(
     sequence: int | None,
     at_us: int | None,
     channel_of: Callable[[str], bytes],
+    keys: tuple[bytes, ...] = (),
 ) -> Found:
     """The proof of one reading, by sequence, or the first at or after a time.
 
-    `channel_of` gives the channel id of the device at a gateway. Raises NotProvenError, StoreError.
+    `channel_of` gives the channel id of the device at a gateway; `keys` go into the file.
+    Raises NotProvenError, StoreError.
     """
     if sequence is None:
         sequence = await _sequence_at(store, device_id, at_us or 0)
@@ -82,10 +85,9 @@ async def find_proof(
     if window is not None:
         rows = await store.channel_rows(channel_of(batch.identity.gateway_id), newest=MOST_ROWS)
         channel = await _channel_part(store, reading.device_id, window[0], rows, lacking)
-    pin = await store.note(PIN_NOTE)
     file = ProofFile(
         batch.identity.gateway_id,
-        () if pin is None else (pin,),
+        keys,
         Proven(leaf, receipts(batch, [index])[0]),
         None if window is None else window[0],
         None if channel is None else channel[0],
@@ -218,8 +220,14 @@ def prove(
     async def look() -> Found:
         at_us = None if at is None else moment_us(at)
         async with Store.beside(settings.gateway.state_dir) as store:
+            _, keys = await gateway_and_keys(store, settings.gateway.state_dir)
             return await find_proof(
-                store, device, sequence, at_us, lambda gateway: channel_terms(settings, gateway, device).channel_id
+                store,
+                device,
+                sequence,
+                at_us,
+                lambda gateway: channel_terms(settings, gateway, device).channel_id,
+                keys,
             )
 
     try:
@@ -227,7 +235,7 @@ def prove(
         if out is not None:
             with private_file(out) as file:
                 file.write(found.file.encode())
-    except (NotProvenError, StoreError, EvidenceError, LedgerError, ValueError) as error:
+    except (NotProvenError, StoreError, EvidenceError, LedgerError, HistoryError, ValueError) as error:
         fail(str(error), as_json=as_json)
     except OSError as error:
         fail(os_error(error, out or settings.gateway.state_dir), as_json=as_json)

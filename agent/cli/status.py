@@ -29,6 +29,7 @@ def picture(status: object) -> RenderableType:
     commands = field(status, "commands")
     if commands:
         parts.append(_commands(commands))
+    parts += [Text(plain(line)) for line in agreed_sentences(status)]
     parts.append(_counts(status))
     problems = field(status, "problems")
     for problem in problems if isinstance(problems, list) else []:
@@ -71,6 +72,27 @@ def _commands(commands: object) -> RenderableType:
         for c in (commands if isinstance(commands, list) else [])
     ]
     return table("Commands", ["Command", "State", "From", "Until", "Reason"], rows)
+
+
+def agreed_sentences(status: object) -> list[str]:
+    """The schedules, and how far the site is from them; nothing where nothing was ever agreed."""
+    schedules, told = field(status, "schedules"), field(status, "deviation")
+    found = [
+        ("Schedule in force: " if field(line, "in_force") else "Schedule: ")
+        + str(field(line, "text"))
+        + (f"; {field(line, 'reason')}" if field(line, "reason") else "")
+        for line in (schedules if isinstance(schedules, list) else [])
+    ]
+    if field(told, "quarters"):
+        costs = field(told, "penalties_micro")
+        paid = [
+            f"{micro / 1e6:.2f} {currency}" for currency, micro in (costs if isinstance(costs, dict) else {}).items()
+        ]
+        found.append(
+            f"Deviation over {field(told, 'quarters')} quarters of an hour: {field(told, 'under_wh')} Wh short, "
+            f"{field(told, 'over_wh')} Wh over" + (f"; would cost {', '.join(paid)}" if paid else "")
+        )
+    return found
 
 
 def _counts(status: object) -> RenderableType:

@@ -43,6 +43,9 @@ def verify(
     key: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="A public key that you trust, PEM; may be repeated.")
     ] = None,
+    history: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="History of a did:v2g gateway: its keys, each for its part.")
+    ] = None,
     statement: Annotated[
         Path | None, typer.Option(metavar="FILE", help="With a receipt: the statement's exact bytes.")
     ] = None,
@@ -60,12 +63,13 @@ def verify(
             beginning = opened.read(32)
             opened.seek(0)
             if MAGIC.encode() in beginning:
-                single = _proof(opened.read(MAX_BYTES + 1), gateway, key or [], device_key, platform_key)
+                trusted = Trusted(gateway, key or [], history, device_key, platform_key)
+                single = _proof(opened.read(MAX_BYTES + 1), trusted)
             elif beginning[:2] == b"\xd2\x84":
-                single = _receipt(opened.read(MAX_RECEIPT_BYTES + 1), statement, gateway, key or [])
+                single = _receipt(opened.read(MAX_RECEIPT_BYTES + 1), statement, Trusted(gateway, key or [], history))
             else:
                 single = None
-                found = evidence.verify_file(opened, gateway, key or [])
+                found = evidence.verify_file(opened, gateway, key or [], history)
     except (evidence.VerifyError, EvidenceError, LedgerError) as error:
         fail(f"{file}: {error}", as_json=as_json)
     except OSError as error:
@@ -92,22 +96,35 @@ class Single:
     lacking: tuple[str, ...] = ()
 
 
-def _receipt(encoded: bytes, statement: Path | None, gateway: str | None, keys: list[Path]) -> Single:
+@dataclass(frozen=True, slots=True)
+class Trusted:
+    """What the person at the terminal trusts."""
+
+    gateway: str | None
+    keys: list[Path]
+    history: Path | None
+    device_key: Path | None = None
+    platform_key: Path | None = None
+
+    def verifier(self, gateway_id: str) -> Verifier:
+        """For what is said to be of a gateway. Raises VerifyError."""
+        head = BundleHead(gateway_id, ())
+        return Verifier(evidence.trusted_keys(head, self.gateway, self.keys, self.history))
+
+
+def _receipt(encoded: bytes, statement: Path | None, trusted: Trusted) -> Single:
     """Raises VerifyError, EvidenceError, OSError."""
     if statement is None:
         raise evidence.VerifyError("a receipt proves a statement that is not in it: name its file with --statement")
     gateway_id = decode_receipt(encoded).header.identity.gateway_id
-    verifier = Verifier(evidence.trusted_keys(BundleHead(gateway_id, ()), gateway, keys))
+    verifier = trusted.verifier(gateway_id)
     return Single(gateway_id, verifier.verify_receipt(encoded, statement.read_bytes()))
 
 
-def _proof(
-    encoded: bytes, gateway: str | None, keys: list[Path], device_file: Path | None, platform_file: Path | None
-) -> Single:
+def _proof(encoded: bytes, trusted: Trusted) -> Single:
     """Raises VerifyError, EvidenceError, LedgerError, OSError."""
     proof = decode_proof(encoded)
-    verifier = Verifier(evidence.trusted_keys(BundleHead(proof.gateway_id, ()), gateway, keys))
-    proven = verify_proof(proof, verifier)
+    proven = verify_proof(proof, trusted.verifier(proof.gateway_id))
     if proof.channel is None:
         lacking = ["that it is settled: there is no channel state in the file"]
         if proven.window is None:
@@ -124,13 +141,13 @@ def _proof(
     if not (state.window_start_us <= w.window_start_us and w.window_end_us <= state.window_end_us):
         raise MalformedError("proof: the window is not of the time that the channel state adds")
     lacking = []
-    theirs = None if device_file is None else _key(device_file, "--device-key")
+    theirs = None if trusted.device_key is None else _key(trusted.device_key, "--device-key")
     if theirs is None:
         lacking.append(f"that the device's key (SHA-256 {state.key_id.hex()}) is the enrolled one: give --device-key")
         if key_id_of(proof.channel.device_key_der) != state.key_id:
             raise MalformedError("proof: the key in the file is not the one that the channel state names")
         theirs = VerifyKey(state.algorithm, proof.channel.device_key_der)
-    platform = None if platform_file is None else _key(platform_file, "--platform-key")
+    platform = None if trusted.platform_key is None else _key(trusted.platform_key, "--platform-key")
     if platform is None:
         lacking.append("that the platform signed the channel state: give --platform-key")
     signed.verify(theirs, platform)

@@ -90,6 +90,9 @@ class Fields:
         """Whether null is next; it is taken then."""
         return self._skip_none()
 
+    def items_or_none(self) -> list[cbor.Value] | None:
+        return None if self._skip_none() else self.items()
+
     def end(self) -> None:
         """Nothing may be left."""
         if self._next != len(self._fields):

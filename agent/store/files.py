@@ -107,6 +107,13 @@ def prepare(folder: Path, now_s: Callable[[], float] = time.time) -> Prepared:
     return Prepared(path, incarnation, aside, restored)
 
 
+def begin_after(folder: Path, incarnation: int) -> None:
+    """Have the next opening of a store begin a later incarnation than this one. The caller holds the lock."""
+    if _read_incarnation_file(folder) <= incarnation:
+        # One more than needed: `prepare` begins a new life when the file is ahead of the database.
+        write_durably(folder / INCARNATION, f"{incarnation + 1}\n".encode())
+
+
 def _read_incarnation_file(folder: Path) -> int:
     """0 when there is none, or it is damaged: then the database, or what was set aside, knows."""
     try:
