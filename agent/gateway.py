@@ -20,6 +20,7 @@ from agent.clock import Clock, ClockQuality
 from agent.config import Settings, read_secret
 from agent.control.controller import Controller
 from agent.control.errors import ControlError
+from agent.control.feed_keeper import FeedKeeper
 from agent.control.needing import Wish
 from agent.evidence.batch import KeyProtection, SealedBatch
 from agent.evidence.seal import SealPolicy
@@ -37,11 +38,14 @@ from agent.roads.certificates import CertificateWatch, certificates_of, reload_i
 from agent.roads.desk import Desk
 from agent.roads.devices import channel_terms, make_devices, metered
 from agent.roads.facts import facts, installed_version
+from agent.roads.feeding import feed_rules
 from agent.roads.identity import IdentityKeeper
 from agent.roads.linking import make_uplink
 from agent.roads.measuring import Measuring
 from agent.roads.offering import Offering, Sources
 from agent.roads.sealing import Sealer
+from agent.roads.server_certificate import FILE as SERVER_CERTIFICATE
+from agent.roads.server_certificate import keep_server_certificate
 from agent.roads.settling import SettledDevice, Settling
 from agent.roads.site_ca import bring_up_site_ca
 from agent.roads.supervise import Supervisor, cancel_all
@@ -133,12 +137,14 @@ class Gateway:
             clock=clock,
             on_alarm=self._alarms.raise_alarm,
         )
+        feeds = FeedKeeper(feed_rules(settings.feeds, self.note_problem))
         self._controller = Controller(
             devices=self._site.devices,
             device_settings=settings.device,
             site=settings.site,
             control=settings.control,
             bounds=settings.bounds,
+            inputs=settings.input,
             frequency=settings.frequency,
             gateway_id=lambda: self._gateway_id,
             stop_file=settings.control.gateway_stop_file or settings.gateway.state_dir / "STOP",
@@ -147,6 +153,7 @@ class Gateway:
             desk=self._desk,
             notes=store,
             booted=self._started_s < JUST_BOOTED_S,
+            feeds=feeds,
         )
         self._thinner = make_thinner(settings, store=store, desk=self._desk, clock=clock, alarms=self._alarms)
         self._offering = Offering(
@@ -313,19 +320,31 @@ class Gateway:
     def _on_identity_entry(self, order: Order) -> None:
         text = f"entry {order.number} of its history: {order.kind.name.lower()}"
         self._alarms.raise_alarm(Severity.INFO, "identity.entry", "identity", text)
+        if self._uplink is not None:
+            self._uplink.introduce_again()
 
     async def _certify(self, server: OcppServer) -> None:
         """Certificates for chargers, as soon as the token is there."""
-        await bring_up_site_ca(
+        state_dir = self._settings.gateway.state_dir
+        authority = await bring_up_site_ca(
             server,
             token=self._token,
             journal=self._store.journal("token"),
-            state_dir=self._settings.gateway.state_dir,
+            state_dir=state_dir,
             name=self._settings.gateway.name,
             clock=self._clock,
             note_problem=self.note_problem,
         )
-        self._problems.pop("site CA", None)
+        self.problem_solved("site CA")
+        if self._settings.ocpp.certificate_names:
+            await keep_server_certificate(
+                authority,
+                self._settings.ocpp.certificate_names,
+                state_dir / SERVER_CERTIFICATE,
+                use=server.use_certificate,
+                note_problem=self.note_problem,
+                solved=self.problem_solved,
+            )
 
     async def _state_facts(self) -> None:
         """What is true of this run from its start."""
@@ -390,6 +409,7 @@ class Gateway:
                 boot_id=self._boot_id,
                 software_version=self._version,
                 device_ids=tuple(self._site.devices),
+                history=self._identity.encoded_history,
             ),
             signer=uplink_signer,
             sign_blocking=lambda digest: self._token.sign_blocking(UPLINK_KEY, digest, TLS_SIGN_S),
@@ -551,6 +571,10 @@ class Gateway:
         if subject not in self._problems:
             log.warning("gateway.problem", subject=subject, sentence=sentence)
         self._problems[subject] = Problem(severity=Verdict.ATTENTION, subject=subject, sentence=sentence)
+
+    def problem_solved(self, subject: str) -> None:
+        """Nobody needs to see to it any more."""
+        self._problems.pop(subject, None)
 
     def snapshot(self) -> Snapshot:
         """Everything at one moment. Cheap."""

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from agent.config.bounds_settings import BoundsSettings
 from agent.config.device_settings import DeviceSettings
+from agent.config.input_settings import InputSettings
 from agent.config.values import (
     AbsolutePath,
     Endpoint,
@@ -145,6 +146,34 @@ class FrequencySettings(Section):
     )
 
 
+class FeedSourceSettings(Section):
+    """[[feeds.source]]: somebody whose signed values count."""
+
+    name: str = Field(min_length=1, max_length=255, description="As it stands in the values")
+    key_file: AbsolutePath = Field(description="Its public key, PEM")
+
+
+class FeedSettings(Section):
+    """[feeds]: signed prices and frequencies, agreed among sources. Without sources there are none."""
+
+    needed: int = Field(2, ge=1, le=100, description="So many sources must agree within two sigma")
+    area: str = Field("", max_length=64, description="Bidding zone or area that the values are for")
+    price_fresh_s: float = Field(
+        3600.0, ge=1, le=86_400, description="The last price that was agreed on counts so long without another, s"
+    )
+    frequency_fresh_s: float = Field(30.0, ge=1, le=600, description="A frequency counts so long, s")
+    source: list[FeedSourceSettings] = Field([], max_length=100)
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        names = [source.name for source in self.source]
+        if len(set(names)) != len(names):
+            raise fault("names of sources must differ", "source")
+        if self.source and len(self.source) < self.needed:
+            raise fault(f"{self.needed} sources must agree, and there are {len(self.source)}", "needed")
+        return self
+
+
 class ControlSettings(Section):
     """[control]"""
 
@@ -213,6 +242,11 @@ class OcppSettings(Section):
     unknown_chargers: Literal["wait", "refuse"] = Field(
         "wait", description="Chargers of no [[device]]: wait (Pending) for `chargers approve`, or refuse them"
     )
+    certificate_names: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9.:-]{1,253}$")]] = Field(
+        [],
+        max_length=16,
+        description="In place of certificate_file: names and addresses that the site's CA certifies the listener for",
+    )
     site_ca: bool = Field(
         False, description="Certify chargers with a key in the token (run init again: it makes the key)"
     )
@@ -235,7 +269,16 @@ class OcppSettings(Section):
     def _both_or_none(self) -> Self:
         if (self.certificate_file is None) != (self.certificate_key_file is None):
             raise ValueError("certificate_file and certificate_key_file go together")
+        if self.certificate_names and self.certificate_file is not None:
+            raise fault("certificate_file is the listener's certificate already", "certificate_names")
+        if self.certificate_names and not self.site_ca:
+            raise fault("needs the site's CA: site_ca = true, and init run again", "certificate_names")
         return self
+
+    @property
+    def has_tls(self) -> bool:
+        """Whether chargers connect by wss://."""
+        return self.certificate_file is not None or bool(self.certificate_names)
 
 
 class WebSettings(Section):
@@ -270,10 +313,12 @@ class Settings(Section):
     control: ControlSettings = ControlSettings()
     bounds: BoundsSettings = BoundsSettings()
     frequency: FrequencySettings = FrequencySettings()
+    feeds: FeedSettings = FeedSettings()
     settlement: SettlementSettings = SettlementSettings()
     ocpp: OcppSettings = OcppSettings()
     web: WebSettings = WebSettings()
     device: list[DeviceSettings] = Field([], max_length=200)
+    input: list[InputSettings] = Field([], max_length=32)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -282,12 +327,17 @@ class Settings(Section):
             twice = sorted({d.id for d in self.device if [o.id for o in self.device].count(d.id) > 1})
             last = max(i for i, d in enumerate(self.device) if d.id == twice[0])
             raise fault(f"device ids must differ; more than once: {', '.join(twice)}", "device", last, "id")
+        for i, wired in enumerate(self.input):
+            for known in self.input[:i]:
+                if wired.name == known.name or (wired.chip, wired.line) == (known.chip, known.line):
+                    raise fault(f"inputs {known.name} and {wired.name} are the same one: name, or chip and line",
+                                "input", i, "line")  # fmt: skip
         for i, d in enumerate(self.device):
             why = _wrong_path(d, by_id)
             if why:
                 raise fault(why, "device", i, "parent")
-            if d.driver == "ocpp" and d.security_profile == 3 and self.ocpp.certificate_file is None:
-                why = "security_profile 3 needs TLS: set certificate_file of [ocpp]"
+            if d.driver == "ocpp" and d.security_profile == 3 and not self.ocpp.has_tls:
+                why = "security_profile 3 needs TLS: set certificate_file or certificate_names of [ocpp]"
                 raise fault(why, "device", i, "security_profile")
             proven = d.password_secret is not None or d.security_profile == 3
             if d.driver == "ocpp" and not proven and not is_loopback(self.ocpp.listen):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from agent.roads import ocsp
 from agent.roads.adopted import Adopted
 from agent.roads.charger_passwords import ChargerPasswords
 from agent.roads.meter_keys import registered_key
+from agent.roads.server_certificate import FILE as SERVER_CERTIFICATE
+from agent.roads.site_ca import ROOT_FILE
 from agent.store import Store
 from drivers.device import Device
 from drivers.modbus import MapDevice, MapError, load_map
@@ -191,7 +194,7 @@ def _ocpp_server(
         tls = _server_tls(settings)
     except OSError as error:
         # Without TLS that was asked for no charger gets in; meters and inverters work.
-        why = f"the OCPP server's certificate {settings.ocpp.certificate_file} or its key cannot be used: {error}"
+        why = f"the OCPP server's TLS files ({settings.ocpp.certificate_file}, ...) cannot be used: {error}"
         problems.update((charger.device_id, why) for charger in chargers)
         return None
     host, port = split_address(settings.ocpp.listen)
@@ -300,12 +303,22 @@ def _meter_key(device: DeviceSettings, on_event: Callable[[str, str, str], None]
 
 
 def _server_tls(settings: Settings) -> ssl.SSLContext | None:
-    if settings.ocpp.certificate_file is None:
+    """Raises OSError (ssl.SSLError is one) for a certificate of the configuration that cannot be used."""
+    ocpp = settings.ocpp
+    if not ocpp.has_tls:
         return None
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    tls.load_cert_chain(settings.ocpp.certificate_file, settings.ocpp.certificate_key_file)
-    if settings.ocpp.client_ca_file is not None:
-        tls.load_verify_locations(settings.ocpp.client_ca_file)
+    if ocpp.certificate_file is not None:
+        tls.load_cert_chain(ocpp.certificate_file, ocpp.certificate_key_file)
+    else:
+        # What the site's CA made last, so that chargers get in while the token is away; none yet: it comes by itself.
+        with contextlib.suppress(OSError):
+            tls.load_cert_chain(settings.gateway.state_dir / SERVER_CERTIFICATE)
+    roots = [ocpp.client_ca_file] if ocpp.client_ca_file is not None else []
+    if ocpp.site_ca and (own := settings.gateway.state_dir / ROOT_FILE).exists():
+        roots.append(own)
+    for root in roots:
+        tls.load_verify_locations(root)
         # Makers' certificates lack what RFC 5280 asks of them beside the signature, which Python 3.13 would insist on.
         tls.verify_flags &= ~ssl.VERIFY_X509_STRICT
         # Chargers with a password show none; those with profile 3 get in with none but a good one (`entrance`).

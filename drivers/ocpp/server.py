@@ -244,9 +244,9 @@ class OcppServer:
         for charger in self._chargers.values():
             charger.certificates.authority = authority
 
-    def use_certificate(self, certificate: Path, key: Path) -> None:
-        """Show this certificate from the next connection on. Raises OSError (ssl.SSLError among them); the old one
-        stays then. Nothing happens where the listener has no TLS."""
+    def use_certificate(self, certificate: Path, key: Path | None = None) -> None:
+        """Show this certificate from the next handshake on; without `key` its file holds that too. Raises OSError
+        (ssl.SSLError among them); the old one stays then. Nothing happens where the listener has no TLS."""
         if self._ssl is not None:
             self._ssl.load_cert_chain(certificate, key)
 
