@@ -120,7 +120,7 @@ class KnownMeter:
 
 
 def known_devices(
-    settings: Settings, *, store: Store, clock: Clock, on_event: Callable[[str, str, str], None]
+    settings: Settings, *, store: Store, clock: Clock, on_event: Callable[[str, str, str], None], **_: object
 ) -> SiteDevices:
     """In place of the configured drivers."""
     del store, on_event
