@@ -127,7 +127,9 @@ class Measuring:
             signed = [signed_statement(value, sample.device_id, at.wall_us) for value in sample.signed]
             made += signed
             if done.reading is not None:
-                reading = replace(done.reading, signed_values=references(signed[:MOST_SIGNED_VALUES]))
+                reading = done.reading
+                if signed:
+                    reading = replace(reading, signed_values=references(signed[:MOST_SIGNED_VALUES]))
                 made.append(reading)
                 readings[sample.device_id] = reading
             for oddity in done.oddities:

@@ -15,9 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from agent.cli.init import choose_softhsm
 from agent.clock import Clock
-from agent.config import TokenSettings, read_secret
 from agent.evidence.batch import KeyProtection
 from agent.evidence.seal import SealPolicy
 from agent.identity.purposes import EVIDENCE_KEY
@@ -27,9 +25,8 @@ from agent.roads.measuring import Measuring
 from agent.roads.sealing import Sealer
 from agent.store import Store
 from agent.store.files import DATABASE
-from agent.token.token import Token
 from drivers.device import Sample
-from hil_tests.bench._gateway import TOKEN_LABEL, Installed, Site, device_ids, gateway_over, install
+from hil_tests.bench._gateway import Installed, Site, device_ids, gateway_over, install, installed_token
 from hil_tests.bench.sunspec import serving
 from hil_tests.rig.demo.child import StageError
 
@@ -66,10 +63,7 @@ async def _measure(progress: Callable[[str], None], folder: Path, ports: Sequenc
 
 async def _store_a_day(progress: Callable[[str], None], installed: Installed, hours: int) -> int:
     """Bytes that the kernel was given to write for it."""
-    pin = f"file:{installed.state_dir / 'token-pin'}"
-    settings = TokenSettings(label=TOKEN_LABEL, pin_secret=pin)
-    choose_softhsm(settings, installed.state_dir)
-    token = Token(module=settings.module, label=TOKEN_LABEL, read_pin=lambda: read_secret(pin))
+    token = installed_token(installed)
     token.start()
     began_us, began_s = time.time_ns() // 1000 - hours * HOUR_S * 1_000_000, time.monotonic()
     elapsed_s = 0
