@@ -7,14 +7,15 @@ proto/EVIDENCE.md section 7, step by step. Nothing is fetched and nothing is rem
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from agent.evidence import batch as batches
-from agent.evidence import merkle, statements
+from agent.evidence import cose, merkle, statements
 from agent.evidence.batch import BatchHeader, BatchIdentity, SealedBatch
 from agent.evidence.cose import VerifyKey
+from agent.evidence.countersignature import Countersignature, Policy
 from agent.evidence.errors import MalformedError, ProofError, SignatureError
 from agent.evidence.statements import Sealing, Statement
 from agent.measure.reading import Reading
@@ -22,10 +23,13 @@ from agent.measure.reading import Reading
 
 @dataclass(frozen=True, slots=True)
 class TrustedKey:
-    """A key that was enrolled for one gateway. It proves nothing about another one."""
+    """An epoch of one gateway's keys, as enrolled. It proves nothing about another gateway."""
 
     gateway_id: str
     key: VerifyKey
+    countersigner: VerifyKey | None = None
+    """The key of the countersignatures; None: none was enrolled."""
+    policy: Policy = Policy.EITHER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +44,8 @@ class VerifiedStatement:
     batch: BatchIdentity
     root: bytes
     key_id: bytes
+    proven_by: tuple[int, ...]
+    """COSE numbers of the signatures over the root that hold: the first one, the countersignature, or both."""
 
     @property
     def hash(self) -> bytes:
@@ -65,6 +71,11 @@ class VerifiedBatch:
         return self.sealed.root
 
     @property
+    def proven_by(self) -> tuple[int, ...]:
+        """As in VerifiedStatement."""
+        return self.statements[0].proven_by
+
+    @property
     def position(self) -> ChainPosition:
         """Where the next batch must follow."""
         return ChainPosition(self.identity.incarnation, self.identity.number, self.root)
@@ -74,7 +85,7 @@ class Verifier:
     """Verifies against a fixed set of enrolled keys."""
 
     def __init__(self, trusted: Iterable[TrustedKey]) -> None:
-        self._keys: Final = {(entry.gateway_id, entry.key.key_id): entry.key for entry in trusted}
+        self._keys: Final = {(entry.gateway_id, entry.key.key_id): entry for entry in trusted}
 
     def verify_batch(self, encoded: bytes) -> VerifiedBatch:
         """Everything that one batch can prove: its signature, and each leaf readable and in its place.
@@ -82,7 +93,7 @@ class Verifier:
         Raises MalformedError, UnsupportedError, SignatureError or ProofError. Order among batches: `follow`.
         """
         sealed = batches.decode_batch(encoded)
-        self._key_for(sealed.header).verify(sealed.to_be_signed, sealed.signature)
+        proven_by = self._judge(sealed.header, sealed.protected, sealed.root, sealed.signature, sealed.countersignature)
         read = tuple(
             VerifiedStatement(
                 statement=_leaf(leaf, index, sealed.identity),
@@ -91,6 +102,7 @@ class Verifier:
                 batch=sealed.identity,
                 root=sealed.root,
                 key_id=sealed.header.key_id,
+                proven_by=proven_by,
             )
             for index, leaf in enumerate(sealed.leaves)
         )
@@ -106,13 +118,13 @@ class Verifier:
         """
         read = batches.decode_receipt(receipt)
         identity = read.header.identity
-        key = self._key_for(read.header)
+        self._epoch_of(read.header)
         if read.tree_size != identity.leaf_count:
             raise ProofError(
                 f"receipt: proof for a tree of {read.tree_size} leaves, the signed header says {identity.leaf_count}"
             )
         root = merkle.root_from_path(merkle.leaf_hash(statement), read.index, read.tree_size, read.path)
-        read.sign1.verify(key, payload=root)
+        proven_by = self._judge(read.header, read.sign1.protected, root, read.sign1.signature, read.countersignature)
         return VerifiedStatement(
             statement=_leaf(statement, read.index, identity),
             encoded=statement,
@@ -120,17 +132,70 @@ class Verifier:
             batch=identity,
             root=root,
             key_id=read.header.key_id,
+            proven_by=proven_by,
         )
 
-    def _key_for(self, header: BatchHeader) -> VerifyKey:
-        key = self._keys.get((header.identity.gateway_id, header.key_id))
-        if key is None:
+    def _judge(
+        self, header: BatchHeader, protected: bytes, root: bytes, signature: bytes, second: Countersignature | None
+    ) -> tuple[int, ...]:
+        """The signatures that hold, by their algorithms, where they are enough for the epoch's policy.
+
+        Raises SignatureError or UnsupportedError.
+        """
+        epoch = self._epoch_of(header)
+        if epoch.policy is Policy.PQ_ONLY:
+            first: SignatureError | None = SignatureError("the first signature is not looked at")
+        else:
+            first = _fault(lambda: epoch.key.verify(cose.to_be_signed(protected, root), signature))
+        second_fault = _fault(lambda: _check_second(second, epoch.countersigner, protected, root, signature))
+        match epoch.policy:
+            case Policy.EITHER:
+                # Of a batch with one signature that one's fault is the news.
+                fault = None if second_fault is None else first
+            case Policy.BOTH:
+                fault = first or second_fault
+            case Policy.PQ_ONLY:
+                fault = second_fault
+        if fault is not None:
+            raise SignatureError(f"{fault} (policy {epoch.policy.value})") from fault
+        algorithms = [] if first is not None else [epoch.key.algorithm]
+        if second_fault is None and epoch.countersigner is not None:
+            algorithms.append(epoch.countersigner.algorithm)
+        return tuple(algorithms)
+
+    def _epoch_of(self, header: BatchHeader) -> TrustedKey:
+        epoch = self._keys.get((header.identity.gateway_id, header.key_id))
+        if epoch is None:
             raise SignatureError(
                 f"key {header.key_id.hex()[:16]} is not trusted for gateway {header.identity.gateway_id[:80]!r}: "
                 "enrol it, or ask where this came from"
             )
-        key.require_algorithm(header.algorithm)
-        return key
+        epoch.key.require_algorithm(header.algorithm)
+        return epoch
+
+
+def _fault(check: Callable[[], None]) -> SignatureError | None:
+    try:
+        check()
+    except SignatureError as fault:
+        return fault
+    return None
+
+
+def _check_second(
+    second: Countersignature | None, key: VerifyKey | None, protected: bytes, root: bytes, first_signature: bytes
+) -> None:
+    """Raises SignatureError unless there is a countersignature by the enrolled key, and it holds."""
+    if second is None:
+        raise SignatureError("there is no countersignature")
+    if key is None:
+        raise SignatureError("there is a countersignature, and no key for it was enrolled")
+    if second.key_id != key.key_id:
+        raise SignatureError(f"the countersignature is by key {second.key_id.hex()[:16]}, which is not enrolled")
+    try:
+        second.verify(key, body_protected=protected, root=root, first_signature=first_signature)
+    except SignatureError as error:
+        raise SignatureError(f"countersignature: {error}") from error
 
 
 def _leaf(encoded: bytes, index: int, batch: BatchIdentity) -> Statement:

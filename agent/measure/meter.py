@@ -64,7 +64,8 @@ class Step:
     oddities: tuple[Oddity, ...]
 
 
-@dataclass(frozen=True, slots=True)
+# The three below live for one step and are never handed out. Freezing them would cost a tenth of the step.
+@dataclass(slots=True)
 class _Outcome:
     """The registers' part of a step."""
 
@@ -141,7 +142,7 @@ def _source(sample: Sample, shown: Registers) -> ValueSource:
     return sample.source
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Said:
     """The sample's values that can be what they claim."""
 
@@ -227,7 +228,7 @@ def _rolled(name: str, before: Register | None, now: Register | None) -> tuple[O
     return (Oddity("meter.register_rolled_over", f"the {name} register passed its limit and goes on from there"),)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Judged:
     """Both registers after a look: what may be believed, and why the rest may not."""
 

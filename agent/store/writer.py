@@ -29,7 +29,7 @@ PENDING_BYTES: Final = 16 << 20
 """Callers of non-urgent writes wait while this much is pending."""
 RESERVE_RETRY_S: Final = 5.0
 """How often a full disk is asked whether it has room for the reserve again."""
-_ROWS_TO_A_STATEMENT: Final = (256, 32, 4, 1)
+_ROWS_TO_A_STATEMENT: Final = (2048, 256, 32, 4, 1)
 """A few sizes, so that SQLite finds each statement prepared."""
 
 T = TypeVar("T")
