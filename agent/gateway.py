@@ -22,6 +22,7 @@ from agent.control.errors import ControlError
 from agent.evidence.batch import KeyProtection, SealedBatch
 from agent.evidence.seal import SealPolicy
 from agent.evidence.statements import Severity
+from agent.identity.countersigner import MlDsaCountersigner, open_countersigner
 from agent.identity.did import did_of
 from agent.identity.errors import IdentityError
 from agent.identity.keys import verify_key_from_pem
@@ -214,6 +215,7 @@ class Gateway:
                 linger_s=self._settings.evidence.linger_s, linger_leaves=self._settings.evidence.linger_leaves
             ),
             on_sealed=self._on_sealed,
+            countersigner=await self._countersigner(),
         )
         self._up_tasks.append(self._supervisor.keep(group, "sealing", self._sealer.run))
         state_facts = functools.partial(self._patiently, self._state_facts)
@@ -221,6 +223,22 @@ class Gateway:
         if self._site.ocpp is not None and self._settings.ocpp.site_ca:
             certify = functools.partial(self._certify, self._site.ocpp)
             self._up_tasks.append(self._supervisor.once(group, "site CA", certify))
+
+    async def _countersigner(self) -> MlDsaCountersigner | None:
+        """The second key, where it is configured. Without it nothing is sealed: what is wrong is shown meanwhile."""
+        if self._settings.evidence.countersign == "no":
+            return None
+
+        async def open_it() -> MlDsaCountersigner:
+            try:
+                return await open_countersigner(self._token, self._settings.gateway.state_dir)
+            except SignerUnavailableError as error:
+                self.note_problem("countersignature", f"{error}; readings are stored and wait for it")
+                raise
+
+        opened = await self._patiently(open_it)
+        self._problems.pop("countersignature", None)
+        return opened
 
     async def _certify(self, server: OcppServer) -> None:
         """Certificates for chargers, as soon as the token is there."""

@@ -84,8 +84,8 @@ def cases() -> Iterable[Case]:
     assert second is not None
 
     def case(name: str, sealed: batch.SealedBatch, policy: Policy, *proven_by: int) -> Case:
-        error, facts = (None, {"proven_by": [*proven_by]}) if proven_by else ("signature", {})
-        return Case(name, error, {"batch": sealed.encode()}, {"policy": policy.value, **facts})
+        error = None if proven_by else "signature"
+        return Case(name, error, {"batch": sealed.encode()}, _facts(policy, proven_by))
 
     def malformed(name: str, value: cbor.Value, error: str = "malformed", version: int = 2) -> Case:
         unprotected: made.Header = {countersignature.HEADER_COUNTERSIGNATURE: value}
@@ -120,7 +120,7 @@ def cases() -> Iterable[Case]:
 
     value = second.value()
     assert isinstance(value, list)
-    header = {1: pq, 4: second.key_id, 16: countersignature.TYP}
+    header: made.Header = {1: pq, 4: second.key_id, 16: countersignature.TYP}
     yield malformed("version 1 with a countersignature", value, version=1)
     yield malformed("two countersignatures", [value, value])
     yield malformed("an unprotected label in it", [value[0], {4: second.key_id}, value[2]])
@@ -134,13 +134,18 @@ def cases() -> Iterable[Case]:
 
     def receipt(name: str, sealed: batch.SealedBatch, policy: Policy, *proven_by: int) -> Case:
         parts = {"receipt": batch.receipt(sealed, 2), "statement": sealed.leaves[2]}
-        error, facts = (None, {"proven_by": [*proven_by]}) if proven_by else ("signature", {})
-        return Case(name, error, parts, {"policy": policy.value, **facts})
+        error = None if proven_by else "signature"
+        return Case(name, error, parts, _facts(policy, proven_by))
 
     yield receipt("receipt, both", twice, Policy.BOTH, first, pq)
     yield receipt("receipt, pq-only", twice, Policy.PQ_ONLY, pq)
     yield receipt("receipt whose countersignature was taken off, both", once, Policy.BOTH)
     yield receipt("receipt whose countersignature was taken off, either", once, Policy.EITHER, first)
+
+
+def _facts(policy: Policy, proven_by: tuple[int, ...]) -> dict[str, Json]:
+    said: list[Json] = [*proven_by]
+    return {"policy": policy.value, "proven_by": said} if said else {"policy": policy.value}
 
 
 @functools.cache

@@ -68,6 +68,9 @@ class EvidenceSettings(Section):
 
     linger_s: float = Field(1.0, ge=0.0, le=10.0, description="Longest wait of a statement for its batch to fill, s")
     linger_leaves: int = Field(2048, ge=1, le=4095, description="Statements that end the wait at once")
+    countersign: Literal["no", "ml-dsa-65"] = Field(
+        "no", description="Sign each root a second time, with a key that a quantum computer cannot break"
+    )
     retain_days: int = Field(7, ge=7, le=3650, description="Evidence is kept this long after acknowledgement, days")
 
 
