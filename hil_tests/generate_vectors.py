@@ -180,7 +180,7 @@ def batch_cases() -> Iterable[Case]:
         "unprotected header not empty", "malformed", envelope(made.raw_sign1(protected, {4: b""}, None, signature))
     )
     yield wrong("COSE_Sign1 without its tag", "malformed", envelope(cbor.encode([protected, {}, None, signature])))
-    yield wrong("version is unknown", "unsupported", b"\x83\x03" + sealed.encode()[2:])
+    yield wrong("version is unknown", "unsupported", b"\x83\x09" + sealed.encode()[2:])
     yield wrong(
         "a leaf is text", "malformed", cbor.encode([1, made.raw_sign1(protected, {}, None, signature), ["a"] * 5])
     )

@@ -22,6 +22,7 @@ from agent.cli.client import AgentUnreachableError, ask
 from agent.cli.logs import configure
 from agent.cli.options import ConfigOption, JsonOption
 from agent.cli.output import console, emit_json, fail, field, os_error, plain, progress_bar
+from agent.cli.policy import CountersignerOption, PolicyError, PolicyOption, second_of
 from agent.cli.preflight import missing_parts
 from agent.cli.signed_values import signed_values_json, signed_values_lines
 from agent.cli.status import EXIT_CODES, picture
@@ -293,13 +294,15 @@ def verify(
     key: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="A public key that you trust, PEM; may be repeated.")
     ] = None,
+    policy: PolicyOption = "either",
+    countersigner: CountersignerOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Verify evidence, and say what it proves and what it does not. Exit code 1 when anything does not hold."""
     try:
         with file.open("rb") as opened:
-            found = evidence.verify_file(opened, gateway, key or [])
-    except (evidence.VerifyError, EvidenceError) as error:
+            found = evidence.verify_file(opened, gateway, key or [], second_of(policy, countersigner))
+    except (evidence.VerifyError, EvidenceError, PolicyError) as error:
         fail(f"{file}: {error}", as_json=as_json)
     except OSError as error:
         fail(os_error(error, file), as_json=as_json)
@@ -319,6 +322,7 @@ def verify(
                 "contradictions": found.contradictions,
                 "false_claims": found.false_claims,
                 "signed_values": signed_values_json(found.signed),
+                "signatures": found.signatures.as_json(),
             }
         )
     else:
@@ -330,7 +334,7 @@ def verify(
             console.print(f"[red]Two contents under one identity:[/] {escape(plain(subject))}", highlight=False)
         for claim in found.false_claims:
             console.print(f"[red]Not so:[/] {escape(plain(claim))}", highlight=False, soft_wrap=True)
-        for line in signed_values_lines(found.signed):
+        for line in (*signed_values_lines(found.signed), *found.signatures.lines()):
             console.print(escape(plain(line)), highlight=False, soft_wrap=True)
         if len(found.incarnations) > 1:
             lives = ", ".join(map(str, found.incarnations))

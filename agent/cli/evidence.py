@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from agent.cli.policy import Second, SignatureCount
 from agent.evidence import verify
 from agent.evidence.bundle import BundleHead, encode_batch_item, read_bundle
 from agent.evidence.cose import VerifyKey
@@ -23,6 +24,7 @@ from agent.store import Reader
 
 PAGE: int = 256
 MOST_CLAIMS: int = 100
+NO_SECOND: Second = Second()
 
 
 class VerifyError(Exception):
@@ -49,6 +51,8 @@ class Findings:
     """What statements say of meters' signatures and is not so; at most MOST_CLAIMS."""
     signed: SignedValueCheck
     """What meters signed themselves."""
+    signatures: SignatureCount
+    """Which signatures over the roots hold."""
 
     @property
     def holds(self) -> bool:
@@ -78,7 +82,9 @@ async def export_batches(store: Reader, file: BinaryIO, head: BundleHead) -> Asy
             yield written
 
 
-def trusted_keys(head: BundleHead, gateway: str | None, key_files: Iterable[Path]) -> list[TrustedKey]:
+def trusted_keys(
+    head: BundleHead, gateway: str | None, key_files: Iterable[Path], second: Second = NO_SECOND
+) -> list[TrustedKey]:
     """The keys that the person at the terminal trusts. Raises VerifyError when there is none, or one cannot be read."""
     keys: list[VerifyKey] = []
     if gateway is not None:
@@ -106,7 +112,7 @@ def trusted_keys(head: BundleHead, gateway: str | None, key_files: Iterable[Path
             f"the file is about {head.gateway_id[:80]}, which none of these keys is: name that gateway too with "
             "--gateway, if you know it as enrolled with this key"
         )
-    return [TrustedKey(head.gateway_id, key) for key in keys]
+    return [TrustedKey(head.gateway_id, key, second.key, second.policy) for key in keys]
 
 
 def _name_of(key: VerifyKey) -> str | None:
@@ -117,10 +123,11 @@ def _name_of(key: VerifyKey) -> str | None:
         return None
 
 
-def verify_file(file: BinaryIO, gateway: str | None, key_files: Iterable[Path]) -> Findings:
+def verify_file(file: BinaryIO, gateway: str | None, key_files: Iterable[Path], second: Second = NO_SECOND) -> Findings:
     """Verify a bundle, batch by batch. Raises VerifyError, or EvidenceError with the place of the first fault."""
     head, encoded_batches = read_bundle(file)
-    verifier = Verifier(trusted_keys(head, gateway, key_files))
+    verifier = Verifier(trusted_keys(head, gateway, key_files, second))
+    signatures = SignatureCount(second)
     witness = Witness()
     kinds: Counter[str] = Counter()
     contradictions: list[str] = []
@@ -134,7 +141,8 @@ def verify_file(file: BinaryIO, gateway: str | None, key_files: Iterable[Path]) 
         try:
             batch = verifier.verify_batch(encoded)
         except EvidenceError as error:
-            raise type(error)(f"batch {count} of the file: {error}") from error
+            raise type(error)(f"batch {count} of the file{_after(last)}: {error}") from error
+        signatures.see(batch)
         if batch.identity.gateway_id != head.gateway_id:
             raise MalformedError(f"batch {count} of the file is of another gateway: {batch.identity.gateway_id[:80]}")
         kinds.update(kind_of(s.statement).name.lower() for s in batch.statements[1:])
@@ -157,4 +165,12 @@ def verify_file(file: BinaryIO, gateway: str | None, key_files: Iterable[Path]) 
         contradictions=tuple(contradictions),
         false_claims=tuple(false_claims[:MOST_CLAIMS]),
         signed=signed,
+        signatures=signatures,
     )
+
+
+def _after(last: VerifiedBatch | None) -> str:
+    """Up to where everything held."""
+    if last is None:
+        return ""
+    return f", the one after batch {last.identity.number} of incarnation {last.identity.incarnation}"

@@ -61,6 +61,8 @@ class VerifiedBatch:
     sealing: Sealing
     statements: tuple[VerifiedStatement, ...]
     """All leaves in order; the first is the sealing."""
+    proven_by: tuple[int, ...]
+    """As in VerifiedStatement."""
 
     @property
     def identity(self) -> BatchIdentity:
@@ -69,11 +71,6 @@ class VerifiedBatch:
     @property
     def root(self) -> bytes:
         return self.sealed.root
-
-    @property
-    def proven_by(self) -> tuple[int, ...]:
-        """As in VerifiedStatement."""
-        return self.statements[0].proven_by
 
     @property
     def position(self) -> ChainPosition:
@@ -108,7 +105,7 @@ class Verifier:
         )
         sealing = read[0].statement
         assert isinstance(sealing, Sealing)
-        return VerifiedBatch(sealed=sealed, sealing=sealing, statements=read)
+        return VerifiedBatch(sealed=sealed, sealing=sealing, statements=read, proven_by=proven_by)
 
     def verify_receipt(self, receipt: bytes, statement: bytes) -> VerifiedStatement:
         """That the gateway signed exactly these statement bytes. Raises as `verify_batch`.

@@ -264,8 +264,7 @@ def test_the_page_says_whose_commands_are_obeyed() -> None:
 
 def test_a_second_signature_is_shown_with_how_its_key_is_kept() -> None:
     assert not [p for p in overview.snapshot(parts()).parts if p.name == "countersignature"]
-    twice = parts().settings.model_copy(deep=True)
-    twice.evidence.countersign = "ml-dsa-65"
+    twice = Settings.model_validate({"token": {"label": "t"}, "evidence": {"countersign": "ml-dsa-65"}})
     (line,) = (p for p in overview.snapshot(parts(settings=twice)).parts if p.name == "countersignature")
     assert (line.ok, line.state) == (True, "ml-dsa-65")
     assert "in a file, encrypted under a key of the token" in line.detail
