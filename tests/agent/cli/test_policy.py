@@ -51,9 +51,7 @@ def test_both_signatures_are_counted_where_both_are_asked_for() -> None:
 
 
 def test_the_first_batch_without_a_second_signature_is_named() -> None:
-    with pytest.raises(
-        SignatureError, match=r"the one after batch 1 of incarnation 1: there is no"
-    ):
+    with pytest.raises(SignatureError, match=r"the one after batch 1 of incarnation 1: there is no"):
         verify_file(bundle(True, False), GATEWAY, [], Second(KEY, Policy.BOTH))
 
 
