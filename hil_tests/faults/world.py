@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,7 @@ from agent.store import Reader, StoreError
 from hil_tests.faults.disk import Disk
 from hil_tests.faults.judge import AtPlatform, Held, Judge, Rule, Told, Violation
 from hil_tests.faults.source import DEVICES
+from hil_tests.rig.broker import PLATFORM, Broker, client_files, running_broker
 from hil_tests.rig.demo.child import Child
 from hil_tests.rig.demo.stage import free_ports
 from hil_tests.rig.link import Link
@@ -36,6 +38,13 @@ LOOK_EVERY_S: Final = 0.02
 STALL_S: Final = 2
 LAST_SECOND_US: Final = 1_000_000
 NAME: Final = "faults"
+
+
+class Carrier(StrEnum):
+    """Between gateway and platform."""
+
+    GRPC = "gRPC"
+    MQTT = "MQTT"
 
 
 class WorldError(Exception):
@@ -95,8 +104,19 @@ class Sweep:
 class World:
     """Made by `world`."""
 
-    def __init__(self, folder: Path, held: Tokens, disk: Disk, link: Link, platform_port: int, seed: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        held: Tokens,
+        disk: Disk,
+        link: Link,
+        platform_port: int,
+        seed: int,
+        broker: Broker | None = None,
+    ) -> None:
         """Use `world`."""
+        self.broker = broker
+        """None where the carrier is gRPC."""
         self.folder = folder
         self.tokens = held
         self.disk = disk
@@ -237,12 +257,21 @@ class World:
         self.platform = await Child.start(
             "platform",
             ("-m", "hil_tests.faults.platform", str(self.folder / "platform"), "--port", str(self._platform_port),
-             "--seed", str(self._seed + self._starts)),
+             "--seed", str(self._seed + self._starts), *self._at_broker()),
             folder=self.folder,
             environment={"PYTHONUNBUFFERED": "1"},
         )  # fmt: skip
         self._heard_afar = 0
         await self.platform.hear("ready")
+
+    def _at_broker(self) -> tuple[str, ...]:
+        if self.broker is None:
+            return ()
+        files = client_files(self.practice, self.folder / "clients", PLATFORM)
+        return (
+            "--broker-port", str(self.broker.port), "--broker-certificate", str(files.certificate),
+            "--broker-key", str(files.key),
+        )  # fmt: skip
 
     async def acknowledge(self, how: str) -> None:
         """How the platform acknowledges from now on."""
@@ -320,7 +349,9 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def world(folder: Path, held: Tokens, shim: Path, seed: int) -> AsyncIterator[World]:
+async def world(
+    folder: Path, held: Tokens, shim: Path, seed: int, carrier: Carrier = Carrier.GRPC
+) -> AsyncIterator[World]:
     """A fresh gateway and platform, both running. Everything that was started ends with the context.
 
     `folder` is there and empty.
@@ -330,11 +361,18 @@ async def world(folder: Path, held: Tokens, shim: Path, seed: int) -> AsyncItera
     practice = Practice.make(folder / "platform")
     evidence_key = verify_key_from_pem(held.evidence_pem.read_bytes(), what="evidence key")
     practice.enrol(held.request, {"evidence": evidence_key.public_key_der})
-    async with Link("127.0.0.1", platform_port) as link:
+    async with contextlib.AsyncExitStack() as around:
+        broker, login = None, ""
+        if carrier is Carrier.MQTT:
+            broker = await around.enter_async_context(running_broker(practice, folder / "broker"))
+            ours = client_files(practice, folder / "clients", held.gateway_id)
+            login = f'mqtt_certificate_file = "{ours.certificate}"\nmqtt_certificate_key_file = "{ours.key}"\n'
+        link = await around.enter_async_context(Link("127.0.0.1", platform_port if broker is None else broker.port))
+        address = link.address if broker is None else f"mqtts://{link.address}"
         (folder / "gateway.toml").write_text(
-            _configuration(held, practice, state_dir, link.address, page_port), encoding="utf-8"
+            _configuration(held, practice, state_dir, address, login, page_port), encoding="utf-8"
         )
-        made = World(folder, held, Disk(shim, state_dir, folder), link, platform_port, seed)
+        made = World(folder, held, Disk(shim, state_dir, folder), link, platform_port, seed, broker)
         await made.start_platform()
         try:
             await made.start_gateway()
@@ -345,9 +383,11 @@ async def world(folder: Path, held: Tokens, shim: Path, seed: int) -> AsyncItera
         finally:
             made.freeze_platform(False)
             await made.platform.kill()
+            if broker is not None:
+                broker.freeze(False)
 
 
-def _configuration(held: Tokens, practice: Practice, state_dir: Path, address: str, page_port: int) -> str:
+def _configuration(held: Tokens, practice: Practice, state_dir: Path, address: str, login: str, page_port: int) -> str:
     devices = "\n".join(
         f'[[device]]\nid = "{device_id}"\nkind = "meter"\ndriver = "sunspec"\naddress = "tcp://127.0.0.1:1"\n'
         f"unit = {unit}\n"
@@ -374,7 +414,7 @@ certificate_file = "{practice.certificate_file(NAME)}"
 platform_key_file = "{practice.public_file("platform")}"
 trust_root_file = "{practice.public_file("trust-root")}"
 trust_list_file = "{practice.trust_list_file}"
-reconnect_least_s = 0.1
+{login}reconnect_least_s = 0.1
 reconnect_most_s = 1.0
 stall_s = {STALL_S}
 
