@@ -17,7 +17,7 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric import mldsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from agent.evidence import batch, cbor, cose, countersignature
+from agent.evidence import batch, cbor, cose, countersignature, partial
 from agent.evidence.countersignature import Countersignature, Policy
 from agent.evidence.errors import EvidenceError
 from agent.evidence.verify import TrustedKey
@@ -54,7 +54,8 @@ STRANGER: Final = SecondKey("nobody trusts this ML-DSA-65 key")
 
 def trusted(policy: Policy) -> TrustedKey:
     """The gateway of the vectors with both of its keys."""
-    return TrustedKey(made.GATEWAY, made.GATEWAY_KEY.verify_key, SECOND_KEY.verify_key, policy)
+    first = made.GATEWAY_KEY.verify_key
+    return TrustedKey(made.GATEWAY, first, countersigner=SECOND_KEY.verify_key, policy=policy)
 
 
 def json_key() -> Json:
@@ -83,7 +84,7 @@ def cases() -> Iterable[Case]:
     second = twice.countersignature
     assert second is not None
 
-    def case(name: str, sealed: batch.SealedBatch, policy: Policy, *proven_by: int) -> Case:
+    def case(name: str, sealed: partial.AnyBatch, policy: Policy, *proven_by: int) -> Case:
         error = None if proven_by else "signature"
         return Case(name, error, {"batch": sealed.encode()}, _facts(policy, proven_by))
 
@@ -117,6 +118,9 @@ def cases() -> Iterable[Case]:
     yield case("the second is of another batch", elsewhere, Policy.BOTH)
     neither = replace(broken_second, signature=made.flip(once.signature, 40))
     yield case("neither holds, either", neither, Policy.EITHER)
+
+    yield case("a batch with gaps keeps its countersignature, both", partial.cut(twice, {0, 2}), Policy.BOTH, first, pq)
+    yield case("a batch with gaps and one signature, both", partial.cut(once, {0, 2}), Policy.BOTH)
 
     value = second.value()
     assert isinstance(value, list)

@@ -14,7 +14,7 @@ from typing import Final
 import cbor2
 
 from agent.evidence import acknowledgement, batch, cbor, cose, merkle, statements
-from hil_tests import countersignature_cases, signed_value_cases
+from hil_tests import countersignature_cases, signed_value_cases, thinning_cases
 from hil_tests import evidence_cases as made
 from hil_tests.evidence_cases import Case, Json
 
@@ -41,6 +41,8 @@ def files() -> dict[str, str]:
         "acknowledgements.json": _cases(acknowledgement_cases()),
         "countersignatures.json": _cases(countersignature_cases.cases()),
         "signed_values.json": _cases(signed_value_cases.cases()),
+        "partial_batches.json": _cases(thinning_cases.partial_cases()),
+        "thinned_chains.json": _cases(thinning_cases.chain_cases()),
     }
 
 
@@ -106,6 +108,7 @@ def statement_cases() -> Iterable[Case]:
     contradicting = cbor.encode([*window[:9], -901, *window[10:]])
     yield wrong("window whose net is not import minus export", "malformed", contradicting)
     yield from signed_value_cases.statement_cases()
+    yield from thinning_cases.statement_cases()
 
 
 def merkle_vectors() -> Json:

@@ -33,7 +33,7 @@ from hil_tests.test_token import softhsm as softhsm
 
 def verifier(signer: MlDsaCountersigner) -> Verifier:
     second = cose.VerifyKey(cose.ML_DSA_65, signer.public_key_der)
-    return Verifier([TrustedKey(made.GATEWAY, made.GATEWAY_KEY.verify_key, second, Policy.BOTH)])
+    return Verifier([TrustedKey(made.GATEWAY, made.GATEWAY_KEY.verify_key, countersigner=second, policy=Policy.BOTH)])
 
 
 async def test_the_key_is_made_once_and_signs_what_verifiers_accept(scratch: ScratchToken, tmp_path: Path) -> None:

@@ -316,6 +316,7 @@ async def test_a_sealing_is_never_queued(store: Store) -> None:
     await bench.put(1)
     await bench.sealer.seal_once()
     [batch] = await verified(store, bench.gateway_id, verify_key_of(bench.signer.public_key_der))
+    assert batch.sealing is not None
     with pytest.raises(ValueError, match="made with its batch"):
         await bench.desk.put([batch.sealing])
 
@@ -329,8 +330,8 @@ async def test_with_a_countersigner_a_batch_is_kept_and_shown_with_both_signatur
     epoch = TrustedKey(
         bench.gateway_id,
         verify_key_of(bench.signer.public_key_der),
-        VerifyKey(ML_DSA_65, second.public_key_der),
-        Policy.BOTH,
+        countersigner=VerifyKey(ML_DSA_65, second.public_key_der),
+        policy=Policy.BOTH,
     )
     (kept,) = await store.batches(1, 2)
     assert Verifier([epoch]).verify_batch(kept.encoded).proven_by == (ES256, ML_DSA_65)

@@ -143,7 +143,7 @@ class SealedBatch:
 
     def encode(self) -> bytes:
         """The wire form: [1, COSE_Sign1 with detached payload, [leaves]]; 2 where it is countersigned."""
-        sign1 = cose.Sign1(self.protected, _second(self.countersignature), None, self.signature).encode()
+        sign1 = cose.Sign1(self.protected, second_of(self.countersignature), None, self.signature).encode()
         version = VERSION if self.countersignature is None else COUNTERSIGNED_VERSION
         return cbor.encode([version, sign1, list(self.leaves)])
 
@@ -202,7 +202,7 @@ def seal(unsigned: Unsigned, signature: bytes) -> SealedBatch:
 def receipts(batch: SealedBatch, indexes: Iterable[int]) -> list[bytes]:
     """COSE Receipts of these leaves, hashing the batch once. Raises IndexError."""
     tree = merkle.Tree([merkle.leaf_hash(leaf) for leaf in batch.leaves])
-    encoded, second = [], _second(batch.countersignature)
+    encoded, second = [], second_of(batch.countersignature)
     for index in indexes:
         path: list[cbor.Value] = list(tree.path(index))
         proof = cbor.encode([tree.size, index, path])
@@ -281,7 +281,7 @@ def decode_batch(encoded: bytes) -> SealedBatch:
     if len(texts) != header.identity.leaf_count:
         raise ProofError(f"batch: holds {len(texts)} leaves, its signed header says {header.identity.leaf_count}")
     root = merkle.root([merkle.leaf_hash(leaf) for leaf in texts])
-    return SealedBatch(header, sign1.protected, root, texts, sign1.signature, _read_second(sign1))
+    return SealedBatch(header, sign1.protected, root, texts, sign1.signature, read_second(sign1))
 
 
 def decode_receipt(encoded: bytes) -> Receipt:
@@ -299,7 +299,7 @@ def decode_receipt(encoded: bytes) -> Receipt:
         f.end()
     except (ValueError, TypeError) as error:
         raise MalformedError(f"inclusion proof: {error}") from error
-    return Receipt(header, sign1, tree_size, index, path, _read_second(sign1))
+    return Receipt(header, sign1, tree_size, index, path, read_second(sign1))
 
 
 def _inclusion_proof(unprotected: dict[int, cbor.Value]) -> list[cbor.Value]:
@@ -316,12 +316,12 @@ def _inclusion_proof(unprotected: dict[int, cbor.Value]) -> list[cbor.Value]:
     )
 
 
-def _second(second: Countersignature | None) -> dict[int, cbor.Value]:
+def second_of(second: Countersignature | None) -> dict[int, cbor.Value]:
     """The countersignature's part of an unprotected header."""
     return {} if second is None else {HEADER_COUNTERSIGNATURE: second.value()}
 
 
-def _read_second(sign1: cose.Sign1) -> Countersignature | None:
+def read_second(sign1: cose.Sign1) -> Countersignature | None:
     if HEADER_COUNTERSIGNATURE not in sign1.unprotected:
         return None
     return countersignature.read(sign1.unprotected[HEADER_COUNTERSIGNATURE])

@@ -13,10 +13,11 @@ from typing import Final, TypeAlias
 
 from agent.evidence import batch as batches
 from agent.evidence import cose, merkle, statements
-from agent.evidence.batch import BatchHeader, BatchIdentity, SealedBatch
+from agent.evidence.batch import BatchHeader, BatchIdentity
 from agent.evidence.cose import VerifyKey
 from agent.evidence.countersignature import Countersignature, Policy
 from agent.evidence.errors import MalformedError, ProofError, SignatureError
+from agent.evidence.partial import AnyBatch, PartialBatch, decode_any, numbered_leaves
 from agent.evidence.statements import Sealing, Statement
 from agent.measure.reading import Reading
 
@@ -27,9 +28,25 @@ class TrustedKey:
 
     gateway_id: str
     key: VerifyKey
+    after: ChainPosition | None = None
+    """Where its epoch begins: it speaks for later batches only. None: from the first on."""
+    until: ChainPosition | None = None
+    """The last batch of its epoch (proto/IDENTITY.md section 6). None: it has not ended."""
     countersigner: VerifyKey | None = None
     """The key of the countersignatures; None: none was enrolled."""
     policy: Policy = Policy.EITHER
+
+    def require_epoch(self, batch: BatchIdentity, root: bytes) -> None:
+        """Raises SignatureError for a batch that this key signed and was not the gateway's key for."""
+        place = (batch.incarnation, batch.number)
+        if self.after is not None and place <= self.after.place:
+            raise SignatureError(f"batch {batch.number}: its key became the gateway's after {self.after.text}")
+        if self.until is not None and (
+            place > self.until.place or (place == self.until.place and root != self.until.root)
+        ):
+            raise SignatureError(
+                f"batch {batch.number}: its key ended with {self.until.text}: whoever used it is not the gateway"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,14 +72,20 @@ class VerifiedStatement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedBatch:
-    """A batch that its gateway signed, with every leaf read."""
+    """A batch that its gateway signed, with every leaf read that is there."""
 
-    sealed: SealedBatch
-    sealing: Sealing
+    sealed: AnyBatch
+    sealing: Sealing | None
+    """None in a batch that was thinned down to nothing: when it was sealed is not shown any more."""
     statements: tuple[VerifiedStatement, ...]
-    """All leaves in order; the first is the sealing."""
+    """The leaves that are there, in order; of a whole batch the first is the sealing."""
     proven_by: tuple[int, ...]
     """As in VerifiedStatement."""
+
+    @property
+    def absent(self) -> int:
+        """Leaves that the root covers and that are not here. Of them nothing is proven but that they were."""
+        return self.sealed.absent if isinstance(self.sealed, PartialBatch) else 0
 
     @property
     def identity(self) -> BatchIdentity:
@@ -85,11 +108,11 @@ class Verifier:
         self._keys: Final = {(entry.gateway_id, entry.key.key_id): entry for entry in trusted}
 
     def verify_batch(self, encoded: bytes) -> VerifiedBatch:
-        """Everything that one batch can prove: its signature, and each leaf readable and in its place.
+        """Everything that one batch, whole or with gaps, can prove: its signature, each leaf readable and in its place.
 
         Raises MalformedError, UnsupportedError, SignatureError or ProofError. Order among batches: `follow`.
         """
-        sealed = batches.decode_batch(encoded)
+        sealed = decode_any(encoded)
         proven_by = self._judge(sealed.header, sealed.protected, sealed.root, sealed.signature, sealed.countersignature)
         read = tuple(
             VerifiedStatement(
@@ -101,11 +124,15 @@ class Verifier:
                 key_id=sealed.header.key_id,
                 proven_by=proven_by,
             )
-            for index, leaf in enumerate(sealed.leaves)
+            for index, leaf in numbered_leaves(sealed)
         )
-        sealing = read[0].statement
-        assert isinstance(sealing, Sealing)
-        return VerifiedBatch(sealed=sealed, sealing=sealing, statements=read, proven_by=proven_by)
+        sealing = read[0].statement if read else None
+        return VerifiedBatch(
+            sealed=sealed,
+            sealing=sealing if isinstance(sealing, Sealing) else None,
+            statements=read,
+            proven_by=proven_by,
+        )
 
     def verify_receipt(self, receipt: bytes, statement: bytes) -> VerifiedStatement:
         """That the gateway signed exactly these statement bytes. Raises as `verify_batch`.
@@ -155,6 +182,7 @@ class Verifier:
                 fault = second_fault
         if fault is not None:
             raise SignatureError(f"{fault} (policy {epoch.policy.value})") from fault
+        epoch.require_epoch(header.identity, root)
         algorithms = [] if first is not None else [epoch.key.algorithm]
         if second_fault is None and epoch.countersigner is not None:
             algorithms.append(epoch.countersigner.algorithm)
@@ -214,6 +242,16 @@ class ChainPosition:
     incarnation: int
     number: int
     root: bytes
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Where it stands among the batches of all incarnations."""
+        return self.incarnation, self.number
+
+    @property
+    def text(self) -> str:
+        """For a person."""
+        return f"batch {self.number} of incarnation {self.incarnation}"
 
 
 def follow(after: ChainPosition | None, batch: VerifiedBatch) -> ChainPosition:

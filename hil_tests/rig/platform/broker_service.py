@@ -105,6 +105,8 @@ class BrokerService:
                     self._publish(gateway_id, PlatformFrame(acknowledgement=acknowledgement))
             case "channel":
                 self._platform.take_channel(gateway_id, frame.channel)
+            case "bid":
+                self._platform.take_bid(gateway_id, frame.bid)
 
     def _up(self, gateway_id: str, correlation: bytes, device_ids: Any) -> None:
         self._down(gateway_id)

@@ -43,7 +43,7 @@ def pem(path: Path, public_key_der: bytes) -> Path:
 
 
 def test_both_signatures_are_counted_where_both_are_asked_for() -> None:
-    found = verify_file(bundle(True, True), GATEWAY, [], Second(KEY, Policy.BOTH))
+    found = verify_file(bundle(True, True), GATEWAY, [], second=Second(KEY, Policy.BOTH))
     assert found.holds
     expected = {"policy": "both", "held": {"ES256": 2, "ML-DSA-65": 2}, "countersigned": 2}
     assert found.signatures.as_json() == expected
@@ -52,11 +52,11 @@ def test_both_signatures_are_counted_where_both_are_asked_for() -> None:
 
 def test_the_first_batch_without_a_second_signature_is_named() -> None:
     with pytest.raises(SignatureError, match=r"the one after batch 1 of incarnation 1: there is no"):
-        verify_file(bundle(True, False), GATEWAY, [], Second(KEY, Policy.BOTH))
+        verify_file(bundle(True, False), GATEWAY, [], second=Second(KEY, Policy.BOTH))
 
 
 def test_either_lets_a_missing_second_signature_pass_and_says_so() -> None:
-    found = verify_file(bundle(True, False), GATEWAY, [], Second(KEY, Policy.EITHER))
+    found = verify_file(bundle(True, False), GATEWAY, [], second=Second(KEY, Policy.EITHER))
     assert found.holds
     assert "Not every root is countersigned" in found.signatures.lines()[1]
 

@@ -24,7 +24,8 @@ def ours(policy: str) -> Verifier:
     keys = vectors.load("keys.json")
     second = keys["countersigner"]
     (first,) = (entry for entry in keys["trusted"] if entry["key_id"] == second["beside"])
-    return Verifier([TrustedKey(first["gateway_id"], _key(first), _key(second), policy_of(policy))])
+    epoch = TrustedKey(first["gateway_id"], _key(first), countersigner=_key(second), policy=policy_of(policy))
+    return Verifier([epoch])
 
 
 def _key(entry: Any) -> cose.VerifyKey:
@@ -54,7 +55,7 @@ def test_countersignature_vector(case: Any) -> None:
     def verify_independently() -> None:
         verifier = theirs(case["policy"])
         if "batch" in parts:
-            verifier.batch(parts["batch"])
+            verifier.any_batch(parts["batch"])
         else:
             verifier.receipt(parts["receipt"], parts["statement"])
 
@@ -87,7 +88,7 @@ def test_without_an_enrolled_key_a_countersignature_proves_nothing_and_spoils_no
     twice = countersignature_cases.countersigned(made.make_batch(made.leaves()))
     first = made.GATEWAY_KEY.verify_key
     assert Verifier([TrustedKey(made.GATEWAY, first)]).verify_batch(twice.encode()).proven_by == (cose.ES256,)
-    strict = Verifier([TrustedKey(made.GATEWAY, first, None, Policy.BOTH)])
+    strict = Verifier([TrustedKey(made.GATEWAY, first, policy=Policy.BOTH)])
     with pytest.raises(errors.SignatureError, match="no key for it was enrolled"):
         strict.verify_batch(twice.encode())
 
