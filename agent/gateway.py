@@ -20,6 +20,7 @@ from agent.clock import Clock, ClockQuality
 from agent.config import Settings, read_secret
 from agent.control.controller import Controller
 from agent.control.errors import ControlError
+from agent.control.feed_keeper import FeedKeeper
 from agent.control.needing import Wish
 from agent.evidence.batch import KeyProtection, SealedBatch
 from agent.evidence.seal import SealPolicy
@@ -38,6 +39,7 @@ from agent.roads.certificates import CertificateWatch, certificates_of, reload_i
 from agent.roads.desk import Desk
 from agent.roads.devices import channel_terms, make_devices, metered
 from agent.roads.facts import facts, installed_version
+from agent.roads.feeding import feed_rules
 from agent.roads.identity import IdentityKeeper
 from agent.roads.linking import make_uplink
 from agent.roads.measuring import Measuring
@@ -136,12 +138,14 @@ class Gateway:
             clock=clock,
             on_alarm=self._alarms.raise_alarm,
         )
+        feeds = FeedKeeper(feed_rules(settings.feeds, self.note_problem))
         self._controller = Controller(
             devices=self._site.devices,
             device_settings=settings.device,
             site=settings.site,
             control=settings.control,
             bounds=settings.bounds,
+            inputs=settings.input,
             frequency=settings.frequency,
             gateway_id=lambda: self._gateway_id,
             stop_file=settings.control.gateway_stop_file or settings.gateway.state_dir / "STOP",
@@ -150,6 +154,7 @@ class Gateway:
             desk=self._desk,
             notes=store,
             booted=self._started_s < JUST_BOOTED_S,
+            feeds=feeds,
         )
         self._thinner = make_thinner(settings, store=store, desk=self._desk, clock=clock, alarms=self._alarms)
         self._offering = Offering(
@@ -333,6 +338,8 @@ class Gateway:
     def _on_identity_entry(self, order: Order) -> None:
         text = f"entry {order.number} of its history: {order.kind.name.lower()}"
         self._alarms.raise_alarm(Severity.INFO, "identity.entry", "identity", text)
+        if self._uplink is not None:
+            self._uplink.introduce_again()
 
     async def _certify(self, server: OcppServer) -> None:
         """Certificates for chargers, as soon as the token is there."""
@@ -420,6 +427,7 @@ class Gateway:
                 boot_id=self._boot_id,
                 software_version=self._version,
                 device_ids=tuple(self._site.devices),
+                history=self._identity.encoded_history,
             ),
             signer=uplink_signer,
             sign_blocking=lambda digest: self._token.sign_blocking(UPLINK_KEY, digest, TLS_SIGN_S),

@@ -164,6 +164,20 @@ class EnvelopeLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FeedStatus:
+    """A signed feed: the last value that its sources agreed on, and how old that is."""
+
+    feed: str
+    """"price" (millionths per kWh) or "frequency" (mHz)."""
+    value: int
+    currency: str
+    age_s: float
+    sources: int
+    doubt: str
+    """Why they do not agree now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeviationQuarter:
     """One quarter of an hour that is over."""
 
@@ -212,6 +226,7 @@ class Snapshot:
     schedules: tuple[AgreedLine, ...] = ()
     deviation: DeviationLine = field(default_factory=DeviationLine)
     envelope: EnvelopeLine = field(default_factory=EnvelopeLine)
+    feeds: tuple[FeedStatus, ...] = ()
 
 
 def verdict_of(problems: tuple[Problem, ...]) -> tuple[Verdict, str]:

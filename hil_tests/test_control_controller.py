@@ -16,12 +16,14 @@ from agent.config import (
     ControlSettings,
     DeviceSettings,
     FrequencySettings,
+    InputSettings,
     MandateSettings,
     SiteSettings,
 )
 from agent.control.authorization import authorize
 from agent.control.command import Command, CommandType, Mode, Point, grid_command
 from agent.control.controller import Controller
+from agent.control.feed_keeper import FeedKeeper
 from agent.evidence.statements import Alarm, CommandReceipt, CommandState, Statement, decode, encode
 from agent.store import Queued, Store, StoreFullError
 from drivers.device import (
@@ -144,7 +146,13 @@ class Site:
 
 @asynccontextmanager
 async def running(
-    folder: Path, *, clock: Clock | None = None, full: bool = False, bounds: BoundsSettings | None = None
+    folder: Path,
+    *,
+    clock: Clock | None = None,
+    full: bool = False,
+    bounds: BoundsSettings | None = None,
+    feeds: FeedKeeper | None = None,
+    inputs: Sequence[InputSettings] = (),
 ) -> AsyncIterator[Site]:
     clock = clock or Clock(kernel_error_us=lambda: 1_000)
     devices = {d.id: FakeDevice(d.id, d.kind, clock.monotonic_s) for d in DEVICES}
@@ -164,6 +172,8 @@ async def running(
             desk=desk,
             notes=desk,
             bounds=bounds,
+            feeds=feeds,
+            inputs=inputs,
         )
         site = Site(controller, dict(devices), desk, clock)
         try:
@@ -289,7 +299,8 @@ async def test_local_stop_acts_with_the_store_dead_and_holds_over_a_restart(tmp_
         await site.until(lambda: site.devices["battery"].setpoint is not None)
         site.controller.clear_stop("the installer")
         await site.until(lambda: site.devices["battery"].setpoint is None)
-        assert [s.code for s in site.desk.taken if isinstance(s, Alarm)] == ["site.stop", "site.stop_cleared"]
+        codes = ["site.stop", "site.stop_cleared"]
+        await site.until(lambda: [s.code for s in site.desk.taken if isinstance(s, Alarm)] == codes)
 
 
 async def test_a_silent_device_holds_nobody_up_and_gets_its_order_when_it_answers(tmp_path: Path) -> None:

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from agent.control.authorization import sign_body
 from agent.control.command import CommandType, Point, Price
+from agent.control.feed_keeper import FeedKeeper
+from agent.control.feeds import TYP as FEED_TYP
+from agent.control.feeds import encode_value
 from agent.control.schedule import STEP_US, TYP, Schedule, encode_schedule
 from agent.evidence.statements import Alarm, CommandReceipt, CommandState
 from hil_tests.rig.platform.service import Server
@@ -15,6 +18,7 @@ from hil_tests.test_control_controller import Site, command, running
 from hil_tests.uplink_parts import Rig, rig, until
 from proto.energysettlement.v1.gateway_pb2 import PlatformFrame
 from tests.agent.control.support import GATEWAY, OPERATOR
+from tests.agent.control.test_feeds import KEYS, RULES, value
 
 __all__ = ["rig"]
 
@@ -117,6 +121,24 @@ async def test_a_schedule_that_cannot_be_stored_is_not_followed_before_it_can(tm
         assert site.devices["battery"].power_w == 0
         site.desk.full = False
         await site.until(lambda: site.devices["battery"].power_w == -3_000)
+
+
+async def test_a_price_that_two_sources_agree_on_comes_by_the_link_and_is_shown(rig: Rig, tmp_path: Path) -> None:
+    async with running(tmp_path, feeds=FeedKeeper(RULES)) as site:
+        await site.until(lambda: site.controller.snapshot().restored)
+        now_us = site.clock.now().wall_us
+        async with linked(rig, site):
+            for number in (0, 1, 2):
+                told = value(
+                    number, at_us=now_us - 1, until_us=now_us + 600_000_000, value=210_000 + number // 2 * 90_000
+                )
+                body = await sign_body(encode_value(told), FEED_TYP, KEYS[number])
+                rig.platform.send_signed(rig.gateway.evidence.gateway_id, PlatformFrame(feed=body))
+            await site.until(lambda: bool(site.controller.snapshot().feeds))
+        line = site.controller.snapshot().feeds[0]
+        assert (line.value, line.currency, line.sources) == (210_000, "EUR", 2)
+        assert site.controller.view is not None
+        assert site.controller.view.spot == Price(210_000, "EUR")
 
 
 def _refused(site: Site) -> int:

@@ -83,6 +83,9 @@ def agreed_sentences(status: object) -> list[str]:
         + (f"; {field(line, 'reason')}" if field(line, "reason") else "")
         for line in (schedules if isinstance(schedules, list) else [])
     ]
+    feeds = field(status, "feeds")
+    for feed in feeds if isinstance(feeds, list) else []:
+        found.append(_feed(feed))
     if field(told, "quarters"):
         costs = field(told, "penalties_micro")
         paid = [
@@ -93,6 +96,16 @@ def agreed_sentences(status: object) -> list[str]:
             f"{field(told, 'over_wh')} Wh over" + (f"; would cost {', '.join(paid)}" if paid else "")
         )
     return found
+
+
+def _feed(feed: object) -> str:
+    value, doubt = field(feed, "value"), field(feed, "doubt")
+    shown = "?"
+    if isinstance(value, int):
+        is_price = field(feed, "feed") == "price"
+        shown = f"{value / 1e6:.4f} {field(feed, 'currency')} per kWh" if is_price else f"{value / 1000:.3f} Hz"
+    text = f"Feed, {field(feed, 'feed')}: {shown}, by {field(feed, 'sources')} sources, {field(feed, 'age_s')} s ago"
+    return text + (f"; {doubt}" if doubt else "")
 
 
 def _counts(status: object) -> RenderableType:

@@ -8,9 +8,11 @@ What a setting does must not live here: rooms take the section that is theirs.
 from agent.config.bounds_settings import BoundsSettings
 from agent.config.device_settings import DeviceSettings
 from agent.config.file import DEFAULT_PATH, ConfigError, model_at, read_settings
+from agent.config.input_settings import InputSettings
 from agent.config.secrets import SecretError, read_secret
 from agent.config.settings import (
     ControlSettings,
+    FeedSettings,
     FrequencySettings,
     MandateSettings,
     PlatformSettings,
@@ -29,7 +31,9 @@ __all__ = [
     "ConfigError",
     "ControlSettings",
     "DeviceSettings",
+    "FeedSettings",
     "FrequencySettings",
+    "InputSettings",
     "MandateSettings",
     "PlatformSettings",
     "SecretError",

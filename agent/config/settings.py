@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from agent.config.bounds_settings import BoundsSettings
 from agent.config.device_settings import DeviceSettings
+from agent.config.input_settings import InputSettings
 from agent.config.values import (
     AbsolutePath,
     Endpoint,
@@ -146,6 +147,34 @@ class FrequencySettings(Section):
     reserve_percent: int = Field(
         0, ge=0, le=40, description="State of charge that batteries keep free for it at both ends, percent"
     )
+
+
+class FeedSourceSettings(Section):
+    """[[feeds.source]]: somebody whose signed values count."""
+
+    name: str = Field(min_length=1, max_length=255, description="As it stands in the values")
+    key_file: AbsolutePath = Field(description="Its public key, PEM")
+
+
+class FeedSettings(Section):
+    """[feeds]: signed prices and frequencies, agreed among sources. Without sources there are none."""
+
+    needed: int = Field(2, ge=1, le=100, description="So many sources must agree within two sigma")
+    area: str = Field("", max_length=64, description="Bidding zone or area that the values are for")
+    price_fresh_s: float = Field(
+        3600.0, ge=1, le=86_400, description="The last price that was agreed on counts so long without another, s"
+    )
+    frequency_fresh_s: float = Field(30.0, ge=1, le=600, description="A frequency counts so long, s")
+    source: list[FeedSourceSettings] = Field([], max_length=100)
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        names = [source.name for source in self.source]
+        if len(set(names)) != len(names):
+            raise fault("names of sources must differ", "source")
+        if self.source and len(self.source) < self.needed:
+            raise fault(f"{self.needed} sources must agree, and there are {len(self.source)}", "needed")
+        return self
 
 
 class ControlSettings(Section):
@@ -287,10 +316,12 @@ class Settings(Section):
     control: ControlSettings = ControlSettings()
     bounds: BoundsSettings = BoundsSettings()
     frequency: FrequencySettings = FrequencySettings()
+    feeds: FeedSettings = FeedSettings()
     settlement: SettlementSettings = SettlementSettings()
     ocpp: OcppSettings = OcppSettings()
     web: WebSettings = WebSettings()
     device: list[DeviceSettings] = Field([], max_length=200)
+    input: list[InputSettings] = Field([], max_length=32)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -299,6 +330,11 @@ class Settings(Section):
             twice = sorted({d.id for d in self.device if [o.id for o in self.device].count(d.id) > 1})
             last = max(i for i, d in enumerate(self.device) if d.id == twice[0])
             raise fault(f"device ids must differ; more than once: {', '.join(twice)}", "device", last, "id")
+        for i, wired in enumerate(self.input):
+            for known in self.input[:i]:
+                if wired.name == known.name or (wired.chip, wired.line) == (known.chip, known.line):
+                    raise fault(f"inputs {known.name} and {wired.name} are the same one: name, or chip and line",
+                                "input", i, "line")  # fmt: skip
         for i, d in enumerate(self.device):
             why = _wrong_path(d, by_id)
             if why:

@@ -17,16 +17,19 @@ from typing import Final
 import structlog
 
 from agent.clock import Clock, ClockQuality, Instant
-from agent.config import BoundsSettings, ControlSettings, DeviceSettings, FrequencySettings, SiteSettings
+from agent.config import BoundsSettings, ControlSettings, DeviceSettings, FrequencySettings, InputSettings, SiteSettings
 from agent.control.admission import HORIZON_US, Admitted, Duplicate, Nothing, Policy, Refused, Undecided, judge
 from agent.control.answers import Answers
 from agent.control.book import Book, Change
 from agent.control.bounds_watch import BoundsWatch
 from agent.control.dispatcher import Dispatcher
 from agent.control.errors import ControlError, RestoreError
+from agent.control.feed_keeper import FeedKeeper
+from agent.control.feeds import FeedRules
 from agent.control.forecast import Foreseen, foresee
 from agent.control.foresight import shortfall
 from agent.control.holds import Holds
+from agent.control.input_watch import InputWatch
 from agent.control.needing import Wish
 from agent.control.notes import (
     BOUNDS_KEY,
@@ -88,7 +91,9 @@ class Controller:
         desk: Desk,
         notes: Notes,
         bounds: BoundsSettings | None = None,
+        inputs: Sequence[InputSettings] = (),
         booted: bool = False,
+        feeds: FeedKeeper | None = None,
         draw: Callable[[], float] = random.random,
     ) -> None:
         """`booted`: the machine was started just now (SAFETY 7). `draw` is for tests."""
@@ -130,11 +135,15 @@ class Controller:
         )
         self._schedules = ScheduleKeeper(draw)
         self._bounds = BoundsWatch(bounds or BoundsSettings())
+        self._inputs = InputWatch(
+            inputs, say=self._alarm, press=self._press_wired, changed=self._hurry, monotonic_s=clock.monotonic_s
+        )
         self._holds = Holds(
             {name: partial(self._looks.status, name) for name in self._controllable},
             say=self._alarm,
             keep=self._keep_hold,
         )
+        self._feeds = feeds or FeedKeeper(FeedRules())
         self._stopped_by: str | None = None
         self._trouble = ""
         """Why no plan can be made; empty while one can."""
@@ -162,7 +171,7 @@ class Controller:
         self._hurry()
 
     async def receive_signed(self, kind: str, signed: bytes, received: Instant) -> None:
-        """Take a schedule of the platform. Never raises for what the peer sent; receipts go the way of all evidence."""
+        """Take a schedule or a value of a feed. Never raises for what the peer sent."""
         now = self._now(received)
         if kind == "schedule":
             match self._schedules.receive(signed, self._policy(), self._trust(), now):
@@ -173,7 +182,9 @@ class Controller:
                 case Taken() as taken:
                     notes = self._schedules.take_notes()
                     self._recorder.submit(taken.receipts, notes, lambda: self._schedule_committed(taken.hash))
-        self._hurry()
+            self._hurry()
+        elif kind == "feed" and now.time_known:
+            self._feeds.receive(signed, now.wall_us)
 
     def on_sample(self, sample: Sample) -> None:
         """Every sample of every device, as it comes. Never blocks."""
@@ -190,6 +201,10 @@ class Controller:
         self._button.press(by)
         self._stop_to_keep.set()
         self._hurry()
+
+    def _press_wired(self, by: str) -> None:
+        if self._button.pressed_by() is None:
+            self.stop(by)
 
     def clear_stop(self, by: str) -> None:
         """End of local STOP. Raises StopNotClearedError while its file cannot be removed."""
@@ -243,6 +258,8 @@ class Controller:
             commands=tuple(show_command(entry, self._plan.commands.get(entry.order.hash)) for entry in entries),
             schedules=self._schedules.lines(view, self._plan),
             deviations=self._schedules.deviations,
+            feeds=self._feeds.lines(self._clock.now().wall_us),
+            inputs=self._inputs.states(),
             refused=self._refused,
             unrecorded=self._recorder.backlog,
             store_trouble=self._recorder.trouble,
@@ -274,6 +291,7 @@ class Controller:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._record(), name="control recorder")
             tasks.create_task(self._dispatcher.run(), name="control dispatcher")
+            tasks.create_task(self._inputs.run(), name="control inputs")
             tasks.create_task(self._keep_stop(), name="control stop file")
             tasks.create_task(self._plan_for_ever(), name="control plan")
 
@@ -363,6 +381,7 @@ class Controller:
             *self._holds.restore(stored),
             *self._watch.day.restore(stored),
             *self._schedules.restore(stored),
+            *self._feeds.restore(stored),
         )
         if BOUNDS_KEY in stored:
             try:
@@ -387,6 +406,7 @@ class Controller:
         now = self._now(instant)
         for waiting in self._undecided.take():
             self._take(waiting, now)
+        self._inputs.look()
         self._note_stop()
         self._adopt(self._book.settle(now))
         orders = (*self._book.candidates(now), *self._schedules.orders(now))
@@ -402,13 +422,19 @@ class Controller:
         outcomes = {order_hash: command.outcome for order_hash, command in plan.commands.items()}
         registers = self._fresh_registers(instant.monotonic_s)
         self._adopt(self._book.observe(outcomes, registers, now))
-        said = self._schedules.follow(view, plan, registers, None)
-        self._recorder.submit(said, self._schedules.take_notes())
+        said = self._schedules.follow(view, plan, registers, view.spot)
+        self._recorder.submit(said, self._schedules.take_notes() | self._feeds.take_notes())
         self._tidy(now)
 
     def _look(self, now: Now, monotonic_s: float, orders: tuple[Order, ...]) -> SiteView:
         view = self._watch.look(now, monotonic_s, orders=orders, stop=self._stopped_by)
-        return replace(view, bounds=self._bounds.allow(now), overrides=self._holds.standing(now))
+        return replace(
+            view,
+            bounds=self._bounds.allow(now),
+            overrides=self._holds.standing(now),
+            inputs=self._inputs.clamps(),
+            spot=self._feeds.look(view.frequency.millihertz, now.wall_us, self._alarm) if now.time_known else None,
+        )
 
     def _note_devices(self) -> None:
         """Note which devices hold something of ours: one without a timer of its own would keep it over our death."""

@@ -167,7 +167,7 @@ def _prices(drafts: dict[str, Draft], site: SiteView) -> dict[str, Price | None]
     for order in site.orders:
         if order.command.mode is Mode.SETPOINT and order.command.signed_power_w < 0:
             for name in scope_of(order.command, drafts):
-                prices.setdefault(name, order.command.price)
+                prices.setdefault(name, order.command.price or site.spot)
     return prices
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from agent.control.deviation import DeviationBook
 from agent.control.envelope import Envelope
+from agent.control.feed_keeper import FeedLine
 from agent.control.missed_windows import DERATED_AFTER, MissedWindows
 from agent.control.schedule import clock
 from agent.control.schedule_keeper import ScheduleLine
-from agent.status import AgreedLine, DeviationLine, DeviationQuarter, EnvelopeLine, Problem, Verdict
+from agent.status import AgreedLine, DeviationLine, DeviationQuarter, EnvelopeLine, FeedStatus, Problem, Verdict
 
 MOST_QUARTERS: Final = 8
 
@@ -69,6 +71,21 @@ def envelope_line(offered: Envelope, windows: MissedWindows) -> EnvelopeLine:
         windows_missed=windows.total,
         windows_missed_in_a_row=windows.in_a_row,
         derated_permille=windows.permille,
+    )
+
+
+def feed_lines(feeds: Sequence[FeedLine]) -> tuple[FeedStatus, ...]:
+    """The feeds."""
+    return tuple(
+        FeedStatus(
+            feed=line.feed,
+            value=line.value,
+            currency=line.currency,
+            age_s=round(line.age_s, 1),
+            sources=line.sources,
+            doubt=line.doubt,
+        )
+        for line in feeds
     )
 
 

@@ -89,6 +89,10 @@ class IdentityKeeper:
         """None: named by its key."""
         return None if self._held is None else self._held.state
 
+    def encoded_history(self) -> bytes:
+        """For whoever verifies; empty when this gateway is named by its key."""
+        return b"" if self._held is None else history.encode_history(self._held.entries)
+
     async def bring_up(self) -> tuple[str, Signer]:
         """The gateway's name and the key that signs now, once an order that waits has been carried out or refused.
 

@@ -14,7 +14,7 @@ from agent.control.missed_windows import MissedWindows
 from agent.control.snapshot import CommandControl, ControlSnapshot, DeviceControl
 from agent.identity.trust import TrustList
 from agent.measure.reading import Reading
-from agent.roads.agreed import agreed_line, deviation_line, envelope_line, windows_problems
+from agent.roads.agreed import agreed_line, deviation_line, envelope_line, feed_lines, windows_problems
 from agent.roads.settling import Settling
 from agent.status import (
     ClockLine,
@@ -109,6 +109,7 @@ def snapshot(parts: Parts) -> Snapshot:
         settlement=_settlement_line(parts),
         schedules=tuple(agreed_line(line) for line in parts.control.schedules),
         deviation=deviation_line(parts.control.deviations),
+        feeds=feed_lines(parts.control.feeds),
         envelope=envelope_line(parts.envelope, parts.windows),
     )
 
@@ -271,6 +272,13 @@ def control_problems(control: ControlSnapshot) -> list[Problem]:
     if control.stopped_by is not None:
         sentence = f"local STOP by {control.stopped_by} holds; clear it when the reason has gone"
         found.append(Problem(severity=Verdict.ATTENTION, subject="stop", sentence=sentence))
+    for wired in control.inputs:
+        if wired.active:
+            found.append(
+                Problem(severity=Verdict.ATTENTION, subject=wired.name, sentence=f"this input is active: {wired.text}")
+            )
+        if wired.trouble:
+            found.append(Problem(severity=Verdict.TROUBLE, subject=wired.name, sentence=wired.trouble))
     if control.safe_mode is not None:
         found.append(Problem(severity=Verdict.ATTENTION, subject="safe mode", sentence=control.safe_mode))
     if not control.time_known:

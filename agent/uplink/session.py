@@ -8,6 +8,7 @@ for a batch and root that are ours.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeAlias
@@ -55,6 +56,8 @@ class UplinkIdentity:
     boot_id: bytes
     software_version: str
     device_ids: tuple[str, ...]
+    history: Callable[[], bytes] = bytes
+    """The history of its name as it is now; empty where it is named by its key."""
 
 
 _Position: TypeAlias = tuple[int, int]
@@ -188,6 +191,7 @@ class Session:
                 software_version=self.identity.software_version,
                 device_ids=self.identity.device_ids,
                 next_batch_number=self._next_batch_number,
+                identity_history=self.identity.history(),
             )
         )
 

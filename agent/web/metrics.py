@@ -71,6 +71,13 @@ def _deviation(now: Snapshot) -> Iterator[Metric]:
     for currency, micro in told.penalties_micro.items():
         cost.add_metric([currency], micro / 1_000_000)
     yield cost
+    labels = ["feed", "currency"]
+    value = GaugeMetricFamily("v2g_gateway_feed_value", "Millionths per kWh, or mHz: as last agreed on", labels=labels)
+    age = GaugeMetricFamily("v2g_gateway_feed_age_seconds", "Since its sources agreed", labels=labels)
+    for feed in now.feeds:
+        value.add_metric([feed.feed, feed.currency], float(feed.value))
+        age.add_metric([feed.feed, feed.currency], feed.age_s)
+    yield from (value, age)
 
 
 def _devices(now: Snapshot) -> Iterator[Metric]:

@@ -17,6 +17,7 @@ class Rule(StrEnum):
     """Names of the rules, as they stand in reasons, snapshots and the page. SAFETY.md's numbers in brackets."""
 
     STOP = "local stop [1]"
+    WIRED = "hard-wired input [13]"
     HELD = "held locally by hand"
     GRID_CODE = "never against the grid's frequency [5]"
     FREQUENCY = "frequency response [11]"
