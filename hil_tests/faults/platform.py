@@ -2,7 +2,7 @@
 
 python -m hil_tests.faults.platform FOLDER --port PORT [--broker-port PORT --broker-certificate FILE --broker-key FILE].
 Events of the platform as JSON lines on stdout; orders on stdin:
-{"do": "acknowledge", "how": "at once" | "mixed" | "not"}.
+{"do": "acknowledge", "how": "at once" | "mixed" | "not"}, and {"do": "replay"}: all that was said about channels again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from hil_tests.rig.platform.core import Platform
 from hil_tests.rig.platform.enrol import Practice
 from hil_tests.rig.platform.service import Server
 from proto.energysettlement.v1.device_pb2 import DeviceTelemetry
-from proto.energysettlement.v1.gateway_pb2 import PlatformFrame
+from proto.energysettlement.v1.gateway_pb2 import ChannelFrame, PlatformFrame
 
 MOST_KEPT: Final = 50
 
@@ -51,6 +51,7 @@ class MixingPlatform(Platform):
         super().__init__(practice, book, say=say, now_us=lambda: time.time_ns() // 1000)
         self._chance = chance
         self._kept: list[bytes] = []
+        self._said_of_channels: list[ChannelFrame] = []
         self._how = How.AT_ONCE
         self._verifier = Verifier(
             TrustedKey(gateway_id, audit.enrolled.keys["evidence"]) for gateway_id, audit in self.audits.items()
@@ -82,6 +83,18 @@ class MixingPlatform(Platform):
         """
         at, batch = self.audits[gateway_id].position, self._verifier.verify_batch(encoded).identity
         return batch.number > (at.number + 1 if at is not None and at.incarnation == batch.incarnation else 1)
+
+    def _send_channel(self, gateway_id: str, frames: list[ChannelFrame]) -> None:
+        self._said_of_channels = [*self._said_of_channels, *frames][-MOST_KEPT:]
+        super()._send_channel(gateway_id, frames)
+
+    def replay_channels(self) -> int:
+        """Send it all again, in any order. How many messages."""
+        again = [*self._said_of_channels]
+        self._chance.shuffle(again)
+        for gateway_id in self.audits:
+            super()._send_channel(gateway_id, again)
+        return len(again)
 
     def acknowledge(self, how: How) -> None:
         """From now on. What was held back goes out, out of order, when all is well again."""
@@ -126,7 +139,11 @@ async def _take_orders(platform: MixingPlatform, ended: asyncio.Event) -> None:
     lines = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     while line := await lines.readline():
-        how = How(json.loads(line)["how"])
+        order = json.loads(line)
+        if order["do"] == "replay":
+            _say({"replayed": platform.replay_channels()})
+            continue
+        how = How(order["how"])
         platform.acknowledge(how)
         _say({"acknowledging": how.value})
     ended.set()

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from hil_tests.faults import broker, disk, kills, outside, storage, two
+from hil_tests.faults import broker, channels, disk, kills, outside, storage, two
 from hil_tests.faults.judge import LOSSES, Violation
-from hil_tests.faults.world import Carrier, Sweep, Tokens, World, tokens, world
+from hil_tests.faults.setting import world
+from hil_tests.faults.world import Carrier, Sweep, Tokens, World, tokens
 
 Strike = Callable[[World, random.Random], Awaitable[str]]
 """Does the harm and undoes it, with the gateway running or starting again; says what exactly was done."""
@@ -63,7 +64,14 @@ MQTT_KINDS: Final[Mapping[str, Strike]] = {
     "mqtt_platform_loses_last_second": outside.platform_loses_its_last_second,
 }
 """The same gateway and platform with a broker between them: other rows, for a row has one carrier."""
-ALL_KINDS: Final[Mapping[str, Strike]] = {**KINDS, **MQTT_KINDS}
+CHANNEL_KINDS: Final[Mapping[str, Strike]] = {
+    "channel_kill_at_stage": channels.killed_at_a_stage,
+    "channel_replay": channels.messages_replayed,
+    "channel_platform_ahead": channels.platform_ahead,
+}
+"""Of a gateway with a settled device."""
+ALL_KINDS: Final[Mapping[str, Strike]] = {**KINDS, **MQTT_KINDS, **CHANNEL_KINDS}
+OF_CARRIER: Final = {Carrier.GRPC: KINDS, Carrier.MQTT: MQTT_KINDS, Carrier.SETTLING: CHANNEL_KINDS}
 OFTEN: Final = (
     "kill", "kill_at_commit_of_start", "kill_at_commit_of_first_start", "kill_at_commit", "kill_in_write", "power_cut",
     "two_at_once",
@@ -137,7 +145,7 @@ async def run(
     sweep = Sweep()
     async with tokens(token, _folder(folder, "token")) as held:
         for carrier in Carrier:
-            left = [kind for kind in planned if (kind in MQTT_KINDS) is (carrier is Carrier.MQTT)]
+            left = [kind for kind in planned if kind in OF_CARRIER[carrier]]
             while left:
                 first = outcome.faults
                 at = _folder(folder, f"row-{first}")
@@ -188,7 +196,8 @@ async def _check(at: World, where: str, outcome: Outcome, say: Say, *, complete:
     """Whether the gateway gets on, and nothing is wrong."""
     began_s = time.monotonic()
     stuck = await at.gets_on()
-    found = [*([stuck] if stuck is not None else []), *await at.judged(complete=complete)]
+    found = [*([stuck] if stuck is not None else []), *at.found, *await at.judged(complete=complete)]
+    at.found.clear()
     outcome.violations += [(where, violation) for violation in found]
     say(f"{where}: got on in {time.monotonic() - began_s:.1f} s" + "".join(f"\n    {each}" for each in found))
     return not found
