@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 import structlog
 
 from agent.clock import Clock, ClockQuality
-from agent.config import Settings, read_secret
+from agent.config import Settings
 from agent.control.controller import Controller
 from agent.control.errors import ControlError
 from agent.control.feed_keeper import FeedKeeper
@@ -55,6 +55,7 @@ from agent.roads.thinning import make_thinner
 from agent.roads.trusting import TrustKeeper
 from agent.status import EvidenceLine, Problem, Snapshot, Verdict
 from agent.store import Store, StoreError
+from agent.token.pin import read_pin
 from agent.token.token import Token
 from agent.uplink.errors import LinkDownError
 from agent.uplink.session import UplinkIdentity
@@ -189,7 +190,7 @@ class Gateway:
                 module=settings.token.module,
                 label=settings.token.label,
                 serial=settings.token.serial,
-                read_pin=lambda: read_secret(settings.token.pin_secret),
+                read_pin=lambda: read_pin(settings.token.pin_secret),
             )
             token.start()
             try:

@@ -15,6 +15,7 @@ from agent.config.values import (
     AbsolutePath,
     Endpoint,
     HostAndPort,
+    PinReference,
     SecretReference,
     Section,
     Timezone,
@@ -55,7 +56,7 @@ class TokenSettings(Section):
     module: Path = Field(Path("/usr/lib/softhsm/libsofthsm2.so"), description="PKCS#11 module")
     label: str | None = Field(None, description="Token label; give this or `serial`")
     serial: str | None = Field(None, description="Token serial number; better than the label, it is unique")
-    pin_secret: SecretReference = Field("credential:token-pin", description="Where the user PIN is")
+    pin_secret: PinReference = Field("credential:token-pin", description="Where the user PIN is")
     key_protection: Literal["software", "tpm", "certified"] = Field(
         "software", description="What holds the keys: signed into every batch, so state it truly"
     )
