@@ -20,6 +20,7 @@ from agent.cli import identity as identity_commands
 from agent.cli import init as initialising
 from agent.cli import override as holding
 from agent.cli import plan as planning
+from agent.cli import seal_pin as sealing_pin
 from agent.cli import simulate as simulating
 from agent.cli import why as explaining
 from agent.cli.asking import settings_of as _settings
@@ -55,6 +56,7 @@ app.command()(verifying.verify)
 app.command()(enrolling.enroll)
 app.command()(backup_commands.backup)
 app.command()(backup_commands.restore)
+app.command("seal-pin")(sealing_pin.seal_pin)
 app.command()(offering.envelope)
 app.command()(planning.plan)
 app.command()(simulating.simulate)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from agent.cli.policy import Second, SignatureCount
 from agent.evidence import verify
 from agent.evidence.batch import MAX_BATCH_BYTES
 from agent.evidence.bundle import BundleHead, Scope, read_bundle
@@ -32,6 +33,7 @@ from agent.store import Reader
 PIN_NOTE = f"journal/token/pin/{EVIDENCE_KEY.hex()}"
 """Where the store has the public key that the gateway seals with."""
 MOST_CLAIMS: int = 100
+NO_SECOND: Second = Second()
 
 
 class VerifyError(Exception):
@@ -62,6 +64,8 @@ class Findings:
     """What statements say of meters' signatures and is not so; at most MOST_CLAIMS."""
     signed: SignedValueCheck
     """What meters signed themselves."""
+    signatures: SignatureCount
+    """Which signatures over the roots hold."""
     thinned: ThinningCheck
     """Leaves that are not there, and what stands for them."""
 
@@ -89,11 +93,16 @@ async def gateway_and_keys(store: Reader, state_dir: Path) -> tuple[str, tuple[b
 
 
 def trusted_keys(
-    head: BundleHead, gateway: str | None, key_files: Iterable[Path], history_file: Path | None = None
+    head: BundleHead,
+    gateway: str | None,
+    key_files: Iterable[Path],
+    history_file: Path | None = None,
+    second: Second = NO_SECOND,
 ) -> list[TrustedKey]:
     """The keys that the person at the terminal trusts. Raises VerifyError when there is none, or one cannot be read."""
     if history_file is not None:
-        return _keys_of_history(head, gateway, history_file)
+        epochs = _keys_of_history(head, gateway, history_file)
+        return [replace(epoch, countersigner=second.key, policy=second.policy) for epoch in epochs]
     if gateway is not None and gateway.startswith(history.PREFIX):
         raise VerifyError(
             "--gateway did:v2g:... is named by its history: give it with --history FILE (the gateway's "
@@ -125,7 +134,7 @@ def trusted_keys(
             f"the file is about {head.gateway_id[:80]}, which none of these keys is: name that gateway too with "
             "--gateway, if you know it as enrolled with this key"
         )
-    return [TrustedKey(head.gateway_id, key) for key in keys]
+    return [TrustedKey(head.gateway_id, key, countersigner=second.key, policy=second.policy) for key in keys]
 
 
 def _keys_of_history(head: BundleHead, gateway: str | None, file: Path) -> list[TrustedKey]:
@@ -169,19 +178,23 @@ def open_evidence(file: BinaryIO) -> Evidence:
 
 
 def verify_file(
-    file: BinaryIO, gateway: str | None, key_files: Iterable[Path], history_file: Path | None = None
+    file: BinaryIO,
+    gateway: str | None,
+    key_files: Iterable[Path],
+    history_file: Path | None = None,
+    second: Second = NO_SECOND,
 ) -> Findings:
     """Verify evidence, batch by batch. Raises VerifyError, or EvidenceError with the place of the first fault."""
     opened = open_evidence(file)
     head = opened.head
-    verifier = Verifier(trusted_keys(head, gateway, key_files, history_file))
-    looked = _Looked(head)
+    verifier = Verifier(trusted_keys(head, gateway, key_files, history_file, second))
+    looked = _Looked(head, second)
     count = 0
     for count, encoded in enumerate(opened.batches, start=1):
         try:
             batch = verifier.verify_batch(encoded)
         except EvidenceError as error:
-            raise type(error)(f"batch {count} of the file: {error}") from error
+            raise type(error)(f"batch {count} of the file{_after(looked.last)}: {error}") from error
         if batch.identity.gateway_id != head.gateway_id:
             raise MalformedError(f"batch {count} of the file is of another gateway: {batch.identity.gateway_id[:80]}")
         looked.see(batch)
@@ -191,14 +204,16 @@ def verify_file(
 class _Looked:
     """What was seen of a file so far."""
 
-    def __init__(self, head: BundleHead) -> None:
+    def __init__(self, head: BundleHead, second: Second) -> None:
         self._head = head
+        self._signatures = SignatureCount(second)
         self._witness = Witness()
         self._kinds: Counter[str] = Counter()
         self._contradictions: list[str] = []
         self._signed, self._thinned, self._false_claims = SignedValueCheck(), ThinningCheck(), list[str]()
         self._first: VerifiedBatch | None = None
-        self._last: VerifiedBatch | None = None
+        self.last: VerifiedBatch | None = None
+        """Up to where everything held."""
         self._chain_break: ChainBreak | None = None
         self._incarnations: dict[int, None] = {}
         self._times: list[int] = []
@@ -209,27 +224,28 @@ class _Looked:
         """The next batch."""
         said = [s.statement for s in batch.statements if not isinstance(s.statement, Sealing)]
         self._kinds.update(kind_of(statement).name.lower() for statement in said)
+        self._signatures.see(batch)
         self._thinned.see(batch)
         self._contradictions.extend(found.subject for found in self._witness.see_batch(batch))
         self._false_claims += [claim for s in batch.statements for claim in self._signed.see(s.statement, s.hash)]
         if self._head.scope is not None:
             self._see_extract(batch, said, self._head.scope)
         elif self._chain_break is None:
-            after = None if self._last is None else self._last.position
+            after = None if self.last is None else self.last.position
             self._chain_break = verify.first_break([batch], after=after)
         self._incarnations.setdefault(batch.identity.incarnation)
         if batch.sealing is not None:
             self._times = [*self._times[:1], batch.sealing.sealed_at_us]
-        self._first, self._last = self._first or batch, batch
+        self._first, self.last = self._first or batch, batch
 
     def _see_extract(self, batch: VerifiedBatch, said: Sequence[Statement], scope: Scope) -> None:
         """Batches of an extract are no chain, but in its order, and about one device."""
         i = batch.identity
-        if self._last is not None and self._chain_break is None:
-            before = self._last.identity
+        if self.last is not None and self._chain_break is None:
+            before = self.last.identity
             if (i.incarnation, i.number) <= (before.incarnation, before.number):
                 why = f"extract: batch {i.number} of incarnation {i.incarnation} after batch {before.number}"
-                self._chain_break = ChainBreak(self._last.position, i, why)
+                self._chain_break = ChainBreak(self.last.position, i, why)
         for statement in said:
             if getattr(statement, "device_id", scope.device_id) != scope.device_id:
                 self._false_claims.append(
@@ -247,7 +263,7 @@ class _Looked:
 
     def findings(self, count: int) -> Findings:
         """What all of it proves."""
-        first, last = self._first, self._last
+        first, last = self._first, self.last
         claims = [*self._false_claims, *self._thinned.false_claims()]
         return Findings(
             gateway_id=self._head.gateway_id,
@@ -264,5 +280,13 @@ class _Looked:
             contradictions=tuple(self._contradictions),
             false_claims=tuple(claims[:MOST_CLAIMS]),
             signed=self._signed,
+            signatures=self._signatures,
             thinned=self._thinned,
         )
+
+
+def _after(last: VerifiedBatch | None) -> str:
+    """Up to where everything held."""
+    if last is None:
+        return ""
+    return f", the one after batch {last.identity.number} of incarnation {last.identity.incarnation}"

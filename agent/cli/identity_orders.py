@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 from agent.cli.init import InitError, choose_softhsm, until_ready
 from agent.cli.subject_file import read_subject
 from agent.clock import Clock
-from agent.config import Settings, read_secret
+from agent.config import Settings
 from agent.evidence import cose
 from agent.evidence.cose import VerifyKey, verify_key_of
 from agent.evidence.errors import EvidenceError
@@ -42,6 +42,7 @@ from agent.roads.identity import IdentityKeeper
 from agent.store import Store, StoreInUseError
 from agent.store.files import DATABASE, Lock, begin_after
 from agent.token.errors import KeyExistsError, TokenError
+from agent.token.pin import read_pin
 from agent.token.token import Curve, Token
 from drivers.device import SignerUnavailableError
 
@@ -69,7 +70,7 @@ async def token_of(settings: Settings) -> AsyncIterator[Token]:
         module=settings.token.module,
         label=settings.token.label,
         serial=settings.token.serial,
-        read_pin=lambda: read_secret(settings.token.pin_secret),
+        read_pin=lambda: read_pin(settings.token.pin_secret),
     )
     token.start()
     try:

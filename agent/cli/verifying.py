@@ -14,6 +14,7 @@ from rich.markup import escape
 from agent.cli import evidence
 from agent.cli.options import JsonOption
 from agent.cli.output import console, emit_json, fail, os_error, plain
+from agent.cli.policy import CountersignerOption, PolicyError, PolicyOption, Second, second_of
 from agent.cli.signed_values import signed_values_json, signed_values_lines
 from agent.cli.thinned import thinned_json, thinned_lines
 from agent.evidence.batch import MAX_RECEIPT_BYTES, decode_receipt
@@ -46,6 +47,8 @@ def verify(
     history: Annotated[
         Path | None, typer.Option(metavar="FILE", help="History of a did:v2g gateway: its keys, each for its part.")
     ] = None,
+    policy: PolicyOption = "either",
+    countersigner: CountersignerOption = None,
     statement: Annotated[
         Path | None, typer.Option(metavar="FILE", help="With a receipt: the statement's exact bytes.")
     ] = None,
@@ -59,18 +62,19 @@ def verify(
 ) -> None:
     """Verify evidence, and say what it proves and what it does not. Exit code 1 when anything does not hold."""
     try:
+        second = second_of(policy, countersigner)
+        trusted = Trusted(gateway, key or [], history, second, device_key, platform_key)
         with file.open("rb") as opened:
             beginning = opened.read(32)
             opened.seek(0)
             if MAGIC.encode() in beginning:
-                trusted = Trusted(gateway, key or [], history, device_key, platform_key)
                 single = _proof(opened.read(MAX_BYTES + 1), trusted)
             elif beginning[:2] == b"\xd2\x84":
-                single = _receipt(opened.read(MAX_RECEIPT_BYTES + 1), statement, Trusted(gateway, key or [], history))
+                single = _receipt(opened.read(MAX_RECEIPT_BYTES + 1), statement, trusted)
             else:
                 single = None
-                found = evidence.verify_file(opened, gateway, key or [], history)
-    except (evidence.VerifyError, EvidenceError, LedgerError) as error:
+                found = evidence.verify_file(opened, gateway, key or [], history, second)
+    except (evidence.VerifyError, EvidenceError, LedgerError, PolicyError) as error:
         fail(f"{file}: {error}", as_json=as_json)
     except OSError as error:
         fail(os_error(error, file), as_json=as_json)
@@ -103,13 +107,14 @@ class Trusted:
     gateway: str | None
     keys: list[Path]
     history: Path | None
+    second: Second
     device_key: Path | None = None
     platform_key: Path | None = None
 
     def verifier(self, gateway_id: str) -> Verifier:
         """For what is said to be of a gateway. Raises VerifyError."""
         head = BundleHead(gateway_id, ())
-        return Verifier(evidence.trusted_keys(head, self.gateway, self.keys, self.history))
+        return Verifier(evidence.trusted_keys(head, self.gateway, self.keys, self.history, self.second))
 
 
 def _receipt(encoded: bytes, statement: Path | None, trusted: Trusted) -> Single:
@@ -216,6 +221,7 @@ def _findings_json(found: evidence.Findings) -> dict[str, object]:
         "contradictions": found.contradictions,
         "false_claims": found.false_claims,
         "signed_values": signed_values_json(found.signed),
+        "signatures": found.signatures.as_json(),
         "thinned": thinned_json(found.thinned),
     }
 
@@ -230,7 +236,7 @@ def _findings_lines(file: Path, found: evidence.Findings) -> Iterator[str]:
         yield f"[red]Two contents under one identity:[/] {escape(plain(subject))}"
     for claim in found.false_claims:
         yield f"[red]Not so:[/] {escape(plain(claim))}"
-    for line in (*signed_values_lines(found.signed), *thinned_lines(found.thinned)):
+    for line in (*signed_values_lines(found.signed), *thinned_lines(found.thinned), *found.signatures.lines()):
         yield escape(plain(line))
     if len(found.incarnations) > 1:
         lives = ", ".join(map(str, found.incarnations))
