@@ -58,6 +58,12 @@ class EvidenceLine:
     """Statements in batches that the platform has acknowledged."""
     batches_waiting: int
     """Sealed batches that the platform has not acknowledged."""
+    merged: int = 0
+    """Readings merged to save space, since the agent's first start: their energy is kept, not their course."""
+    store_bytes: int = 0
+    """Space that evidence takes."""
+    store_most_bytes: int = 0
+    """Space that it may take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +201,7 @@ class Snapshot:
     name: str
     version: str
     gateway_id: str
-    """did:key of the evidence key; empty until the token has been seen once."""
+    """did:key of the evidence key, or did:v2g of its history; empty until the token has been seen once."""
     incarnation: int
     boot_id: str
     uptime_s: float

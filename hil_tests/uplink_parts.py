@@ -6,7 +6,7 @@ import asyncio
 import functools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +56,8 @@ class Gateway:
     connected: int = 0
     platform_times: list[tuple[int, float]] = field(default_factory=list)
     alarms: list[tuple[str, str, str]] = field(default_factory=list)
+    history: bytes = b""
+    """Of its name, as its hello says it."""
 
     async def on_command(self, command: GridCommand, device_id: str | None, received: Instant) -> None:
         self.commands.append((command, device_id))
@@ -123,7 +125,7 @@ class Rig:
         sign = sign_digest or gateway.tls.sign_digest_now
         uplink = Uplink(
             settings,
-            identity=gateway.evidence.identity("meter", "pv"),
+            identity=replace(gateway.evidence.identity("meter", "pv"), history=lambda: gateway.history),
             outbox=gateway.outbox,
             credentials=lambda: credentials_from_files(
                 ca_file=settings.ca_file,

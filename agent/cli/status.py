@@ -114,13 +114,18 @@ def _counts(status: object) -> RenderableType:
         ("Link ", "bold"),
         f"{field(link, 'state')}   ",
         ("Readings ", "bold"),
-        f"{field(status, 'evidence', 'readings')} stored   ",
+        f"{field(status, 'evidence', 'readings')} stored{_merged(status)}   ",
         ("Statements ", "bold"),
         f"{field(status, 'evidence', 'sealed')} sealed, {field(status, 'evidence', 'acknowledged')} acknowledged   ",
         ("Windows ", "bold"),
         f"{field(status, 'settlement', 'windows_countersigned')} of {field(status, 'settlement', 'windows_closed')} "
         "signed by both sides",
     )
+
+
+def _merged(status: object) -> str:
+    merged = field(status, "evidence", "merged")
+    return f", {merged} of them merged to save space" if merged else ""
 
 
 def _parts(status: object) -> list[object]:

@@ -64,6 +64,17 @@ _EXAMPLES: Final = """\
 #token_id = "04A1B2C3D4E5F6"
 #minimum_soc_percent = 30
 #least_price_micro_per_kwh = 0
+
+# Hard-wired inputs: a contact to ground that opens to act, so that a broken wire acts too.
+#[[input]]
+#name = "stop-button"
+#line = 17
+#stop = true
+
+#[[input]]
+#name = "ripple-60"
+#line = 27
+#export_limit_w = 6000
 """
 
 _HEAD: Final = """\
@@ -82,7 +93,7 @@ def annotated_config(given: Given) -> str:
     """The file as text. `given` are the values to write, by section and key; all else stands there as a comment."""
     parts = [_HEAD]
     for name in config.Settings.model_fields:
-        if name == "device":
+        if name in ("device", "input"):  # lists; the examples show them
             continue
         section = config.model_at((name,))
         assert section is not None

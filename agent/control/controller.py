@@ -10,28 +10,42 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import structlog
 
 from agent.clock import Clock, ClockQuality, Instant
-from agent.config import ControlSettings, DeviceSettings, FrequencySettings, SiteSettings
+from agent.config import BoundsSettings, ControlSettings, DeviceSettings, FrequencySettings, InputSettings, SiteSettings
 from agent.control.admission import HORIZON_US, Admitted, Duplicate, Nothing, Policy, Refused, Undecided, judge
 from agent.control.answers import Answers
 from agent.control.book import Book, Change
+from agent.control.bounds_watch import BoundsWatch
 from agent.control.dispatcher import Dispatcher
-from agent.control.errors import ControlError
+from agent.control.errors import ControlError, RestoreError
 from agent.control.feed_keeper import FeedKeeper
 from agent.control.feeds import FeedRules
 from agent.control.forecast import Foreseen, foresee
 from agent.control.foresight import shortfall
+from agent.control.holds import Holds
+from agent.control.input_watch import InputWatch
 from agent.control.needing import Wish
-from agent.control.notes import DEVICES_KEY, PREFIX, changed_notes, decode_names, encode_names, entry_key, restore
+from agent.control.notes import (
+    BOUNDS_KEY,
+    DEVICES_KEY,
+    PREFIX,
+    changed_notes,
+    decode_names,
+    encode_names,
+    entry_key,
+    restore,
+)
 from agent.control.onlooker import Onlooker
 from agent.control.order import Now, Order
+from agent.control.override import Override
 from agent.control.plain import plain_hash
-from agent.control.plan import METER_SUBJECT, Plan, make_plan, stop_order
+from agent.control.plan import METER_SUBJECT, Plan, make_plan, orders_to_give, stop_order
 from agent.control.recorder import Desk, Notes, Recorder
 from agent.control.schedule_admission import ScheduleKnown, ScheduleRefused
 from agent.control.schedule_keeper import ScheduleKeeper, Taken
@@ -76,6 +90,8 @@ class Controller:
         trust: Callable[[], TrustList | None],
         desk: Desk,
         notes: Notes,
+        bounds: BoundsSettings | None = None,
+        inputs: Sequence[InputSettings] = (),
         booted: bool = False,
         feeds: FeedKeeper | None = None,
         draw: Callable[[], float] = random.random,
@@ -118,6 +134,15 @@ class Controller:
             draw=draw,
         )
         self._schedules = ScheduleKeeper(draw)
+        self._bounds = BoundsWatch(bounds or BoundsSettings())
+        self._inputs = InputWatch(
+            inputs, say=self._alarm, press=self._press_wired, changed=self._hurry, monotonic_s=clock.monotonic_s
+        )
+        self._holds = Holds(
+            {name: partial(self._looks.status, name) for name in self._controllable},
+            say=self._alarm,
+            keep=self._keep_hold,
+        )
         self._feeds = feeds or FeedKeeper(FeedRules())
         self._stopped_by: str | None = None
         self._trouble = ""
@@ -177,14 +202,39 @@ class Controller:
         self._stop_to_keep.set()
         self._hurry()
 
+    def _press_wired(self, by: str) -> None:
+        if self._button.pressed_by() is None:
+            self.stop(by)
+
     def clear_stop(self, by: str) -> None:
         """End of local STOP. Raises StopNotClearedError while its file cannot be removed."""
         self._button.clear(by)
         self._hurry()
 
+    def add(self, settings: DeviceSettings, device: Device) -> None:
+        """Another device from now on. It is in the mapping that this was made with already."""
+        self._settings = replace(
+            self._settings, controllable={**self._settings.controllable, device.device_id: settings}
+        )
+        self._watch.use(self._settings)
+        self._controllable[device.device_id] = device
+        self._dispatcher.add(device)
+        self._holds.add(device.device_id, partial(self._looks.status, device.device_id))
+        self._wake.set()
+
     def wish(self, device_id: str, wish: Wish) -> None:
         """What the driver of the car at a charger needs until when. Raises WishError."""
         self._watch.day.wish(device_id, wish, self._clock.now().wall_us)
+
+    def override(self, device_id: str, power_w: int | None, duration_s: float, by: str) -> Override:
+        """Hold a device by hand: at a power, or (None) left to itself. Raises OverrideError."""
+        hold = self._holds.begin(device_id, power_w, duration_s, by, self._now(self._clock.now()))
+        self._hurry()
+        return hold
+
+    def end_override(self, device_id: str, by: str) -> None:
+        """Give a device back to commands and defaults. Raises OverrideError."""
+        self._holds.end(device_id, by)
         self._hurry()
 
     # -- out --------------------------------------------------------------------------------------------------------
@@ -209,6 +259,7 @@ class Controller:
             schedules=self._schedules.lines(view, self._plan),
             deviations=self._schedules.deviations,
             feeds=self._feeds.lines(self._clock.now().wall_us),
+            inputs=self._inputs.states(),
             refused=self._refused,
             unrecorded=self._recorder.backlog,
             store_trouble=self._recorder.trouble,
@@ -240,6 +291,7 @@ class Controller:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._record(), name="control recorder")
             tasks.create_task(self._dispatcher.run(), name="control dispatcher")
+            tasks.create_task(self._inputs.run(), name="control inputs")
             tasks.create_task(self._keep_stop(), name="control stop file")
             tasks.create_task(self._plan_for_ever(), name="control plan")
 
@@ -324,12 +376,19 @@ class Controller:
         self._restored = True
         self._in_devices = decode_names(stored.get(DEVICES_KEY))
         self._dispatcher.touch(self._in_devices)
-        for fault in (
+        faults = (
             *faults,
+            *self._holds.restore(stored),
             *self._watch.day.restore(stored),
             *self._schedules.restore(stored),
             *self._feeds.restore(stored),
-        ):
+        )
+        if BOUNDS_KEY in stored:
+            try:
+                self._bounds.restore(stored[BOUNDS_KEY])
+            except RestoreError as error:
+                faults = (*faults, f"{BOUNDS_KEY}: {error}")
+        for fault in faults:
             self._alarm(Severity.WARNING, "command.note_damaged", fault.partition(":")[0], fault[:400])
         log.info("control.restored", commands=len(restored.entries), damaged=len(faults))
         self._hurry()
@@ -347,14 +406,18 @@ class Controller:
         now = self._now(instant)
         for waiting in self._undecided.take():
             self._take(waiting, now)
+        self._inputs.look()
         self._note_stop()
         self._adopt(self._book.settle(now))
         orders = (*self._book.candidates(now), *self._schedules.orders(now))
         view = self._look(now, instant.monotonic_s, orders)
         plan = make_plan(view)
-        self._dispatcher.follow(plan.orders)
+        self._dispatcher.follow(orders_to_give(view, plan))
         self._note_devices()
         self._recorder.submit((), self._watch.day.take_notes())
+        counted = self._bounds.after(view, plan)
+        if counted is not None and self._restored:
+            self._recorder.submit((), {BOUNDS_KEY: counted})
         self._view, self._plan = view, plan
         outcomes = {order_hash: command.outcome for order_hash, command in plan.commands.items()}
         registers = self._fresh_registers(instant.monotonic_s)
@@ -365,9 +428,13 @@ class Controller:
 
     def _look(self, now: Now, monotonic_s: float, orders: tuple[Order, ...]) -> SiteView:
         view = self._watch.look(now, monotonic_s, orders=orders, stop=self._stopped_by)
-        if not now.time_known:
-            return view
-        return replace(view, spot=self._feeds.look(view.frequency.millihertz, now.wall_us, self._alarm))
+        return replace(
+            view,
+            bounds=self._bounds.allow(now),
+            overrides=self._holds.standing(now),
+            inputs=self._inputs.clamps(),
+            spot=self._feeds.look(view.frequency.millihertz, now.wall_us, self._alarm) if now.time_known else None,
+        )
 
     def _note_devices(self) -> None:
         """Note which devices hold something of ours: one without a timer of its own would keep it over our death."""
@@ -442,7 +509,7 @@ class Controller:
     def _admit(self, order: Order, now: Now) -> None:
         # What the plan could make of it, were it alone and its time now, decides between ACCEPTED and PARTIAL.
         view = self._look(now, self._clock.monotonic_s(), (order,))
-        alone = make_plan(view).commands[order.hash]
+        alone = make_plan(replace(view, bounds=view.bounds.without_ramp)).commands[order.hash]
         reason = (alone.reason or "it can do less now") if alone.short else shortfall(order.command, view)
         state = CommandState.PARTIAL if reason else CommandState.ACCEPTED
         log.info("control.command", command=order.command_id, hash=order.hash.hex()[:16], state=state.name)
@@ -495,6 +562,14 @@ class Controller:
         self._written = change.book
         statements: tuple[Statement, ...] = change.receipts
         self._recorder.submit(statements, notes, on_committed)
+
+    def _keep_hold(self, notes: Mapping[str, bytes | None], then: Callable[[], None] | None) -> None:
+        def committed() -> None:
+            if then is not None:
+                then()
+            self._hurry()
+
+        self._recorder.submit((), notes, committed)
 
     def _alarm(self, severity: Severity, code: str, subject: str, text: str) -> None:
         alarm = Alarm(

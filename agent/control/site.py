@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
+from agent.control.bounds import NO_BOUNDS, BoundsView
 from agent.control.coming_back import ComingBack
 from agent.control.command import Price
 from agent.control.frequency import GridFrequency
+from agent.control.inputs import InputClamp
 from agent.control.order import Now, Order
+from agent.control.override import Override
 from drivers.device import Capabilities, DeadMan, DeviceKind, VehicleSession
 
 SAMPLE_OLD_S: Final = 1.5
@@ -213,6 +216,12 @@ class SiteView:
     coming_back: ComingBack | None = None
     """After grid return, boot or safe mode."""
     frequency: GridFrequency = field(default_factory=GridFrequency)
+    inputs: tuple[InputClamp, ...] = ()
+    """Hard-wired inputs that are active (SAFETY 13)."""
+    overrides: Mapping[str, Override] = field(default_factory=dict)
+    """Devices that owner or installer hold by hand, by id."""
+    bounds: BoundsView = NO_BOUNDS
+    """What commands have used up (SAFETY 10)."""
     spot: Price | None = None
     """The price that feeds agree on, for discharges whose command names none."""
 

@@ -60,6 +60,10 @@ class SiteWatch:
         self.day = DayWatch(settings.day)
         self._frequency = FrequencyWatch(settings.curve, answers=settings.defaults.answers_frequency, say=say)
 
+    def use(self, settings: SiteSettingsView) -> None:
+        """From now on; devices may have been added."""
+        self._settings = settings
+
     @property
     def safe_mode(self) -> str | None:
         """Why the site looks after itself only; None: it does not."""

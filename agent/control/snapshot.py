@@ -8,6 +8,7 @@ from agent.control.book import Entry
 from agent.control.deviation import DeviationBook
 from agent.control.dispatcher import Carriage
 from agent.control.feed_keeper import FeedLine
+from agent.control.input_watch import InputState
 from agent.control.plan import CommandPlan, DeviceOrder, sentence
 from agent.control.schedule_keeper import ScheduleLine
 from agent.evidence.statements import CommandReceipt, CommandState
@@ -71,6 +72,8 @@ class ControlSnapshot:
     schedules: tuple[ScheduleLine, ...] = ()
     deviations: DeviationBook = field(default_factory=DeviationBook)
     feeds: tuple[FeedLine, ...] = ()
+    inputs: tuple[InputState, ...] = ()
+    """Hard-wired ones."""
     refused: int
     """Messages refused since the start."""
     unrecorded: int

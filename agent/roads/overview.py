@@ -56,6 +56,7 @@ class Parts:
     store_trouble: str
     trust: TrustList | None
     trust_trouble: str
+    identity_trouble: str
     settling: Settling | None
     envelope: Envelope = field(default_factory=Envelope)
     windows: MissedWindows = field(default_factory=MissedWindows)
@@ -65,6 +66,10 @@ class Parts:
     down: Mapping[str, str]
     """Parts that failed and wait for their next start."""
     noted: Sequence[Problem]
+    certificates: PartLine | None = None
+    """None: there are none to watch."""
+    room_trouble: str = ""
+    """Why the evidence does not get smaller though it should."""
 
 
 def snapshot(parts: Parts) -> Snapshot:
@@ -123,6 +128,7 @@ def _part_lines(parts: Parts) -> tuple[PartLine, ...]:
             detail="there is no platform" if parts.settings.platform is None else "" if link is None else link.detail,
         ),
         _commands_line(parts),
+        *([] if parts.certificates is None else [parts.certificates]),
     )
 
 
@@ -175,8 +181,12 @@ def _problems(parts: Parts, controls: Mapping[str, DeviceControl]) -> list[Probl
     found += [trouble(device_id, reason) for device_id, reason in parts.unmade.items()]
     if parts.store_trouble:
         found.append(trouble("store", parts.store_trouble))
+    if parts.room_trouble:
+        found.append(Problem(severity=Verdict.ATTENTION, subject="space", sentence=parts.room_trouble))
     if parts.trust_trouble:
         found.append(Problem(severity=Verdict.ATTENTION, subject="trust list", sentence=parts.trust_trouble))
+    if parts.identity_trouble:
+        found.append(Problem(severity=Verdict.ATTENTION, subject="identity", sentence=parts.identity_trouble))
     frozen = {} if parts.settling is None else parts.settling.frozen
     found += [trouble(f"channel of {device_id}", reason) for device_id, reason in frozen.items()]
     if parts.settling is not None and parts.settling.trouble:
@@ -249,6 +259,13 @@ def control_problems(control: ControlSnapshot) -> list[Problem]:
     if control.stopped_by is not None:
         sentence = f"local STOP by {control.stopped_by} holds; clear it when the reason has gone"
         found.append(Problem(severity=Verdict.ATTENTION, subject="stop", sentence=sentence))
+    for wired in control.inputs:
+        if wired.active:
+            found.append(
+                Problem(severity=Verdict.ATTENTION, subject=wired.name, sentence=f"this input is active: {wired.text}")
+            )
+        if wired.trouble:
+            found.append(Problem(severity=Verdict.TROUBLE, subject=wired.name, sentence=wired.trouble))
     if control.safe_mode is not None:
         found.append(Problem(severity=Verdict.ATTENTION, subject="safe mode", sentence=control.safe_mode))
     if not control.time_known:

@@ -8,6 +8,7 @@ for a batch and root that are ours.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeAlias
@@ -50,11 +51,13 @@ class UplinkIdentity:
     """Who this gateway is, as it says in its hello."""
 
     gateway_id: str
-    """did:key of the evidence key."""
+    """did:key of the evidence key, or did:v2g of its history."""
     incarnation: int
     boot_id: bytes
     software_version: str
     device_ids: tuple[str, ...]
+    history: Callable[[], bytes] = bytes
+    """The history of its name as it is now; empty where it is named by its key."""
 
 
 _Position: TypeAlias = tuple[int, int]
@@ -188,6 +191,7 @@ class Session:
                 software_version=self.identity.software_version,
                 device_ids=self.identity.device_ids,
                 next_batch_number=self._next_batch_number,
+                identity_history=self.identity.history(),
             )
         )
 

@@ -119,6 +119,7 @@ class Uplink:
         self._acknowledged_number: int | None = None
         self._unconfirmed_number: int | None = None
         self._device_details: dict[str, str] = {}
+        self._introduce = asyncio.Event()
 
     def batch_ready(self) -> None:
         """A batch was sealed and stored."""
@@ -134,6 +135,10 @@ class Uplink:
         """Send this bid as soon as the gateway's link is up, unless a newer one comes before."""
         self._bids.put(bid)
         self._changed.set()
+
+    def introduce_again(self) -> None:
+        """The history of the gateway's name has grown: connect anew, so that the platform has it before what comes."""
+        self._introduce.set()
 
     async def send_channel(self, frame: ChannelFrame) -> None:
         """Hand a frame to the link that is up. That it arrives is only known by the answer.
@@ -263,6 +268,7 @@ class Uplink:
 
     async def _link(self, line: FrameLine, beside: Callable[[], Coroutine[None, None, None]]) -> None:
         """The gateway's link over a line, and what goes beside it. Raises NotOfferedError before it is up."""
+        self._introduce.clear()
         session = await self._new_session()
         call = GatewayLinkCall(
             line,
@@ -285,13 +291,17 @@ class Uplink:
                 self._alarm(oddity.code, self._endpoint, oddity.text)
             self._reconnect_after_s = welcome.reconnect_after_s
             self._up(Carrier.GATEWAY_LINK, f"connected to {self._endpoint}")
-            work = [call.run(), beside(), self._listener.connected()]
+            work = [call.run(), beside(), self._listener.connected(), self._until_introduced_again()]
             if self._endpoint != self._settings.endpoints[0]:
                 work.append(self._prefer_the_first())
             await together(*work)
         finally:
             self._latest_platform_time_us = session.latest_platform_time_us
             call.close()
+
+    async def _until_introduced_again(self) -> None:
+        await self._introduce.wait()
+        raise LinkDownError("well, but the gateway has more to say of who it is, and says it when it connects")
 
     async def _prefer_the_first(self) -> None:
         """An endpoint that is not the first one is a makeshift: now and then the first is tried again."""

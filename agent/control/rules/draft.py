@@ -17,6 +17,8 @@ class Rule(StrEnum):
     """Names of the rules, as they stand in reasons, snapshots and the page. SAFETY.md's numbers in brackets."""
 
     STOP = "local stop [1]"
+    WIRED = "hard-wired input [13]"
+    HELD = "held locally by hand"
     GRID_CODE = "never against the grid's frequency [5]"
     FREQUENCY = "frequency response [11]"
     SILENT = "budget for the silent [3]"
@@ -44,6 +46,11 @@ class Rule(StrEnum):
     BATTERY_MINIMUM = "the battery's minimum state of charge"
     BATTERY_RESERVE = "room in the battery is kept for the grid's frequency [11]"
     BATTERY_STATE = "state of charge of the battery is not known"
+    ENERGY_DAY = "local bound: energy per day [10]"
+    CYCLES_DAY = "local bound: full cycles per day [10]"
+    SIGN_CHANGES = "local bound: sign changes per hour [10]"
+    EVENTS = "local bound: discrete events per hour [10]"
+    RAMP = "local bound: ramp [10]"
     RATING = "rating"
     CAPABILITY = "the device cannot be ordered so"
 

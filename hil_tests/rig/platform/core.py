@@ -27,6 +27,7 @@ from proto.energysettlement.v1.gateway_pb2 import (
     BatchPosition,
     ChannelFrame,
     FlexibilityBid,
+    GatewayHello,
     PlatformFrame,
     Welcome,
 )
@@ -41,6 +42,7 @@ class Platform:
     """All enrolled gateways. `acknowledging` may be switched off to see what a gateway does then."""
 
     def __init__(self, practice: Practice, book: Book, *, say: Say, now_us: Callable[[], int]) -> None:
+        self._practice = practice
         self._book = book
         self._say = say
         self.now_us = now_us
@@ -280,9 +282,12 @@ class Platform:
         """(gateway, device) of the device streams that are up."""
         return frozenset(self._streams)
 
-    def welcome(self, gateway_id: str) -> Welcome:
-        """The answer to a hello: also says how far this gateway's evidence is here."""
-        position = self.audits[gateway_id].position
+    def welcome(self, hello: GatewayHello) -> Welcome:
+        """The answer to a hello: also says how far this gateway's evidence is here. Raises HistoryError."""
+        audit = self.audits[hello.gateway_id]
+        if audit.learn(hello.identity_history):
+            self._practice.keep_history(audit.enrolled, hello.identity_history)
+        position = audit.position
         held = (
             BatchPosition()
             if position is None

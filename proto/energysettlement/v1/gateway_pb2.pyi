@@ -109,12 +109,17 @@ class GatewayHello(_message.Message):
     SOFTWARE_VERSION_FIELD_NUMBER: _builtins.int
     DEVICE_IDS_FIELD_NUMBER: _builtins.int
     NEXT_BATCH_NUMBER_FIELD_NUMBER: _builtins.int
+    IDENTITY_HISTORY_FIELD_NUMBER: _builtins.int
     gateway_id: _builtins.str
     incarnation: _builtins.int
     boot_id: _builtins.bytes
     software_version: _builtins.str
     next_batch_number: _builtins.int
     """Number of the first batch that is not acknowledged yet."""
+    identity_history: _builtins.bytes
+    """proto/IDENTITY.md, section 2: the history of a gateway that is named by one (did:v2g). A platform keeps the longest
+    one that it has seen and verified, and refuses one that does not continue it.
+    """
     @_builtins.property
     def device_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -126,10 +131,11 @@ class GatewayHello(_message.Message):
         software_version: _builtins.str = ...,
         device_ids: _abc.Iterable[_builtins.str] | None = ...,
         next_batch_number: _builtins.int = ...,
+        identity_history: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "device_ids", b"device_ids", "gateway_id", b"gateway_id", "incarnation", b"incarnation", "next_batch_number", b"next_batch_number", "software_version", b"software_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "device_ids", b"device_ids", "gateway_id", b"gateway_id", "identity_history", b"identity_history", "incarnation", b"incarnation", "next_batch_number", b"next_batch_number", "software_version", b"software_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
