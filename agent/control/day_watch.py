@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import tzinfo
 from typing import Final
-from zoneinfo import ZoneInfo
 
 from agent.control.day import DayState, SunPace, step_day, with_day
 from agent.control.errors import RestoreError
@@ -23,7 +23,7 @@ NEED: Final = PREFIX + "need/"
 class DaySettings:
     """What the configuration says, by charger."""
 
-    zone: ZoneInfo
+    zone: tzinfo
     pace: SunPace
     days: Mapping[str, CarDay] = field(default_factory=dict)
     needs: Mapping[str, DefaultNeed] = field(default_factory=dict)

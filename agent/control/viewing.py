@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import time
 from typing import Final
-from zoneinfo import ZoneInfo
 
-from agent.config import ControlSettings, DeviceSettings, FrequencySettings, SiteSettings
+from agent.config import ControlSettings, DeviceSettings, FrequencySettings, SiteSettings, zone_of
 from agent.control.coming_back import ReturnPace
 from agent.control.day import SunPace
 from agent.control.day_watch import DaySettings
@@ -93,7 +92,7 @@ def settings_view(
 
 def _day_settings(site: SiteSettings, control: ControlSettings, devices: Sequence[DeviceSettings]) -> DaySettings:
     day = DaySettings(
-        zone=ZoneInfo(site.timezone),
+        zone=zone_of(site.timezone),
         pace=SunPace(
             start_after_s=control.surplus_start_after_s,
             stop_after_s=control.surplus_stop_after_s,

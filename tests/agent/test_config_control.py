@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from zoneinfo import ZoneInfoNotFoundError
 
 import pytest
 
-from agent.config import ConfigError, read_settings
+from agent.config import ConfigError, read_settings, zone_of
 
 TOKEN = '[token]\nlabel = "demo"\n'
 CHARGER = '[[device]]\nid = "car-1"\nkind = "charger"\ndriver = "ocpp"\ncharger_id = "CS-1"\n'
@@ -54,3 +55,13 @@ def test_a_site_with_everything_set_loads(tmp_path: Path) -> None:
     )
     device = read_settings(path).device[0]
     assert (device.day, device.departure_time, device.departure_energy_wh) == ("departure", "07:30", 10_000)
+
+
+def test_utc_needs_no_tz_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(name: str) -> object:
+        raise ZoneInfoNotFoundError(name)
+
+    monkeypatch.setattr("agent.config.values.ZoneInfo", none)
+    assert str(zone_of("UTC")) == "UTC"
+    with pytest.raises(ZoneInfoNotFoundError):
+        zone_of("Europe/Berlin")
