@@ -483,9 +483,11 @@ class Gateway:
         for device_id, telemetry in live_telemetry(batch):
             self._uplink.live(device_id, telemetry)
 
-    def _offer(self, bid: FlexibilityBid) -> None:
-        if self._uplink is not None:
-            self._uplink.offer(bid)
+    def _offer(self, bid: FlexibilityBid) -> bool:
+        if self._uplink is None:
+            return False
+        self._uplink.offer(bid)
+        return True
 
     async def _send_channel(self, frame: ChannelFrame) -> None:
         if self._uplink is None:
