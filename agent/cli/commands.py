@@ -16,6 +16,7 @@ from rich.markup import escape
 from agent.cli import command_history, device_commands, evidence, scan_command
 from agent.cli import init as initialising
 from agent.cli import override as holding
+from agent.cli import replay as replaying
 from agent.cli import why as explaining
 from agent.cli.asking import settings_of as _settings
 from agent.cli.asking import who as _who
@@ -51,6 +52,7 @@ app.command()(device_commands.serve)
 app.command()(explaining.why)
 app.command()(command_history.commands)
 app.command()(holding.override)
+app.command()(replaying.replay)
 
 
 @app.callback()

@@ -22,6 +22,8 @@ from agent.control.admission import Admitted, Duplicate, Nothing, Policy, Refuse
 from agent.control.answers import Answers
 from agent.control.book import Book, Change
 from agent.control.bounds_watch import BoundsWatch
+from agent.control.decision_log import DecisionLog
+from agent.control.decisions import Cause
 from agent.control.dispatcher import Dispatcher
 from agent.control.errors import RestoreError
 from agent.control.holds import Holds
@@ -85,6 +87,8 @@ class Controller:
         notes: Notes,
         bounds: BoundsSettings | None = None,
         inputs: Sequence[InputSettings] = (),
+        record_folder: Path | None = None,
+        software: str = "",
         booted: bool = False,
         draw: Callable[[], float] = random.random,
     ) -> None:
@@ -128,6 +132,13 @@ class Controller:
         self._bounds = BoundsWatch(bounds or BoundsSettings())
         self._inputs = InputWatch(
             inputs, say=self._alarm, press=self._press_wired, changed=self._hurry, monotonic_s=clock.monotonic_s
+        )
+        self._decisions = DecisionLog(
+            record_folder,
+            software=software,
+            days=control.record_days,
+            say=self._alarm,
+            monotonic_s=clock.monotonic_s,
         )
         self._holds = Holds(
             {name: partial(self._looks.status, name) for name in self._controllable},
@@ -231,6 +242,7 @@ class Controller:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._record(), name="control recorder")
             tasks.create_task(self._dispatcher.run(), name="control dispatcher")
+            tasks.create_task(self._decisions.run(), name="control decisions")
             tasks.create_task(self._inputs.run(), name="control inputs")
             tasks.create_task(self._keep_stop(), name="control stop file")
             tasks.create_task(self._plan_for_ever(), name="control plan")
@@ -344,6 +356,7 @@ class Controller:
         view = self._look(now, instant.monotonic_s, self._book.candidates(now))
         plan = make_plan(view)
         self._dispatcher.follow(plan.orders)
+        self._decisions.note(Cause.TURN, view, plan)
         self._note_devices()
         counted = self._bounds.after(view, plan)
         if counted is not None and self._restored:
@@ -432,7 +445,10 @@ class Controller:
     def _admit(self, order: Order, now: Now) -> None:
         # What the plan could make of it, were it alone and its time now, decides between ACCEPTED and PARTIAL.
         view = self._look(now, self._clock.monotonic_s(), (order,))
-        alone = make_plan(replace(view, bounds=view.bounds.without_ramp)).commands[order.hash]
+        view = replace(view, bounds=view.bounds.without_ramp)
+        plan = make_plan(view)
+        self._decisions.note(Cause.ADMISSION, view, plan)
+        alone = plan.commands[order.hash]
         state = CommandState.PARTIAL if alone.short else CommandState.ACCEPTED
         reason = alone.reason if alone.short else ""
         log.info("control.command", command=order.command_id, hash=order.hash.hex()[:16], state=state.name)
