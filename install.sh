@@ -136,7 +136,8 @@ run_tests() {
   say "==> Generated code is fresh"
   "$bin/python" -m hil_tests.generate_proto --check
   say "==> Tests"
-  "$bin/python" -m pytest "$@"
+  # A file a core: most tests on real parts wait, and a file's fixtures are made once.
+  "$bin/python" -m pytest --numprocesses auto --dist loadfile "$@"
 }
 
 # -- The service ------------------------------------------------------------------------------------------------------
@@ -284,7 +285,7 @@ if [ "\$(id -u)" -eq 0 ]; then
     run\ --config?$etc/gateway.toml*)
       exec setpriv --reuid=$user --regid=$user --init-groups $prefix/current/bin/v2g-gateway "\$@" ;;
     *--config* | *--state-dir*) ;;
-    run | run\ * | init | init\ *)
+    run | run\ * | init | init\ * | identity | identity\ * | enroll | enroll\ *)
       exec setpriv --reuid=$user --regid=$user --init-groups $prefix/current/bin/v2g-gateway "\$@" ;;
   esac
 fi

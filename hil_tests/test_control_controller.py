@@ -23,6 +23,7 @@ from agent.config import (
 from agent.control.authorization import authorize
 from agent.control.command import Command, CommandType, Mode, Point, grid_command
 from agent.control.controller import Controller
+from agent.control.feed_keeper import FeedKeeper
 from agent.evidence.statements import Alarm, CommandReceipt, CommandState, Statement, decode
 from agent.roads.desk import row_of
 from agent.store import Store, StoreFullError
@@ -151,6 +152,7 @@ async def running(
     clock: Clock | None = None,
     full: bool = False,
     bounds: BoundsSettings | None = None,
+    feeds: FeedKeeper | None = None,
     inputs: Sequence[InputSettings] = (),
     record_folder: Path | None = None,
 ) -> AsyncIterator[Site]:
@@ -172,6 +174,7 @@ async def running(
             desk=desk,
             notes=desk,
             bounds=bounds,
+            feeds=feeds,
             inputs=inputs,
             record_folder=record_folder,
         )

@@ -7,15 +7,7 @@ import random
 import time
 from pathlib import Path
 
-from hil_tests.gateway_parts import (
-    LOOK_EVERY_S,
-    STORAGE,
-    TOLERANCE_W,
-    GatewaySite,
-    gateway_site,
-    needs_softhsm,
-    receipts_of,
-)
+from hil_tests.gateway_parts import STORAGE, GatewaySite, gateway_site, needs_softhsm, receipts_of
 from hil_tests.rig.demo import score
 from hil_tests.rig.demo.story import LEAST_RAMP_S
 
@@ -27,7 +19,6 @@ LEAST_W = 4_000
 """That the battery gives at least while the car is only coming back: an agent that died takes no power from it."""
 COMMAND_S = 40.0
 """Long enough for five starts on a slow machine, and for a judgement after them."""
-STEADY_S = 6.0
 FINAL = {"COMPLETED", "SUPERSEDED", "EXPIRED", "FAILED", "REJECTED"}
 
 
@@ -40,7 +31,7 @@ async def test_killed_at_any_moment_it_loses_doubles_and_reuses_nothing_and_goes
         obeyed_from_s = time.time()
         shown = await kill_and_restart(site, random.Random(SEED))
         await site.well()
-        await delivers_steadily(site)
+        await site.delivers(-POWER_W, *STORAGE)
         settled_s = time.time()
         await site.receipted(command_id, "COMPLETED")
         assert await site.stage.gateway.end() == 0
@@ -60,16 +51,6 @@ async def test_killed_at_any_moment_it_loses_doubles_and_reuses_nothing_and_goes
         assert max(look.power_w["battery-1"] for look in during) < -LEAST_W, "a kill has interrupted the discharge"
         after = score.judge(command, truth, ramp_s=settled_s + LEAST_RAMP_S - command.start_s, cuts=())
         assert after.obeyed, after
-
-
-async def delivers_steadily(site: GatewaySite) -> None:
-    """A charger that is given its profiles anew by a new agent may falter once: after that it may not."""
-    since_s = time.monotonic()
-    while time.monotonic() - since_s < STEADY_S:
-        if abs(await site.power_w(*STORAGE) + POWER_W) > TOLERANCE_W:
-            await site.delivers(-POWER_W, *STORAGE)
-            since_s = time.monotonic()
-        await asyncio.sleep(LOOK_EVERY_S)
 
 
 async def kill_and_restart(site: GatewaySite, chance: random.Random) -> int:

@@ -1,13 +1,16 @@
-"""The whole agent and a V2G charger of OCPP 2.1: it gives, its driver comes first, and a deaf one is found out."""
+"""The whole agent and a V2G charger of OCPP 2.1: it gives, its driver comes first, and a deaf one is found out; and
+an agent that is killed and started again takes over without a dip."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 
-from hil_tests.gateway_parts import GatewaySite, gateway_site, line_of, needs_softhsm, until
+from hil_tests.gateway_parts import TOLERANCE_W, GatewaySite, gateway_site, line_of, needs_softhsm, until
+from hil_tests.rig.demo import score
 
 pytestmark = [needs_softhsm, pytest.mark.asyncio(loop_scope="module")]
 CAR = "charger-1"
@@ -25,6 +28,21 @@ async def site(running: GatewaySite) -> GatewaySite:
     """Everything runs and is well."""
     await running.well()
     return running
+
+
+async def test_a_new_agent_takes_over_and_the_metered_power_never_leaves_the_target(site: GatewaySite) -> None:
+    """kill -9 and start: the charger goes on with the lease that it has until the new agent renews it."""
+    await site.discharge(4_000, 120, CAR)
+    await site.delivers(-4_000, CAR)
+    from_s = time.time()
+    for _ in range(2):
+        await site.stage.gateway.kill()
+        await site.stage.start_gateway()
+        await site.shows(lambda s: line_of(s, CAR)["lowest_w"] == -4_000, "it has taken over")
+    to_s = time.time()
+    during = [look.power_w[CAR] for look in score.read_truth(site.stage.truth_file) if from_s <= look.at_s <= to_s]
+    assert len(during) > 4
+    assert max(abs(power_w + 4_000) for power_w in during) <= TOLERANCE_W, during
 
 
 async def test_q03_a_command_has_the_car_discharge_over_2_1_and_the_driver_s_word_ends_it(site: GatewaySite) -> None:

@@ -51,6 +51,14 @@ _EXAMPLES: Final = """\
 # Where its meter signs (OCMF): the key as the meter shows it, never one that the charger sends.
 #meter_key_file = "/etc/v2g-gateway/cs-1.meter.pem"
 
+# Whose signed prices and frequencies count; [feeds] needed of them must agree.
+#[[feeds.source]]
+#name = "exchange-1"
+#key_file = "/etc/v2g-gateway/exchange-1.pem"
+#[[feeds.source]]
+#name = "exchange-2"
+#key_file = "/etc/v2g-gateway/exchange-2.pem"
+
 # A car is discharged only with its owner's mandate, for the token that it charges with.
 #[[control.mandate]]
 #token_id = "04A1B2C3D4E5F6"
@@ -99,7 +107,7 @@ def annotated_config(given: Given) -> str:
 def _section(name: str, model: type[BaseModel], values: Mapping[str, str | int | float | bool], *, hide: bool) -> str:
     lines = [f"{'#' if hide else ''}[{name}]"]
     for key, field in model.model_fields.items():
-        if name == "control" and key == "mandate":
+        if (name, key) in (("control", "mandate"), ("feeds", "source")):
             continue
         lines.extend(textwrap.wrap(_explain(field), width=116, initial_indent="# ", subsequent_indent="# "))
         if key in values:

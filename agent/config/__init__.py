@@ -12,6 +12,7 @@ from agent.config.input_settings import InputSettings
 from agent.config.secrets import SecretError, read_secret
 from agent.config.settings import (
     ControlSettings,
+    FeedSettings,
     FrequencySettings,
     MandateSettings,
     PlatformSettings,
@@ -30,6 +31,7 @@ __all__ = [
     "ConfigError",
     "ControlSettings",
     "DeviceSettings",
+    "FeedSettings",
     "FrequencySettings",
     "InputSettings",
     "MandateSettings",

@@ -264,6 +264,7 @@ class Dispatcher:
         self._changed = {name: asyncio.Event() for name in devices}
         self._under_way: dict[str, list[DeviceOrder]] = {name: [] for name in devices}
         self._begun = dict.fromkeys(devices, 0)
+        self._serving: asyncio.TaskGroup | None = None
 
     def follow(self, orders: Mapping[str, DeviceOrder]) -> None:
         """Take a new plan's orders. Returns at once."""
@@ -301,11 +302,25 @@ class Dispatcher:
         """For the snapshot."""
         return self._carriages[device_id]
 
+    def add(self, device: Device) -> None:
+        """Another device from now on. It is in the mapping that this was made with already."""
+        name = device.device_id
+        self._carriages[name] = Carriage(kind=device.kind)
+        self._changed[name] = asyncio.Event()
+        self._under_way[name], self._begun[name] = [], 0
+        if self._serving is not None:
+            self._serving.create_task(self._serve(name), name=f"dispatch {name}")
+
     async def run(self) -> None:
         """Serve all devices until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            for name in self._devices:
-                tasks.create_task(self._serve(name), name=f"dispatch {name}")
+            self._serving = tasks
+            try:
+                for name in self._devices:
+                    tasks.create_task(self._serve(name), name=f"dispatch {name}")
+                await asyncio.Event().wait()
+            finally:
+                self._serving = None
 
     async def _serve(self, name: str) -> None:
         online = True

@@ -30,6 +30,10 @@ class Holds:
         self._holds: dict[str, Override] = {}
         self._durable: set[str] = set()
 
+    def add(self, name: str, look: Look) -> None:
+        """Another device that can be held from now on."""
+        self._looks = {**self._looks, name: look}
+
     def begin(self, name: str, power_w: int | None, duration_s: float, by: str, now: Now) -> Override:
         """Hold a device from now on. What allows power acts once the store has it; 0 W at once (DESIGN: law 5).
 

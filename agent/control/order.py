@@ -15,6 +15,8 @@ class Rank(IntEnum):
     """Signed by a governance key, alone or beside an operational one."""
     OPERATIONAL = 1
     UNSIGNED = 2
+    SCHEDULE = 3
+    """Pre-agreed, for the time in which nobody commands."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

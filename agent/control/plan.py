@@ -147,13 +147,27 @@ def make_plan(site: SiteView) -> Plan:
     )
 
 
+def orders_to_give(site: SiteView, plan: Plan) -> dict[str, DeviceOrder]:
+    """The orders of a plan that knew what it ordered about.
+
+    A device that has not shown yet what it can do may hold an order of ours from before a restart, with its own end;
+    what a plan makes of nothing known about it would only take that away. STOP and an island are no guesses.
+    """
+    certain = {Rule.STOP, Rule.ISLANDED}
+    return {
+        name: order
+        for name, order in plan.orders.items()
+        if site.devices[name].capabilities is not None or certain & set(order.bound_by)
+    }
+
+
 def _prices(drafts: dict[str, Draft], site: SiteView) -> dict[str, Price | None]:
     """By device: the price of the discharge that the highest command asks of it."""
     prices: dict[str, Price | None] = {}
     for order in site.orders:
         if order.command.mode is Mode.SETPOINT and order.command.signed_power_w < 0:
             for name in scope_of(order.command, drafts):
-                prices.setdefault(name, order.command.price)
+                prices.setdefault(name, order.command.price or site.spot)
     return prices
 
 
@@ -249,4 +263,4 @@ def _what_binds(command: Command, target: Target, drafts: dict[str, Draft], plan
     return f"{planned_w} W of {command.signed_power_w} W are possible{because}"[:500]
 
 
-__all__ = ["CommandPlan", "DeviceOrder", "Plan", "make_plan", "sentence", "stop_order", "tolerance_w"]
+__all__ = ["CommandPlan", "DeviceOrder", "Plan", "make_plan", "orders_to_give", "sentence", "stop_order", "tolerance_w"]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Final, cast
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Final, cast
 
+from drivers.device import VehicleSession
 from drivers.ocpp.messages import ChargingNeeds, EvEnergyOffer, V2xChargingParameters
+from drivers.ocpp.schemas import Json, JsonObject
 from drivers.ocpp.timestamps import parse_timestamp_us
 
 BOTH_WAYS: Final = "BPT"
@@ -14,31 +16,62 @@ BOTH_WAYS: Final = "BPT"
 LARGEST: Final = 10**9
 MOST_OFFERS: Final = 96
 """Entries of an energy offer that are kept: a day of quarter hours."""
+CLOCKS_ALIKE_S: Final = 5.0
+"""Two clocks that differ by less over a time went on alike; between two boots they differ by the time of a boot."""
 
 
-@dataclass(slots=True, kw_only=True)
-class Car:
-    """Goes when the car goes. None: not told."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Car(VehicleSession):
+    """The session as the plan sees it, and what else the car told. Goes when the car goes. None: not told."""
 
-    state_of_charge_permille: int | None = None
-    state_of_charge_monotonic_s: float | None = None
-    battery_capacity_wh: int | None = None
-    energy_needed_wh: int | None = None
-    departure_timestamp_us: int | None = None
-    max_charge_w: int | None = None
-    max_discharge_w: int | None = None
-    """Zero: it told that it cannot, or does not now."""
+    transaction_id: str | None = None
+    token_id: str | None = None
+    state_of_charge_wall_us: int | None = None
+    """The same moment as its monotonic one."""
     energy_above_minimum_wh: int | None = None
     """What it gives before it reaches its own lowest state of charge for V2X; when it told."""
     told_above_minimum_at_permille: int | None = None
     per_phase: bool = False
     """It told limits of each phase."""
-    transfer_modes: list[str] = field(default_factory=list)
+    transfer_modes: tuple[str, ...] = ()
     """That it can use (2.1)."""
-    offers: list[list[int]] = field(default_factory=list)
-    """[start, end, W] in Unix microseconds: what it offers to give and when; none told: always."""
-    priority: bool = False
-    """Its driver asked for charging now (K21, K22)."""
+    offers: tuple[tuple[int, int, int], ...] = ()
+    """(start, end, W) in Unix microseconds: what it offers to give and when; none told: always."""
+
+    def charged_to(self, permille: int, monotonic_s: float, wall_us: int) -> Car:
+        """The same with another state of charge."""
+        return replace(
+            self,
+            state_of_charge_permille=permille,
+            state_of_charge_monotonic_s=monotonic_s,
+            state_of_charge_wall_us=wall_us,
+        )
+
+    def encode(self) -> JsonObject:
+        """What must survive a restart."""
+        return cast(JsonObject, asdict(self))
+
+    @classmethod
+    def restored(cls, kept: Mapping[str, Json], monotonic_s: float | None, wall_us: int | None) -> Car:
+        """What `encode` gave, in any version. A state of charge counts only where its age is certain: where both
+        clocks have gone on alike since. (Monotonic time means nothing after a reboot, wall time may have been set.)
+
+        Raises what damaged values raise (ValueError, TypeError, ...).
+        """
+        known = {field.name for field in fields(cls)}
+        told: dict[str, Any] = {name: value for name, value in kept.items() if name in known}
+        told["charge_now"] = kept.get("charge_now", kept.get("priority", False))
+        told["transfer_modes"] = tuple(told.get("transfer_modes", ()))
+        told["offers"] = tuple((int(start), int(end), int(watts)) for start, end, watts in told.get("offers", ()))
+        car = cls(**told)
+        then_s, then_us = car.state_of_charge_monotonic_s, car.state_of_charge_wall_us
+        if None not in (then_s, then_us, monotonic_s, wall_us):
+            age_s = cast(float, monotonic_s) - cast(float, then_s)
+            if age_s >= 0 and abs((cast(int, wall_us) - cast(int, then_us)) / 1e6 - age_s) < CLOCKS_ALIKE_S:
+                return car
+        return replace(
+            car, state_of_charge_permille=None, state_of_charge_monotonic_s=None, state_of_charge_wall_us=None
+        )
 
     def gives_w(self, wall_us: int | None) -> int | None:
         """The most that it gives at this time, by its limits, its offers and its own lowest state of charge."""
@@ -59,54 +92,56 @@ class Car:
         return left_wh <= 0
 
 
-def read_needs(needs: ChargingNeeds, car: Car, monotonic_s: float) -> Car:
+def read_needs(needs: ChargingNeeds, car: Car, monotonic_s: float, wall_us: int) -> Car:
     """The car after it told its needs; what it does not speak of stays."""
-    car = replace(car)
     if "departureTime" in needs:
-        car.departure_timestamp_us = parse_timestamp_us(needs["departureTime"])
+        car = replace(car, departure_timestamp_us=parse_timestamp_us(needs["departureTime"]))
     if "acChargingParameters" in needs:
         ac = needs["acChargingParameters"]
         phases = {"AC_single_phase": 1, "AC_two_phase": 2}.get(needs["requestedEnergyTransfer"], 3)
-        car.energy_needed_wh = _positive(ac["energyAmount"])
-        car.max_charge_w = _positive(ac["evMaxCurrent"] * ac["evMaxVoltage"] * phases)
+        most_w = _positive(ac["evMaxCurrent"] * ac["evMaxVoltage"] * phases)
+        car = replace(car, energy_needed_wh=_positive(ac["energyAmount"]), max_charge_w=most_w)
     if "dcChargingParameters" in needs:
         dc = needs["dcChargingParameters"]
-        car.energy_needed_wh = _positive(dc.get("energyAmount")) or car.energy_needed_wh
-        car.battery_capacity_wh = _positive(dc.get("evEnergyCapacity")) or car.battery_capacity_wh
-        car.max_charge_w = _positive(dc.get("evMaxPower")) or _positive(dc["evMaxCurrent"] * dc["evMaxVoltage"])
+        car = replace(
+            car,
+            energy_needed_wh=_positive(dc.get("energyAmount")) or car.energy_needed_wh,
+            battery_capacity_wh=_positive(dc.get("evEnergyCapacity")) or car.battery_capacity_wh,
+            max_charge_w=_positive(dc.get("evMaxPower")) or _positive(dc["evMaxCurrent"] * dc["evMaxVoltage"]),
+        )
         if "stateOfCharge" in dc:
-            car.state_of_charge_permille = int(dc["stateOfCharge"]) * 10
-            car.state_of_charge_monotonic_s = monotonic_s
-    car.transfer_modes = sorted({needs["requestedEnergyTransfer"], *needs.get("availableEnergyTransfer", ())})[:20]
-    _read_v2x(needs, car)
-    return car
+            car = car.charged_to(int(dc["stateOfCharge"]) * 10, monotonic_s, wall_us)
+    modes = sorted({needs["requestedEnergyTransfer"], *needs.get("availableEnergyTransfer", ())})[:20]
+    return _read_v2x(needs, replace(car, transfer_modes=tuple(modes)))
 
 
-def _read_v2x(needs: ChargingNeeds, car: Car) -> None:
+def _read_v2x(needs: ChargingNeeds, car: Car) -> Car:
     requested = needs["requestedEnergyTransfer"]
     told = needs.get("v2xChargingParameters")
-    car.offers = _offers(needs["evEnergyOffer"]) if "evEnergyOffer" in needs else []
+    car = replace(car, offers=_offers(needs["evEnergyOffer"]) if "evEnergyOffer" in needs else ())
     if told is None:
         if BOTH_WAYS not in requested and "availableEnergyTransfer" in needs:
-            car.max_discharge_w = 0  # by 2.1, a session that charges only; 2.0.1 has no word for it
-        return
-    car.per_phase = "maxDischargePower_L2" in told or "maxChargePower_L2" in told
-    charge_w = _over_phases(told, "maxChargePower")
-    car.max_charge_w = _positive(charge_w) or car.max_charge_w
+            # By 2.1, a session that charges only; 2.0.1 has no word for it.
+            car = replace(car, max_discharge_w=0)
+        return car
+    charge_w = _positive(_over_phases(told, "maxChargePower")) or car.max_charge_w
+    per_phase = "maxDischargePower_L2" in told or "maxChargePower_L2" in told
+    car = replace(car, per_phase=per_phase, max_charge_w=charge_w)
     discharge_w = _over_phases(told, "maxDischargePower")
     if discharge_w is None and "maxDischargeCurrent" in told and "maxVoltage" in told:
         discharge_w = abs(told["maxDischargeCurrent"] * told["maxVoltage"])
     if BOTH_WAYS not in requested:
-        car.max_discharge_w = 0
+        car = replace(car, max_discharge_w=0)
     elif discharge_w is not None and discharge_w < LARGEST:
-        car.max_discharge_w = int(discharge_w)
+        car = replace(car, max_discharge_w=int(discharge_w))
     target_wh = told.get("evTargetEnergyRequest")
     if target_wh is not None and abs(target_wh) < LARGEST:
-        car.energy_needed_wh = max(0, round(target_wh))
+        car = replace(car, energy_needed_wh=max(0, round(target_wh)))
     lowest_wh = told.get("evMinV2XEnergyRequest")
     if lowest_wh is not None and abs(lowest_wh) < LARGEST:
-        car.energy_above_minimum_wh = -round(lowest_wh)
-        car.told_above_minimum_at_permille = car.state_of_charge_permille
+        at_permille = car.state_of_charge_permille
+        car = replace(car, energy_above_minimum_wh=-round(lowest_wh), told_above_minimum_at_permille=at_permille)
+    return car
 
 
 def _over_phases(told: V2xChargingParameters, name: str) -> float | None:
@@ -116,15 +151,15 @@ def _over_phases(told: V2xChargingParameters, name: str) -> float | None:
     return sum(found) if name in values else None
 
 
-def _offers(offer: EvEnergyOffer) -> list[list[int]]:
+def _offers(offer: EvEnergyOffer) -> tuple[tuple[int, int, int], ...]:
     schedule = offer["evPowerSchedule"]
     start_us = parse_timestamp_us(schedule["timeAnchor"])
-    found: list[list[int]] = []
+    found: list[tuple[int, int, int]] = []
     for entry in schedule["evPowerScheduleEntries"][:MOST_OFFERS]:
         end_us = start_us + max(0, min(int(entry["duration"]), LARGEST)) * 1_000_000
-        found.append([start_us, end_us, round(-entry["power"]) if -LARGEST < entry["power"] < 0 else 0])
+        found.append((start_us, end_us, round(-entry["power"]) if -LARGEST < entry["power"] < 0 else 0))
         start_us = end_us
-    return found
+    return tuple(found)
 
 
 def _positive(value: float | None) -> int | None:

@@ -31,6 +31,8 @@ SET_RIGHT_WITHIN_US: Final = 5_000_000
 """A clock that was set by a heartbeat is behind by the way of the answer and what was rounded off."""
 LIVE_AGE_US: Final = 2_000_000
 """A value at most this much older than its message was measured now, as far as telemetry is concerned."""
+KEEP_STATE_OF_CHARGE_S: Final = 30.0
+"""Of a car in a transaction, so often, for a restart of ours."""
 OLDEST_QUEUED_US: Final = 400 * 86_400_000_000
 _ENDING: Final = frozenset({"StopAuthorized", "Deauthorized", "RemoteStop"})
 """Trigger reasons whose token, if there is one, is not who charges."""
@@ -93,6 +95,7 @@ class EvseSession:
         self.sequence = SequenceLog()
         self.limit_w: int | None = None
         """What the owner allows at most at this EVSE, W; below what the installer wrote."""
+        self._state_of_charge_kept_s = float("-inf")
         self._clock_behind_us: int | None = None
         self._known_idle = False
         self._said: set[str] = set()
@@ -117,18 +120,12 @@ class EvseSession:
         """The car as the plan sees it; None while there is none. With a time, what it offers then bounds it."""
         if not self.occupied:
             return None
-        transaction, car = self.transaction, self.car
-        return VehicleSession(
+        transaction = self.transaction
+        return replace(
+            self.car,
             transaction_id=None if transaction is None else transaction.transaction_id,
             token_id=None if transaction is None else transaction.token_id,
-            state_of_charge_permille=car.state_of_charge_permille,
-            state_of_charge_monotonic_s=car.state_of_charge_monotonic_s,
-            battery_capacity_wh=car.battery_capacity_wh,
-            energy_needed_wh=car.energy_needed_wh,
-            departure_timestamp_us=car.departure_timestamp_us,
-            max_charge_w=car.max_charge_w,
-            max_discharge_w=car.gives_w(wall_us),
-            charge_now=car.priority,
+            max_discharge_w=self.car.gives_w(wall_us),
         )
 
     # --- what the charger says
@@ -185,15 +182,15 @@ class EvseSession:
 
     def charging_needs(self, needs: ChargingNeeds, now: Moment) -> Outcome:
         """NotifyEVChargingNeeds (K15, K18 to K20)."""
-        self.car = read_needs(needs, self.car, now.monotonic_s)
+        self.car = read_needs(needs, self.car, now.monotonic_s, now.wall_us)
         return Outcome(changed=True)
 
     def priority(self, transaction_id: str, *, activated: bool) -> Outcome:
         """NotifyPriorityCharging (K22): the driver wants to charge now, or no longer."""
         if self.transaction is None or self.transaction.transaction_id != transaction_id:
             return Outcome()
-        if self.car.priority is not activated:
-            self.car.priority = activated
+        if self.car.charge_now is not activated:
+            self.car = replace(self.car, charge_now=activated)
             self.smart.say_again = True
         return Outcome(changed=True)
 
@@ -303,7 +300,7 @@ class EvseSession:
                 self._say_once("charger.meter_values", text, outcome)
                 self._keep_signatures(judged, now.monotonic_s, outcome)
                 continue
-            self._take_look(look, judged, now.monotonic_s - age_us / 1e6, flags, outcome)
+            self._take_look(look, judged, now.monotonic_s - age_us / 1e6, flags, now, outcome)
 
     def _judge_signatures(self, look: MeterLook, transaction_id: str | None, now: Moment, outcome: Outcome) -> Judged:
         judged = self._signed_values.take(look, transaction_id, now.monotonic_s)
@@ -319,7 +316,13 @@ class EvseSession:
             )
 
     def _take_look(
-        self, look: MeterLook, judged: Judged, monotonic_s: float, flags: SampleFlag, outcome: Outcome
+        self,
+        look: MeterLook,
+        judged: Judged,
+        monotonic_s: float,
+        flags: SampleFlag,
+        now: Moment,
+        outcome: Outcome,
     ) -> None:
         if self.last_sample is not None and monotonic_s < self.last_sample.monotonic_s:
             self._keep_signatures(judged, monotonic_s, outcome)
@@ -331,8 +334,11 @@ class EvseSession:
         if look.export_register_milliwatt_hours is not None:
             self.export_register_milliwatt_hours = look.export_register_milliwatt_hours
         if look.state_of_charge_permille is not None:
-            self.car.state_of_charge_permille = look.state_of_charge_permille
-            self.car.state_of_charge_monotonic_s = monotonic_s
+            wall_us = now.wall_us - round((now.monotonic_s - monotonic_s) * 1e6)
+            self.car = self.car.charged_to(look.state_of_charge_permille, monotonic_s, wall_us)
+            if self.transaction is not None and monotonic_s - self._state_of_charge_kept_s >= KEEP_STATE_OF_CHARGE_S:
+                # Not with every value: after a restart one of the last minute will do (SAFETY 9).
+                self._state_of_charge_kept_s, outcome.changed = monotonic_s, True
         sample = Sample(
             device_id=self.settings.device_id,
             monotonic_s=monotonic_s,
@@ -370,5 +376,5 @@ class EvseSession:
     def _forget_car(self) -> bool:
         """What a car told counts for its session only (SAFETY 9). Returns whether there was something to forget."""
         known = self.car != Car()
-        self.car = Car()
+        self.car, self._state_of_charge_kept_s = Car(), float("-inf")
         return known

@@ -40,6 +40,7 @@ class Rule(StrEnum):
     CAR_DEPARTURE = "the car's need at departure [9]"
     CAR_PRICE = "the owner's least price [9]"
     CAR_NOW = "charge now, by the driver [9]"
+    SUN = "what the sun leaves over"
     NO_CAR = "no car"
     SITE_DISCHARGE = "site has no permission to discharge [9]"
     BATTERY_MINIMUM = "the battery's minimum state of charge"
@@ -76,6 +77,8 @@ class Draft:
     why_high: Rule | None = None
     must_charge: bool = False
     """The driver or the departure needs it: no command below the room's top."""
+    slack_s: float = float("inf")
+    """Of the car, until it must charge for its departure."""
 
     @property
     def released(self) -> bool:

@@ -83,9 +83,16 @@ def _bound_imports(drafts: list[Draft], budget_w: int, rule: Rule) -> None:
 
 
 def _share_import(drafts: list[Draft], budget_w: int, rule: Rule) -> None:
-    """Cut the imports to the budget: cars that must charge are served first, the others share what is left."""
+    """Cut the imports to the budget: cars that must charge are served first, the others share what is left.
+
+    Where not even the least of each that must fits in, those pause that have the most time to spare.
+    """
     for urgent in (True, False):
         group = [d for d in drafts if d.must_charge is urgent and d.high is not None and d.high > 0]
+        if urgent:
+            group.sort(key=lambda draft: (draft.slack_s, draft.view.device_id))
+            while group and sum(min(d.minimum_w, d.high or 0) for d in group) > budget_w:
+                group.pop().cap_high(0, rule)
         wishes = {d.view.device_id: d.high or 0 for d in group}
         kept = fit(budget_w, wishes, {d.view.device_id: d.minimum_w for d in group})
         for draft in group:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from agent.control.allocation import Range, fill
 from agent.control.command import Command, CommandType, Mode, Point
-from agent.control.order import Order
+from agent.control.order import Order, Rank
 from agent.control.rules.bounds import bound_after_sharing, is_event, keep_sign, may_be_moved, may_begin
 from agent.control.rules.draft import Draft, Rule
 from agent.control.rules.override import held_of
@@ -76,7 +76,7 @@ def set_targets(drafts: dict[str, Draft], site: SiteView) -> list[Target]:
         if not free or (len(free) < len(open_scope) and command.point is Point.DEVICE):
             other = next((taken[name] for name in open_scope if name in taken), None)
             target.in_force = False
-            target.reason = f"outranked by command {other.command_id!r}" if other else "names no device that is here"
+            target.reason = f"outranked by {_name(other)}" if other else "names no device that is here"
             continue
         taken |= dict.fromkeys(free, order)
         begins += is_event(order, site)
@@ -117,6 +117,10 @@ def _share_out(target: Target, free: tuple[str, ...], drafts: dict[str, Draft], 
         drafts[name].cause = f"{power_w} W of {by}"
     _cap_pv(target.order, pv, sum(r.high for r in ranges.values()) - rest_w, drafts)
     return tuple(sorted([*movable, *pv]))
+
+
+def _name(order: Order) -> str:
+    return order.command_id if order.rank is Rank.SCHEDULE else f"command {order.command_id!r}"
 
 
 def _counted_w(draft: Draft) -> int:
@@ -176,4 +180,5 @@ def sentence(order: Order) -> str:
     }[command.mode]
     power = "" if command.type is CommandType.IDLE else f" {command.power_w} W"
     where = " at the connection" if command.point is Point.CONNECTION else ""
-    return f"{what}{power}{where} by {command.issuer} until {until} (command {order.command_id!r})"
+    source = "pre-agreed schedule" if order.rank is Rank.SCHEDULE else f"command {order.command_id!r}"
+    return f"{what}{power}{where} by {command.issuer} until {until} ({source})"

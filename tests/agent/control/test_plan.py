@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agent.control.command import CommandType, Mode, Point, Price
 from agent.control.order import Order
-from agent.control.plan import DeviceOrder, Plan, make_plan
+from agent.control.plan import DeviceOrder, Plan, make_plan, orders_to_give
 from agent.control.rules.draft import Rule
 from agent.control.site import DeviceView, Held, Mandate, MeterView, SiteView
 from drivers.device import DeadMan, DeviceKind
@@ -552,3 +552,15 @@ def test_a_device_that_does_not_follow_has_that_in_the_reason_of_its_order() -> 
     defiant = replace(PV, held=Held(lowest_w=-1_000, highest_w=None, age_s=600.0))
     assert Rule.DISOBEYS in make_plan(site(replace(defiant, follows=False))).orders["pv"].bound_by
     assert Rule.DISOBEYS not in make_plan(site(replace(defiant, follows=True))).orders["pv"].bound_by
+
+
+def test_a_device_that_has_not_shown_what_it_can_do_is_given_no_guess_but_stop() -> None:
+    """After a restart it may hold an order of ours: a plan that knows nothing of it would only take that away."""
+    unknown = replace(CAR, capabilities=None)
+    given_to = site(unknown, PLAIN)
+    assert set(orders_to_give(given_to, make_plan(given_to))) == {"plain"}
+    stopped = replace(given_to, stop="a person")
+    orders = orders_to_give(stopped, make_plan(stopped))
+    assert (orders["car"].lowest_w, orders["car"].highest_w) == (0, 0)
+    islanded = replace(given_to, islanded=True)
+    assert "car" in orders_to_give(islanded, make_plan(islanded))

@@ -13,7 +13,7 @@ from agent.control.snapshot import CommandControl, ControlSnapshot, DeviceContro
 from agent.evidence.statements import CommandState
 from agent.roads import overview
 from agent.roads.overview import Parts
-from agent.status import EvidenceLine, Problem, Verdict
+from agent.status import EvidenceLine, PartLine, Problem, Verdict
 from agent.token.token import TokenState, TokenStatus
 from agent.uplink.status import Carrier, UplinkStatus
 from drivers.device import DeviceKind, DeviceStatus, LinkState, Sample, VehicleSession
@@ -190,6 +190,7 @@ def parts(**changes: object) -> Parts:
         store_trouble="",
         trust=None,
         trust_trouble="",
+        identity_trouble="",
         settling=None,
         devices=[ONLINE],
         unmade={},
@@ -197,6 +198,12 @@ def parts(**changes: object) -> Parts:
         noted=[],
     )
     return replace(well, **changes)  # type: ignore[arg-type]  # fields of Parts
+
+
+def test_certificates_have_a_line_where_there_are_any() -> None:
+    line = PartLine(name="certificates", ok=True, state="good", detail="uplink until 2027-01-01")
+    assert line in overview.snapshot(parts(certificates=line)).parts
+    assert "certificates" not in {part.name for part in overview.snapshot(parts()).parts}
 
 
 def test_a_gateway_in_order_says_so() -> None:
@@ -213,6 +220,7 @@ def test_a_gateway_in_order_says_so() -> None:
         ({"unmade": {"car-1": "no password"}}, Verdict.TROUBLE, "car-1"),
         ({"down": {"uplink": "OSError"}}, Verdict.TROUBLE, "uplink"),
         ({"trust_trouble": "an older list"}, Verdict.ATTENTION, "trust list"),
+        ({"identity_trouble": "an order waits"}, Verdict.ATTENTION, "identity"),
         ({"control": replace(CONTROL, stopped_by="somebody")}, Verdict.ATTENTION, "stop"),
         ({"token": TokenStatus(state=TokenState.ABSENT, detail="gone")}, Verdict.TROUBLE, "token"),
         ({"devices": [replace(ONLINE, link=LinkState.SILENT, detail="silent")]}, Verdict.ATTENTION, "pv-1"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any, cast
 
 import orjson
@@ -10,6 +9,7 @@ import pytest
 
 from drivers.ocpp.car import Car, read_needs
 from drivers.ocpp.messages import ChargingNeeds
+from drivers.ocpp.schemas import JsonObject
 
 NOON_US = 1_767_268_800_000_000
 NOON = "2026-01-01T12:00:00Z"
@@ -18,7 +18,7 @@ DC = {"evMaxCurrent": 25, "evMaxVoltage": 400, "evMaxPower": 11_000, "evEnergyCa
 
 def told(car: Car | None = None, **needs: Any) -> Car:
     needs.setdefault("requestedEnergyTransfer", "DC_BPT")
-    return read_needs(cast(ChargingNeeds, needs), car or Car(), 5.0)
+    return read_needs(cast(ChargingNeeds, needs), car or Car(), 5.0, NOON_US)
 
 
 def v2x(**parameters: Any) -> Car:
@@ -70,9 +70,8 @@ def test_an_energy_offer_bounds_what_it_gives_and_when() -> None:
 def test_at_its_own_lowest_state_of_charge_a_car_gives_nothing() -> None:
     car = v2x(maxDischargePower=9_000, evMinV2XEnergyRequest=-6_000)
     assert car.gives_w(NOON_US) == 9_000
-    car.state_of_charge_permille = 601
-    assert car.gives_w(NOON_US) == 9_000
-    car.state_of_charge_permille = 600  # a tenth of 60 kWh below where it told that 6 kWh are left
+    assert car.charged_to(601, 6.0, NOON_US).gives_w(NOON_US) == 9_000
+    car = car.charged_to(600, 6.0, NOON_US)  # a tenth of 60 kWh below where it told that 6 kWh are left
     assert car.gives_w(NOON_US) == 0
     assert v2x(maxDischargePower=9_000, evMinV2XEnergyRequest=10).gives_w(NOON_US) == 0
 
@@ -88,4 +87,39 @@ def test_numbers_that_no_car_has_are_not_taken(value: float) -> None:
 def test_what_a_car_told_survives_a_restart() -> None:
     offer = {"evPowerSchedule": {"timeAnchor": NOON, "evPowerScheduleEntries": [{"duration": 60, "power": -3_000}]}}
     car = told(v2xChargingParameters={"maxDischargePower": 9_000}, evEnergyOffer=offer)
-    assert Car(**orjson.loads(orjson.dumps(asdict(car)))) == car
+    assert restored(car) == car
+
+
+def restored(car: Car, age_s: float | None = 1.0, wall_age_s: float = 1.0) -> Car:
+    kept = orjson.loads(orjson.dumps(car.encode()))
+    if age_s is None:
+        return Car.restored(kept, None, None)
+    return Car.restored(kept, 5.0 + age_s, NOON_US + round(wall_age_s * 1e6))
+
+
+def test_a_state_of_charge_survives_a_restart_with_its_age() -> None:
+    car = restored(v2x(maxDischargePower=9_000), 100.0, 101.0)
+    assert (car.state_of_charge_permille, car.state_of_charge_monotonic_s) == (700, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("age_s", "wall_age_s"),
+    [(None, 0.0), (-1.0, -1.0), (2.0, 60.0), (60.0, 2.0)],
+    ids=["no time at all", "from the future", "after a reboot", "the clock was set"],
+)
+def test_a_state_of_charge_whose_age_is_not_certain_does_not_count(age_s: float | None, wall_age_s: float) -> None:
+    car = restored(v2x(maxDischargePower=9_000), age_s, wall_age_s)
+    assert (car.state_of_charge_permille, car.state_of_charge_monotonic_s) == (None, None)
+    assert car.max_discharge_w == 9_000
+
+
+def test_what_an_earlier_version_kept_of_a_car_is_read() -> None:
+    kept: JsonObject = {
+        "battery_capacity_wh": 60_000,
+        "transfer_modes": ["DC"],
+        "offers": [[1, 2, 3]],
+        "priority": True,
+    }
+    car = Car.restored(kept, 5.0, NOON_US)
+    assert (car.battery_capacity_wh, car.transfer_modes, car.offers) == (60_000, ("DC",), ((1, 2, 3),))
+    assert car.charge_now

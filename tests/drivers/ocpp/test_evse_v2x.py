@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -410,7 +411,13 @@ async def test_q01_both_ways_are_allowed_where_the_owner_permits_it_once_for_eac
         await evse.install_static_share()
         await evse.tend()
         assert not charger.all("NotifyAllowedEnergyTransfer")  # the car has not said what it can
-        evse.session.car.transfer_modes = ["DC", "DC_BPT"]
+        evse.session.car = replace(
+            evse.session.car,
+            transfer_modes=(
+                "DC",
+                "DC_BPT",
+            ),
+        )
         await evse.tend()
         await evse.tend()
         (told,) = charger.all("NotifyAllowedEnergyTransfer")
@@ -423,7 +430,7 @@ async def test_q01_both_ways_are_allowed_where_the_owner_permits_it_once_for_eac
 async def test_q01_a_charger_that_does_not_know_the_message_is_asked_once_and_one_that_is_away_again(
     evse: OcppEvse, charger: Charger
 ) -> None:
-    evse.session.car.transfer_modes = ["DC_BPT"]
+    evse.session.car = replace(evse.session.car, transfer_modes=("DC_BPT",))
     charger.fails["NotifyAllowedEnergyTransfer"] = CallTimeoutError("no answer", sent=True)
     with pytest.raises(DeviceUnreachableError):
         await evse.tend()
@@ -437,7 +444,7 @@ async def test_q01_2_0_1_has_no_such_message() -> None:
     charger = Charger(Version.V201)
     evse = evse_at(charger, "negative_limit")
     await evse.install_static_share()
-    evse.session.car.transfer_modes = ["DC_BPT"]
+    evse.session.car = replace(evse.session.car, transfer_modes=("DC_BPT",))
     await evse.tend()
     assert not charger.all("NotifyAllowedEnergyTransfer")
 
@@ -467,7 +474,7 @@ async def test_k21_a_refused_priority_changes_nothing(evse: OcppEvse, charger: C
     charger.answers["UsePriorityCharging"] = lambda payload: {"status": status}
     with pytest.raises(DeviceRefusedError, match=status):
         await evse.use_priority_charging(activate=True)
-    assert not evse.session.car.priority
+    assert not evse.session.car.charge_now
     evse.session.transaction = None
     with pytest.raises(DeviceRefusedError, match="no transaction"):
         await evse.use_priority_charging(activate=True)
@@ -610,3 +617,54 @@ async def test_after_a_reconnect_the_setpoint_is_sent_again_and_judged_anew(
     assert held is not None
     assert held.highest_w == -5_000
     assert not charger.notices
+
+
+async def test_q12_a_discharge_is_not_told_again_to_the_transaction_that_comes_after_a_reboot_and_a_cap_is(
+    giving: tuple[OcppEvse, Charger],
+) -> None:
+    evse, charger = giving
+    evse.profiles_lost()
+    await evse.install_static_share()
+    evse.session.transaction = Transaction(transaction_id="T2", token_id="RFID-1")
+    charger.calls.clear()
+    await evse.hold_again()
+    assert not charger.all("SetChargingProfile")
+    evse.session.transaction = Transaction(transaction_id="T1", token_id="RFID-1")
+    await evse.hold_again()
+    assert evse.status().setpoint is None  # not later either: that session is over
+
+    await evse.apply(band(0, 0, lease_s=600.0))
+    evse.session.transaction = Transaction(transaction_id="T3", token_id="RFID-2")
+    await evse.hold_again()
+    held = evse.status().setpoint
+    assert held is not None
+    assert held.highest_w == 0
+
+
+async def test_q12_a_curve_that_may_discharge_is_not_told_again_in_another_transaction(charger: Charger) -> None:
+    evse = evse_at(charger)
+    evse.session.transaction = Transaction(transaction_id="T1", token_id="RFID-1")
+    curve = Period(mode=Mode.LOCAL_FREQUENCY, curve=CURVE, limit_w=6_000, discharge_w=-6_000)
+    await evse.install_static_share()
+    await evse.hold_mode(curve, 600.0, "test")
+    evse.session.transaction = Transaction(transaction_id="T2", token_id="RFID-1")
+    charger.calls.clear()
+    await evse.hold_again()
+    assert not charger.calls
+
+
+async def test_k22_a_discharge_is_not_told_to_a_car_whose_driver_wants_to_charge_now(
+    evse: OcppEvse, charger: Charger
+) -> None:
+    await evse.apply(band(-5_000, -5_000, lease_s=600.0))
+    charger.priority = True
+    evse.session.priority("T1", activated=True)
+    charger.calls.clear()
+    await evse.tend()
+    assert not charger.all("SetChargingProfile")
+    assert evse.status().setpoint is None  # it follows its driver: neither held nor disobeyed
+    with pytest.raises(DeviceRefusedError, match="its driver wants it to charge now"):
+        await evse.apply(band(-5_000, -5_000, lease_s=600.0))
+    assert not charger.all("SetChargingProfile")
+    await evse.apply(band(0, 9_000, lease_s=600.0))
+    assert charger.last_profile()["chargingProfilePurpose"] == "PriorityCharging"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from drivers.ocpp.errors import ErrorCode
 from drivers.ocpp.schemas import Direction, JsonObject, Version, schemas
 from drivers.ocpp.session import EvseSession, Moment, Transaction
@@ -108,7 +110,7 @@ def test_k22_a_driver_who_wants_to_charge_now_is_known_until_the_car_goes() -> N
     session = station()
     evse = evse_of(session)
     handle(session, "NotifyPriorityCharging", {"transactionId": "T1", "activated": True})
-    assert not evse.car.priority  # no such transaction
+    assert not evse.car.charge_now  # no such transaction
     evse.transaction = Transaction(transaction_id="T1")
     handle(session, "NotifyPriorityCharging", {"transactionId": "T1", "activated": True})
     vehicle = evse.vehicle()
@@ -116,10 +118,10 @@ def test_k22_a_driver_who_wants_to_charge_now_is_known_until_the_car_goes() -> N
     assert vehicle.charge_now
     assert evse.smart.say_again
     handle(session, "NotifyPriorityCharging", {"transactionId": "T1", "activated": False})
-    assert not evse.car.priority
-    evse.car.priority = True
+    assert not evse.car.charge_now
+    evse.car = replace(evse.car, charge_now=True)
     evse.no_transaction()
-    assert not evse.car.priority
+    assert not evse.car.charge_now
 
 
 def report(request_id: int, *ids: int, tbc: bool = False) -> JsonObject:

@@ -11,6 +11,7 @@ from drivers.ocpp.schemas import Direction, Json, JsonObject, Version, schemas
 from drivers.ocpp.session import Moment
 from drivers.ocpp.settings import ChargerSettings
 from drivers.ocpp.station import _FIXED_ANSWERS, Reaction, StationSession
+from drivers.ocpp.timestamps import format_timestamp
 
 STAMP = "2026-01-01T00:00:00Z"
 NOW = Moment(1000.0, 1_767_225_600_000_000)
@@ -209,6 +210,27 @@ def test_a_running_transaction_survives_a_restart_with_its_owner() -> None:
     vehicle = again.evses[1].vehicle()
     assert vehicle is not None
     assert (vehicle.transaction_id, vehicle.token_id) == ("T1", "RFID-1")
+
+
+def test_a_cars_state_of_charge_survives_a_restart_and_is_kept_now_and_then() -> None:
+    session = station()
+    handle(session, "TransactionEvent", transaction(evse={"id": 1}, idToken=token("RFID-1")))
+    value: Json = {"value": 61, "measurand": "SoC"}
+
+    def moment(seconds: int) -> Moment:
+        return Moment(1000.0 + seconds, NOW.wall_us + seconds * 1_000_000)
+
+    kept = []
+    for seconds in (1, 2, 32):
+        stamped: Json = {"timestamp": format_timestamp(moment(seconds).wall_us), "sampledValue": [value]}
+        payload: JsonObject = {"evseId": 1, "meterValue": [stamped]}
+        kept.append(session.handle("MeterValues", payload, moment(seconds)).remember)
+    assert kept == [True, False, True]  # not with each: a store is not for that
+    again = station()
+    again.restore(session.encode(), moment(60))
+    vehicle = again.evses[1].vehicle()
+    assert vehicle is not None
+    assert (vehicle.state_of_charge_permille, vehicle.state_of_charge_monotonic_s) == (610, 1032.0)
 
 
 def test_registers_survive_a_restart_while_nothing_runs() -> None:
