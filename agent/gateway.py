@@ -147,6 +147,8 @@ class Gateway:
             control=settings.control,
             bounds=settings.bounds,
             inputs=settings.input,
+            record_folder=settings.gateway.state_dir / "decisions",
+            software=self._version,
             frequency=settings.frequency,
             gateway_id=lambda: self._gateway_id,
             stop_file=settings.control.gateway_stop_file or settings.gateway.state_dir / "STOP",
