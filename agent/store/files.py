@@ -113,11 +113,19 @@ def _read_incarnation_file(folder: Path) -> int:
     return int(text) if re.fullmatch(rb"[0-9]{1,18}\n", text) else 0
 
 
-def _set_aside(folder: Path) -> Path:
+def begin_anew(folder: Path) -> Path | None:
+    """Have the next opening begin an empty store, and say where the present one went; None when there is none.
+
+    The caller holds the lock.
+    """
+    return _set_aside(folder, "former") if (folder / DATABASE).exists() else None
+
+
+def _set_aside(folder: Path, word: str = "damaged") -> Path:
     """Move the database away, never deleting it, with its log: the log may hold the newest commits."""
     noted = _read_incarnation_file(folder)
     serial = 1
-    while (target := folder / f"{DATABASE}.damaged-{noted}-{serial}").exists():
+    while (target := folder / f"{DATABASE}.{word}-{noted}-{serial}").exists():
         serial += 1
     for suffix in ("-wal", "-shm", ""):
         source = folder / (DATABASE + suffix)
@@ -128,7 +136,7 @@ def _set_aside(folder: Path) -> Path:
 
 
 def _highest_set_aside(folder: Path) -> int:
-    found = (re.fullmatch(rf"{re.escape(DATABASE)}\.damaged-(\d+)-\d+", p.name) for p in folder.iterdir())
+    found = (re.fullmatch(rf"{re.escape(DATABASE)}\.(?:damaged|former)-(\d+)-\d+", p.name) for p in folder.iterdir())
     return max((int(match.group(1)) for match in found if match), default=0)
 
 
