@@ -34,7 +34,8 @@ from agent.store.files import write_durably
 from agent.token.token import Token
 from drivers.device import SignerUnavailableError
 from hil_tests.identity_cases import OPERATOR, OWNER, SUBJECT, THIEF, rotated, sign
-from hil_tests.rig.token import SoftHsm, make_softhsm, softhsm_module
+from hil_tests.rig.token import ScratchToken, make_softhsm, softhsm_module
+from hil_tests.rig.tpm import SoftTpm, tpm_module
 from hil_tests.roads_parts import BOOT_ID, PATIENCE_S, START_US, HandClock, reading, running, until
 
 pytestmark = pytest.mark.skipif(softhsm_module() is None, reason="SoftHSM is not installed (package softhsm2)")
@@ -43,7 +44,7 @@ pytestmark = pytest.mark.skipif(softhsm_module() is None, reason="SoftHSM is not
 class Box:
     """A gateway of a token, a state directory, and what would run on them."""
 
-    def __init__(self, folder: Path, softhsm: SoftHsm) -> None:
+    def __init__(self, folder: Path, softhsm: ScratchToken) -> None:
         self.state_dir = folder / "state"
         self.softhsm = softhsm
         self.hand = HandClock()
@@ -166,6 +167,32 @@ def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Box:
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(module, "LOOK_EVERY_S", 0.02)
     return Box(tmp_path, softhsm)
+
+
+@pytest.mark.skipif(tpm_module() is None, reason="swtpm, tpm2-abrmd or tpm2-pkcs11 is not installed")
+async def test_a_key_in_a_tpm_is_rotated_under_a_running_sealer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tpm = SoftTpm(tmp_path / "tpm")
+    try:
+        for name, value in tpm.environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(module, "LOOK_EVERY_S", 0.02)
+        box = Box(tmp_path, tpm)
+        await box.created(tmp_path)
+        rotate = sign(orders.draft(await box.propose(Kind.ROTATE)), OWNER, OPERATOR)
+        async with box.alive() as life:
+            sealer = await life.start()
+            await life.seal(sealer)
+            async with running(life.keeper.run(sealer)):
+                box.files.write_order(rotate)
+                await until(lambda: not box.files.order_file.exists(), f"the order is done; {life.keeper.trouble}")
+            await life.seal(sealer)
+        first, second = await box.batches()
+        assert (box.state.number, first_break([first, second])) == (1, None)
+        assert first.sealed.header.key_id != second.sealed.header.key_id
+    finally:
+        tpm.close()
 
 
 @pytest.mark.parametrize(
