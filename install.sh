@@ -182,8 +182,11 @@ make_user_and_folders() {
     useradd --system --user-group --home-dir "$state" --no-create-home --shell /usr/sbin/nologin "$user"
     changed=1
   fi
-  # Serial lines to inverters and meters.
-  if getent group dialout >/dev/null && ! id -nG "$user" | grep -qw dialout; then usermod -aG dialout "$user"; fi
+  # Serial lines to inverters and meters; lines of a GPIO chip, where the system has a group for them.
+  local group
+  for group in dialout gpio; do
+    if getent group "$group" >/dev/null && ! id -nG "$user" | grep -qw "$group"; then usermod -aG "$group" "$user"; fi
+  done
   install -d -m 0755 "$prefix" "$prefix/versions"
   install -d -m 0750 -o root -g "$user" "$etc"
   install -d -m 0700 -o "$user" -g "$user" "$state"

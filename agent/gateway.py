@@ -11,6 +11,7 @@ import contextlib
 import functools
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import asdict
 from typing import Final, TypeVar
 
 import structlog
@@ -19,6 +20,8 @@ from agent.clock import Clock, ClockQuality
 from agent.config import Settings, read_secret
 from agent.control.controller import Controller
 from agent.control.errors import ControlError
+from agent.control.feed_keeper import FeedKeeper
+from agent.control.needing import Wish
 from agent.evidence.batch import KeyProtection, SealedBatch
 from agent.evidence.seal import SealPolicy
 from agent.evidence.statements import Severity
@@ -29,19 +32,25 @@ from agent.identity.purposes import UPLINK_KEY, device_key
 from agent.identity.trust import TrustList
 from agent.identity.trust_roots import trust_roots_from_pem
 from agent.roads import overview
+from agent.roads.adopting import Approvals
 from agent.roads.alarms import Alarms
 from agent.roads.certificates import CertificateWatch, certificates_of, reload_into
 from agent.roads.desk import Desk
 from agent.roads.devices import channel_terms, make_devices, metered
 from agent.roads.facts import facts, installed_version
+from agent.roads.feeding import feed_rules
 from agent.roads.identity import IdentityKeeper
 from agent.roads.linking import make_uplink
 from agent.roads.measuring import Measuring
+from agent.roads.offering import Offering, Sources
 from agent.roads.sealing import Sealer
+from agent.roads.server_certificate import FILE as SERVER_CERTIFICATE
+from agent.roads.server_certificate import keep_server_certificate
 from agent.roads.settling import SettledDevice, Settling
 from agent.roads.site_ca import bring_up_site_ca
 from agent.roads.supervise import Supervisor, cancel_all
 from agent.roads.telemetry import live_telemetry
+from agent.roads.thinning import make_thinner
 from agent.roads.trusting import TrustKeeper
 from agent.status import EvidenceLine, Problem, Snapshot, Verdict
 from agent.store import Store, StoreError
@@ -49,15 +58,14 @@ from agent.token.token import Token
 from agent.uplink.errors import LinkDownError
 from agent.uplink.session import UplinkIdentity
 from agent.uplink.uplink import Uplink
-from drivers.device import Sample, Signer, SignerUnavailableError
+from drivers.device import Device, Sample, Signer, SignerUnavailableError
 from drivers.ocpp.reception import Reception
 from drivers.ocpp.server import OcppServer
 from firmware_attest.measurement import installed_root, measure_software
-from proto.energysettlement.v1.gateway_pb2 import ChannelFrame
+from proto.energysettlement.v1.gateway_pb2 import ChannelFrame, FlexibilityBid
 
 CLOCK_NOTE: Final = "clock"
 CLOCK_NOTE_EVERY_S: Final = 60.0
-UPKEEP_EVERY_S: Final = 600.0
 COME_UP_RETRY_S: Final = 1.0
 ENROLMENT_RETRY_S: Final = 10.0
 JUST_BOOTED_S: Final = 300.0
@@ -78,8 +86,11 @@ class StartError(Exception):
 class Gateway:
     """One gateway. Made by `open`, run by `run`, ended by `shut_down`."""
 
-    def __init__(self, settings: Settings, *, store: Store, clock: Clock, token: Token) -> None:
-        self._settings = settings
+    def __init__(
+        self, settings: Settings, *, store: Store, clock: Clock, token: Token, approvals: Approvals | None = None
+    ) -> None:
+        self._approvals = Approvals(settings, store) if approvals is None else approvals
+        self._settings = settings = self._approvals.settings
         self._store = store
         self._clock = clock
         self._token = token
@@ -98,7 +109,14 @@ class Gateway:
         self._supervisor = Supervisor(clock.monotonic_s)
         self._desk = Desk(store, clock.monotonic_s)
         self._alarms = Alarms(self._desk, lambda: clock.now().wall_us)
-        self._site = make_devices(settings, store=store, clock=clock, on_event=self._alarms.warn)
+        self._site = make_devices(
+            settings,
+            store=store,
+            clock=clock,
+            on_event=self._alarms.warn,
+            adopted=self._approvals.kept,
+            adopt=self._adopt,
+        )
         self._measuring = Measuring(
             [metered(device) for device in settings.device],
             desk=self._desk,
@@ -119,11 +137,14 @@ class Gateway:
             clock=clock,
             on_alarm=self._alarms.raise_alarm,
         )
+        feeds = FeedKeeper(feed_rules(settings.feeds, self.note_problem))
         self._controller = Controller(
             devices=self._site.devices,
             device_settings=settings.device,
             site=settings.site,
             control=settings.control,
+            bounds=settings.bounds,
+            inputs=settings.input,
             frequency=settings.frequency,
             gateway_id=lambda: self._gateway_id,
             stop_file=settings.control.gateway_stop_file or settings.gateway.state_dir / "STOP",
@@ -132,18 +153,33 @@ class Gateway:
             desk=self._desk,
             notes=store,
             booted=self._started_s < JUST_BOOTED_S,
+            feeds=feeds,
+        )
+        self._thinner = make_thinner(settings, store=store, desk=self._desk, clock=clock, alarms=self._alarms)
+        self._offering = Offering(
+            Sources(
+                view=lambda: self._controller.view,
+                acknowledged=lambda: None if self._uplink is None else self._uplink.status().acknowledged_number,
+                offer=self._offer,
+                say=self._alarms.raise_alarm,
+            ),
+            clock=clock,
+            notes=store,
+            aggregator_id="" if settings.platform is None else settings.platform.aggregator_id,
         )
         self._counts = EvidenceLine(readings=0, queued=0, sealed=0, acknowledged=0, batches_waiting=0)
         self._core_tasks: list[asyncio.Task[None]] = []
         self._up_tasks: list[asyncio.Task[None]] = []
         self._device_tasks: list[asyncio.Task[None]] = []
+        self._group: asyncio.TaskGroup | None = None
+        """While it runs."""
 
     @staticmethod
     @contextlib.asynccontextmanager
     async def open(settings: Settings) -> AsyncIterator[Gateway]:
         """A gateway over the state directory, with nothing running but the token's thread. Raises StartError."""
         try:
-            store = await Store.open(settings.gateway.state_dir)
+            store = await Store.open(settings.gateway.state_dir, most_bytes=settings.evidence.most_mib << 20)
         except (StoreError, OSError) as error:
             raise StartError(f"the store in {settings.gateway.state_dir}: {error}") from error
         async with store:
@@ -156,7 +192,8 @@ class Gateway:
             )
             token.start()
             try:
-                gateway = Gateway(settings, store=store, clock=clock, token=token)
+                approvals = await Approvals.recall(settings, store)
+                gateway = Gateway(settings, store=store, clock=clock, token=token, approvals=approvals)
                 await gateway._restore()
                 yield gateway
                 await gateway._note_clock()
@@ -165,11 +202,15 @@ class Gateway:
 
     async def _restore(self) -> None:
         await self._measuring.restore(self._store)
+        await self._thinner.restore()
         if self._store.set_aside is not None:
             text = (
                 f"the database was damaged and is set aside as {self._store.set_aside.name}; this is a new incarnation"
             )
             self._alarms.raise_alarm(Severity.CRITICAL, "store.set_aside", "store", text)
+        if self._store.restored:
+            text = f"a backup was put back, what was sealed since is not here; incarnation {self._store.incarnation}"
+            self._alarms.raise_alarm(Severity.CRITICAL, "store.restored", "store", text)
         if self._clock.rebooted:
             log.info("clock.rebooted")
         await self._refresh_counts()
@@ -179,21 +220,44 @@ class Gateway:
     async def run(self) -> None:
         """Run every part until `shut_down`."""
         async with asyncio.TaskGroup() as group:
+            self._group = group
             keep = self._supervisor.keep
             for name, part in (
                 ("control", self._controller.run),
                 ("measuring", self._measuring.run),
                 ("alarms", self._alarms.run),
+                ("offering", self._offering.run),
                 ("upkeep", self._upkeep),
                 ("certificates", self._certificates.run),
+                ("space", self._thinner.run),
             ):
                 self._core_tasks.append(keep(group, name, part))
             if self._site.ocpp is not None:
                 self._device_tasks.append(keep(group, "ocpp", self._site.ocpp.run))
             for device in self._site.devices.values():
-                part = functools.partial(device.run, self._on_sample)
-                self._device_tasks.append(keep(group, f"device {device.device_id}", part))
+                self._run_device(group, device)
             self._up_tasks.append(self._supervisor.once(group, "come up", functools.partial(self._come_up, group)))
+
+    def _run_device(self, group: asyncio.TaskGroup, device: Device) -> None:
+        part = functools.partial(device.run, self._on_sample)
+        self._device_tasks.append(self._supervisor.keep(group, f"device {device.device_id}", part))
+
+    async def _adopt(self, charger_id: str, password_secret: str, evses: int) -> None:
+        """Make an approved charger one of the site, now and over restarts. Raises ValueError, SecretError, StoreError;
+        nothing has changed then."""
+        if self._group is None:
+            raise ValueError("the gateway is not running yet")
+        made = await self._approvals.adopt(
+            charger_id, password_secret, evses, site=self._site, measuring=self._measuring, alarms=self._alarms
+        )
+        self._settings = self._approvals.settings
+        for section, device in made:
+            self._controller.add(section, device)
+            self._run_device(self._group, device)
+        # The metering tree and the settings that bear on it are others now.
+        self._up_tasks.append(
+            self._supervisor.once(self._group, "facts", functools.partial(self._patiently, self._state_facts))
+        )
 
     async def _come_up(self, group: asyncio.TaskGroup) -> None:
         """What needs the gateway's name, as soon as it is known; then what needs the platform's, once enrolled.
@@ -261,16 +325,26 @@ class Gateway:
 
     async def _certify(self, server: OcppServer) -> None:
         """Certificates for chargers, as soon as the token is there."""
-        await bring_up_site_ca(
+        state_dir = self._settings.gateway.state_dir
+        authority = await bring_up_site_ca(
             server,
             token=self._token,
             journal=self._store.journal("token"),
-            state_dir=self._settings.gateway.state_dir,
+            state_dir=state_dir,
             name=self._settings.gateway.name,
             clock=self._clock,
             note_problem=self.note_problem,
         )
-        self._problems.pop("site CA", None)
+        self.problem_solved("site CA")
+        if self._settings.ocpp.certificate_names:
+            await keep_server_certificate(
+                authority,
+                self._settings.ocpp.certificate_names,
+                state_dir / SERVER_CERTIFICATE,
+                use=server.use_certificate,
+                note_problem=self.note_problem,
+                solved=self.problem_solved,
+            )
 
     async def _state_facts(self) -> None:
         """What is true of this run from its start."""
@@ -345,6 +419,7 @@ class Gateway:
             settling=self._settling,
             on_command=self._controller.receive,
             on_alarm=self._alarms.warn,
+            on_signed=self._controller.receive_signed,
         )
         for name, part in (
             ("trust list", self._trust.run),
@@ -389,6 +464,10 @@ class Gateway:
         for device_id, telemetry in live_telemetry(batch):
             self._uplink.live(device_id, telemetry)
 
+    def _offer(self, bid: FlexibilityBid) -> None:
+        if self._uplink is not None:
+            self._uplink.offer(bid)
+
     async def _send_channel(self, frame: ChannelFrame) -> None:
         if self._uplink is None:
             raise LinkDownError("the link has not been set up yet")
@@ -398,8 +477,8 @@ class Gateway:
         return None if self._trust is None else self._trust.current
 
     async def _upkeep(self) -> None:
-        """The clock's note each minute, pruning now and then, and the counts for the status page each second."""
-        noted_s = pruned_s = float("-inf")
+        """The clock's note each minute, and the counts for the status page each second."""
+        noted_s = float("-inf")
         noted_trust = False
         while True:
             now = self._clock.now()
@@ -409,9 +488,6 @@ class Gateway:
             if now.monotonic_s - noted_s >= CLOCK_NOTE_EVERY_S or trusted != noted_trust:
                 await self._note_clock()
                 noted_s, noted_trust = now.monotonic_s, trusted
-            if now.monotonic_s - pruned_s >= UPKEEP_EVERY_S and trusted:
-                await self._store.prune(now.wall_us, self._settings.evidence.retain_days)
-                pruned_s = now.monotonic_s
             await asyncio.sleep(1.0)
 
     async def _note_clock(self) -> None:
@@ -429,6 +505,9 @@ class Gateway:
             sealed=counts.sealed_statements,
             acknowledged=counts.sealed_statements - counts.unacknowledged_statements,
             batches_waiting=counts.unacknowledged_batches,
+            merged=self._thinner.merged_readings,
+            store_bytes=self._thinner.used_bytes,
+            store_most_bytes=self._settings.evidence.most_mib << 20,
         )
 
     # -- Faces ------------------------------------------------------------------------------------------------------
@@ -445,6 +524,21 @@ class Gateway:
         except ControlError as error:
             self.note_problem("stop file", str(error))
 
+    def override(self, device_id: str, power_w: int | None, duration_s: float, by: str) -> str:
+        """Hold a device by hand; a sentence of what was done. Raises ValueError."""
+        try:
+            return f"{device_id} is {self._controller.override(device_id, power_w, duration_s, by).sentence}"
+        except ControlError as error:
+            raise ValueError(str(error)) from error
+
+    def end_override(self, device_id: str, by: str) -> str:
+        """Give it back. Raises ValueError."""
+        try:
+            self._controller.end_override(device_id, by)
+        except ControlError as error:
+            raise ValueError(str(error)) from error
+        return f"{device_id} is held no more"
+
     @property
     def reception(self) -> Reception | None:
         """The chargers, for people at the box."""
@@ -454,11 +548,33 @@ class Gateway:
         """Read the file of allowed tokens again. Raises ValueError; the old ones stay then."""
         return self._site.reload_tokens(self._settings)
 
+    def wish(self, device_id: str, energy_wh: int | None, departure_us: int | None) -> None:
+        """What the driver of the car at a charger needs until when. Raises ValueError."""
+        try:
+            self._controller.wish(device_id, Wish(energy_wh=energy_wh, departure_us=departure_us))
+        except ControlError as error:
+            raise ValueError(str(error)) from error
+
+    def foresee(self, at_us: int) -> dict[str, object]:
+        """What will happen then, as JSON. Raises ValueError."""
+        try:
+            return asdict(self._controller.foresee(at_us))
+        except ControlError as error:
+            raise ValueError(str(error)) from error
+
+    async def windows_looked_at(self) -> None:
+        """A person has looked at why the platform missed windows."""
+        await self._offering.looked()
+
     def note_problem(self, subject: str, sentence: str) -> None:
         """Something that a person should see to."""
         if subject not in self._problems:
             log.warning("gateway.problem", subject=subject, sentence=sentence)
         self._problems[subject] = Problem(severity=Verdict.ATTENTION, subject=subject, sentence=sentence)
+
+    def problem_solved(self, subject: str) -> None:
+        """Nobody needs to see to it any more."""
+        self._problems.pop(subject, None)
 
     def snapshot(self) -> Snapshot:
         """Everything at one moment. Cheap."""
@@ -478,12 +594,15 @@ class Gateway:
                 evidence=self._counts,
                 latest=self._measuring.latest,
                 store_trouble=self._measuring.trouble,
+                room_trouble=self._thinner.trouble,
                 trust=self._trust_list(),
                 trust_trouble="" if self._trust is None else self._trust.trouble,
                 identity_trouble=self._identity.trouble,
                 settling=self._settling,
                 devices=[device.status() for device in self._site.devices.values()],
                 unmade=self._site.problems,
+                envelope=self._offering.envelope,
+                windows=self._offering.windows,
                 down=self._supervisor.down,
                 noted=(*self._problems.values(), *self._certificates.problems),
                 certificates=self._certificates.line,

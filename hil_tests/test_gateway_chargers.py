@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import ssl
 import tomllib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from hil_tests.test_cli_commands import command_beside
 
 pytestmark = needs_softhsm
 PLAIN_W = 7_360
+CERTIFIED = 'site_ca = true\ncertificate_names = ["127.0.0.1", "gateway.example"]'
 LIMIT_W = 5_000
 """Above 6 A on three phases: less would make the car pause."""
 
@@ -118,7 +120,7 @@ async def authorization(site: GatewaySite, charger_id: str) -> dict[str, str]:
 async def test_the_sites_ca_comes_up_once_its_key_is_made(site: GatewaySite) -> None:
     stage = site.stage
     text = await asyncio.to_thread(stage.config.read_text)
-    await asyncio.to_thread(stage.config.write_text, text.replace("[ocpp]\n", "[ocpp]\nsite_ca = true\n"))
+    await asyncio.to_thread(stage.config.write_text, text.replace("[ocpp]\n", f"[ocpp]\n{CERTIFIED}\n"))
     await stage.start_gateway()
     await site.shows(
         lambda s: any("cannot be certified" in p["sentence"] for p in s["problems"]), "the key to be missed"
@@ -138,4 +140,31 @@ async def test_the_sites_ca_comes_up_once_its_key_is_made(site: GatewaySite) -> 
     await until(made, "the root certificate")
     certificate = x509.load_pem_x509_certificate(await asyncio.to_thread(root.read_bytes))
     certificate.verify_directly_issued_by(certificate)
+
+    # With it the listener has a certificate of its own, which chargers that trust the site's root take.
+    pair = state_dir / "ocpp-server.pem"
+
+    async def certified() -> bool:
+        return await asyncio.to_thread(pair.exists)
+
+    await until(certified, "the listener's certificate")
+    assert (await asyncio.to_thread(pair.stat)).st_mode & 0o777 == 0o600
+    trust = ssl.create_default_context(cafile=str(root))
+    address = f"wss://127.0.0.1:{stage.ocpp_port}/ocpp/charger-1"
+    headers = await authorization(site, "charger-1")
+
+    async def gets_in() -> bool:
+        try:
+            async with connect(
+                address,
+                ssl=trust,
+                subprotocols=[Subprotocol("ocpp2.0.1")],
+                additional_headers=headers,
+                proxy=None,
+            ):
+                return True
+        except OSError:  # the file is there a moment before the listener has it
+            return False
+
+    await until(gets_in, "a charger to connect by TLS")
     assert await stage.gateway.end() == 0

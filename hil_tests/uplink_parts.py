@@ -51,6 +51,7 @@ class Gateway:
     """Of the settled device "pv"."""
     outbox: MemoryOutbox = field(default_factory=MemoryOutbox)
     commands: list[tuple[GridCommand, str | None]] = field(default_factory=list)
+    signed: list[tuple[str, bytes]] = field(default_factory=list)
     channel_frames: list[ChannelFrame] = field(default_factory=list)
     connected: int = 0
     platform_times: list[tuple[int, float]] = field(default_factory=list)
@@ -60,6 +61,9 @@ class Gateway:
 
     async def on_command(self, command: GridCommand, device_id: str | None, received: Instant) -> None:
         self.commands.append((command, device_id))
+
+    async def on_signed(self, kind: str, signed: bytes, received: Instant) -> None:
+        self.signed.append((kind, signed))
 
     async def on_channel(self, frame: ChannelFrame) -> None:
         self.channel_frames.append(frame)
@@ -137,6 +141,7 @@ class Rig:
             on_connected=gateway.on_connected,
             on_platform_time=gateway.on_platform_time,
             on_alarm=gateway.on_alarm,
+            on_signed=gateway.on_signed,
             draw=lambda: draw,
         )
         task = asyncio.create_task(uplink.run())

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import typer
 
+from agent.cli import departure as departing
 from agent.cli.asking import settings_of, who
 from agent.cli.client import AgentUnreachableError, RefusedError, order
 from agent.cli.options import ConfigOption, JsonOption
@@ -143,12 +144,18 @@ def variables(
 
 
 @app.command()
-def approve(name: NameArgument, config: ConfigOption = DEFAULT_PATH, as_json: JsonOption = False) -> None:
+def approve(
+    name: NameArgument,
+    evses: Annotated[int, typer.Option(min=1, max=16, help="How many EVSEs an unknown charger has.")] = 1,
+    config: ConfigOption = DEFAULT_PATH,
+    as_json: JsonOption = False,
+) -> None:
     """Let a charger in that waits: held back, unknown, or without its password.
 
-    One that is in no [[device]] is given a password, and the section for the configuration is printed.
+    One that is in no [[device]] is given a password and works at once, with safe defaults: it never discharges and is
+    not settled. The section that would change that is printed.
     """
-    told = _order(config, as_json, name, "approve", {})
+    told = _order(config, as_json, name, "approve", {} if evses == 1 else {"evses": evses})
     secret = field(told, "password_secret")
     if secret is not None and not as_json:
         device_id = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "charger-1"
@@ -156,7 +163,7 @@ def approve(name: NameArgument, config: ConfigOption = DEFAULT_PATH, as_json: Js
             f'[[device]]\nid = "{device_id}"\nkind = "charger"\ndriver = "ocpp"\n'
             f"charger_id = {json.dumps(name)}\npassword_secret = {json.dumps(secret)}\n"
         )
-        console.print("Ready configuration, for gateway.toml; the id is yours to choose:\n", highlight=False)
+        console.print("To configure it, for gateway.toml; the id is yours to choose:\n", highlight=False)
         console.print(section, markup=False, highlight=False, soft_wrap=True)
     _tell(told, as_json)
 
@@ -216,10 +223,22 @@ def charge_now(
     _tell(_order(config, as_json, name, "charge-now", {"on": not off}), as_json)
 
 
+app.command()(departing.departure)
+
+
 @app.command()
 def password(name: NameArgument, config: ConfigOption = DEFAULT_PATH, as_json: JsonOption = False) -> None:
     """Give a charger a new password. The old one is good until the charger came with the new one."""
     _tell(_order(config, as_json, name, "password", {}), as_json)
+
+
+@app.command()
+def revoke(name: NameArgument, config: ConfigOption = DEFAULT_PATH, as_json: JsonOption = False) -> None:
+    """Refuse the certificates that a charger has, at once and for good: one of the site's CA that it gets later counts.
+
+    `approve NAME` takes it back.
+    """
+    _tell(_order(config, as_json, name, "revoke", {}), as_json)
 
 
 @app.command()

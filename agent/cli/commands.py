@@ -13,10 +13,15 @@ import typer
 from rich.live import Live
 from rich.markup import escape
 
-from agent.cli import device_commands, evidence, scan_command
+from agent.cli import backup as backup_commands
+from agent.cli import command_history, device_commands, evidence, scan_command
 from agent.cli import enroll as enrolling
+from agent.cli import envelope as offering
 from agent.cli import identity as identity_commands
 from agent.cli import init as initialising
+from agent.cli import override as holding
+from agent.cli import plan as planning
+from agent.cli import simulate as simulating
 from agent.cli import why as explaining
 from agent.cli.asking import settings_of as _settings
 from agent.cli.asking import who as _who
@@ -27,6 +32,7 @@ from agent.cli.output import console, emit_json, fail, field, os_error, plain, p
 from agent.cli.preflight import missing_parts
 from agent.cli.signed_values import signed_values_json, signed_values_lines
 from agent.cli.status import EXIT_CODES, picture
+from agent.cli.thinned import thinned_json, thinned_lines
 from agent.config import DEFAULT_PATH, SecretError, TokenSettings
 from agent.evidence.bundle import BundleHead
 from agent.evidence.errors import EvidenceError
@@ -54,6 +60,13 @@ app.command()(device_commands.record)
 app.command()(device_commands.serve)
 app.command()(explaining.why)
 app.command()(enrolling.enroll)
+app.command()(backup_commands.backup)
+app.command()(backup_commands.restore)
+app.command()(offering.envelope)
+app.command()(planning.plan)
+app.command()(simulating.simulate)
+app.command()(command_history.commands)
+app.command()(holding.override)
 
 
 @app.callback()
@@ -332,6 +345,7 @@ def verify(
                 "contradictions": found.contradictions,
                 "false_claims": found.false_claims,
                 "signed_values": signed_values_json(found.signed),
+                "thinned": thinned_json(found.thinned),
             }
         )
     else:
@@ -343,7 +357,7 @@ def verify(
             console.print(f"[red]Two contents under one identity:[/] {escape(plain(subject))}", highlight=False)
         for claim in found.false_claims:
             console.print(f"[red]Not so:[/] {escape(plain(claim))}", highlight=False, soft_wrap=True)
-        for line in signed_values_lines(found.signed):
+        for line in (*signed_values_lines(found.signed), *thinned_lines(found.thinned)):
             console.print(escape(plain(line)), highlight=False, soft_wrap=True)
         if len(found.incarnations) > 1:
             lives = ", ".join(map(str, found.incarnations))

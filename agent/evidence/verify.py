@@ -13,9 +13,10 @@ from typing import Final, TypeAlias
 
 from agent.evidence import batch as batches
 from agent.evidence import merkle, statements
-from agent.evidence.batch import BatchHeader, BatchIdentity, SealedBatch
+from agent.evidence.batch import BatchHeader, BatchIdentity
 from agent.evidence.cose import VerifyKey
 from agent.evidence.errors import MalformedError, ProofError, SignatureError
+from agent.evidence.partial import AnyBatch, PartialBatch, decode_any, numbered_leaves
 from agent.evidence.statements import Sealing, Statement
 from agent.measure.reading import Reading
 
@@ -65,12 +66,18 @@ class VerifiedStatement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedBatch:
-    """A batch that its gateway signed, with every leaf read."""
+    """A batch that its gateway signed, with every leaf read that is there."""
 
-    sealed: SealedBatch
-    sealing: Sealing
+    sealed: AnyBatch
+    sealing: Sealing | None
+    """None in a batch that was thinned down to nothing: when it was sealed is not shown any more."""
     statements: tuple[VerifiedStatement, ...]
-    """All leaves in order; the first is the sealing."""
+    """The leaves that are there, in order; of a whole batch the first is the sealing."""
+
+    @property
+    def absent(self) -> int:
+        """Leaves that the root covers and that are not here. Of them nothing is proven but that they were."""
+        return self.sealed.absent if isinstance(self.sealed, PartialBatch) else 0
 
     @property
     def identity(self) -> BatchIdentity:
@@ -93,11 +100,11 @@ class Verifier:
         self._keys: Final = {(entry.gateway_id, entry.key.key_id): entry for entry in trusted}
 
     def verify_batch(self, encoded: bytes) -> VerifiedBatch:
-        """Everything that one batch can prove: its signature, and each leaf readable and in its place.
+        """Everything that one batch, whole or with gaps, can prove: its signature, each leaf readable and in its place.
 
         Raises MalformedError, UnsupportedError, SignatureError or ProofError. Order among batches: `follow`.
         """
-        sealed = batches.decode_batch(encoded)
+        sealed = decode_any(encoded)
         trusted = self._trusted_for(sealed.header)
         trusted.key.verify(sealed.to_be_signed, sealed.signature)
         trusted.require_epoch(sealed.identity, sealed.root)
@@ -110,11 +117,10 @@ class Verifier:
                 root=sealed.root,
                 key_id=sealed.header.key_id,
             )
-            for index, leaf in enumerate(sealed.leaves)
+            for index, leaf in numbered_leaves(sealed)
         )
-        sealing = read[0].statement
-        assert isinstance(sealing, Sealing)
-        return VerifiedBatch(sealed=sealed, sealing=sealing, statements=read)
+        sealing = read[0].statement if read else None
+        return VerifiedBatch(sealed=sealed, sealing=sealing if isinstance(sealing, Sealing) else None, statements=read)
 
     def verify_receipt(self, receipt: bytes, statement: bytes) -> VerifiedStatement:
         """That the gateway signed exactly these statement bytes. Raises as `verify_batch`.

@@ -7,6 +7,7 @@ signature is asked of a Signer. The root is made once and kept as a file; who ho
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import secrets
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from typing import Final
 from asn1crypto import algos, keys, x509
 from asn1crypto import pem as pem_armor
 from cryptography import x509 as cx509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -26,6 +28,9 @@ from drivers.ocpp.certificates import CertificateRefusedError, Issued
 
 ROOT_DAYS: Final = 20 * 365
 CHARGER_DAYS: Final = 365
+SERVER_DAYS: Final = 365
+RENEW_BEFORE: Final = timedelta(days=30)
+"""A server certificate is made anew so long before it ends."""
 BACKDATE: Final = timedelta(hours=1)
 """Chargers whose clock is behind would refuse a certificate that begins now."""
 LEAST_RSA_BITS: Final = 2048
@@ -52,6 +57,49 @@ class SiteCa:
     def root_pem(self) -> str:
         """What chargers and the TLS listener trust."""
         return self._root.public_bytes(Encoding.PEM).decode()
+
+    def holds_for(self, certificate: cx509.Certificate, names: Collection[str]) -> bool:
+        """Whether a server certificate is of this CA, for exactly these names, and not about to end."""
+        now = self._now()
+        try:
+            certificate.verify_directly_issued_by(self._root)
+            told = certificate.extensions.get_extension_for_class(cx509.SubjectAlternativeName).value
+        except (ValueError, TypeError, InvalidSignature, cx509.ExtensionNotFound):
+            return False
+        named = {str(each.value) for each in told}
+        # While nobody knows the time, what is there is used on.
+        return named == {_plain(name) for name in names} and (
+            now is None or certificate.not_valid_after_utc - now > RENEW_BEFORE
+        )
+
+    async def issue_server(self, public_key: ec.EllipticCurvePublicKey, names: Collection[str]) -> str:
+        """A certificate for the gateway's own listener under these names and addresses, PEM, then the root's.
+
+        Raises SiteCaError while the clock cannot be trusted, SignerUnavailableError while the token is away.
+        """
+        now = self._now()
+        if now is None:
+            raise SiteCaError("the clock cannot be trusted yet, and a certificate needs the time")
+        plain = sorted({_plain(name) for name in names})
+        certificate = await _sign(
+            self._signer,
+            subject=x509.Name.build({"common_name": plain[0][:64]}),
+            issuer=x509.Name.load(self._root.subject.public_bytes()),
+            spki=_spki(public_key),
+            serial=secrets.randbits(120) | 1 << 119,
+            start=now - BACKDATE,
+            end=min(now + timedelta(days=SERVER_DAYS), self._root.not_valid_after_utc),
+            extensions=[
+                ("basic_constraints", True, x509.BasicConstraints({"ca": False})),
+                ("key_usage", True, x509.KeyUsage({"digital_signature"})),
+                ("extended_key_usage", False, x509.ExtKeyUsageSyntax(["server_auth"])),
+                ("subject_alt_name", False, x509.GeneralNames([_general_name(name) for name in plain])),
+                ("authority_key_identifier", False, x509.AuthorityKeyIdentifier(
+                    {"key_identifier": _key_identifier(self._signer.public_key_der)})),
+            ],
+        )  # fmt: skip
+        leaf: str = pem_armor.armor("CERTIFICATE", certificate).decode()
+        return leaf + self.root_pem
 
     async def issue(self, csr_pem: str, *, charger_urn: str, names: Collection[str]) -> Issued:
         """A certificate for the key in a request whose common name is one of `names`.
@@ -178,6 +226,22 @@ async def _sign(
     return bytes(
         x509.Certificate({"tbs_certificate": body, "signature_algorithm": algorithm, "signature_value": der}).dump()
     )
+
+
+def _plain(name: str) -> str:
+    """A name, or an address as it is written shortest."""
+    try:
+        return str(ipaddress.ip_address(name))
+    except ValueError:
+        return name
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return x509.GeneralName("dns_name", name)
+    return x509.GeneralName("ip_address", name)
 
 
 def _time(moment: datetime) -> x509.Time:

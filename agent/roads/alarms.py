@@ -25,7 +25,8 @@ class Alarms:
 
     def __init__(self, desk: Desk, now_us: Callable[[], int]) -> None:
         self._desk = desk
-        self._now_us = now_us
+        self.now_us = now_us
+        """The wall clock."""
         self._waiting: list[Alarm] = []
         self._arrived = asyncio.Event()
 
@@ -36,7 +37,7 @@ class Alarms:
             return
         self._waiting.append(
             Alarm(
-                timestamp_us=self._now_us(),
+                timestamp_us=self.now_us(),
                 severity=severity,
                 code=code,
                 subject=subject[:MOST_SUBJECT],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cryptography import x509
@@ -13,13 +15,19 @@ from agent.config import DeviceSettings, SecretError, Settings, read_secret, spl
 from agent.config.tokens import TokensError, read_tokens
 from agent.ledger.state import ChannelTerms
 from agent.measure.meter import MeteredDevice
+from agent.roads import ocsp
+from agent.roads.adopted import Adopted
 from agent.roads.charger_passwords import ChargerPasswords
 from agent.roads.meter_keys import registered_key
+from agent.roads.server_certificate import FILE as SERVER_CERTIFICATE
+from agent.roads.site_ca import ROOT_FILE
 from agent.store import Store
 from drivers.device import Device
 from drivers.modbus import MapDevice, MapError, load_map
 from drivers.ocmf.errors import MeterKeyError
 from drivers.ocmf.keys import MeterKey
+from drivers.ocpp.entrance import Adopt
+from drivers.ocpp.revocation import Revocations
 from drivers.ocpp.server import OcppServer
 from drivers.ocpp.settings import ChargerSettings
 from drivers.ocpp.tokens import SiteToken, SiteTokens
@@ -42,6 +50,18 @@ class SiteDevices:
     problems: dict[str, str]
     """Devices that could not be made, with what to do about it."""
 
+    async def add(
+        self, settings: Settings, new: Adopted, on_event: Callable[[str, str, str], None]
+    ) -> list[tuple[DeviceSettings, Device]]:
+        """The devices of a charger that was approved now. Raises ValueError, and SecretError for its password."""
+        if self.ocpp is None:
+            raise ValueError("no charger can connect")
+        sections = new.sections()
+        chargers = [await asyncio.to_thread(_charger, each, settings, on_event, new.origin) for each in sections]
+        made = await self.ocpp.add(chargers)
+        self.devices.update((device.device_id, device) for device in made)
+        return list(zip(sections, made, strict=True))
+
     def reload_tokens(self, settings: Settings) -> int:
         """Read the file of allowed tokens again; how many there are. Raises ValueError; the old ones stay then."""
         if self.ocpp is None:
@@ -55,9 +75,17 @@ class SiteDevices:
 
 
 def make_devices(
-    settings: Settings, *, store: Store, clock: Clock, on_event: Callable[[str, str, str], None]
+    settings: Settings,
+    *,
+    store: Store,
+    clock: Clock,
+    on_event: Callable[[str, str, str], None],
+    adopted: Sequence[Adopted] = (),
+    adopt: Adopt | None = None,
 ) -> SiteDevices:
-    """The devices, not started. One that cannot be made is left out and named: the others work."""
+    """The devices, not started; `adopted`: those of the settings that are there by an approval.
+
+    One that cannot be made is left out and named: the others work."""
     connections = _connection_pool(settings, clock)
     devices: dict[str, Device] = {}
     problems: dict[str, str] = {}
@@ -72,7 +100,15 @@ def make_devices(
                 devices[device.id] = _mapped(device, clock=clock, connections=connections)
             except (ValueError, MapError, SunSpecError) as error:
                 problems[device.id] = str(error)
-    ocpp = _ocpp_server(settings, store=store, clock=clock, on_event=on_event, problems=problems)
+    ocpp = _ocpp_server(
+        settings,
+        store=store,
+        clock=clock,
+        on_event=on_event,
+        problems=problems,
+        origins={each.charger_id: each.origin for each in adopted},
+        adopt=adopt,
+    )
     if ocpp is not None:
         devices.update(ocpp.devices)
     return SiteDevices(devices, ocpp, connections, problems)
@@ -139,35 +175,18 @@ def _ocpp_server(
     clock: Clock,
     on_event: Callable[[str, str, str], None],
     problems: dict[str, str],
+    origins: Mapping[str, str],
+    adopt: Adopt | None,
 ) -> OcppServer | None:
     chargers = []
     for device in settings.device:
         if device.driver != "ocpp":
             continue
-        assert device.charger_id is not None
         try:
-            password = None if device.password_secret is None else read_secret(device.password_secret)
+            chargers.append(_charger(device, settings, on_event, origins.get(device.charger_id or "")))
         except SecretError as error:
             # Without its password a charger must not get in at all.
             problems[device.id] = str(error)
-            continue
-        chargers.append(
-            ChargerSettings(
-                device_id=device.id,
-                charger_id=device.charger_id,
-                password=password,
-                security_profile=device.security_profile,
-                evse_id=device.evse_id,
-                discharge=device.discharge,
-                local_tokens=tuple(device.local_tokens),
-                fallback_import_w=device.fallback_import_w,
-                rated_import_w=device.rated_import_w,
-                rated_export_w=device.rated_export_w,
-                phases=tuple(device.phases),
-                nominal_voltage_v=settings.site.nominal_voltage_v,
-                meter_key=_meter_key(device, on_event),
-            )
-        )
     waits = settings.ocpp.unknown_chargers == "wait" and "listen" in settings.ocpp.model_fields_set
     if not chargers and not waits:  # an installer may see chargers come before writing a section for them
         return None
@@ -175,7 +194,7 @@ def _ocpp_server(
         tls = _server_tls(settings)
     except OSError as error:
         # Without TLS that was asked for no charger gets in; meters and inverters work.
-        why = f"the OCPP server's certificate {settings.ocpp.certificate_file} or its key cannot be used: {error}"
+        why = f"the OCPP server's TLS files ({settings.ocpp.certificate_file}, ...) cannot be used: {error}"
         problems.update((charger.device_id, why) for charger in chargers)
         return None
     host, port = split_address(settings.ocpp.listen)
@@ -195,6 +214,43 @@ def _ocpp_server(
         contract_roots=_contract_roots(settings, on_event),
         keeper=ChargerPasswords(settings.gateway.state_dir / "chargers"),
         guests=settings.ocpp.unknown_chargers == "wait",
+        adopt=adopt,
+        revocations=_revocations(settings, store=store, clock=clock),
+    )
+
+
+def _revocations(settings: Settings, *, store: Store, clock: Clock) -> Revocations | None:
+    if not settings.ocpp.ocsp_responders:
+        return None
+    return Revocations(
+        ocsp.post,
+        settings.ocpp.ocsp_responders,
+        journal=store.journal("ocpp"),
+        monotonic_s=clock.monotonic_s,
+        wall_us=lambda: clock.now().wall_us,
+    )
+
+
+def _charger(
+    device: DeviceSettings, settings: Settings, on_event: Callable[[str, str, str], None], origin: str | None = None
+) -> ChargerSettings:
+    """Raises SecretError."""
+    assert device.charger_id is not None
+    return ChargerSettings(
+        device_id=device.id,
+        charger_id=device.charger_id,
+        password=None if device.password_secret is None else read_secret(device.password_secret),
+        security_profile=device.security_profile,
+        evse_id=device.evse_id,
+        discharge=device.discharge,
+        local_tokens=tuple(device.local_tokens),
+        fallback_import_w=device.fallback_import_w,
+        rated_import_w=device.rated_import_w,
+        rated_export_w=device.rated_export_w,
+        phases=tuple(device.phases),
+        nominal_voltage_v=settings.site.nominal_voltage_v,
+        meter_key=_meter_key(device, on_event),
+        **({} if origin is None else {"origin": origin}),
     )
 
 
@@ -247,12 +303,22 @@ def _meter_key(device: DeviceSettings, on_event: Callable[[str, str, str], None]
 
 
 def _server_tls(settings: Settings) -> ssl.SSLContext | None:
-    if settings.ocpp.certificate_file is None:
+    """Raises OSError (ssl.SSLError is one) for a certificate of the configuration that cannot be used."""
+    ocpp = settings.ocpp
+    if not ocpp.has_tls:
         return None
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    tls.load_cert_chain(settings.ocpp.certificate_file, settings.ocpp.certificate_key_file)
-    if settings.ocpp.client_ca_file is not None:
-        tls.load_verify_locations(settings.ocpp.client_ca_file)
+    if ocpp.certificate_file is not None:
+        tls.load_cert_chain(ocpp.certificate_file, ocpp.certificate_key_file)
+    else:
+        # What the site's CA made last, so that chargers get in while the token is away; none yet: it comes by itself.
+        with contextlib.suppress(OSError):
+            tls.load_cert_chain(settings.gateway.state_dir / SERVER_CERTIFICATE)
+    roots = [ocpp.client_ca_file] if ocpp.client_ca_file is not None else []
+    if ocpp.site_ca and (own := settings.gateway.state_dir / ROOT_FILE).exists():
+        roots.append(own)
+    for root in roots:
+        tls.load_verify_locations(root)
         # Makers' certificates lack what RFC 5280 asks of them beside the signature, which Python 3.13 would insist on.
         tls.verify_flags &= ~ssl.VERIFY_X509_STRICT
         # Chargers with a password show none; those with profile 3 get in with none but a good one (`entrance`).

@@ -65,15 +65,12 @@ class Measuring:
     async def restore(self, store: Store) -> None:
         """Go on exactly where the last run stopped. Raises StoreError."""
         for device_id in self._devices:
-            note = await store.note(NOTE_PREFIX + device_id)
-            if note is None:
-                continue
-            try:
-                self._states[device_id] = MeterState.decode(note)
-            except MeasureError as error:
-                # The readings themselves are the next best witness: no sequence is used again.
-                log.error("measure.note_damaged", device=device_id, reason=str(error))
-                self._states[device_id] = await _from_readings(store, device_id)
+            self._states[device_id] = await _state_of(store, device_id)
+
+    async def add(self, device: MeteredDevice, store: Store) -> None:
+        """Another device from now on; it goes on where it stopped if it was here before. Raises StoreError."""
+        self._states[device.device_id] = await _state_of(store, device.device_id)
+        self._devices[device.device_id] = device
 
     def offer(self, sample: Sample) -> None:
         """Take a sample of a configured device. Of a backlog that cannot be committed the newest ones stay."""
@@ -160,6 +157,19 @@ class Measuring:
             if sample.signed and sample is not newest.get(sample.device_id)
         ]
         self._waiting = deque([*signed[-MOST_SIGNED_KEPT:], *newest.values()])
+
+
+async def _state_of(store: Store, device_id: str) -> MeterState | None:
+    """Where a device's readings stopped; None: there are none. Raises StoreError."""
+    note = await store.note(NOTE_PREFIX + device_id)
+    if note is None:
+        return None
+    try:
+        return MeterState.decode(note)
+    except MeasureError as error:
+        # The readings themselves are the next best witness: no sequence is used again.
+        log.error("measure.note_damaged", device=device_id, reason=str(error))
+        return await _from_readings(store, device_id)
 
 
 async def _from_readings(store: Store, device_id: str) -> MeterState | None:

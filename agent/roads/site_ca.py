@@ -34,7 +34,7 @@ async def bring_up_site_ca(
     name: str,
     clock: Clock,
     note_problem: Callable[[str, str], None],
-) -> None:
+) -> SiteCa:
     """Returns when chargers can be certified. Until then their requests are refused; all else works."""
     said = ""
     while True:
@@ -48,6 +48,7 @@ async def bring_up_site_ca(
             await asyncio.sleep(RETRY_S)
     server.use_authority(authority, authority.root_pem)
     log.info("site_ca.ready", file=str(state_dir / ROOT_FILE))
+    return authority
 
 
 async def _site_ca(token: Token, journal: Journal, state_dir: Path, name: str, clock: Clock) -> SiteCa:

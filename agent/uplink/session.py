@@ -42,7 +42,7 @@ class State(Enum):
 # Which frames the platform may send in which state.
 MAY_COME: Final[dict[State, frozenset[str]]] = {
     State.OPENING: frozenset({"welcome"}),
-    State.READY: frozenset({"acknowledgement", "channel", "command"}),
+    State.READY: frozenset({"acknowledgement", "channel", "command", "schedule", "feed"}),
 }
 
 
@@ -114,7 +114,16 @@ class ChannelArrived:
     frame: ChannelFrame
 
 
-Event: TypeAlias = Welcomed | Acknowledged | Unknown | Refused | CommandArrived | ChannelArrived
+@dataclass(frozen=True, slots=True)
+class SignedArrived:
+    """Something that carries its own signature."""
+
+    kind: str
+    """"schedule" or "feed"."""
+    signed: bytes
+
+
+Event: TypeAlias = Welcomed | Acknowledged | Unknown | Refused | CommandArrived | ChannelArrived | SignedArrived
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +244,8 @@ class Session:
             return CommandArrived(frame.command)
         if kind == "channel":
             return ChannelArrived(frame.channel)
+        if kind in ("schedule", "feed"):
+            return SignedArrived(kind, frame.schedule if kind == "schedule" else frame.feed)
         return self._acknowledgement(frame.acknowledgement, now_s)
 
     def _acknowledgement(self, encoded: bytes, now_s: float) -> Event | None:

@@ -21,6 +21,7 @@ from agent.clock import Clock
 from agent.config import MQTT_SCHEME, PlatformSettings, split_address
 from agent.evidence.cose import VerifyKey
 from agent.uplink.backoff import Backoff
+from agent.uplink.bids import Bids
 from agent.uplink.channel import describe, escaped, open_channel
 from agent.uplink.delivery import Arrived
 from agent.uplink.devices import Carrying, DeviceStreams
@@ -28,7 +29,7 @@ from agent.uplink.errors import LinkDownError, PlatformFaultError, UplinkError
 from agent.uplink.grpc_line import GrpcLine
 from agent.uplink.line import FrameLine, NotOfferedError
 from agent.uplink.link import GatewayLinkCall
-from agent.uplink.listener import Listener, OnAlarm, OnChannel, OnCommand, OnConnected, OnPlatformTime
+from agent.uplink.listener import Listener, OnAlarm, OnChannel, OnCommand, OnConnected, OnPlatformTime, OnSigned
 from agent.uplink.live import LiveReadings
 from agent.uplink.mqtt_line import MqttLine
 from agent.uplink.mqtt_login import MqttLogin
@@ -38,7 +39,7 @@ from agent.uplink.status import Carrier, UplinkStatus
 from agent.uplink.together import together
 from drivers.device import SignerUnavailableError
 from proto.energysettlement.v1.device_pb2 import DeviceTelemetry
-from proto.energysettlement.v1.gateway_pb2 import ChannelFrame
+from proto.energysettlement.v1.gateway_pb2 import ChannelFrame, FlexibilityBid
 
 _log = structlog.get_logger()
 
@@ -75,6 +76,7 @@ class Uplink:
         on_connected: OnConnected,
         on_platform_time: OnPlatformTime,
         on_alarm: OnAlarm,
+        on_signed: OnSigned | None = None,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self._settings = settings
@@ -90,11 +92,13 @@ class Uplink:
             on_connected=on_connected,
             on_platform_time=on_platform_time,
             on_alarm=on_alarm,
+            on_signed=on_signed,
             clock=clock,
         )
         self._draw = draw
         self._live = {device_id: LiveReadings() for device_id in identity.device_ids}
         self._channel_frames: deque[ChannelFrame] = deque()
+        self._bids = Bids()
         self._changed = asyncio.Event()
         self._carrying: Carrying | None = None
         self._session: Session | None = None
@@ -126,6 +130,11 @@ class Uplink:
     def live(self, device_id: str, telemetry: DeviceTelemetry) -> None:
         """Show this reading as soon as there is a link. Never blocks; the oldest are dropped when it cannot keep up."""
         self._live.setdefault(device_id, LiveReadings()).put(telemetry)
+
+    def offer(self, bid: FlexibilityBid) -> None:
+        """Send this bid as soon as the gateway's link is up, unless a newer one comes before."""
+        self._bids.put(bid)
+        self._changed.set()
 
     def introduce_again(self) -> None:
         """The history of the gateway's name has grown: connect anew, so that the platform has it before what comes."""
@@ -236,6 +245,7 @@ class Uplink:
             gateway_id=self._identity.gateway_id,
             keepalive_s=self._settings.stall_s,
             on_command=self._listener.command,
+            on_signed=self._listener.signed,
         )
         try:
             await line.open(self._settings.stall_s)
@@ -266,6 +276,7 @@ class Uplink:
             outbox=self._outbox,
             listener=self._listener,
             channel_frames=self._channel_frames,
+            bids=self._bids,
             changed=self._changed,
             stall_s=self._settings.stall_s,
             on_acknowledged=self._on_acknowledged,

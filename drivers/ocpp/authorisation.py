@@ -15,7 +15,7 @@ from drivers.ocpp.messages import IdToken
 from drivers.ocpp.schemas import Json, JsonObject
 from drivers.ocpp.settings import ChargerSettings
 from drivers.ocpp.timestamps import format_timestamp
-from drivers.ocpp.tokens import CENTRAL, LONGEST_TOKEN, NOBODY, SiteToken, SiteTokens, TokenStatus, Verdict
+from drivers.ocpp.tokens import CENTRAL, EMAID, LONGEST_TOKEN, NOBODY, SiteToken, SiteTokens, TokenStatus, Verdict
 
 REMEMBERED_REMOTE_TOKENS: Final = 16
 CACHE_US: Final = 86_400_000_000
@@ -36,7 +36,7 @@ class LocalList:
 
     version: int = 0
     entries: dict[str, str] = field(default_factory=dict)
-    """Token in upper case -> digest of its entry."""
+    """Type, tab and name in upper case of a token -> digest of its entry."""
 
     def encode(self) -> JsonObject:
         return {"version": self.version, "entries": dict(self.entries)}
@@ -44,7 +44,8 @@ class LocalList:
     def restore(self, kept: Mapping[str, Json]) -> None:
         """Raises what damaged values raise (ValueError, TypeError, ...)."""
         self.version = int(cast(int, kept["version"]))
-        self.entries = {str(k): str(v) for k, v in cast(dict[str, Json], kept["entries"]).items()}
+        # An earlier version kept no types: its entries are sent anew, since they could not be told from others.
+        self.entries = {str(k): str(v) for k, v in cast(dict[str, Json], kept["entries"]).items() if "\t" in str(k)}
 
 
 class Authority:
@@ -77,7 +78,7 @@ class Authority:
         for name in self._remote:
             if name.upper() == shown.upper():
                 return Verdict(TokenStatus.ACCEPTED, name)
-        known = self._site.find(shown)
+        known = self._site.find(shown, token["type"])
         name, devices = self._local.get(shown.upper(), (shown, set()))
         if known is None and not devices:
             return Verdict(TokenStatus.UNKNOWN)
@@ -98,6 +99,11 @@ class Authority:
             expires_us=None if known is None else known.expires_us,
             device_ids=frozenset() if everywhere else frozenset(devices),
         )
+
+    @property
+    def knows_contracts(self) -> bool:
+        """Whether any token of the site is a contract for plug and charge."""
+        return any(known.kind == EMAID for known in self._site.all())
 
     def local_list(self, now_us: int) -> list[JsonObject]:
         """What a charger may accept while it does not hear us: AuthorizationData (D01), in a steady order."""

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, cast
 
 import structlog
 from cryptography import x509
 from websockets.asyncio.server import ServerConnection
 
-from drivers.device import DeviceError, DeviceRefusedError, DeviceUnreachableError, Journal, LinkState
+from drivers.device import DeviceRefusedError, DeviceUnreachableError, Journal, LinkState
 from drivers.ocpp import provisioning
+from drivers.ocpp.authorisation import AuthorizeRequest
 from drivers.ocpp.certificates import Certificates, Issued
+from drivers.ocpp.complaints import Complaints
 from drivers.ocpp.connection import Connection
+from drivers.ocpp.contracts import ContractStatus
 from drivers.ocpp.credentials import PasswordKeeper, Passwords
 from drivers.ocpp.desk import ChargerDesk
+from drivers.ocpp.errands import Errands
 from drivers.ocpp.errors import (
     CallError,
     CallRefusedError,
@@ -30,9 +33,10 @@ from drivers.ocpp.evse import OcppEvse
 from drivers.ocpp.messages import StatusAnswer
 from drivers.ocpp.pace import Pace
 from drivers.ocpp.profiles import RateUnit
+from drivers.ocpp.revocation import Revocations
 from drivers.ocpp.rpc import Priority, RpcEngine
 from drivers.ocpp.schemas import JsonObject, Version
-from drivers.ocpp.session import EvseSession, Moment, Outcome
+from drivers.ocpp.session import Moment, Outcome
 from drivers.ocpp.settings import ChargerSettings
 from drivers.ocpp.standing import Standing
 from drivers.ocpp.station import Reaction, StationSession
@@ -41,27 +45,11 @@ from drivers.ocpp.tokens import SiteTokens
 
 SILENT_START_S: Final = 5.0
 """A charger that reconnects without BootNotification and has nothing to say is spoken to after this long."""
-RETRY_S: Final = 15.0
-"""Before provisioning is tried again on a connection that stays open and does not answer."""
 PING_TIMEOUT_S: Final = 3.0
-TROUBLE_AGAIN_S: Final = 300.0
-"""Before the same trouble of a charger is told again: a statement each time would let it fill the store."""
-NOTICES_PER_S, NOTICES_AT_ONCE = 0.1, 50.0
-"""What a charger may have told to people (security events, faults); each becomes a statement."""
 HANDSHAKES_PER_S, HANDSHAKES_AT_ONCE = 0.5, 20.0
 """A charger comes back within seconds at worst; one that comes faster is made to wait."""
-LEASE_CHECK_S: Final = 1.0
-IDLE_INTERVALS: Final = 2.5
-"""Telemetry periods without a value after which an idle charger's values are carried forward."""
 
 _log = structlog.get_logger()
-
-
-@dataclass(slots=True)
-class _Trouble:
-    said_s: float
-    since: int = 0
-    """How often it came since it was told."""
 
 
 class OcppCharger:
@@ -82,14 +70,19 @@ class OcppCharger:
         contract_roots: Sequence[x509.Certificate] = (),
         keeper: PasswordKeeper | None = None,
         guest: bool = False,
+        revocations: Revocations | None = None,
     ) -> None:
         self.session = StationSession(evses, heartbeat_s=heartbeat_s, tokens=tokens, contract_roots=contract_roots)
         self.charger_id = self.session.charger_id
         self.settings = evses[0]
         self.guest = guest
         """Nobody configured it: it waits for an approval and has no devices."""
+        self.greet: Callable[[], Awaitable[None]] | None = None
+        """Of a guest: what is done once it has announced itself."""
         self.passwords = Passwords(self.charger_id, evses[0].password, keeper)
         self.rate_unit = RateUnit.WATTS
+        self._revocations = revocations
+        self._contract_roots = tuple(contract_roots)
         self.evses = {
             number: OcppEvse(evse, self, monotonic_s=monotonic_s, wall_us=wall_us, meter_interval_s=meter_interval_s)
             for number, evse in self.session.evses.items()
@@ -100,28 +93,25 @@ class OcppCharger:
         self._monotonic_s = monotonic_s
         self._wall_us = wall_us
         self._journal = journal
-        self._on_event = on_event
+        self.complaints = Complaints(self.charger_id, on_event=on_event, monotonic_s=monotonic_s)
         self._connection: Connection | None = None
         self._ended = asyncio.Event()
         self._ended.set()
-        self._wanted = asyncio.Event()
-        self._provisioned = False
-        self._troubles: dict[str, _Trouble] = {}
-        self._notices = Pace(NOTICES_PER_S, NOTICES_AT_ONCE)
         self._handshakes = Pace(HANDSHAKES_PER_S, HANDSHAKES_AT_ONCE)
         self._lost = ""
         self._fault = ""
         self._log = _log.bind(charger=self.charger_id)
-        self.desk = ChargerDesk(self, carry_out=self._carry_out, journal=journal, keeper=keeper, wall_us=wall_us)
+        self.desk = ChargerDesk(self, carry_out=self.carry_out, journal=journal, keeper=keeper, wall_us=wall_us)
 
         self.tap = Tap(wall_us)
+        self._errands = Errands(self, self.charger_id, meter_interval_s=meter_interval_s, monotonic_s=monotonic_s)
         self.certificates = Certificates(
             self,
             self.charger_id,
             names=lambda: self.session.names,
             wall_us=wall_us,
             on_issued=self._certified,
-            say=self._say,
+            say=self.complaints.say,
         )
 
     # --- for EVSEs (`drivers.ocpp.evse.Charger`)
@@ -160,8 +150,7 @@ class OcppCharger:
 
     def notice(self, device_id: str, code: str, text: str) -> None:
         """Something about an EVSE that a person or auditor must know of."""
-        self._log.warning("ocpp_notice", code=code, subject=device_id, text=text)
-        self._on_event(code, device_id, text)
+        self.complaints.say(code, text, device_id)
 
     # --- for the server
 
@@ -173,15 +162,15 @@ class OcppCharger:
         if remembered is None:
             return
         try:
-            self.session.restore(remembered, self._now())
+            self.session.restore(remembered, self.now())
         except ValueError as error:
-            self._say("charger.memory", str(error))
+            self.complaints.say("charger.memory", str(error))
         for evse in self.evses.values():
             evse.limit(evse.session.limit_w)
 
     async def remember(self) -> None:
         """Keep what the session holds now."""
-        await self._carry_out(Outcome(changed=True))
+        await self.carry_out(Outcome(changed=True))
 
     async def still_connected(self) -> bool:
         """Whether an earlier socket of this charger is alive. A dead one is gone when this returns (a second socket
@@ -210,13 +199,7 @@ class OcppCharger:
         """Something that a misbehaving charger may do all the time: told at once, and then from time to time."""
         # What follows the place of a fault quotes the message, which may hold a token.
         self.tap.say("charger", "note", code, ": ".join(text.split(": ")[:2]))
-        known, now_s = self._troubles.get(code), self._monotonic_s()
-        if known is not None and now_s - known.said_s < TROUBLE_AGAIN_S:
-            known.since += 1
-            return
-        more = f" ({known.since} more since the last word on it)" if known is not None and known.since else ""
-        self._troubles[code] = _Trouble(now_s)
-        self._say(code, text + more)
+        self.complaints.trouble(code, text)
 
     def refused(self, text: str) -> None:
         """Somebody came with this identity and was turned away."""
@@ -233,6 +216,15 @@ class OcppCharger:
             except CallError as error:  # it will say that it booted by itself, within the interval that it was given
                 self._log.info("ocpp_not_triggered", problem=str(error))
 
+    async def revoke_certificates(self) -> None:
+        """Refuse the certificates that this charger has, at once and over restarts. Kept before it is said."""
+        self.session.revoke_certificates()
+        await self._journal.remember(self._journal_key, self.session.encode())
+        text = "its certificates are revoked: it gets in with none but a newer one of the site's CA"
+        self.complaints.say("charger.certificate_revoked", text)
+        if self.settings.security_profile == 3:
+            self.hang_up()
+
     async def serve(self, socket: ServerConnection, version: Version, *, unproven: bool = False) -> None:
         """Talk until the socket closes. The caller has made sure that there is no other."""
         connection = Connection(
@@ -246,18 +238,13 @@ class OcppCharger:
         )
         self._connection, self._fault = connection, ""
         self._ended.clear()
-        self._wanted.clear()
+        self._errands.begin()
         self.session.connection_began(version, unproven=unproven)
         self._log.info("ocpp_connected", version=version.value)
         self.tap.say("charger", "note", "", f"connected with {version.value}")
         try:
             async with asyncio.TaskGroup() as group:
-                beside = [
-                    group.create_task(self._provision()),
-                    group.create_task(self._keep_telemetry()),
-                    group.create_task(self._watch_leases()),
-                    group.create_task(self.certificates.run(lambda: self.session.certificate_ends_us)),
-                ]
+                beside = self._errands.start(group, SILENT_START_S)
                 await connection.run()
                 for task in beside:
                     task.cancel()
@@ -268,6 +255,11 @@ class OcppCharger:
             self._ended.set()
             self._log.info("ocpp_disconnected")
             self.tap.say("charger", "note", "", "the connection ended")
+
+    def hang_up(self) -> None:
+        """End its connection, if there is one: it comes again."""
+        if self._connection is not None:
+            self._connection.drop()
 
     @property
     def taken(self) -> bool:
@@ -298,7 +290,7 @@ class OcppCharger:
     async def charge_now(self, device_id: str, *, activate: bool) -> None:
         """UsePriorityCharging (K21, OCPP 2.1). Raises DeviceRefusedError or DeviceUnreachableError."""
         await self._device_ids[device_id].use_priority_charging(activate=activate)
-        await self._carry_out(Outcome(changed=True))
+        await self.carry_out(Outcome(changed=True))
 
     async def _request(self, device_id: str, action: str, payload: JsonObject) -> None:
         try:
@@ -315,9 +307,9 @@ class OcppCharger:
     # --- what the charger says
 
     async def _certified(self, issued: Issued) -> None:
-        self.session.certificate = {"serial": issued.serial, "not_after_us": issued.not_after_us}
+        self.session.certified(issued.serial, issued.not_after_us)
         await self.remember()
-        self._say("charger.certificate", f"has a new certificate of the site, serial number {issued.serial}")
+        self.complaints.say("charger.certificate", f"has a new certificate of the site, serial number {issued.serial}")
 
     async def _react(self, action: str, payload: JsonObject) -> Reaction:
         self.tap.say("charger", "call", action, payload)
@@ -331,130 +323,53 @@ class OcppCharger:
     async def _reaction(self, action: str, payload: JsonObject) -> Reaction:
         if action == "SignCertificate" and self.session.word.hears(action) and not self.guest:
             return Reaction(answer=self.certificates.request(payload))
-        reaction = self.session.handle(action, payload, self._now())
+        reaction = self.session.handle(action, payload, self.now())
+        if self._revocations is not None and reaction.refusal is None:
+            await self._look_up(self._revocations, action, payload, reaction)
         if reaction.booted:
             for evse in self.evses.values():
                 evse.profiles_lost()
-        await self._carry_out(Outcome(reaction.samples, reaction.notices, changed=reaction.remember))
+        await self.carry_out(Outcome(reaction.samples, reaction.notices, changed=reaction.remember))
         if reaction.model_changed:
             await self.desk.keep_model()
+        if action == "NotifyCustomerInformation":
+            self.desk.customer_told.set()
         if action == "ReportChargingProfiles":
             for evse in self.evses.values():
                 evse.profiles_reported()
         if reaction.booted or action != "BootNotification":
             # After a boot, or with the first word of a charger that does not say that it booted.
-            self._want_provisioning(again=reaction.booted)
-        elif self.session.unproven:
-            self._want_provisioning(again=True)
+            self._errands.want_provisioning(again=reaction.booted)
+        elif self.session.unproven or self.greet is not None:
+            self._errands.want_provisioning(again=True)
         return reaction
 
-    def _want_provisioning(self, *, again: bool) -> None:
-        if again or not self._provisioned:
-            self._wanted.set()
+    async def _look_up(self, revocations: Revocations, action: str, payload: JsonObject, reaction: Reaction) -> None:
+        """What others know of certificates, into the answer."""
+        answer = reaction.answer or {}
+        if action == "GetCertificateStatus" and self.version is not None:
+            reaction.answer = await revocations.certificate_status(payload, self.version)
+        elif action == "GetCertificateChainStatus":
+            reaction.answer = await revocations.chain_status(payload)
+        elif (
+            action == "Authorize"
+            and answer.get("certificateStatus") == ContractStatus.ACCEPTED
+            and await revocations.revoked(cast(AuthorizeRequest, payload), self._contract_roots)
+        ):
+            status = ContractStatus.REVOKED.value
+            reaction.answer = {"idTokenInfo": {"status": "Invalid"}, "certificateStatus": status}
 
-    async def _carry_out(self, outcome: Outcome) -> None:
+    async def carry_out(self, outcome: Outcome) -> None:
+        """Pass on what came of a message or an answer."""
         for sample in outcome.samples:
             self._device_ids[sample.device_id].take(sample)
         for notice in outcome.notices:
-            if self._notices.allows(1, self._monotonic_s()):
-                self._say(notice.code, notice.text)
-            else:
-                self.trouble("charger.flood", f"has so much to tell that some is left out; first {notice.code}")
+            self.complaints.pass_on(notice)
         if outcome.changed:
             try:
                 await self._journal.remember(self._journal_key, self.session.encode())
             except Exception as error:  # whatever the gateway's store raises: the charger is served all the same
                 self._log.error("ocpp_not_remembered", problem=str(error))
-
-    # --- tasks of a connection
-
-    async def _provision(self) -> None:
-        """Each time it is wanted, and again after a while where the charger did not answer."""
-        self._provisioned = False
-        wait_s: float | None = SILENT_START_S
-        while True:
-            try:
-                async with asyncio.timeout(wait_s):
-                    await self._wanted.wait()
-            except TimeoutError:
-                pass
-            self._wanted.clear()
-            self._provisioned = True
-            try:
-                await self._provision_once()
-                wait_s = None
-            except (CallError, DeviceUnreachableError) as error:
-                self._log.warning("ocpp_not_provisioned", problem=str(error), again_in_s=RETRY_S)
-                wait_s = RETRY_S
-
-    async def _provision_once(self) -> None:
-        if self.session.unproven:
-            await self._let_in()
-        if self.session.word is not Standing.ACCEPTED:
-            return
-        self.rate_unit = await provisioning.read_rate_unit(self)
-        for evse in self.evses.values():
-            await evse.install_static_share()
-            try:
-                await evse.hold_again()
-            except DeviceRefusedError as error:
-                self._log.warning("ocpp_not_held_again", device=evse.device_id, problem=str(error))
-        signed = any(session.settings.meter_key is not None for session in self.session.evses.values())
-        refused = await provisioning.set_variables(self, self._meter_interval_s, signed=signed)
-        if refused:
-            self._log.warning("ocpp_variables_refused", variables=refused)
-        if not self.session.identity:
-            await provisioning.trigger(self, "BootNotification")
-        for session in self.session.evses.values():
-            await self._carry_out(await provisioning.ask_state(self, session))
-        await self.desk.bring_up()
-        await self.certificates.renew_in_time(self.session.certificate_ends_us)
-
-    async def _let_in(self) -> None:
-        """A charger that lost its password, and an installer who says that it may come in."""
-        try:
-            await self.desk.change_password()
-        except (DeviceRefusedError, ValueError, OSError) as error:
-            self._say("charger.password", f"could not be given a new password: {error}")
-            return
-        self._say("charger.password", "was given a new password because the installer approved it")
-        if self._connection is not None:
-            self._connection.drop()
-
-    async def _keep_telemetry(self) -> None:
-        """While no transaction runs chargers are silent: ask for values, and carry the last forward where none come."""
-        asking = True
-        began_s = self._monotonic_s()
-
-        def age_s(evse: EvseSession) -> float:
-            heard_s = began_s if evse.last_sample is None else max(began_s, evse.last_sample.monotonic_s)
-            return self._monotonic_s() - heard_s
-
-        while True:
-            await asyncio.sleep(self._meter_interval_s)
-            if self.session.word is not Standing.ACCEPTED:
-                continue
-            for number, evse in self.session.evses.items():
-                if evse.transaction is not None or age_s(evse) < self._meter_interval_s / 2:
-                    continue
-                if asking and self._provisioned:
-                    try:
-                        asking = await provisioning.trigger(self, "MeterValues", {"id": number}) == "Accepted"
-                    except CallError as error:
-                        self._log.info("ocpp_no_values", problem=str(error))
-                if not asking or age_s(evse) > IDLE_INTERVALS * self._meter_interval_s:
-                    sample = evse.idle_sample(self._now())
-                    if sample is not None:
-                        self.evses[number].take(sample)
-
-    async def _watch_leases(self) -> None:
-        while True:
-            await asyncio.sleep(LEASE_CHECK_S)
-            for evse in self.evses.values():
-                try:
-                    await evse.tend()
-                except DeviceError as error:
-                    self._log.warning("ocpp_not_tended", device=evse.device_id, problem=str(error))
 
     # --- small things
 
@@ -462,9 +377,5 @@ class OcppCharger:
     def _journal_key(self) -> str:
         return f"charger/{self.charger_id}"
 
-    def _now(self) -> Moment:
+    def now(self) -> Moment:
         return Moment(self._monotonic_s(), self._wall_us())
-
-    def _say(self, code: str, text: str) -> None:
-        self._log.warning("ocpp_notice", code=code, text=text)
-        self._on_event(code, self.charger_id, text)

@@ -1,8 +1,8 @@
 """Plug and charge: whether a contract certificate that a car showed hangs together and comes from a known root. Pure.
 
 OCPP 2.0.1 part 2, C07; ISO 15118-2. The car has proved to the charger that it holds the key. What is judged here is the
-chain that the charger passes on because it does not know the root itself. Nobody is asked for revocations: the platform
-may be away, and the owner's own list (which must name the contract) is what decides in the end.
+chain that the charger passes on because it does not know the root itself. Revocations are asked for elsewhere
+(`revocation`), where the owner allows it; the owner's own list (which must name the contract) decides in the end.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class ContractStatus(StrEnum):
     ACCEPTED = "Accepted"
     SIGNATURE_ERROR = "SignatureError"
     EXPIRED = "CertificateExpired"
+    REVOKED = "CertificateRevoked"
     CHAIN_ERROR = "CertChainError"
     NO_CERTIFICATE = "NoCertificateAvailable"
     CANCELLED = "ContractCancelled"

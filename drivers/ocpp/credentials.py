@@ -72,6 +72,11 @@ def certificate_names(der: bytes, charger_id: str) -> bool:
     return ours == [charger_urn(charger_id)] if ours else charger_id in names
 
 
+def serial_of(der: bytes) -> str:
+    """Of a certificate, as the site's CA tells serial numbers. Raises ValueError."""
+    return f"{x509.load_der_x509_certificate(der).serial_number:x}"
+
+
 def charger_urn(charger_id: str) -> str:
     """How a certificate of the site's CA names a charger."""
     return URN + quote(charger_id, safe="")

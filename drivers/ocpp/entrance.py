@@ -6,22 +6,27 @@ a password; nothing of it is measured or remembered beyond its record in the wai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import structlog
 from websockets.asyncio.server import ServerConnection
 
 from drivers.device import DeviceError, Journal
 from drivers.ocpp.charger import OcppCharger
-from drivers.ocpp.credentials import Claim, certificate_names, proves
+from drivers.ocpp.credentials import Claim, certificate_names, proves, serial_of
 from drivers.ocpp.errors import quoted
 from drivers.ocpp.schemas import JsonObject
 from drivers.ocpp.standing import Standing
-from drivers.ocpp.waiting_room import DOOR_S, LOCKED_OUT, UNKNOWN, WaitingRoom
+from drivers.ocpp.waiting_room import DOOR_S, LOCKED_OUT, REVOKED, UNKNOWN, WaitingRoom
 
+Adopt: TypeAlias = Callable[[str, str, int], Awaitable[None]]
+"""Makes an approved charger one of the site, now and over restarts: its identity, where its password is kept, and how
+many EVSEs it has. Raises ValueError, and what the gateway's store raises."""
 MOST_GUESTS: Final = 8
+MOST_EVSES: Final = 16
 REMEMBER_EVERY_S: Final = 10.0
 _KEY: Final = "waiting-room"
 
@@ -55,17 +60,20 @@ class Entrance:
         chargers: Mapping[str, OcppCharger],
         *,
         make_guest: Callable[[str], OcppCharger] | None,
+        adopt: Adopt | None = None,
         journal: Journal,
         monotonic_s: Callable[[], float],
         wall_us: Callable[[], int],
     ) -> None:
         self._chargers = chargers
         self._make_guest = make_guest
+        self._adopt = adopt
         self._journal = journal
         self._monotonic_s = monotonic_s
         self._wall_us = wall_us
         self._guests: dict[str, OcppCharger] = {}
         self._doors: dict[str, float] = {}  # charger id -> until, monotonic
+        self._evses_of: dict[str, int] = {}  # of those, the ones that are not configured
         self._remembered_s = float("-inf")
         self.waiting = WaitingRoom()
 
@@ -82,11 +90,11 @@ class Entrance:
         """A configured charger, or a guest that is here."""
         return self._chargers.get(charger_id) or self._guests.get(charger_id)
 
-    def certified(self, socket: ServerConnection, charger_id: str) -> bool:
-        """Whether the TLS client certificate names this charger."""
+    def certified(self, socket: ServerConnection, charger_id: str) -> str | None:
+        """The serial number of the TLS client certificate, where it names this charger; None: it does not."""
         tls = socket.transport.get_extra_info("ssl_object")
         der = None if tls is None else tls.getpeercert(binary_form=True)
-        return der is not None and certificate_names(der, charger_id)
+        return serial_of(der) if der is not None and certificate_names(der, charger_id) else None
 
     async def admit(self, socket: ServerConnection, claim: Claim) -> Admission | None:
         """How the claim is let in; None: it is not."""
@@ -95,8 +103,11 @@ class Entrance:
         if charger is None:
             proves(claim, ())  # takes as long as a comparison
             return await self._guest(claim, address)
+        why = LOCKED_OUT
         if charger.settings.security_profile == 3:
-            proven = self.certified(socket, claim.charger_id)
+            serial = self.certified(socket, claim.charger_id)
+            proven = serial is not None and charger.session.admits(serial)
+            why = LOCKED_OUT if serial is None else REVOKED
         else:
             proven = charger.passwords.open or proves(claim, charger.passwords.good())
             if proven and await self._retires_old(charger, claim):
@@ -109,17 +120,21 @@ class Entrance:
             return Admission(charger)
         if charger.settings.security_profile != 3 and self._doors.get(claim.charger_id, 0.0) > self._monotonic_s():
             return Admission(charger, unproven=True)
-        if self.waiting.knock(claim.charger_id, LOCKED_OUT, address, self._wall_us()):
+        if self.waiting.knock(claim.charger_id, why, address, self._wall_us()):
             await self._remember()
         return None
 
-    async def approve(self, charger_id: str) -> JsonObject:
-        """The installer's word on a charger. What happens now. Raises ValueError for one that nobody has seen, and
-        DeviceError when a charger that is here does not take its password."""
+    async def approve(self, charger_id: str, evses: int = 1) -> JsonObject:
+        """The installer's word on a charger; how many EVSEs an unknown one has. What happens now. Raises ValueError
+        for one that nobody has seen, and DeviceError when a charger that is here does not take its password."""
         charger, knock = self._chargers.get(charger_id), self.waiting.find(charger_id)
         if charger is not None and charger.session.standing is not Standing.ACCEPTED:
             await charger.set_standing(Standing.ACCEPTED)
             return {"ok": True, "status": "accepted", "next": "the charger is asked to announce itself again"}
+        if charger is not None and "only" in charger.session.certificate:
+            charger.session.revoke_certificates(undo=True)
+            await charger.remember()
+            return {"ok": True, "status": "accepted", "next": "its certificates count again"}
         if charger is not None and knock is not None:
             self._doors[charger_id] = self._monotonic_s() + DOOR_S
             text = f"when it comes within {DOOR_S / 60:.0f} minutes, it is given a new password"
@@ -128,9 +143,13 @@ class Entrance:
             return {"ok": True, "status": "accepted", "next": "nothing; it was not waiting"}
         if knock is None:
             raise ValueError(f"no charger called {quoted(charger_id)} is configured or has come; see `chargers list`")
+        if not 1 <= evses <= MOST_EVSES:
+            raise ValueError(f"evses: 1 to {MOST_EVSES}")
         self.waiting.approve(charger_id)
         await self._remember(now=True)
         guest = self._guests.get(charger_id)
+        if self._adopt is not None:
+            return await self._approve_for_site(charger_id, guest, evses)
         told: JsonObject = {"ok": True, "status": "approved", "next": "add it to the configuration and restart"}
         if guest is not None and guest.taken:
             try:
@@ -138,6 +157,39 @@ class Entrance:
             except (DeviceError, ValueError) as error:
                 told |= {"ok": False, "problem": str(error)}
         return told
+
+    async def _approve_for_site(self, charger_id: str, guest: OcppCharger | None, evses: int) -> JsonObject:
+        if guest is None or not guest.taken:
+            self._doors[charger_id] = self._monotonic_s() + DOOR_S
+            self._evses_of[charger_id] = evses
+            text = f"when it comes within {DOOR_S / 60:.0f} minutes, it is given a password and works"
+            return {"ok": True, "status": "door open", "next": text}
+        try:
+            told = await self._take_in(guest, evses)
+        except (DeviceError, ValueError) as error:
+            return {"ok": False, "status": "approved", "problem": str(error)}
+        return {**told, "status": "approved", "next": "it comes back with its new password, and works"}
+
+    async def _take_in(self, guest: OcppCharger, evses: int) -> JsonObject:
+        """Give a guest its password and make it a charger of the site. Raises DeviceError, ValueError, and what the
+        gateway's store raises; it is a guest as before then, and the same password waits for it."""
+        assert self._adopt is not None
+        told = await guest.desk.change_password()
+        await self._adopt(guest.charger_id, str(told["password_secret"]), evses)
+        self._doors.pop(guest.charger_id, None)
+        self._evses_of.pop(guest.charger_id, None)
+        guest.hang_up()
+        return told
+
+    async def _greet(self, guest: OcppCharger) -> None:
+        """A guest has announced itself: one that was approved while it was away is taken in."""
+        until_s, evses = self._doors.get(guest.charger_id, 0.0), self._evses_of.get(guest.charger_id, 1)
+        if self._adopt is None or until_s <= self._monotonic_s():
+            return
+        try:
+            await self._take_in(guest, evses)
+        except Exception as error:  # whatever the gateway's store raises: it goes on waiting
+            _log.error("ocpp_not_adopted", charger=guest.charger_id, problem=str(error))
 
     async def lock(self, charger_id: str, standing: Standing) -> JsonObject:
         """Have a configured charger wait or be turned away, or forget one that knocked. Raises ValueError."""
@@ -184,6 +236,7 @@ class Entrance:
             if len(self._guests) >= MOST_GUESTS:
                 return None
             guest = self._guests[claim.charger_id] = self._make_guest(claim.charger_id)
+            guest.greet = functools.partial(self._greet, guest)
         return Admission(guest, guest=True)
 
     async def _remember(self, *, now: bool = False) -> None:

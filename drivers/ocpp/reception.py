@@ -57,7 +57,7 @@ class Reception:
     async def order(self, name: str, order: str, arguments: JsonObject) -> JsonObject:
         """Carry out an order. Raises ValueError for what was asked wrongly, and DeviceError."""
         if order == "approve":
-            return await self._entrance.approve(name)
+            return await self._entrance.approve(name, orders.whole({"evses": 1, **arguments}, "evses"))
         if order in ("hold", "reject"):
             standing = Standing.PENDING if order == "hold" else Standing.REJECTED
             return await self._entrance.lock(name, standing)
@@ -68,6 +68,8 @@ class Reception:
             raise ValueError(f"{quoted(name)} waits for an approval: v2g-gateway chargers approve {name}")
         if order == "limit":
             return await self._limit(charger, arguments)
+        if order == "revoke":
+            return await self._revoke(charger)
         return await charger.desk.order(order, arguments)
 
     async def _limit(self, charger: OcppCharger, arguments: JsonObject) -> JsonObject:
@@ -92,6 +94,17 @@ class Reception:
         told: JsonObject = {"ok": True, "status": "lifted" if watts is None else f"at most {watts} W"}
         return told | ({"note": "; ".join(problems)} if problems else {})
 
+    async def _revoke(self, charger: OcppCharger) -> JsonObject:
+        try:
+            await charger.revoke_certificates()
+        except Exception as error:  # whatever the gateway's store raises
+            raise OSError(f"revoked for now, but not over a restart: {error}") from error
+        lets_in = charger.settings.security_profile == 3
+        told: JsonObject = {"ok": True, "status": "revoked"}
+        if not lets_in:
+            told["note"] = "its password lets it in as before (security_profile is not 3)"
+        return told
+
     def _look(self, charger: OcppCharger) -> JsonObject:
         link, detail = charger.link()
         told = charger.desk.look()
@@ -100,7 +113,11 @@ class Reception:
             each["limit_w"] = charger.evses[cast(int, each["evse"])].limited_to_w
             each["power_w"] = None if status.last_sample is None else status.last_sample.power_w
             each["reason"] = "" if status.setpoint is None else status.setpoint.reason
-        return {**told, "link": link.value, "detail": detail}
+        certificate: JsonObject = {key: value for key, value in charger.session.certificate.items() if key != "only"}
+        if "only" in charger.session.certificate:
+            certificate["revoked"] = "all before the newest of the site's CA"
+        origin = "it came by itself and waits for an approval" if charger.guest else charger.settings.origin
+        return {**told, "link": link.value, "detail": detail, "known_from": origin, "certificate": certificate}
 
 
 _FOR_GUESTS: Final = frozenset({"get", "report", "reset", "trigger"})

@@ -25,10 +25,11 @@ from drivers.ocpp.certificates import CertificateAuthority
 from drivers.ocpp.charger import OcppCharger
 from drivers.ocpp.credentials import Claim, PasswordKeeper, read_claim
 from drivers.ocpp.doorstep import Doorstep
-from drivers.ocpp.entrance import Admission, Entrance, NoJournal
+from drivers.ocpp.entrance import Admission, Adopt, Entrance, NoJournal
 from drivers.ocpp.errors import quoted
 from drivers.ocpp.frames import LONGEST_FRAME
 from drivers.ocpp.reception import Reception
+from drivers.ocpp.revocation import Revocations
 from drivers.ocpp.schemas import Version, schemas
 from drivers.ocpp.settings import ChargerSettings
 from drivers.ocpp.standing import Standing
@@ -80,14 +81,19 @@ class OcppServer:
         contract_roots: Sequence[x509.Certificate] = (),
         keeper: PasswordKeeper | None = None,
         guests: bool = False,
+        adopt: Adopt | None = None,
+        revocations: Revocations | None = None,
     ) -> None:
-        """`guests`: identities that nobody configured are let in as far as to wait for an approval.
+        """`guests`: identities that nobody configured are let in as far as to wait for an approval. `adopt`: makes one
+        that was approved a charger of the site (`add`); None: it has to be configured.
+
         Raises ValueError for settings that contradict each other."""
         self._host, self._port, self._ssl = listen_host, listen_port, ssl
         self._on_event = on_event
         self.tokens = SiteTokens() if tokens is None else tokens
         self._monotonic_s = monotonic_s
         self._server: Server | None = None
+        self._authority: CertificateAuthority | None = None
         self._recalled = False
         self._refusing = 0
         self._refusals = 0
@@ -110,12 +116,17 @@ class OcppServer:
             wall_us=wall_us,
             keeper=keeper,
         )
-        for charger_id, evses in _by_charger(chargers).items():
-            charger = make(evses, journal=journal, on_event=on_event, tokens=self.tokens, contract_roots=contract_roots)
-            self._chargers[charger_id] = charger
-            for evse in charger.evses.values():
-                self.devices[evse.device_id] = evse
-                self._of_device[evse.device_id] = charger
+        self._make = functools.partial(
+            make,
+            journal=journal,
+            on_event=on_event,
+            tokens=self.tokens,
+            contract_roots=contract_roots,
+            revocations=revocations,
+        )
+        self._revocations = revocations
+        for evses in _by_charger(chargers).values():
+            self._take_on(self._make(evses))
 
         def make_guest(charger_id: str) -> OcppCharger:
             guest = make(
@@ -130,6 +141,7 @@ class OcppServer:
         self.entrance = Entrance(
             self._chargers,
             make_guest=make_guest if guests else None,
+            adopt=adopt,
             journal=journal,
             monotonic_s=monotonic_s,
             wall_us=wall_us,
@@ -168,6 +180,8 @@ class OcppServer:
             for charger in self._chargers.values():
                 await charger.recall()
             await self.entrance.recall()
+            if self._revocations is not None:
+                await self._revocations.recall()
             self._recalled = True
         self._server = await serve(
             self._serve,
@@ -200,6 +214,25 @@ class OcppServer:
         """The configured chargers, by identity."""
         return self._chargers
 
+    async def add(self, evses: Sequence[ChargerSettings]) -> list[Device]:
+        """A charger of the site from now on; its devices. Raises ValueError for settings that contradict those here."""
+        present = [evse.session.settings for charger in self._chargers.values() for evse in charger.evses.values()]
+        grouped = _by_charger([*present, *evses])
+        [charger_id] = {settings.charger_id for settings in evses}
+        if charger_id in self._chargers:
+            raise ValueError(f"charger {charger_id} is here already")
+        charger = self._make(grouped[charger_id])
+        charger.certificates.authority = self._authority
+        await charger.recall()
+        self._take_on(charger)
+        return list(charger.evses.values())
+
+    def _take_on(self, charger: OcppCharger) -> None:
+        self._chargers[charger.charger_id] = charger
+        for evse in charger.evses.values():
+            self.devices[evse.device_id] = evse
+            self._of_device[evse.device_id] = charger
+
     def use_authority(self, authority: CertificateAuthority, root_pem: str) -> None:
         """From now on chargers are certified by it, and its certificates let them in. Raises ssl.SSLError for a root
         that TLS cannot use."""
@@ -207,12 +240,13 @@ class OcppServer:
             self._ssl.load_verify_locations(cadata=root_pem)
             # Chargers with a password show none; those with profile 3 get in with nothing but a good one.
             self._ssl.verify_mode = CERT_OPTIONAL
+        self._authority = authority
         for charger in self._chargers.values():
             charger.certificates.authority = authority
 
-    def use_certificate(self, certificate: Path, key: Path) -> None:
-        """Show this certificate from the next connection on. Raises OSError (ssl.SSLError among them); the old one
-        stays then. Nothing happens where the listener has no TLS."""
+    def use_certificate(self, certificate: Path, key: Path | None = None) -> None:
+        """Show this certificate from the next handshake on; without `key` its file holds that too. Raises OSError
+        (ssl.SSLError among them); the old one stays then. Nothing happens where the listener has no TLS."""
         if self._ssl is not None:
             self._ssl.load_cert_chain(certificate, key)
 

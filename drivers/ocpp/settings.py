@@ -44,6 +44,9 @@ class ChargerSettings:
     meter_key: MeterKey | None = None
     """Public key of the meter at this EVSE that signs its values; never taken from a message."""
 
+    origin: str = "the configuration"
+    """Who says that this charger is one of the site: a sentence for a person."""
+
     @property
     def import_rating_w(self) -> int:
         """The bound that the plan may use, W."""

@@ -31,6 +31,7 @@ from drivers.ocpp.messages import (
     StatusNotification,
     TransactionEvent,
 )
+from drivers.ocpp.ocsp import issued_by_one_of, nothing_known, read_hash_data
 from drivers.ocpp.reports import Reports
 from drivers.ocpp.schemas import Json, JsonObject, Version
 from drivers.ocpp.sequence import SequenceLog
@@ -39,6 +40,9 @@ from drivers.ocpp.settings import ChargerSettings
 from drivers.ocpp.standing import Standing
 from drivers.ocpp.timestamps import format_timestamp
 from drivers.ocpp.tokens import SiteTokens, Verdict
+
+MOST_SERIALS: Final = 8
+"""Certificates of one charger that are good after a revocation: the newest."""
 
 
 @dataclass(slots=True)
@@ -86,7 +90,8 @@ class StationSession:
         self.local_list = LocalList()
         self.standing = Standing.ACCEPTED
         self.certificate: dict[str, Json] = {}
-        """What the site's CA gave it last: serial, not_after_us. Empty: nothing."""
+        """What the site's CA gave it last: serial, not_after_us. `only`: the serials that let it in, where others were
+        revoked. Empty: nothing."""
         self.unproven = False
         """On this connection it has not proved who it is: it is here to be given a new password."""
         self._unknown_evses: set[int] = set()
@@ -132,9 +137,30 @@ class StationSession:
         self.authority.expect(token_id)
 
     @property
+    def judges_contracts(self) -> bool:
+        """Whether chains of contracts that a charger does not know can be judged here."""
+        return bool(self._contract_roots)
+
+    @property
     def names(self) -> frozenset[str]:
         """What a certificate may call this charger."""
         return frozenset({self.charger_id, self._serial} - {""})
+
+    def certified(self, serial: str, not_after_us: int) -> None:
+        """The site's CA gave it a certificate."""
+        told: dict[str, Json] = {"serial": serial, "not_after_us": not_after_us}
+        if (only := self.certificate.get("only")) is not None:
+            told["only"] = [*cast(list[Json], only)[1 - MOST_SERIALS :], serial]
+        self.certificate = told
+
+    def revoke_certificates(self, *, undo: bool = False) -> None:
+        """From now on no certificate lets it in but those that it gets from the site's CA after this."""
+        self.certificate = {} if undo else {"only": []}
+
+    def admits(self, serial: str) -> bool:
+        """Whether a certificate with this serial number, which names the charger, lets it in."""
+        only = self.certificate.get("only")
+        return only is None or serial in cast(list[Json], only)
 
     @property
     def certificate_ends_us(self) -> int | None:
@@ -269,7 +295,20 @@ class StationSession:
                 return ContractStatus.CHAIN_ERROR  # a good certificate, of another contract
             if status is not ContractStatus.ACCEPTED:
                 return status
+        elif self._contract_roots and not self._from_known_root(asked):
+            # The charger has judged the chain by roots of its own; whose contracts are good here is the owner's word.
+            return ContractStatus.CHAIN_ERROR
         return ContractStatus.ACCEPTED if verdict.accepted else ContractStatus.CANCELLED
+
+    def _from_known_root(self, asked: AuthorizeRequest) -> bool:
+        try:
+            data = cast(list[Mapping[str, Json]], asked.get("iso15118CertificateHashData", []))
+            return issued_by_one_of([read_hash_data(each) for each in data], self._contract_roots)
+        except ValueError:
+            return False
+
+    def _chain_status(self, payload: JsonObject, now: Moment) -> Reaction:
+        return Reaction(answer=nothing_known(payload, now.wall_us))
 
     def _transaction(self, payload: JsonObject, now: Moment) -> Reaction:
         event = cast(TransactionEvent, payload)
@@ -420,6 +459,7 @@ _HANDLERS: Final[Mapping[str, _Handler]] = {
     "Heartbeat": StationSession._heartbeat,
     "StatusNotification": StationSession._status,
     "Authorize": StationSession._authorize,
+    "GetCertificateChainStatus": StationSession._chain_status,
     "TransactionEvent": StationSession._transaction,
     "MeterValues": StationSession._meter_values,
     "NotifyEVChargingNeeds": StationSession._charging_needs,
@@ -433,11 +473,13 @@ _HANDLERS: Final[Mapping[str, _Handler]] = {
 
 _FIXED_ANSWERS: Final[Mapping[str, JsonObject]] = {
     # Reports and notices that need no more than to be taken.
-    "NotifyCustomerInformation": {},
     "NotifyDisplayMessages": {},
     "PublishFirmwareStatusNotification": {},
     # Questions with an honest no.
+    # Where responders may be asked, `revocation` knows better.
     "GetCertificateStatus": {"status": "Failed"},
+    # Contracts are installed by whoever made them (M01, M02), and no road of ours leads there.
+    "Get15118EVCertificate": {"status": "Failed", "exiResponse": ""},
     "PullDynamicScheduleUpdate": {"status": "Rejected"},  # none of our profiles is dynamic (K28)
     "SignCertificate": {"status": "Rejected"},
 }

@@ -12,12 +12,18 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from drivers.ocpp.contracts import plain_contract
+
 LONGEST_TOKEN: Final = 255
 """In OCPP 2.1; the schema of 2.0.1 allows 36."""
 NOBODY: Final = "NoAuthorization"
 """Type of the token of a charger that is set up to ask nobody (C02)."""
 CENTRAL: Final = "Central"
 """Type of a token that a CSMS made up: remote starts, groups."""
+
+
+EMAID: Final = "eMAID"
+"""The type of a contract for plug and charge."""
 
 
 class TokenStatus(StrEnum):
@@ -77,16 +83,23 @@ class SiteTokens:
     master_group: str = ""
     """Group whose tokens end any transaction and start none (C16); empty: none."""
     _by_key: dict[str, SiteToken] = field(default_factory=dict)
+    _by_contract: dict[str, SiteToken] = field(default_factory=dict)
 
     def replace(self, tokens: Iterable[SiteToken]) -> None:
         """Forget the old, know these. Of two with one idToken the later counts."""
-        self._by_key = {token.key: token for token in tokens}
+        known = list(tokens)
+        self._by_key = {token.key: token for token in known}
+        self._by_contract = {plain_contract(token.name): token for token in known if token.kind == EMAID and token.name}
 
     def all(self) -> Sequence[SiteToken]:
         return tuple(self._by_key.values())
 
-    def find(self, shown: str) -> SiteToken | None:
-        return self._by_key.get(token_digest(shown))
+    def find(self, shown: str, kind: str = "") -> SiteToken | None:
+        """A contract is the same with and without its hyphens and check digit."""
+        found = self._by_key.get(token_digest(shown))
+        if found is None and kind == EMAID:
+            found = self._by_contract.get(plain_contract(shown))
+        return found
 
 
 def token_digest(name: str) -> str:

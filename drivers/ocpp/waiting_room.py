@@ -19,6 +19,7 @@ DOOR_S: Final = 900.0
 """After an approval, a charger with a wrong password may come and be given a new one for so long."""
 UNKNOWN: Final = "is not in the configuration"
 LOCKED_OUT: Final = "came without the right password"
+REVOKED: Final = "came with a revoked certificate"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

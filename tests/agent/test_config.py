@@ -191,3 +191,25 @@ def test_a_mapped_device_names_its_map_and_its_nameplate(tmp_path: Path, lines: 
     kind = "" if "kind" in lines else 'kind = "meter"\n'
     device = f'[[device]]\nid = "m"\naddress = "tcp://192.0.2.9"\n{kind}{lines}\n'
     assert says in refusal(tmp_path, TOKEN + device)
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ('certificate_names = ["gw"]', "site_ca = true"),
+        ('site_ca = true\ncertificate_names = ["gw"]\ncertificate_file = "/c"\ncertificate_key_file = "/k"', "already"),
+        ('site_ca = true\ncertificate_names = ["a b"]', "certificate_names"),
+        ('ocsp_responders = ["http://ocsp.example/"]', "ocsp_responders"),
+        ('ocsp_responders = ["user@ocsp.example"]', "ocsp_responders"),
+    ],
+)
+def test_names_of_the_listener_and_responders_are_names(tmp_path: Path, lines: str, says: str) -> None:
+    assert says in refusal(tmp_path, f"{TOKEN}[ocpp]\n{lines}\n")
+
+
+def test_security_profile_3_takes_a_certificate_of_the_sites_ca(tmp_path: Path) -> None:
+    charger = '[[device]]\nid = "c"\nkind = "charger"\ndriver = "ocpp"\ncharger_id = "CP"\nsecurity_profile = 3\n'
+    assert "certificate_names" in refusal(tmp_path, TOKEN + charger)
+    path = tmp_path / "gateway.toml"
+    path.write_text(f'{TOKEN}[ocpp]\nsite_ca = true\ncertificate_names = ["192.0.2.1", "gw.example"]\n{charger}')
+    assert read_settings(path).ocpp.has_tls

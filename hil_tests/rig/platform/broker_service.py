@@ -104,6 +104,8 @@ class BrokerService:
                     self._publish(gateway_id, PlatformFrame(acknowledgement=acknowledgement))
             case "channel":
                 self._platform.take_channel(gateway_id, frame.channel)
+            case "bid":
+                self._platform.take_bid(gateway_id, frame.bid)
 
     def _up(self, hello: GatewayHello, correlation: bytes) -> None:
         gateway_id = hello.gateway_id

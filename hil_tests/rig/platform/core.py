@@ -23,7 +23,14 @@ from hil_tests.rig.platform.channels import Channels
 from hil_tests.rig.platform.enrol import Practice
 from hil_tests.rig.platform.orders import Issued, OrderError, issue
 from proto.energysettlement.v1.device_pb2 import DeviceTelemetry, GridCommand
-from proto.energysettlement.v1.gateway_pb2 import BatchPosition, ChannelFrame, GatewayHello, PlatformFrame, Welcome
+from proto.energysettlement.v1.gateway_pb2 import (
+    BatchPosition,
+    ChannelFrame,
+    FlexibilityBid,
+    GatewayHello,
+    PlatformFrame,
+    Welcome,
+)
 
 PLATFORM_ID: Final = "practice-platform"
 
@@ -47,6 +54,7 @@ class Platform:
         self._issued: dict[str, list[Issued]] = {gateway_id: [] for gateway_id in self.audits}
         self._conflicts: dict[str, list[str]] = {gateway_id: [] for gateway_id in self.audits}
         self._channels = {gateway_id: self._channels_of(gateway_id) for gateway_id in self.audits}
+        self.bids: dict[str, FlexibilityBid] = {}
         self._links: dict[str, asyncio.Queue[PlatformFrame | None]] = {}
         self._streams: dict[tuple[str, str], asyncio.Queue[GridCommand | None]] = {}
         self._replay()
@@ -227,6 +235,14 @@ class Platform:
         sent = self._send(gateway_id, issued)
         self._say({"event": "issued", "gateway_id": gateway_id, "sent": sent, **command_json(issued)})
         return issued
+
+    def send_signed(self, gateway_id: str, frame: PlatformFrame) -> None:
+        """A schedule or a value of a feed, to a gateway whose link is up."""
+        self._links[gateway_id].put_nowait(frame)
+
+    def take_bid(self, gateway_id: str, bid: FlexibilityBid) -> None:
+        """The newest of each gateway is kept."""
+        self.bids[gateway_id] = bid
 
     def _send(self, gateway_id: str, issued: Issued) -> bool:
         link = self._links.get(gateway_id)

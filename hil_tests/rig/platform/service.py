@@ -91,6 +91,8 @@ class LinkService(GatewayLinkServicer):
                     self._platform.take_channel(gateway_id, frame.channel)
                 except ChannelError as error:
                     return f"channel frame refused: {error}"
+            case "bid":
+                self._platform.take_bid(gateway_id, frame.bid)
             case "hello":
                 return "a second hello"
         return None

@@ -8,6 +8,7 @@ import pytest
 
 from agent.clock import ClockQuality, Instant
 from agent.config import Settings
+from agent.control.input_watch import InputState
 from agent.control.snapshot import CommandControl, ControlSnapshot, DeviceControl
 from agent.evidence.statements import CommandState
 from agent.roads import overview
@@ -55,6 +56,16 @@ def test_a_device_shows_its_power_its_whole_watt_hours_and_its_order() -> None:
     assert (line.lowest_w, line.highest_w, line.reason) == (-2_000, None, "export limit")
     assert line.state_of_charge_percent == 56
     assert line.settled
+
+
+def test_an_input_that_acts_and_one_that_cannot_be_read_are_told() -> None:
+    wired = (
+        InputState(name="ripple", active=True, text="export at most 0 W", trouble=""),
+        InputState(name="button", active=False, text="local STOP", trouble="no chip"),
+        InputState(name="quiet", active=False, text="local STOP", trouble=""),
+    )
+    found = overview.control_problems(replace(CONTROL, inputs=wired))
+    assert [(p.subject, p.severity) for p in found] == [("ripple", Verdict.ATTENTION), ("button", Verdict.TROUBLE)]
 
 
 def test_a_silent_device_shows_no_power() -> None:
