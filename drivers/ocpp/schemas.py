@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum, StrEnum
+from enum import StrEnum
 from importlib.resources import files
 from typing import Final, TypeAlias, cast
 
@@ -50,7 +50,7 @@ CODE_OF_KEYWORD: Final[Mapping[str, ErrorCode]] = {
 """Any other keyword (unknown properties, formats) is a FormatViolation."""
 
 
-class Direction(Enum):
+class Direction(StrEnum):
     """Which half of an action a payload is."""
 
     REQUEST = "Request"
@@ -97,7 +97,7 @@ class Schemas:
         """The first thing that is wrong with a payload of an action that is known in this direction; None when it is
         as specified."""
         try:
-            self._validators[action + direction.value].validate(payload)
+            self._validators[action + direction].validate(payload)
         except jsonschema_rs.ValidationError as error:
             where = "/".join(str(part) for part in error.instance_path) or "payload"
             code = CODE_OF_KEYWORD.get(error.kind.name, ErrorCode.FORMAT_VIOLATION)
@@ -107,7 +107,7 @@ class Schemas:
     def make_whole(self, action: str, direction: Direction, payload: JsonObject) -> None:
         """Where integers belong and one was sent as 1.0, which is the same to JSON and the schemas, make it an integer.
         The payload fits its schema."""
-        _make_whole(payload, self._integers[action + direction.value])
+        _make_whole(payload, self._integers[action + direction])
 
 
 class _Integers(dict[str, "_Integers | None"]):
