@@ -52,6 +52,8 @@ class Notice:
 
     code: str
     text: str
+    device_id: str = ""
+    """Of the EVSE that it is about; empty: about the charger."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -136,8 +138,12 @@ class EvseSession:
         before = self.connectors.get(connector_id)
         if len(self.connectors) < 100 or before is not None:
             self.connectors[connector_id] = status
+        here = self.settings.device_id
         if status != before and status == "Faulted":
-            outcome.notices.append(Notice("charger.faulted", f"connector {connector_id} reports a fault"))
+            outcome.notices.append(Notice("charger.faulted", f"connector {connector_id} reports a fault", here))
+        elif status != before and before == "Faulted":
+            text = f"connector {connector_id} reports its fault no longer; it is {status}"
+            outcome.notices.append(Notice("charger.fault_ended", text, here))
         if not self.occupied:
             self._known_idle = True
             outcome.changed = self._forget_car()
