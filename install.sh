@@ -136,7 +136,8 @@ run_tests() {
   say "==> Generated code is fresh"
   "$bin/python" -m hil_tests.generate_proto --check
   say "==> Tests"
-  "$bin/python" -m pytest "$@"
+  # A file a core: most tests on real parts wait, and a file's fixtures are made once.
+  "$bin/python" -m pytest --numprocesses auto --dist loadfile "$@"
 }
 
 # -- The service ------------------------------------------------------------------------------------------------------
@@ -181,8 +182,11 @@ make_user_and_folders() {
     useradd --system --user-group --home-dir "$state" --no-create-home --shell /usr/sbin/nologin "$user"
     changed=1
   fi
-  # Serial lines to inverters and meters.
-  if getent group dialout >/dev/null && ! id -nG "$user" | grep -qw dialout; then usermod -aG dialout "$user"; fi
+  # Serial lines to inverters and meters; lines of a GPIO chip, where the system has a group for them.
+  local group
+  for group in dialout gpio; do
+    if getent group "$group" >/dev/null && ! id -nG "$user" | grep -qw "$group"; then usermod -aG "$group" "$user"; fi
+  done
   install -d -m 0755 "$prefix" "$prefix/versions"
   install -d -m 0750 -o root -g "$user" "$etc"
   install -d -m 0700 -o "$user" -g "$user" "$state"
@@ -281,7 +285,7 @@ if [ "\$(id -u)" -eq 0 ]; then
     run\ --config?$etc/gateway.toml*)
       exec setpriv --reuid=$user --regid=$user --init-groups $prefix/current/bin/v2g-gateway "\$@" ;;
     *--config* | *--state-dir*) ;;
-    run | run\ * | init | init\ *)
+    run | run\ * | init | init\ * | identity | identity\ * | enroll | enroll\ *)
       exec setpriv --reuid=$user --regid=$user --init-groups $prefix/current/bin/v2g-gateway "\$@" ;;
   esac
 fi

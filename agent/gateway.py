@@ -11,6 +11,7 @@ import contextlib
 import functools
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import asdict
 from typing import Final, TypeVar
 
 import structlog
@@ -19,22 +20,29 @@ from agent.clock import Clock, ClockQuality
 from agent.config import Settings, read_secret
 from agent.control.controller import Controller
 from agent.control.errors import ControlError
+from agent.control.feed_keeper import FeedKeeper
+from agent.control.needing import Wish
 from agent.evidence.batch import KeyProtection, SealedBatch
 from agent.evidence.seal import SealPolicy
 from agent.evidence.statements import Severity
-from agent.identity.did import did_of
-from agent.identity.errors import IdentityError
+from agent.identity.errors import HistoryError, IdentityError
 from agent.identity.keys import verify_key_from_pem
-from agent.identity.purposes import EVIDENCE_KEY, UPLINK_KEY, device_key
+from agent.identity.orders import Order
+from agent.identity.purposes import UPLINK_KEY, device_key
 from agent.identity.trust import TrustList
+from agent.identity.trust_roots import trust_roots_from_pem
 from agent.roads import overview
 from agent.roads.adopting import Approvals
 from agent.roads.alarms import Alarms
+from agent.roads.certificates import CertificateWatch, certificates_of, reload_into
 from agent.roads.desk import Desk
 from agent.roads.devices import channel_terms, make_devices, metered
 from agent.roads.facts import facts, installed_version
+from agent.roads.feeding import feed_rules
+from agent.roads.identity import IdentityKeeper
 from agent.roads.linking import make_uplink
 from agent.roads.measuring import Measuring
+from agent.roads.offering import Offering, Sources
 from agent.roads.sealing import Sealer
 from agent.roads.server_certificate import FILE as SERVER_CERTIFICATE
 from agent.roads.server_certificate import keep_server_certificate
@@ -42,6 +50,7 @@ from agent.roads.settling import SettledDevice, Settling
 from agent.roads.site_ca import bring_up_site_ca
 from agent.roads.supervise import Supervisor, cancel_all
 from agent.roads.telemetry import live_telemetry
+from agent.roads.thinning import make_thinner
 from agent.roads.trusting import TrustKeeper
 from agent.status import EvidenceLine, Problem, Snapshot, Verdict
 from agent.store import Store, StoreError
@@ -49,15 +58,14 @@ from agent.token.token import Token
 from agent.uplink.errors import LinkDownError
 from agent.uplink.session import UplinkIdentity
 from agent.uplink.uplink import Uplink
-from drivers.device import Device, Sample, SignerUnavailableError
+from drivers.device import Device, Sample, Signer, SignerUnavailableError
 from drivers.ocpp.reception import Reception
 from drivers.ocpp.server import OcppServer
 from firmware_attest.measurement import installed_root, measure_software
-from proto.energysettlement.v1.gateway_pb2 import ChannelFrame
+from proto.energysettlement.v1.gateway_pb2 import ChannelFrame, FlexibilityBid
 
 CLOCK_NOTE: Final = "clock"
 CLOCK_NOTE_EVERY_S: Final = 60.0
-UPKEEP_EVERY_S: Final = 600.0
 COME_UP_RETRY_S: Final = 1.0
 ENROLMENT_RETRY_S: Final = 10.0
 JUST_BOOTED_S: Final = 300.0
@@ -92,6 +100,9 @@ class Gateway:
         self._gateway_id = ""
         self._problems: dict[str, Problem] = {}
         self._trust: TrustKeeper | None = None
+        self._identity = IdentityKeeper(
+            settings.gateway.state_dir, token=token, store=store, clock=clock, on_entry=self._on_identity_entry
+        )
         self._uplink: Uplink | None = None
         self._settling: Settling | None = None
         self._sealer: Sealer | None = None
@@ -113,11 +124,27 @@ class Gateway:
             incarnation=store.incarnation,
             boot_id=self._boot_id,
         )
+        server = self._site.ocpp
+        self._certificates = CertificateWatch(
+            certificates_of(
+                settings,
+                token=token,
+                store=store,
+                gateway_id=lambda: self._gateway_id,
+                renewed_ocpp=None if server is None else reload_into(server.use_certificate, settings),
+            ),
+            enrolment=settings.gateway.state_dir / "enrolment",
+            clock=clock,
+            on_alarm=self._alarms.raise_alarm,
+        )
+        feeds = FeedKeeper(feed_rules(settings.feeds, self.note_problem))
         self._controller = Controller(
             devices=self._site.devices,
             device_settings=settings.device,
             site=settings.site,
             control=settings.control,
+            bounds=settings.bounds,
+            inputs=settings.input,
             frequency=settings.frequency,
             gateway_id=lambda: self._gateway_id,
             stop_file=settings.control.gateway_stop_file or settings.gateway.state_dir / "STOP",
@@ -126,6 +153,19 @@ class Gateway:
             desk=self._desk,
             notes=store,
             booted=self._started_s < JUST_BOOTED_S,
+            feeds=feeds,
+        )
+        self._thinner = make_thinner(settings, store=store, desk=self._desk, clock=clock, alarms=self._alarms)
+        self._offering = Offering(
+            Sources(
+                view=lambda: self._controller.view,
+                acknowledged=lambda: None if self._uplink is None else self._uplink.status().acknowledged_number,
+                offer=self._offer,
+                say=self._alarms.raise_alarm,
+            ),
+            clock=clock,
+            notes=store,
+            aggregator_id="" if settings.platform is None else settings.platform.aggregator_id,
         )
         self._counts = EvidenceLine(readings=0, queued=0, sealed=0, acknowledged=0, batches_waiting=0)
         self._core_tasks: list[asyncio.Task[None]] = []
@@ -139,7 +179,7 @@ class Gateway:
     async def open(settings: Settings) -> AsyncIterator[Gateway]:
         """A gateway over the state directory, with nothing running but the token's thread. Raises StartError."""
         try:
-            store = await Store.open(settings.gateway.state_dir)
+            store = await Store.open(settings.gateway.state_dir, most_bytes=settings.evidence.most_mib << 20)
         except (StoreError, OSError) as error:
             raise StartError(f"the store in {settings.gateway.state_dir}: {error}") from error
         async with store:
@@ -162,11 +202,15 @@ class Gateway:
 
     async def _restore(self) -> None:
         await self._measuring.restore(self._store)
+        await self._thinner.restore()
         if self._store.set_aside is not None:
             text = (
                 f"the database was damaged and is set aside as {self._store.set_aside.name}; this is a new incarnation"
             )
             self._alarms.raise_alarm(Severity.CRITICAL, "store.set_aside", "store", text)
+        if self._store.restored:
+            text = f"a backup was put back, what was sealed since is not here; incarnation {self._store.incarnation}"
+            self._alarms.raise_alarm(Severity.CRITICAL, "store.restored", "store", text)
         if self._clock.rebooted:
             log.info("clock.rebooted")
         await self._refresh_counts()
@@ -182,7 +226,10 @@ class Gateway:
                 ("control", self._controller.run),
                 ("measuring", self._measuring.run),
                 ("alarms", self._alarms.run),
+                ("offering", self._offering.run),
                 ("upkeep", self._upkeep),
+                ("certificates", self._certificates.run),
+                ("space", self._thinner.run),
             ):
                 self._core_tasks.append(keep(group, name, part))
             if self._site.ocpp is not None:
@@ -235,9 +282,7 @@ class Gateway:
                 await asyncio.sleep(COME_UP_RETRY_S)
 
     async def _begin_sealing(self, group: asyncio.TaskGroup) -> None:
-        journal = self._store.journal("token")
-        evidence = await self._patiently(lambda: self._token.pinned_signer(EVIDENCE_KEY, journal))
-        self._gateway_id = did_of(evidence.public_key_der)
+        self._gateway_id, evidence = await self._name_and_key()
         log.info("gateway.identity", gateway_id=self._gateway_id, incarnation=self._store.incarnation)
         self._sealer = Sealer(
             store=self._store,
@@ -253,11 +298,30 @@ class Gateway:
             on_sealed=self._on_sealed,
         )
         self._up_tasks.append(self._supervisor.keep(group, "sealing", self._sealer.run))
+        orders = functools.partial(self._identity.run, self._sealer)
+        self._up_tasks.append(self._supervisor.keep(group, "identity", orders))
         state_facts = functools.partial(self._patiently, self._state_facts)
         self._up_tasks.append(self._supervisor.once(group, "facts", state_facts))
         if self._site.ocpp is not None and self._settings.ocpp.site_ca:
             certify = functools.partial(self._certify, self._site.ocpp)
             self._up_tasks.append(self._supervisor.once(group, "site CA", certify))
+
+    async def _name_and_key(self) -> tuple[str, Signer]:
+        """As soon as the token is there, and the history where there is one: another name is never taken instead."""
+        while True:
+            try:
+                named = await self._patiently(self._identity.bring_up)
+                self._problems.pop("identity", None)
+                return named
+            except (HistoryError, OSError) as error:
+                self.note_problem("identity", f"nothing is sealed: {error}")
+                await asyncio.sleep(ENROLMENT_RETRY_S)
+
+    def _on_identity_entry(self, order: Order) -> None:
+        text = f"entry {order.number} of its history: {order.kind.name.lower()}"
+        self._alarms.raise_alarm(Severity.INFO, "identity.entry", "identity", text)
+        if self._uplink is not None:
+            self._uplink.introduce_again()
 
     async def _certify(self, server: OcppServer) -> None:
         """Certificates for chargers, as soon as the token is there."""
@@ -299,8 +363,10 @@ class Gateway:
                 platform_key = verify_key_from_pem(
                     await asyncio.to_thread(platform.platform_key_file.read_bytes), what=str(platform.platform_key_file)
                 )
-                root_key = verify_key_from_pem(
-                    await asyncio.to_thread(platform.trust_root_file.read_bytes), what=str(platform.trust_root_file)
+                roots = trust_roots_from_pem(
+                    await asyncio.to_thread(platform.trust_root_file.read_bytes),
+                    platform.trust_threshold,
+                    what=str(platform.trust_root_file),
                 )
                 uplink_signer = await self._token.pinned_signer(UPLINK_KEY, journal)
                 settled = [
@@ -321,7 +387,7 @@ class Gateway:
                 self.note_problem("enrolment", f"{error}; enrol this gateway, then it connects by itself")
                 await asyncio.sleep(ENROLMENT_RETRY_S)
         self._problems.pop("enrolment", None)
-        self._trust = TrustKeeper(platform.trust_list_file, root_key, store=self._store, clock=self._clock)
+        self._trust = TrustKeeper(platform.trust_list_file, roots, store=self._store, clock=self._clock)
         # Before the link: a command that it brings must not be refused because nobody has looked yet.
         await self._trust.look()
         self._settling = Settling(
@@ -343,6 +409,7 @@ class Gateway:
                 boot_id=self._boot_id,
                 software_version=self._version,
                 device_ids=tuple(self._site.devices),
+                history=self._identity.encoded_history,
             ),
             signer=uplink_signer,
             sign_blocking=lambda digest: self._token.sign_blocking(UPLINK_KEY, digest, TLS_SIGN_S),
@@ -352,6 +419,7 @@ class Gateway:
             settling=self._settling,
             on_command=self._controller.receive,
             on_alarm=self._alarms.warn,
+            on_signed=self._controller.receive_signed,
         )
         for name, part in (
             ("trust list", self._trust.run),
@@ -396,6 +464,10 @@ class Gateway:
         for device_id, telemetry in live_telemetry(batch):
             self._uplink.live(device_id, telemetry)
 
+    def _offer(self, bid: FlexibilityBid) -> None:
+        if self._uplink is not None:
+            self._uplink.offer(bid)
+
     async def _send_channel(self, frame: ChannelFrame) -> None:
         if self._uplink is None:
             raise LinkDownError("the link has not been set up yet")
@@ -405,8 +477,8 @@ class Gateway:
         return None if self._trust is None else self._trust.current
 
     async def _upkeep(self) -> None:
-        """The clock's note each minute, pruning now and then, and the counts for the status page each second."""
-        noted_s = pruned_s = float("-inf")
+        """The clock's note each minute, and the counts for the status page each second."""
+        noted_s = float("-inf")
         noted_trust = False
         while True:
             now = self._clock.now()
@@ -416,9 +488,6 @@ class Gateway:
             if now.monotonic_s - noted_s >= CLOCK_NOTE_EVERY_S or trusted != noted_trust:
                 await self._note_clock()
                 noted_s, noted_trust = now.monotonic_s, trusted
-            if now.monotonic_s - pruned_s >= UPKEEP_EVERY_S and trusted:
-                await self._store.prune(now.wall_us, self._settings.evidence.retain_days)
-                pruned_s = now.monotonic_s
             await asyncio.sleep(1.0)
 
     async def _note_clock(self) -> None:
@@ -436,6 +505,9 @@ class Gateway:
             sealed=counts.sealed_statements,
             acknowledged=counts.sealed_statements - counts.unacknowledged_statements,
             batches_waiting=counts.unacknowledged_batches,
+            merged=self._thinner.merged_readings,
+            store_bytes=self._thinner.used_bytes,
+            store_most_bytes=self._settings.evidence.most_mib << 20,
         )
 
     # -- Faces ------------------------------------------------------------------------------------------------------
@@ -452,6 +524,21 @@ class Gateway:
         except ControlError as error:
             self.note_problem("stop file", str(error))
 
+    def override(self, device_id: str, power_w: int | None, duration_s: float, by: str) -> str:
+        """Hold a device by hand; a sentence of what was done. Raises ValueError."""
+        try:
+            return f"{device_id} is {self._controller.override(device_id, power_w, duration_s, by).sentence}"
+        except ControlError as error:
+            raise ValueError(str(error)) from error
+
+    def end_override(self, device_id: str, by: str) -> str:
+        """Give it back. Raises ValueError."""
+        try:
+            self._controller.end_override(device_id, by)
+        except ControlError as error:
+            raise ValueError(str(error)) from error
+        return f"{device_id} is held no more"
+
     @property
     def reception(self) -> Reception | None:
         """The chargers, for people at the box."""
@@ -460,6 +547,24 @@ class Gateway:
     def reload_tokens(self) -> int:
         """Read the file of allowed tokens again. Raises ValueError; the old ones stay then."""
         return self._site.reload_tokens(self._settings)
+
+    def wish(self, device_id: str, energy_wh: int | None, departure_us: int | None) -> None:
+        """What the driver of the car at a charger needs until when. Raises ValueError."""
+        try:
+            self._controller.wish(device_id, Wish(energy_wh=energy_wh, departure_us=departure_us))
+        except ControlError as error:
+            raise ValueError(str(error)) from error
+
+    def foresee(self, at_us: int) -> dict[str, object]:
+        """What will happen then, as JSON. Raises ValueError."""
+        try:
+            return asdict(self._controller.foresee(at_us))
+        except ControlError as error:
+            raise ValueError(str(error)) from error
+
+    async def windows_looked_at(self) -> None:
+        """A person has looked at why the platform missed windows."""
+        await self._offering.looked()
 
     def note_problem(self, subject: str, sentence: str) -> None:
         """Something that a person should see to."""
@@ -489,12 +594,17 @@ class Gateway:
                 evidence=self._counts,
                 latest=self._measuring.latest,
                 store_trouble=self._measuring.trouble,
+                room_trouble=self._thinner.trouble,
                 trust=self._trust_list(),
                 trust_trouble="" if self._trust is None else self._trust.trouble,
+                identity_trouble=self._identity.trouble,
                 settling=self._settling,
                 devices=[device.status() for device in self._site.devices.values()],
                 unmade=self._site.problems,
+                envelope=self._offering.envelope,
+                windows=self._offering.windows,
                 down=self._supervisor.down,
-                noted=tuple(self._problems.values()),
+                noted=(*self._problems.values(), *self._certificates.problems),
+                certificates=self._certificates.line,
             )
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -58,6 +58,12 @@ class EvidenceLine:
     """Statements in batches that the platform has acknowledged."""
     batches_waiting: int
     """Sealed batches that the platform has not acknowledged."""
+    merged: int = 0
+    """Readings merged to save space, since the agent's first start: their energy is kept, not their course."""
+    store_bytes: int = 0
+    """Space that evidence takes."""
+    store_most_bytes: int = 0
+    """Space that it may take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +115,85 @@ class SettlementLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AgreedLine:
+    """A pre-agreed schedule."""
+
+    text: str
+    """"-4000 W at the connection, agreed with grid until ..."."""
+    power_w: int | None
+    """For this quarter of an hour; None: nothing is agreed."""
+    start_us: int
+    end_us: int
+    in_force: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviationLine:
+    """How far the site is from its schedule, and what that would cost."""
+
+    quarters: int = 0
+    """Reckoned since the agent's first start."""
+    under_wh: int = 0
+    over_wh: int = 0
+    penalties_micro: dict[str, int] = field(default_factory=dict)
+    """Millionths, by currency: 5 % of the price for what was missing, 2 % for what was too much."""
+    last: tuple[DeviationQuarter, ...] = ()
+    """The newest last; the open one, as far as it has gone, is not among them."""
+    open_scheduled_wh: int | None = None
+    open_delivered_wh: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvelopeLine:
+    """What the site could do otherwise for a quarter of an hour: up is towards export, down towards import."""
+
+    power_up_w: int = 0
+    power_down_w: int = 0
+    energy_up_wh: int = 0
+    energy_down_wh: int = 0
+    ramp_up_w_per_min: int = 0
+    ramp_down_w_per_min: int = 0
+    minimum_soc_percent: float | None = None
+    maximum_soc_percent: float | None = None
+    why_not: str = ""
+    windows_missed: int = 0
+    windows_missed_in_a_row: int = 0
+    derated_permille: int = 1000
+    """How much of it the platform goes by."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedStatus:
+    """A signed feed: the last value that its sources agreed on, and how old that is."""
+
+    feed: str
+    """"price" (millionths per kWh) or "frequency" (mHz)."""
+    value: int
+    currency: str
+    age_s: float
+    sources: int
+    doubt: str
+    """Why they do not agree now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviationQuarter:
+    """One quarter of an hour that is over."""
+
+    start_us: int
+    scheduled_wh: int
+    delivered_wh: int | None
+    under_wh: int
+    over_wh: int
+    penalty_micro: int | None
+    currency: str
+    excused: bool
+    """A command went before the schedule."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """Everything on the status page, in `/api/status` and in `v2g-gateway status --json`."""
 
@@ -116,7 +201,7 @@ class Snapshot:
     name: str
     version: str
     gateway_id: str
-    """did:key of the evidence key; empty until the token has been seen once."""
+    """did:key of the evidence key, or did:v2g of its history; empty until the token has been seen once."""
     incarnation: int
     boot_id: str
     uptime_s: float
@@ -138,6 +223,10 @@ class Snapshot:
     devices: tuple[DeviceLine, ...]
     commands: tuple[CommandLine, ...]
     settlement: SettlementLine
+    schedules: tuple[AgreedLine, ...] = ()
+    deviation: DeviationLine = field(default_factory=DeviationLine)
+    envelope: EnvelopeLine = field(default_factory=EnvelopeLine)
+    feeds: tuple[FeedStatus, ...] = ()
 
 
 def verdict_of(problems: tuple[Problem, ...]) -> tuple[Verdict, str]:

@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from ssl import SSLContext
 
 import pytest
 
 from tests import conftest as profiles
 
 __all__ = ["profiles"]
+
+
+@pytest.fixture(params=["ocpp2.1", "ocpp2.0.1"], ids=["2.1", "2.0.1"])
+def version(request: pytest.FixtureRequest) -> str:
+    """What a charger speaks; a test that takes it runs once for each."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def loopback_tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[SSLContext, Path]:
+    """What a CSMS on loopback shows, and the authority that chargers trust; made once for all tests."""
+    from hil_tests.v2g_parts import site_tls  # not at the top: most tests here have nothing to do with chargers
+
+    return site_tls(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(autouse=True)

@@ -86,7 +86,7 @@ class GatewaySite:
     async def newest_sequences(self) -> Mapping[str, int]:
         """Highest sequence of each device that the platform has."""
         devices = (await self.page())["devices"]
-        return {name: max(last for _, _, last in record["sequences"]) for name, record in devices.items()}
+        return {name: max((last for _, _, last in record["sequences"]), default=0) for name, record in devices.items()}
 
     # -- What really is ---------------------------------------------------------------------------------------------
 

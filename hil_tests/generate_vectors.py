@@ -15,7 +15,7 @@ import cbor2
 
 from agent.evidence import acknowledgement, batch, cbor, cose, merkle, statements
 from hil_tests import evidence_cases as made
-from hil_tests import signed_value_cases
+from hil_tests import signed_value_cases, thinning_cases
 from hil_tests.evidence_cases import Case, Json
 
 FOLDER: Final = Path(__file__).parents[1] / "proto" / "vectors" / "evidence"
@@ -40,6 +40,8 @@ def files() -> dict[str, str]:
         "chains.json": _cases(chain_cases()),
         "acknowledgements.json": _cases(acknowledgement_cases()),
         "signed_values.json": _cases(signed_value_cases.cases()),
+        "partial_batches.json": _cases(thinning_cases.partial_cases()),
+        "thinned_chains.json": _cases(thinning_cases.chain_cases()),
     }
 
 
@@ -104,6 +106,7 @@ def statement_cases() -> Iterable[Case]:
     contradicting = cbor.encode([*window[:9], -901, *window[10:]])
     yield wrong("window whose net is not import minus export", "malformed", contradicting)
     yield from signed_value_cases.statement_cases()
+    yield from thinning_cases.statement_cases()
 
 
 def merkle_vectors() -> Json:

@@ -227,6 +227,8 @@ class TlsSite:
     journal: MemoryJournal = field(default_factory=MemoryJournal)
     options: Mapping[str, Any] = field(default_factory=dict)
     """More arguments of the server."""
+    version: str = "ocpp2.0.1"
+    """What its chargers speak."""
 
     def __post_init__(self) -> None:
         self.events: list[tuple[str, str, str]] = []
@@ -276,7 +278,6 @@ class TlsSite:
         password: str | None = "secret-1",
         *,
         pair: Path | None = None,
-        subprotocol: str = "ocpp2.0.1",
     ) -> connect:
         headers = {}
         if password is not None:
@@ -286,7 +287,7 @@ class TlsSite:
             ssl=self.client_tls(pair),
             host="127.0.0.1",
             server_hostname="localhost",
-            subprotocols=[Subprotocol(subprotocol)],
+            subprotocols=[Subprotocol(self.version)],
             additional_headers=headers,
             open_timeout=10,
             close_timeout=1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -18,10 +19,12 @@ from hil_tests.rig.site.inverters import BatteryDevice, PvDevice
 from hil_tests.rig.site.modbus import ModbusTcpServer
 from hil_tests.rig.site.plant import BatteryInverter, PvInverter
 from hil_tests.rig.site.registers import BASE_ADDRESS, PointKey
-from hil_tests.rig.site.serial_line import PtyLine, RtuBus, RtuUnit
+from hil_tests.rig.site.serial_line import PtyLine, RtuBus, RtuTcpServer, RtuUnit
+from hil_tests.rig.site.site import LineKind
 from hil_tests.rig.site.world import GridPoint
 from tests.drivers.sunspec.fakes import MemoryJournal
 
+LINES: tuple[LineKind, ...] = ("tcp", "rtu", "rtutcp")
 RATED_W = 8000
 STEP_S = 0.02
 MEASURED_MODELS = frozenset({103, 122, 160, 701, 713})
@@ -118,16 +121,24 @@ class Simulated:
 
 @asynccontextmanager
 async def simulated(
-    kind: DeviceKind, habits: Habits = CONFORMING, *, serial: str = "SIM-1", port: int = 0, line: str = "tcp"
+    kind: DeviceKind,
+    habits: Habits = CONFORMING,
+    *,
+    serial: str = "SIM-1",
+    port: int = 0,
+    line: LineKind = "tcp",
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Simulated]:
-    """A running inverter on Modbus TCP, or on a pseudo-terminal (`line` "rtu")."""
+    """A running inverter on Modbus TCP, on a serial line ("rtu", a pseudo-terminal), or on one behind a converter.
+
+    `tls`: what it shows of itself, on Modbus/TCP Security.
+    """
     inverter = Simulated(kind, habits, serial)
     living = asyncio.create_task(inverter.live())
     try:
+        bus = RtuBus({1: RtuUnit(inverter, unit=1, monotonic_s=time.monotonic, refuses=habits.refuses)})
         if line == "rtu":
             with tempfile.TemporaryDirectory() as folder:
-                unit = RtuUnit(inverter, unit=1, monotonic_s=time.monotonic, refuses=habits.refuses)
-                bus = RtuBus({1: unit})
                 pty = PtyLine(bus, Path(folder) / "line")
                 await pty.start()
                 inverter.address = f"rtu://{pty.path}?baudrate=115200"
@@ -135,6 +146,14 @@ async def simulated(
                     yield inverter
                 finally:
                     await pty.stop()
+        elif line == "rtutcp":
+            converter = RtuTcpServer(bus)
+            await converter.start("127.0.0.1", port)
+            inverter.address = f"rtutcp://127.0.0.1:{converter.port}"
+            try:
+                yield inverter
+            finally:
+                await converter.stop()
         else:
             server = ModbusTcpServer(
                 inverter,
@@ -143,8 +162,9 @@ async def simulated(
                 refuses=habits.refuses,
                 deaf_after_answer_s=habits.deaf_after_answer_s,
             )
-            await server.start("127.0.0.1", port)
-            inverter.server, inverter.address = server, f"tcp://127.0.0.1:{server.port}"
+            await server.start("127.0.0.1", port, tls)
+            scheme = "tcp" if tls is None else "tls"
+            inverter.server, inverter.address = server, f"{scheme}://127.0.0.1:{server.port}"
             try:
                 yield inverter
             finally:

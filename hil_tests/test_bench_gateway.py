@@ -1,10 +1,10 @@
-"""The benches `footprint` and `outage` give their figures, by their names, of a few devices and seconds."""
+"""The benches `command`, `footprint` and `outage` give their figures, by their names, of a few devices and seconds."""
 
 from __future__ import annotations
 
 import pytest
 
-from hil_tests.bench import footprint, outage
+from hil_tests.bench import command, footprint, outage
 from hil_tests.rig.token import softhsm_module
 
 pytestmark = pytest.mark.skipif(softhsm_module() is None, reason="SoftHSM is not installed")
@@ -35,3 +35,9 @@ def test_outage_drains_all_that_it_has_stored(monkeypatch: pytest.MonkeyPatch) -
     }
     # So short a drain may end before anything was shown live.
     assert all(figure > 0 for name, figure in figures.items() if name != "live_ms_p99")
+
+
+def test_command_times_every_command_on_its_way_to_both_kinds_of_devices() -> None:
+    figures = command.run(silent, chargers=2, rounds=3)
+    assert set(figures) == {"ms_p50", "ms_p99", "modbus_ms_p99", "ocpp_ms_p99"}
+    assert 0 < figures["ms_p50"] <= figures["ms_p99"]

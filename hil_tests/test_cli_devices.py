@@ -25,6 +25,7 @@ from agent.cli.client import SOCKET_NAME
 from agent.cli.scan import Scan
 from agent.config import Settings
 from agent.web.server import serve_locally
+from drivers.device import DeviceKind
 from drivers.modbus.server import ModbusTcpServer
 from drivers.sunspec import ConnectionPool, discover
 from drivers.sunspec.connection import Unit
@@ -33,9 +34,12 @@ from drivers.sunspec.dump import Dump, PlayedRegisters, from_json
 from drivers.sunspec.errors import ModbusExceptionError
 from drivers.sunspec.probing import ProbeOutcome, probe
 from drivers.sunspec.survey import Survey
+from hil_tests.rig.site.habits import Habits, Timers
 from hil_tests.rig.site.site import BATTERY, METER, PV, Site, SiteSettings
+from hil_tests.simulated_inverter import simulated
 from hil_tests.test_cli_commands import PATIENCE_S, ROOT, command, command_beside
 from hil_tests.test_modbus_maps import Played
+from hil_tests.test_sunspec_tls import Authority, device_tls
 from hil_tests.test_web import WELL, FakeSite
 from tests.drivers.modbus.test_device import MAP, meter
 from tests.drivers.sunspec.fakes import FIXTURES, REAL_DEVICES, battery
@@ -128,6 +132,26 @@ async def test_a_scan_finds_every_unit_of_a_serial_line(line: str) -> None:
         assert all(("baudrate=" in one["address"]) is (line == "rtu") for one in found.values())
 
 
+async def test_a_scan_finds_a_device_on_tls_and_believes_only_who_is_certified(tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "ca")
+    async with simulated(DeviceKind.BATTERY, tls=device_tls(authority)) as inverter:
+        address = inverter.address
+        done = await command_beside("scan", address, "--ca-file", authority.file, "--json", *NO_CONFIG)
+        answer = json.loads(done.stdout)
+        assert done.returncode == 0
+        assert [(line["address"], line["kind"]) for line in answer["devices"]] == [(address, "battery")]
+        settings = Settings.model_validate({"token": {"label": "t"}, **tomllib.loads(answer["configuration"])})
+        assert [(device.address, device.ca_file) for device in settings.device] == [(address, authority.file)]
+        for files, why in (
+            (("--ca-file", Authority(tmp_path, "other").file), "its certificate is refused"),
+            ((), "needs `ca_file`"),
+        ):
+            done = await command_beside("scan", address, *files, "--json", *NO_CONFIG)
+            [line] = json.loads(done.stdout)["devices"]
+            assert (done.returncode, line["kind"]) == (1, None)
+            assert why in line["problem"]
+
+
 def test_a_range_in_which_nobody_is_is_one_sentence() -> None:
     port = free_port()
     done = command("scan", f"127.0.0.1-20:{port}", "--timeout-s", "0.3", *NO_CONFIG)
@@ -186,6 +210,30 @@ async def test_with_consent_the_rigs_inverter_is_probed_and_is_as_it_was_found(m
         assert {function.model: function.outcome for function in one.report.functions}[704] is ProbeOutcome.WORKS
         assert steps
         assert json.loads(json.dumps(one.as_json()))["report"]["is_as_found"] is True
+
+
+async def test_the_command_probes_a_device_on_tls_and_puts_back_what_the_device_itself_does_not(
+    tmp_path: Path,
+) -> None:
+    authority = Authority(tmp_path, "ca")
+    # Its timers are forgotten at once: an order that nobody takes back would stay.
+    habits = Habits(timers=Timers.FORGOTTEN)
+    async with simulated(DeviceKind.PV, habits, tls=device_tls(authority)) as inverter:
+        inverter.put(704, WMaxLimPct=9000)
+        before = inverter.still()
+        consent = ("--probe", "--yes-probe", "--ca-file", authority.file)
+        done = await command_beside("scan", inverter.address, "--units", "1", *consent, "--json", *NO_CONFIG)
+        assert done.returncode == 0, done.stderr
+        [one] = json.loads(done.stdout)["probes"]
+        assert one["report"]["is_as_found"] is True
+        assert {found["model"]: found["outcome"] for found in one["report"]["functions"]} == {
+            704: ProbeOutcome.IGNORED,
+            123: ProbeOutcome.IGNORED,
+        }
+        switches = {704: "WMaxLimPctEna", 123: "WMaxLim_Ena"}
+        ordered = {at for address, words in inverter.written for at in range(address, address + len(words))}
+        assert all(inverter.registers_of((model, name)) <= ordered for model, name in switches.items())
+        assert inverter.still() == before
 
 
 # Read

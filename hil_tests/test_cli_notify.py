@@ -41,7 +41,7 @@ def test_a_systemd_that_went_away_is_no_failure(systemd: socket.socket, tmp_path
     ("microseconds", "pid", "expected"),
     [
         ("30000000", None, 30.0),
-        ("30000000", str(os.getpid()), 30.0),
+        pytest.param("30000000", str(os.getpid()), 30.0, id="of this process"),
         ("30000000", "1", None),
         ("0", None, None),
         ("soon", None, None),

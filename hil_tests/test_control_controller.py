@@ -11,10 +11,19 @@ from pathlib import Path
 import pytest
 
 from agent.clock import Clock
-from agent.config import ControlSettings, DeviceSettings, FrequencySettings, MandateSettings, SiteSettings
+from agent.config import (
+    BoundsSettings,
+    ControlSettings,
+    DeviceSettings,
+    FrequencySettings,
+    InputSettings,
+    MandateSettings,
+    SiteSettings,
+)
 from agent.control.authorization import authorize
 from agent.control.command import Command, CommandType, Mode, Point, grid_command
 from agent.control.controller import Controller
+from agent.control.feed_keeper import FeedKeeper
 from agent.evidence.statements import Alarm, CommandReceipt, CommandState, Statement, decode, encode
 from agent.store import Queued, Store, StoreFullError
 from drivers.device import (
@@ -136,7 +145,15 @@ class Site:
 
 
 @asynccontextmanager
-async def running(folder: Path, *, clock: Clock | None = None, full: bool = False) -> AsyncIterator[Site]:
+async def running(
+    folder: Path,
+    *,
+    clock: Clock | None = None,
+    full: bool = False,
+    bounds: BoundsSettings | None = None,
+    feeds: FeedKeeper | None = None,
+    inputs: Sequence[InputSettings] = (),
+) -> AsyncIterator[Site]:
     clock = clock or Clock(kernel_error_us=lambda: 1_000)
     devices = {d.id: FakeDevice(d.id, d.kind, clock.monotonic_s) for d in DEVICES}
     async with await Store.open(folder) as store:
@@ -154,6 +171,9 @@ async def running(folder: Path, *, clock: Clock | None = None, full: bool = Fals
             trust=lambda: trust_list(rights(expires_us=2**53), expires_us=2**53),
             desk=desk,
             notes=desk,
+            bounds=bounds,
+            feeds=feeds,
+            inputs=inputs,
         )
         site = Site(controller, dict(devices), desk, clock)
         try:
@@ -185,6 +205,26 @@ async def test_a_command_is_obeyed_and_ends_in_one_final_receipt_with_its_energy
         ]  # fmt: skip
         assert site.receipts(message)[-1].delivered_energy_wh == -7
         await site.until(lambda: battery.setpoint is None)  # given back to itself
+
+
+async def test_a_local_bound_holds_over_a_restart_and_the_receipt_names_it(tmp_path: Path) -> None:
+    """SAFETY 10: two commands an hour, whoever issues them."""
+    two = BoundsSettings(events_per_hour=2)
+    async with running(tmp_path, bounds=two) as site:
+        for number in range(2):
+            message = await command(site.clock, f"c{number}", 60, power_w=3_000 + 1_000 * number)
+            await site.give(message)
+            await site.until(lambda: site.devices["battery"].power_w == -3_000 - 1_000 * number)  # noqa: B023
+    async with running(tmp_path, bounds=two) as site:
+        await site.until(lambda: site.devices["battery"].power_w == -4_000)  # what has begun goes on
+        message = await command(site.clock, "c2", 60, power_w=5_000)
+        await site.give(message)
+        await site.until(lambda: CommandState.PARTIAL in site.states(message))
+        assert "discrete events per hour [10]" in site.receipts(message)[-1].reason
+        assert site.devices["battery"].power_w != -5_000
+        idle = await command(site.clock, "idle", 60, type=CommandType.IDLE, power_w=0)
+        await site.give(idle)
+        await site.until(lambda: site.devices["battery"].power_w == 0)
 
 
 async def test_a_command_goes_on_after_a_restart(tmp_path: Path) -> None:
@@ -259,7 +299,8 @@ async def test_local_stop_acts_with_the_store_dead_and_holds_over_a_restart(tmp_
         await site.until(lambda: site.devices["battery"].setpoint is not None)
         site.controller.clear_stop("the installer")
         await site.until(lambda: site.devices["battery"].setpoint is None)
-        assert [s.code for s in site.desk.taken if isinstance(s, Alarm)] == ["site.stop", "site.stop_cleared"]
+        codes = ["site.stop", "site.stop_cleared"]
+        await site.until(lambda: [s.code for s in site.desk.taken if isinstance(s, Alarm)] == codes)
 
 
 async def test_a_silent_device_holds_nobody_up_and_gets_its_order_when_it_answers(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""OCPP 2.0.1 block B and N, provisioning, device model, monitoring: good and error path of each use case, over TLS."""
+"""OCPP 2.0.1 and 2.1 block B, provisioning and device model: both paths of each use case, over TLS."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from drivers.device import DeviceRefusedError, LinkState
+from drivers.device import LinkState
 from drivers.ocpp import ChargerSettings
 from drivers.ocpp import charger as charger_module
 from drivers.ocpp.standing import Standing
@@ -24,9 +24,9 @@ SETTINGS = [
 
 
 @pytest.fixture
-async def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TlsSite]:
+async def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> AsyncIterator[TlsSite]:
     monkeypatch.setattr(charger_module, "SILENT_START_S", 0.05)
-    async with TlsSite(tmp_path, SETTINGS).running() as site:
+    async with TlsSite(tmp_path, SETTINGS, version=version).running() as site:
         yield site
 
 
@@ -52,6 +52,12 @@ def names(site: TlsSite, text: str = "") -> list[str]:
     return [str(v.key) for v in site.server.chargers["CP-1"].session.reports.model.variables(text)]
 
 
+def shares(charger: RawCharger) -> list[Payload]:
+    """The static shares that it was given; 2.1 has another one for priority charging."""
+    calls = charger.calls("SetChargingProfile")
+    return [call for call in calls if call["chargingProfile"]["chargingProfilePurpose"] == "TxDefaultProfile"]
+
+
 # B01 to B04: boot
 
 
@@ -61,7 +67,7 @@ async def test_b01_a_cold_boot_is_accepted_with_the_time_and_set_up(site: TlsSit
         assert (answer["status"], answer["interval"]) == ("Accepted", 300)
         assert abs(datetime.fromisoformat(answer["currentTime"]) - datetime.now(UTC)) < timedelta(seconds=5)
         await charger.hear("GetBaseReport")
-        assert [call["evseId"] for call in charger.calls("SetChargingProfile")] == [1, 2]
+        assert [call["evseId"] for call in shares(charger)] == [1, 2]
 
 
 async def test_b01_a_boot_without_a_model_is_a_call_error(site: TlsSite) -> None:
@@ -122,7 +128,7 @@ async def test_b04_a_charger_that_was_offline_goes_on_without_boot(site: TlsSite
     async with site.charger() as charger:
         assert (await charger.ask("Heartbeat", {}))["currentTime"]
         await charger.hear("GetBaseReport")
-        assert len(charger.calls("SetChargingProfile")) == 2
+        assert len(shares(charger)) == 2
 
 
 # B05, B06: variables
@@ -283,106 +289,7 @@ async def test_b11_b12_a_charger_is_reset(
     assert (await site.order("reset", **arguments))["ok"] is False
 
 
-# N: monitoring
-
-
-async def test_n04_a_variable_is_watched_and_n06_no_more(charger: RawCharger, site: TlsSite) -> None:
-    charger.answers["SetVariableMonitoring"] = results(
-        "setMonitoringResult", "setMonitoringData", status="Accepted", type="UpperThreshold", severity=3, id=17
-    )
-    answer = await site.order("monitor", variable="EVSE#1/Power", value=10000, severity=3)
-    assert answer == {"ok": True, "status": "Accepted", "id": 17}
-    model = site.server.chargers["CP-1"].session.reports.model
-    assert model.monitors[17]["name"] == "EVSE#1/Power"
-    charger.answers["ClearVariableMonitoring"] = {"clearMonitoringResult": [{"status": "Accepted", "id": 17}]}
-    assert (await site.order("unmonitor", id=17))["ok"] is True
-    assert model.monitors == {}
-
-
-@pytest.mark.parametrize("arguments", [{"value": "high"}, {"value": 1, "severity": 10}, {"value": 1, "kind": "Mood"}])
-async def test_n04_what_cannot_be_watched_is_not_asked_for(
-    charger: RawCharger, site: TlsSite, arguments: dict[str, Any]
-) -> None:
-    with pytest.raises(ValueError, match="value|severity|kind"):  # noqa: RUF043
-        await site.order("monitor", variable="A/B", **arguments)
-    with pytest.raises(DeviceRefusedError, match="NotImplemented"):
-        await site.order("monitor", variable="A/B", value=1)
-
-
-async def test_n02_monitors_are_reported(charger: RawCharger, site: TlsSite) -> None:
-    charger.answers["GetMonitoringReport"] = {"status": "Accepted"}
-    number = (await site.order("monitors"))["request"]
-    monitor = {"id": 3, "transaction": False, "value": 5, "type": "Delta", "severity": 4}
-    payload = {
-        "requestId": number, "seqNo": 0, "generatedAt": stamp(),
-        "monitor": [{"component": {"name": "A"}, "variable": {"name": "B"}, "variableMonitoring": [monitor]}],
-    }  # fmt: skip
-    assert await charger.ask("NotifyMonitoringReport", payload) == {}
-    assert site.server.chargers["CP-1"].session.reports.model.monitors[3]["name"] == "A/B"
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments", "sent"),
-    [
-        ("monitoring-base", {"base": "FactoryDefault"}, ("SetMonitoringBase", {"monitoringBase": "FactoryDefault"})),
-        ("monitoring-level", {"severity": 4}, ("SetMonitoringLevel", {"severity": 4})),
-    ],
-)
-async def test_n03_n05_monitoring_is_set_up(
-    charger: RawCharger, site: TlsSite, name: str, arguments: dict[str, Any], sent: tuple[str, Payload]
-) -> None:
-    charger.answers[sent[0]] = {"status": "Accepted"}
-    assert (await site.order(name, **arguments))["ok"] is True
-    assert charger.heard[-1] == sent
-    charger.answers[sent[0]] = {"status": "Rejected"}
-    assert (await site.order(name, **arguments))["ok"] is False
-
-
-async def test_n07_an_alert_is_said_and_a_change_is_known(charger: RawCharger, site: TlsSite) -> None:
-    def event(number: int, trigger: str, value: str) -> Payload:
-        return {
-            "eventId": number, "timestamp": stamp(), "trigger": trigger, "actualValue": value,
-            "eventNotificationType": "HardWiredMonitor",
-            "component": {"name": "FanHeater"}, "variable": {"name": "Problem"},
-        }  # fmt: skip
-
-    payload = {"generatedAt": stamp(), "seqNo": 0, "eventData": [event(1, "Delta", "false")]}
-    assert await charger.ask("NotifyEvent", payload) == {}
-    assert site.codes() == []
-    await charger.ask("NotifyEvent", payload | {"eventData": [event(2, "Alerting", "true")]})
-    assert site.codes() == ["charger.event"]
-    assert "FanHeater/Problem" in site.events[0][2]
-    model = site.server.chargers["CP-1"].session.reports.model
-    assert model.value("FanHeater", "Problem") == "true"
-    assert len(model.events) == 2
-
-
-async def test_n07_an_event_without_data_is_a_call_error(charger: RawCharger) -> None:
-    with pytest.raises(AnsweredError) as refused:
-        await charger.ask("NotifyEvent", {"generatedAt": stamp(), "seqNo": 0, "eventData": []})
-    assert refused.value.code == "OccurrenceConstraintViolation"
-
-
-async def test_n01_a_log_is_asked_for_and_its_way_told(charger: RawCharger, site: TlsSite) -> None:
-    charger.answers["GetLog"] = {"status": "Accepted", "filename": "log.txt"}
-    answer = await site.order("log", url="https://192.0.2.1/up", kind="SecurityLog", oldest="2026-01-01T00:00:00Z")
-    assert (answer["ok"], answer["filename"]) == (True, "log.txt")
-    sent = charger.calls("GetLog")[0]
-    assert sent["log"] == {"remoteLocation": "https://192.0.2.1/up", "oldestTimestamp": "2026-01-01T00:00:00.000Z"}
-    await charger.ask("LogStatusNotification", {"status": "UploadFailure", "requestId": answer["request"]})
-    assert site.server.chargers["CP-1"].session.reports.logs[answer["request"]] == "UploadFailure"
-
-
-async def test_n01_a_log_that_cannot_be_asked_for(charger: RawCharger, site: TlsSite) -> None:
-    with pytest.raises(ValueError, match="url"):
-        await site.order("log")
-    with pytest.raises(ValueError, match="DiagnosticsLog or SecurityLog"):
-        await site.order("log", url="https://192.0.2.1/up", kind="Diary")
-    charger.answers["GetLog"] = {"status": "Rejected"}
-    assert (await site.order("log", url="https://192.0.2.1/up"))["ok"] is False
-
-
-# The clock
+# G02: the clock
 
 
 async def test_g02_a_heartbeat_tells_the_time_whatever_is_away(charger: RawCharger) -> None:
@@ -392,3 +299,68 @@ async def test_g02_a_heartbeat_tells_the_time_whatever_is_away(charger: RawCharg
     with pytest.raises(AnsweredError) as refused:
         await charger.ask("Heartbeat", {"time": 1})
     assert refused.value.code == "FormatViolation"
+
+
+# B08: what is asked for
+
+
+async def test_b08_a_report_of_what_matters_is_asked_for_and_known(charger: RawCharger, site: TlsSite) -> None:
+    charger.answers["GetReport"] = {"status": "Accepted"}
+    answer = await site.order("custom-report", criterion="Problem", variable="EVSE#1/Power")
+    assert answer["ok"] is True
+    component = {"name": "EVSE", "evse": {"id": 1}}
+    assert charger.calls("GetReport") == [
+        {
+            "requestId": answer["request"],
+            "componentCriteria": ["Problem"],
+            "componentVariable": [{"component": component, "variable": {"name": "Power"}}],
+        }
+    ]
+    await charger.ask("NotifyReport", report(answer["request"], 0, [entry("Fan", "Problem", "true")]))
+    assert names(site) == ["Fan/Problem"]
+
+
+@pytest.mark.parametrize("status", ["EmptyResultSet", "Rejected", "NotSupported"])
+async def test_b08_a_report_that_there_is_not_is_told(charger: RawCharger, site: TlsSite, status: str) -> None:
+    charger.answers["GetReport"] = {"status": status}
+    assert (await site.order("custom-report", criterion="Problem"))["status"] == status
+    with pytest.raises(ValueError, match="criterion or variable"):
+        await site.order("custom-report")
+
+
+# B10 and A05: to another address, with a better security profile
+
+
+async def test_b10_a05_a_charger_is_moved_to_a_better_profile_and_not_to_none(
+    charger: RawCharger, site: TlsSite
+) -> None:
+    charger.answers["SetNetworkProfile"] = {"status": "Accepted"}
+    charger.answers["Reset"] = {"status": "Scheduled"}
+    assert (await site.order("network", slot=2, url="wss://192.0.2.1:9000/", profile=3))["ok"] is True
+    assert (await site.order("set", variable="OCPPCommCtrlr/NetworkConfigurationPriority", value="2,1"))["ok"] is True
+    assert (await site.order("reset"))["ok"] is True
+    assert [action for action, _ in charger.heard[-3:]] == ["SetNetworkProfile", "SetVariables", "Reset"]
+    charger.answers["SetVariables"] = results("setVariableResult", "setVariableData", attributeStatus="Rejected")
+    answer = await site.order("set", variable="OCPPCommCtrlr/NetworkConfigurationPriority", value="7")
+    assert answer == {"ok": False, "status": "Rejected"}
+    assert names(site, "priority") == ["OCPPCommCtrlr/NetworkConfigurationPriority"]
+    assert (
+        site.server.chargers["CP-1"].session.reports.model.value("OCPPCommCtrlr", "NetworkConfigurationPriority")
+        == "2,1"
+    )
+
+
+# B13 (2.1): a transaction that goes on after a reset
+
+
+async def test_b13_a_charger_of_2_1_resumes_and_one_of_2_0_1_is_not_asked_to(
+    charger: RawCharger, site: TlsSite
+) -> None:
+    charger.answers["Reset"] = {"status": "Accepted"}
+    if site.version == "ocpp2.0.1":
+        with pytest.raises(ValueError, match="ImmediateAndResume"):
+            await site.order("reset", resume=True)
+        assert charger.calls("Reset") == []
+        return
+    assert (await site.order("reset", resume=True))["ok"] is True
+    assert charger.calls("Reset") == [{"type": "ImmediateAndResume"}]

@@ -1,9 +1,10 @@
-"""OCPP 2.0.1 block C and D, authorisation and local list: good and error path of each use case, over TLS."""
+"""OCPP 2.0.1 and 2.1 block C, authorisation: good and error path of each use case, over TLS."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from drivers.device import DeviceRefusedError
 from drivers.ocpp import ChargerSettings
 from drivers.ocpp.tokens import SiteToken, SiteTokens, token_digest
-from hil_tests.ocpp_raw import AnsweredError, Authority, RawCharger, Silence, TlsSite, pem, token
-from hil_tests.ocpp_station import until
+from hil_tests.ocpp_raw import AnsweredError, Authority, RawCharger, TlsSite, pem, token
+from hil_tests.ocpp_station import stamp, until
 
 NOW_US = time.time_ns() // 1000
 HOUR_US = 3_600_000_000
@@ -32,14 +33,14 @@ SUB = Authority("Mobility operator sub", parent=ROOT)
 
 
 @pytest.fixture
-async def site(tmp_path: Path) -> AsyncIterator[TlsSite]:
+async def site(tmp_path: Path, version: str) -> AsyncIterator[TlsSite]:
     tokens = SiteTokens("MASTERS")
     tokens.replace(TOKENS)
     settings = [
         ChargerSettings(device_id="car-1", charger_id="CP-1", password="secret-1", local_tokens=("LOCAL-1",)),
         ChargerSettings(device_id="car-2", charger_id="CP-1", password="secret-1", evse_id=2),
     ]
-    made = TlsSite(tmp_path, settings, tokens, options={"contract_roots": [ROOT.certificate]})
+    made = TlsSite(tmp_path, settings, tokens, options={"contract_roots": [ROOT.certificate]}, version=version)
     async with made.running():
         yield made
 
@@ -80,9 +81,13 @@ async def test_c01_a_token_of_another_kind_is_another_token(charger: RawCharger)
     assert (await shown(charger, "04AABBCC", "eMAID"))["status"] == "Unknown"
 
 
-async def test_c01_a_token_longer_than_the_specification_allows_is_a_call_error(charger: RawCharger) -> None:
+async def test_c01_a_token_longer_than_the_specification_allows_is_a_call_error(
+    charger: RawCharger, site: TlsSite
+) -> None:
+    longest = 255 if site.version == "ocpp2.1" else 36
+    assert (await shown(charger, "x" * longest))["status"] == "Unknown"
     with pytest.raises(AnsweredError) as refused:
-        await shown(charger, "x" * 37)
+        await shown(charger, "x" * (longest + 1))
     assert refused.value.code == "PropertyConstraintViolation"
 
 
@@ -186,98 +191,59 @@ async def test_c11_a_charger_without_a_cache_is_an_error_and_no_more(charger: Ra
     assert (await charger.ask("Heartbeat", {}))["currentTime"]
 
 
-# D01, D02: local list
+# C04 to C06: other kinds of tokens
 
 
-async def test_d01_tokens_are_put_into_the_charger_for_the_time_without_us(charger: RawCharger, site: TlsSite) -> None:
-    sent = await charger.hear("SendLocalList")
-    assert (sent["updateType"], sent["versionNumber"]) == ("Full", 1)
-    listed = {entry["idToken"]["idToken"]: entry["idTokenInfo"] for entry in sent["localAuthorizationList"]}
-    # The charger cannot compare with a hash, and a master pass is known by its group.
-    assert "MASTER-1" not in listed
-    assert len(listed) == 7
-    assert listed["04AABBCC"]["groupIdToken"]["idToken"] == "FAMILY"
-    assert listed["04BBBBBB"]["status"] == "Blocked"
-    assert listed["LOCAL-1"]["evseId"] == [1]
+@pytest.mark.parametrize("kind", ["KeyCode", "Central", "Local", "MacAddress", "ISO15693"])
+async def test_c04_c05_c06_a_token_of_any_kind_is_accepted_where_the_owner_names_it_so(
+    charger: RawCharger, site: TlsSite, kind: str
+) -> None:
+    site.tokens.replace([SiteToken(name="4711", kind=kind)])
+    assert (await shown(charger, "4711", kind))["status"] == "Accepted"
+    assert (await shown(charger, "4712", kind))["status"] == "Unknown"
+    assert (await shown(charger, "4711", "eMAID"))["status"] == "Unknown"
 
 
-async def test_d01_a_change_is_sent_as_a_difference_and_no_change_not_at_all(
+async def test_c06_2_1_names_its_kinds_freely_and_2_0_1_does_not(charger: RawCharger, site: TlsSite) -> None:
+    if site.version == "ocpp2.1":
+        assert (await shown(charger, "X", "DirectPayment"))["status"] == "Unknown"
+        return
+    with pytest.raises(AnsweredError) as refused:
+        await shown(charger, "X", "DirectPayment")
+    assert refused.value.code == "PropertyConstraintViolation"
+
+
+# C10, C12 to C15: what the charger knows by itself
+
+
+async def test_c10_nothing_is_cached_beyond_its_own_end(charger: RawCharger, site: TlsSite) -> None:
+    site.tokens.replace([SiteToken(name="SOON-1", expires_us=NOW_US + HOUR_US)])
+    until_when = datetime.fromisoformat(str((await shown(charger, "SOON-1"))["cacheExpiryDateTime"]))
+    assert abs(until_when.timestamp() - (NOW_US + HOUR_US) / 1e6) < 1
+    assert "cacheExpiryDateTime" not in await shown(charger, "NOBODY")
+
+
+@pytest.mark.parametrize(("name", "status"), [("LOCAL-1", "Accepted"), ("NOBODY", "Unknown"), ("04BBBBBB", "Blocked")])
+async def test_c12_c13_c15_what_a_charger_let_in_by_itself_is_judged_when_it_tells(
+    charger: RawCharger, site: TlsSite, name: str, status: str
+) -> None:
+    answer = await charger.event("Started", 0, idToken=token(name), offline=True, timestamp=stamp(100))
+    assert answer["idTokenInfo"]["status"] == status
+    vehicle = site.server.devices["car-1"].status().vehicle
+    assert vehicle is not None
+    assert vehicle.token_id == (name if status == "Accepted" else None)
+
+
+async def test_c14_a_token_that_was_blocked_meanwhile_is_refused_online_and_in_the_list(
     charger: RawCharger, site: TlsSite
 ) -> None:
+    assert (await shown(charger, "04AABBCC"))["status"] == "Accepted"
+    site.tokens.replace([SiteToken(name="04AABBCC", kind="ISO14443", blocked=True)])
+    assert (await shown(charger, "04AABBCC"))["status"] == "Blocked"
     await charger.hear("SendLocalList")
-    assert (await site.order("local-list"))["sent"] is False
-    site.tokens.replace([*TOKENS[1:], SiteToken(name="NEW-1")])
-    assert await site.order("local-list") == {"ok": True, "status": "Accepted", "version": 2, "sent": True}
-    difference = charger.calls("SendLocalList")[1]
-    assert difference["updateType"] == "Differential"
-    assert [(e["idToken"]["idToken"], "idTokenInfo" in e) for e in difference["localAuthorizationList"]] == [
-        ("NEW-1", True),
-        ("04AABBCC", False),
-    ]
-
-
-async def test_d01_a_charger_that_lost_its_list_gets_all_of_it(charger: RawCharger, site: TlsSite) -> None:
-    await charger.hear("SendLocalList")
-    charger.list_version = 0
     assert (await site.order("local-list"))["ok"] is True
-    assert charger.calls("SendLocalList")[1]["updateType"] == "Full"
-    assert charger.list_version == 2
-
-
-async def test_d01_the_list_is_sent_in_parts_of_what_the_charger_takes(charger: RawCharger, site: TlsSite) -> None:
-    await charger.hear("SendLocalList")
-    charger.list_version = 0
-    charger.answers["GetVariables"] = lambda asked: {
-        "getVariableResult": [{**asked["getVariableData"][0], "attributeStatus": "Accepted", "attributeValue": "3"}]
+    listed = {
+        entry["idToken"]["idToken"]: entry.get("idTokenInfo", {}).get("status")
+        for entry in charger.calls("SendLocalList")[-1]["localAuthorizationList"]
     }
-    assert (await site.order("local-list"))["version"] == 4
-    parts = charger.calls("SendLocalList")[1:]
-    assert [len(part["localAuthorizationList"]) for part in parts] == [3, 3, 1]
-    assert [part["updateType"] for part in parts] == ["Full", "Differential", "Differential"]
-
-
-async def test_d01_a_refused_list_is_said_once_and_tried_with_the_next_connection(
-    charger: RawCharger, site: TlsSite
-) -> None:
-    await charger.hear("SendLocalList")
-    charger.list_version = 9
-    charger.answers["SendLocalList"] = {"status": "Failed"}
-    answer = await site.order("local-list")
-    assert (answer["ok"], answer["status"]) == (False, "does not take the local list: Failed")
-
-
-async def test_d02_the_version_of_the_list_can_be_asked(charger: RawCharger, site: TlsSite) -> None:
-    await charger.hear("SendLocalList")
-    assert (await site.order("local-list-version"))["versionNumber"] == 1
-
-
-async def test_d01_the_list_survives_our_restart_and_is_not_sent_again(site: TlsSite, charger: RawCharger) -> None:
-    await charger.hear("SendLocalList")
-    await until(lambda: b'"version":1' in site.journal.kept["charger/CP-1"], "the version to be kept")
-    again = site.make_server()
-    await again.chargers["CP-1"].recall()
-    assert again.chargers["CP-1"].session.local_list.version == 1
-
-
-async def test_d01_a_charger_without_a_local_list_is_not_asked_for_it(site: TlsSite) -> None:
-    async with site.charger() as charger:
-        charger.answers["SetVariables"] = lambda asked: {
-            "setVariableResult": [
-                {"component": e["component"], "variable": e["variable"], "attributeStatus": "UnknownComponent"}
-                for e in asked["setVariableData"]
-            ]
-        }
-        await charger.ready()
-        assert charger.calls("GetLocalListVersion") == []
-
-
-async def test_d01_a_charger_that_does_not_answer_for_its_list_holds_up_the_line_once(tmp_path: Path) -> None:
-    settings = [ChargerSettings(device_id="car-1", charger_id="CP-1", password="secret-1", local_tokens=("LOCAL-1",))]
-    async with TlsSite(tmp_path, settings, options={"call_timeout_s": 0.2}).running() as site:
-        for asked in (1, 0):
-            async with site.charger() as charger:
-                charger.answers["GetLocalListVersion"] = Silence()
-                await charger.boot()
-                await charger.hear("GetLocalListVersion" if asked else "GetBaseReport")
-                await until(lambda: site.server.chargers["CP-1"].desk.list_given_up, "the list to be given up")
-                assert len(charger.calls("GetLocalListVersion")) == asked
+    assert listed["04AABBCC"] == "Blocked"

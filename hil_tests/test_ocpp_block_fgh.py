@@ -1,4 +1,4 @@
-"""OCPP 2.0.1 blocks F (remote control), G (availability), H (reservation), P (data transfer), over TLS."""
+"""OCPP 2.0.1 and 2.1 blocks F (remote control), G (availability), H (reservation): both paths, over TLS."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ SETTINGS = [
 
 
 @pytest.fixture
-async def site(tmp_path: Path) -> AsyncIterator[TlsSite]:
-    async with TlsSite(tmp_path, SETTINGS).running() as site:
+async def site(tmp_path: Path, version: str) -> AsyncIterator[TlsSite]:
+    async with TlsSite(tmp_path, SETTINGS, version=version).running() as site:
         yield site
 
 
@@ -193,38 +193,93 @@ async def test_h04_word_of_a_reservation_that_nobody_made_is_taken(charger: RawC
     assert answer == {}
 
 
-# P: data transfer
+async def test_f02_a_start_before_the_cable_is_known_again_by_its_number(charger: RawCharger, site: TlsSite) -> None:
+    charger.answers["RequestStartTransaction"] = {"status": "Accepted", "transactionId": "T9"}
+    await site.order("start", device="car-1", token="APP-1")
+    number = charger.calls("RequestStartTransaction")[0]["remoteStartId"]
+    answer = await charger.event(
+        "Started", 0, transaction="T9", trigger="RemoteStart", idToken=token("APP-1", "Central"),
+        info={"remoteStartId": number},
+    )  # fmt: skip
+    assert answer["idTokenInfo"]["status"] == "Accepted"
+    vehicle = site.server.devices["car-1"].status().vehicle
+    assert vehicle is not None
+    assert (vehicle.transaction_id, vehicle.token_id) == ("T9", "APP-1")
 
 
-async def test_p01_data_goes_to_the_charger(charger: RawCharger, site: TlsSite) -> None:
-    charger.answers["DataTransfer"] = {"status": "Accepted", "data": {"a": [1, {"camelCase_L2": True}]}}
-    answer = await site.order("data", vendor="org.example", message="hello", data={"setpoint_L2": 1})
-    assert answer["data"] == {"a": [1, {"camelCase_L2": True}]}
-    assert charger.calls("DataTransfer") == [
-        {"vendorId": "org.example", "messageId": "hello", "data": {"setpoint_L2": 1}}
-    ]
-    charger.answers["DataTransfer"] = {"status": "UnknownVendorId"}
-    assert (await site.order("data", vendor="org.example"))["ok"] is False
+async def test_f02_a_token_that_nobody_sent_does_not_start(charger: RawCharger) -> None:
+    answer = await charger.event("Started", 0, trigger="RemoteStart", idToken=token("APP-2", "Central"))
+    assert answer["idTokenInfo"]["status"] == "Unknown"
 
 
-async def test_p02_data_of_a_vendor_that_nobody_knows_here_is_answered_so(charger: RawCharger) -> None:
-    assert await charger.ask("DataTransfer", {"vendorId": "org.example", "data": 1}) == {"status": "UnknownVendorId"}
+async def test_f03_a_refused_remote_stop_is_an_error_and_the_transaction_goes_on(
+    charger: RawCharger, site: TlsSite
+) -> None:
+    charger.answers["RequestStopTransaction"] = {"status": "Rejected"}
+    await charger.event("Started", 0)
+    with pytest.raises(DeviceRefusedError, match="refused RequestStopTransaction"):
+        await site.order("stop", device="car-1")
+    vehicle = site.server.devices["car-1"].status().vehicle
+    assert vehicle is not None
+    assert vehicle.transaction_id == "T1"
+
+
+async def test_f05_a_connector_that_is_not_there_is_told(charger: RawCharger, site: TlsSite) -> None:
+    charger.answers["UnlockConnector"] = {"status": "UnknownConnector"}
+    assert (await site.order("unlock", device="car-1", connector=9))["ok"] is False
+    with pytest.raises(ValueError, match="car-1, car-2"):
+        await site.order("unlock")
+
+
+async def test_g01_an_evse_that_nobody_configured_is_said_once(charger: RawCharger, site: TlsSite) -> None:
+    for _ in range(3):
+        told = {"timestamp": stamp(), "connectorStatus": "Available", "evseId": 9, "connectorId": 1}
+        assert await charger.ask("StatusNotification", told) == {}
+    assert site.codes() == ["charger.unknown_evse"]
     with pytest.raises(AnsweredError) as refused:
-        await charger.ask("DataTransfer", {"data": 1})
-    assert refused.value.code == "OccurrenceConstraintViolation"
+        await charger.ask("StatusNotification", told | {"connectorStatus": "Tired"})
+    assert refused.value.code == "PropertyConstraintViolation"
+
+
+async def test_g05_a_lock_that_does_not_hold_is_said(charger: RawCharger, site: TlsSite) -> None:
+    event = {
+        "eventId": 1, "timestamp": stamp(), "trigger": "Alerting", "actualValue": "true",
+        "eventNotificationType": "HardWiredNotification",
+        "component": {"name": "ConnectorPlugRetentionLock", "evse": {"id": 1, "connectorId": 1}},
+        "variable": {"name": "Problem"},
+    }  # fmt: skip
+    await charger.ask("NotifyEvent", {"generatedAt": stamp(), "seqNo": 0, "eventData": [event]})
+    assert site.codes() == ["charger.event"]
+    assert "ConnectorPlugRetentionLock" in site.events[0][2]
+    event |= {"eventId": 2, "actualValue": "false"}  # it holds again: an alert that has ended is no alarm
+    await charger.ask("NotifyEvent", {"generatedAt": stamp(), "seqNo": 1, "eventData": [event | {"trigger": "Delta"}]})
+    assert site.codes() == ["charger.event"]
+
+
+async def test_h03_a_reservation_for_a_group_names_it_and_ends_with_its_use(charger: RawCharger, site: TlsSite) -> None:
+    charger.answers["ReserveNow"] = {"status": "Accepted"}
+    number = (await site.order("reserve", device="car-1", token="RFID-1", group="FAMILY"))["reservation"]
+    assert charger.calls("ReserveNow")[0]["groupIdToken"] == {"idToken": "FAMILY", "type": "Central"}
+    await charger.event("Started", 0, reservationId=number + 1)  # another one, of which nobody knows
+    reservations = site.server.chargers["CP-1"].session.reports.reservations
+    assert list(reservations) == [number]
+    await charger.event("Ended", 1, info={"stoppedReason": "Local"}, trigger="StopAuthorized")
+    await charger.event("Started", 0, transaction="T2", reservationId=number, idToken=token("RFID-1"))
+    assert reservations == {}
 
 
 # Of all orders
 
 
-async def test_an_order_to_a_charger_that_is_away_or_silent_says_so(site: TlsSite) -> None:
-    with pytest.raises(DeviceUnreachableError, match="not connected"):
-        await site.order("reset")
-    async with site.charger() as charger:
-        await charger.ready()
-        charger.answers["Reset"] = Silence()
-        with pytest.raises(DeviceUnreachableError, match="no answer"):
+async def test_an_order_to_a_charger_that_is_away_or_silent_says_so(tmp_path: Path) -> None:
+    async with TlsSite(tmp_path, SETTINGS, options={"call_timeout_s": 0.5}).running() as site:
+        with pytest.raises(DeviceUnreachableError, match="not connected"):
             await site.order("reset")
+        async with site.charger() as charger:
+            await charger.ready()
+            charger.answers["Reset"] = Silence()
+            with pytest.raises(DeviceUnreachableError, match="no answer"):
+                await site.order("reset")
 
 
 async def test_an_order_that_nobody_knows_is_refused_with_those_that_are(charger: RawCharger, site: TlsSite) -> None:

@@ -1,20 +1,18 @@
-"""OCPP block J, meter values, over a real WebSocket: sampled, clock-aligned, signed, and what chargers get wrong."""
+"""OCPP 2.0.1 and 2.1 block J, meter values, over TLS: sampled, clock-aligned, signed, and what chargers get wrong."""
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from websockets.asyncio.client import ClientConnection
 
 from drivers.device import Sample, SignatureVerdict
 from drivers.ocmf.keys import key_from_der
-from drivers.ocpp import OcppServer
-from hil_tests.ocpp_station import PLAIN, V2G, MemoryJournal, Site, meter_value, ready, running, stamp, until
+from hil_tests.ocpp_raw import AnsweredError, RawCharger, TlsSite
+from hil_tests.ocpp_station import PLAIN, V2G, meter_value, stamp, until
 from tests.drivers.ocmf.meters import BEGIN, END, Meter
 
 METER, STRANGER = Meter("brainpool256r1"), Meter("brainpool256r1", 2)
@@ -22,39 +20,18 @@ EXPORT = {**BEGIN, "RI": "1-b:2.8.0", "RV": 0.05}
 
 
 @pytest.fixture
-async def site() -> AsyncIterator[Site]:
+async def site(tmp_path: Path, version: str) -> AsyncIterator[TlsSite]:
     """With the key of the first charger's meter registered."""
-    made = Site(MemoryJournal())
-    made.server = OcppServer(
-        "127.0.0.1",
-        0,
-        [replace(V2G, meter_key=key_from_der(METER.der)), PLAIN],
-        heartbeat_s=300,
-        meter_interval_s=60,
-        call_timeout_s=5.0,
-        monotonic_s=time.monotonic,
-        wall_us=lambda: time.time_ns() // 1000,
-        journal=MemoryJournal(),
-        on_event=lambda *event: made.events.append(event),
-    )
-    async with running(made) as going:
-        yield going
+    settings = [replace(V2G, meter_key=key_from_der(METER.der)), PLAIN]
+    async with TlsSite(tmp_path, settings, version=version).running() as site:
+        yield site
 
 
 @pytest.fixture
-async def charger(site: Site) -> AsyncIterator[ClientConnection]:
-    """A charger that speaks frames, so that it can say what a well-made one never would; questions to it it leaves."""
-    async with site.open() as socket:
-        yield socket
-
-
-async def say(socket: ClientConnection, action: str, payload: dict[str, Any]) -> list[Any]:
-    """The answer to one call."""
-    await socket.send(json.dumps([2, f"{action}-1", action, payload]))
-    while True:
-        heard = json.loads(await socket.recv())
-        if heard[0] in (3, 4) and heard[1] == f"{action}-1":
-            return list(heard)
+async def charger(site: TlsSite) -> AsyncIterator[RawCharger]:
+    """It says what a well-made one never would."""
+    async with site.charger() as charger:
+        yield charger
 
 
 def values(*sampled: dict[str, Any]) -> dict[str, Any]:
@@ -64,27 +41,25 @@ def values(*sampled: dict[str, Any]) -> dict[str, Any]:
 REGISTER = {"value": 12.5, "measurand": "Energy.Active.Import.Register", "unitOfMeasure": {"unit": "kWh"}}
 
 
-def samples_with_values(site: Site) -> list[Sample]:
+def samples_with_values(site: TlsSite) -> list[Sample]:
     return [sample for sample in site.samples if not sample.measures_nothing]
 
 
-async def test_j01_clock_aligned_values_outside_a_transaction_are_a_sample(
-    site: Site, charger: ClientConnection
-) -> None:
+async def test_j01_clock_aligned_values_outside_a_transaction_are_a_sample(site: TlsSite, charger: RawCharger) -> None:
     aligned = [{**REGISTER, "context": "Sample.Clock"}, {"value": 0, "measurand": "Power.Active.Import"}]
-    assert (await say(charger, "MeterValues", values(*aligned)))[2] == {}
+    assert await charger.ask("MeterValues", values(*aligned)) == {}
     (sample,) = site.samples
     assert (sample.import_register_milliwatt_hours, sample.power_w) == (12_500_000, 0)
 
 
-async def test_j01_values_of_the_stations_own_inlet_are_nobodys_register(site: Site, charger: ClientConnection) -> None:
+async def test_j01_values_of_the_stations_own_inlet_are_nobodys_register(site: TlsSite, charger: RawCharger) -> None:
     inlet = {"evseId": 0, "meterValue": values(REGISTER)["meterValue"]}
-    assert (await say(charger, "MeterValues", inlet))[2] == {}
-    assert (await say(charger, "MeterValues", values({**REGISTER, "location": "Inlet"})))[2] == {}
+    assert await charger.ask("MeterValues", inlet) == {}
+    assert await charger.ask("MeterValues", values({**REGISTER, "location": "Inlet"})) == {}
     assert [sample.import_register_milliwatt_hours for sample in site.samples] in ([], [None])
 
 
-async def test_j02_sampled_values_of_a_transaction_come_per_phase(site: Site, charger: ClientConnection) -> None:
+async def test_j02_sampled_values_of_a_transaction_come_per_phase(site: TlsSite, charger: RawCharger) -> None:
     phases = [{"value": 1000 + n, "measurand": "Power.Active.Import", "phase": f"L{n}"} for n in (1, 2, 3)]
     voltages = [{"value": 229 + n, "measurand": "Voltage", "phase": f"L{n}-N"} for n in (1, 2, 3)]
     event = {
@@ -96,7 +71,7 @@ async def test_j02_sampled_values_of_a_transaction_come_per_phase(site: Site, ch
         "evse": {"id": 1, "connectorId": 1},
         "meterValue": values(REGISTER, *phases, *voltages)["meterValue"],
     }
-    assert (await say(charger, "TransactionEvent", event))[0] == 3
+    assert await charger.ask("TransactionEvent", event) == {}
     (sample,) = site.samples
     assert (sample.power_w, sample.phase_power_w, sample.voltage_millivolts) == (3_006, (1001, 1002, 1003), 231_000)
 
@@ -115,9 +90,9 @@ async def test_j02_sampled_values_of_a_transaction_come_per_phase(site: Site, ch
     ids=["measurand", "unit", "location", "phase", "negative register", "absurd power", "absurd multiplier"],
 )
 async def test_j02_what_is_unknown_or_absurd_is_told_and_costs_nothing_beside_it(
-    site: Site, charger: ClientConnection, odd: dict[str, Any]
+    site: TlsSite, charger: RawCharger, odd: dict[str, Any]
 ) -> None:
-    assert (await say(charger, "MeterValues", values(REGISTER, odd)))[0] == 3
+    assert await charger.ask("MeterValues", values(REGISTER, odd)) == {}
     (sample,) = site.samples
     assert sample.import_register_milliwatt_hours == 12_500_000
     assert (sample.export_register_milliwatt_hours, sample.power_w, sample.state_of_charge_permille) == (None,) * 3
@@ -136,18 +111,18 @@ async def test_j02_what_is_unknown_or_absurd_is_told_and_costs_nothing_beside_it
     ids=["wrong type", "value as text", "no value", "no time", "endless name"],
 )
 async def test_j02_what_the_schema_forbids_is_refused_with_its_reason(
-    site: Site, charger: ClientConnection, payload: dict[str, Any]
+    site: TlsSite, charger: RawCharger, payload: dict[str, Any]
 ) -> None:
-    answer = await say(charger, "MeterValues", payload)
-    assert answer[0] == 4
-    assert answer[2] != "InternalError"
+    with pytest.raises(AnsweredError) as refused:
+        await charger.ask("MeterValues", payload)
+    assert refused.value.code != "InternalError"
     assert site.samples == []
-    assert (await say(charger, "Heartbeat", {}))[0] == 3
+    assert (await charger.ask("Heartbeat", {}))["currentTime"]
 
 
-async def test_j02_a_register_that_goes_back_is_told(site: Site, charger: ClientConnection) -> None:
-    await say(charger, "MeterValues", values(REGISTER))
-    await say(charger, "MeterValues", values({**REGISTER, "value": 3}))
+async def test_j02_a_register_that_goes_back_is_told(site: TlsSite, charger: RawCharger) -> None:
+    await charger.ask("MeterValues", values(REGISTER))
+    await charger.ask("MeterValues", values({**REGISTER, "value": 3}))
     assert "charger.register_back" in site.codes()
 
 
@@ -163,30 +138,52 @@ def signed(wh: float, record: str, context: str, public_key: str = "") -> dict[s
     return sent
 
 
-async def test_j03_signatures_are_asked_for_and_begin_and_end_are_verified(site: Site) -> None:
-    async with site.station() as station:
-        await ready(site, station)
-        assert station.variables["SignReadings"] == "true"
-        begin, end = METER.record(BEGIN, EXPORT), METER.record(BEGIN, END, {**EXPORT, "TX": "E"})
-        await station.transaction_event("Started", 0, meter_value=[signed(100_250, begin, "Transaction.Begin")])
-        await station.transaction_event("Ended", 1, meter_value=[signed(107_500, end, "Transaction.End")])
-        first, last = samples_with_values(site)
-        assert [value.record for value in (*first.signed, *last.signed)] == [begin.encode(), end.encode()]
-        assert {value.verdict for value in (*first.signed, *last.signed)} == {SignatureVerdict.VERIFIED}
-        assert first.registers_signed
-        assert last.registers_signed
-        assert not any(code.startswith("charger.signed") for code in site.codes())
+async def test_j03_signatures_are_asked_for_and_begin_and_end_are_verified(site: TlsSite, charger: RawCharger) -> None:
+    await charger.ready()
+    switched_on = [
+        entry["attributeValue"]
+        for call in charger.calls("SetVariables")
+        for entry in call["setVariableData"]
+        if entry["variable"]["name"] == "SignReadings"
+    ]
+    assert set(switched_on) == {"true"}
+    begin, end = METER.record(BEGIN, EXPORT), METER.record(BEGIN, END, {**EXPORT, "TX": "E"})
+    await charger.event("Started", 0, meterValue=[signed(100_250, begin, "Transaction.Begin")])
+    await charger.event("Ended", 1, meterValue=[signed(107_500, end, "Transaction.End")])
+    first, last = samples_with_values(site)
+    assert [value.record for value in (*first.signed, *last.signed)] == [begin.encode(), end.encode()]
+    assert {value.verdict for value in (*first.signed, *last.signed)} == {SignatureVerdict.VERIFIED}
+    assert first.registers_signed
+    assert last.registers_signed
+    assert not any(code.startswith("charger.signed") for code in site.codes())
 
 
-async def test_j03_a_wrong_signature_and_a_strangers_key_are_alarmed_and_the_transaction_goes_on(site: Site) -> None:
-    async with site.station() as station:
-        await ready(site, station)
-        forged = signed(100_250, STRANGER.record(BEGIN, EXPORT), "Transaction.Begin", STRANGER.der.hex())
-        await station.transaction_event("Started", 0, meter_value=[forged])
-        await until(lambda: "charger.signed_value_wrong" in site.codes(), "the alarm")
-        assert "charger.meter_key" in site.codes()
-        (sample,) = samples_with_values(site)
-        assert (sample.signed[0].verdict, sample.registers_signed) == (SignatureVerdict.WRONG, False)
-        vehicle = site.server.devices["car-1"].status().vehicle
-        assert vehicle is not None
-        assert vehicle.transaction_id == "T1"
+async def test_j03_a_wrong_signature_and_a_strangers_key_are_alarmed_and_the_transaction_goes_on(
+    site: TlsSite, charger: RawCharger
+) -> None:
+    await charger.ready()
+    forged = signed(100_250, STRANGER.record(BEGIN, EXPORT), "Transaction.Begin", STRANGER.der.hex())
+    await charger.event("Started", 0, meterValue=[forged])
+    await until(lambda: "charger.signed_value_wrong" in site.codes(), "the alarm")
+    assert "charger.meter_key" in site.codes()
+    (sample,) = samples_with_values(site)
+    assert (sample.signed[0].verdict, sample.registers_signed) == (SignatureVerdict.WRONG, False)
+    vehicle = site.server.devices["car-1"].status().vehicle
+    assert vehicle is not None
+    assert vehicle.transaction_id == "T1"
+
+
+async def test_j03_a_format_that_nobody_reads_here_is_kept_and_called_unverifiable(
+    site: TlsSite, charger: RawCharger
+) -> None:
+    await charger.ready()
+    told = signed(100_250, "EDL40: anything", "Transaction.Begin")
+    for value in told["sampledValue"]:
+        if "signedMeterValue" in value:
+            value["signedMeterValue"]["encodingMethod"] = "EDL"
+    await charger.event("Started", 0, meterValue=[told])
+    (sample,) = samples_with_values(site)
+    assert [(value.verdict, value.record) for value in sample.signed] == [
+        (SignatureVerdict.UNVERIFIABLE, b"EDL40: anything")
+    ]
+    assert not sample.registers_signed

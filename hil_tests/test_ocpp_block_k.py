@@ -1,4 +1,4 @@
-"""OCPP block K over real WebSockets: what the driver orders is what a simulated charger passes, or it is said why not.
+"""OCPP block K over TLS: what the driver orders is what a simulated charger passes, or it is said why not.
 
 Use cases: K01 profiles, K08 composite schedule, K09 and K10 others' profiles, K11 to K13 external limits, K15 to K17
 the car's needs and plans, K20 needs that change, K21 and K22 priority charging.
@@ -9,10 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
+from ssl import SSLContext
 
 import pytest
 
 from drivers.device import DeadMan, DeviceRefusedError
+from drivers.ocpp import obedience
 from hil_tests.ocpp_station import until
 from hil_tests.rig.charger.solo import CarSettings, SoloCharger
 from hil_tests.rig.site.car import Car
@@ -20,17 +23,20 @@ from hil_tests.rig.site.charger import OCPP_21, OCPP_201
 from hil_tests.rig.site.energy import Storage
 from hil_tests.rig.site.profiles import MOST_PROFILES, rfc3339
 from hil_tests.rig.site.smart_words import EVSE_ID, Raw
-from hil_tests.v2g_parts import SHARE_W, V2X, Csms, band, csms, solo
+from hil_tests.v2g_parts import SHARE_W, TOKEN, V2X, Csms, band, csms, solo
 
 VERSIONS = [pytest.param(OCPP_21, id="2.1"), pytest.param(OCPP_201, id="2.0.1")]
 LEASE_S = 600.0
 Pair = tuple[Csms, SoloCharger]
+Tls = tuple[SSLContext, Path]
 
 
 @pytest.fixture
-async def pair(request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
+async def pair(request: pytest.FixtureRequest, loopback_tls: Tls) -> AsyncIterator[Pair]:
     """Over the version that a test asks for, 2.1 where it does not."""
-    async with csms() as box, solo(box.server.port, getattr(request, "param", OCPP_21)) as rig:
+    tls, ca = loopback_tls
+    version = getattr(request, "param", OCPP_21)
+    async with csms(ssl=tls) as box, solo(box.server.port, version, ca=ca) as rig:
         await box.transaction()
         yield box, rig
 
@@ -57,9 +63,9 @@ async def test_k01_k08_a_cap_is_shown_metered_and_followed(pair: Pair) -> None:
     await passes(rig, SHARE_W)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-async def test_k01_a_transaction_that_begins_later_finds_the_cap_waiting(version: str) -> None:
-    async with csms() as box, solo(box.server.port, version, car=None) as rig:
+async def test_k01_a_transaction_that_begins_later_finds_the_cap_waiting(version: str, loopback_tls: Tls) -> None:
+    tls, ca = loopback_tls
+    async with csms(ssl=tls) as box, solo(box.server.port, version, ca=ca, car=None) as rig:
         await until(lambda: box.status.capabilities is not None, "the charger is provisioned")
         await box.evse.apply(band(0, 6_000, LEASE_S))
         rig.charger.plug(Car(Storage(60_000, 30_000), max_charge_w=11_000))
@@ -67,7 +73,10 @@ async def test_k01_a_transaction_that_begins_later_finds_the_cap_waiting(version
 
 
 @pytest.mark.parametrize("pair", VERSIONS, indirect=True)
-async def test_k01_a_charger_that_does_not_follow_its_cap_is_said_to(pair: Pair) -> None:
+async def test_k01_a_charger_that_does_not_follow_its_cap_is_said_to(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(obedience, "PATIENCE_S", 2.0)
     box, rig = pair
     rig.charger.deaf = True
     await passes(rig, 11_000)
@@ -100,10 +109,10 @@ async def test_k01_a_charger_with_no_room_for_a_profile_refuses_with_its_reason(
     assert limit_now_w(rig) == SHARE_W
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-async def test_k01_a_charger_that_takes_amperes_only_is_told_in_amperes(version: str) -> None:
-    async with csms() as box:
-        rig = solo(box.server.port, version)
+async def test_k01_a_charger_that_takes_amperes_only_is_told_in_amperes(version: str, loopback_tls: Tls) -> None:
+    tls, ca = loopback_tls
+    async with csms(ssl=tls) as box:
+        rig = solo(box.server.port, version, ca=ca)
         entry = next(entry for key, entry in rig.charger.variables.all() if key[1] == "RateUnit")
         entry.value = "A"
         async with rig:
@@ -239,17 +248,86 @@ async def test_k21_priority_is_not_asked_of_a_charger_of_2_0_1(pair: Pair) -> No
         await pair[0].evse.use_priority_charging(activate=True)
 
 
-async def test_k01_a_charger_without_a_share_of_its_own_waits_for_us() -> None:
-    async with csms(replace(V2X, fallback_import_w=None)) as box, solo(box.server.port, OCPP_21) as rig:
+@pytest.mark.parametrize("pair", VERSIONS, indirect=True)
+async def test_k06_without_us_a_transaction_goes_on_at_its_lease_and_then_at_its_share(pair: Pair) -> None:
+    box, rig = pair
+    await box.evse.apply(band(0, 8_000, 2.5))
+    await passes(rig, 8_000)
+    await box.server.__aexit__(None, None, None)
+    await until(lambda: not rig.charger.online, "the charger is cut off")
+    await passes(rig, SHARE_W)
+    assert rig.charger.transaction_id is not None
+    assert not rig.charger.online
+
+
+async def test_k07_a_car_that_comes_while_we_are_away_gets_the_share(version: str, loopback_tls: Tls) -> None:
+    tls, ca = loopback_tls
+    async with csms(ssl=tls) as box, solo(box.server.port, version, ca=ca, car=None) as rig:
+        await until(lambda: rig.charger.profiles.matching(None, {}), "the charger has its share")
+        await until(lambda: box.status.capabilities is not None, "the charger is provisioned")
+        await box.server.__aexit__(None, None, None)
+        await until(lambda: not rig.charger.online, "the charger is cut off")
+        rig.charger.plug(Car(Storage(60_000, 30_000), max_charge_w=11_000))
+        rig.charger.start_transaction("Authorized", TOKEN)  # by its local list
+        await passes(rig, SHARE_W)
+
+
+async def test_k05_a_remote_start_finds_its_cap(version: str, loopback_tls: Tls) -> None:
+    tls, ca = loopback_tls
+    async with csms(ssl=tls) as box, solo(box.server.port, version, ca=ca, car=None) as rig:
+        await until(lambda: box.status.capabilities is not None, "the charger is provisioned")
+        await box.evse.apply(band(0, 5_000, LEASE_S))
+        rig.evse.car = Car(Storage(60_000, 30_000), max_charge_w=11_000)
+        desk = box.server.chargers["CP-1"].desk
+        assert await desk.order("start", {"device": "car-1", "token": "APP-1"}) == {"ok": True, "status": "Accepted"}
+        await passes(rig, 5_000)
+        await until(lambda: (v := box.vehicle) is not None and v.token_id == "APP-1", "the token that we sent")
+        with pytest.raises(DeviceRefusedError, match="refused RequestStartTransaction"):
+            await desk.order("start", {"device": "car-1", "token": "APP-2"})  # one is running
+
+
+async def test_k12_a_limit_from_outside_binds_the_next_car_too(version: str, loopback_tls: Tls) -> None:
+    tls, ca = loopback_tls
+    async with csms(ssl=tls) as box, solo(box.server.port, version, ca=ca, car=None) as rig:
+        await until(lambda: box.status.capabilities is not None, "the charger is provisioned")
+        rig.charger.words.limit_from_outside(2_000)
+        await until(lambda: any("2000 W" in note for note in box.capabilities.notes), "who limits it")
+        rig.charger.plug(Car(Storage(60_000, 30_000), max_charge_w=11_000))
+        await passes(rig, 2_000)
+
+
+@pytest.mark.parametrize("pair", VERSIONS, indirect=True)
+async def test_k13_word_that_a_limit_has_gone_that_nobody_set_changes_nothing(pair: Pair) -> None:
+    box, rig = pair
+    answers: list[dict[str, str]] = []
+    rig.charger.say(Raw("ClearedChargingLimit", {"chargingLimitSource": "SO"}), answers.append)
+    await until(lambda: answers, "an answer")
+    assert answers == [{}]
+    assert not box.said("charger.external_limit")
+
+
+async def test_k28_we_give_no_dynamic_profiles_and_say_so(pair: Pair) -> None:
+    _, rig = pair
+    answers: list[dict[str, str]] = []
+    rig.charger.say(Raw("PullDynamicScheduleUpdate", {"chargingProfileId": 13}), answers.append)
+    await until(lambda: answers, "an answer")
+    assert answers == [{"status": "Rejected"}]
+
+
+async def test_k01_a_charger_without_a_share_of_its_own_waits_for_us(loopback_tls: Tls) -> None:
+    tls, ca = loopback_tls
+    no_share = replace(V2X, fallback_import_w=None)
+    async with csms(no_share, ssl=tls) as box, solo(box.server.port, OCPP_21, ca=ca) as rig:
         await box.transaction()
         await until(lambda: rig.evse.limit_w == 0, "0 W until we say more")
         assert box.capabilities.dead_man is DeadMan.REVERTS_TO_FALLBACK
         assert box.capabilities.fallback_highest_w == 0
 
 
-async def test_k15_a_small_car_is_never_counted_for_more_than_it_takes() -> None:
+async def test_k15_a_small_car_is_never_counted_for_more_than_it_takes(loopback_tls: Tls) -> None:
+    tls, ca = loopback_tls
     small = CarSettings(charge_w=3_600)
-    async with csms() as box, solo(box.server.port, OCPP_201, car=small, bidirectional=False) as rig:
+    async with csms(ssl=tls) as box, solo(box.server.port, OCPP_201, ca=ca, car=small, bidirectional=False) as rig:
         await box.transaction()
         await until(lambda: box.vehicle is not None and box.vehicle.max_charge_w == 3_450, "5 A on three phases")
         await box.evse.apply(band(0, 11_000, LEASE_S))

@@ -1,4 +1,4 @@
-"""OCPP 2.0.1 A02, A03 and block M: the site's CA, renewal, installed certificates; good and error path, over TLS."""
+"""OCPP 2.0.1 and 2.1 A02, A03 and block M: the site's CA, renewal, installed certificates; both paths, over TLS."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+async def bench(tmp_path: Path, version: str) -> AsyncIterator[Bench]:
     signer = Signer()
     root = x509.load_pem_x509_certificate(await make_root(signer, name="site", now=datetime.now(UTC)))
     ca = SiteCa(signer, root, now=lambda: datetime.now(UTC))
-    async with TlsSite(tmp_path, SETTINGS).running() as site:
+    async with TlsSite(tmp_path, SETTINGS, version=version).running() as site:
         site.server.use_authority(ca, ca.root_pem)
         yield Bench(site, signer, ca)
 

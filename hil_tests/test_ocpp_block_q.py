@@ -20,7 +20,7 @@ from drivers.ocpp.v2x import Mode, Period
 from hil_tests.ocpp_station import MemoryJournal, until
 from hil_tests.rig.charger.solo import CarSettings, SoloCharger
 from hil_tests.rig.site.charger import OCPP_21, OCPP_201
-from hil_tests.v2g_parts import NEGATIVE, SHARE_W, V2X, Csms, band, csms, site_tls, solo
+from hil_tests.v2g_parts import NEGATIVE, SHARE_W, V2X, Csms, band, csms, solo
 
 VERSIONS = [pytest.param(OCPP_21, id="2.1"), pytest.param(OCPP_201, id="2.0.1")]
 CURVE = ((49_800, -6_000), (50_200, 6_000))
@@ -47,10 +47,10 @@ class Pair:
 
 
 @pytest.fixture
-async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Pair]:
+async def pair(request: pytest.FixtureRequest, loopback_tls: tuple[SSLContext, Path]) -> AsyncIterator[Pair]:
     """Over the version that a test asks for, 2.1 where it does not."""
     version = getattr(request, "param", OCPP_21)
-    tls, ca = site_tls(tmp_path)
+    tls, ca = loopback_tls
     journal = MemoryJournal()
     async with (
         csms(V2X if version == OCPP_21 else NEGATIVE, journal, ssl=tls) as box,

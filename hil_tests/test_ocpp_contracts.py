@@ -199,7 +199,8 @@ async def test_m07_the_status_of_a_chain_is_told_for_each_certificate(site: TlsS
     data = {key: value for key, value in responder.data(REVOKED).items() if key != "responderURL"}
     urls = [responder.data()["responderURL"]]
     requests = [{"certificateHashData": data, "source": source, "urls": urls} for source in ("OCSP", "CRL")]
-    async with site.open(subprotocol="ocpp2.1") as socket:
+    site.version = "ocpp2.1"
+    async with site.open() as socket:
         charger = RawCharger(socket)
         listening = asyncio.create_task(charger.run())
         await charger.boot()

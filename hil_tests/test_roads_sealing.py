@@ -310,5 +310,6 @@ async def test_a_sealing_is_never_queued(store: Store) -> None:
     await bench.put(1)
     await bench.sealer.seal_once()
     [batch] = await verified(store, bench.gateway_id, verify_key_of(bench.signer.public_key_der))
+    assert batch.sealing is not None
     with pytest.raises(ValueError, match="made with its batch"):
         await bench.desk.put([batch.sealing])

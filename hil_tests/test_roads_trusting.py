@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.identity.trust import TrustList, prepare_trust_list
+from agent.identity.trust import TrustList, draft_trust_list, prepare_trust_list
+from agent.identity.trust_roots import TrustRoots
 from agent.roads import trusting as module
 from agent.roads.trusting import PIN_NOTE, TrustKeeper
 from agent.store import Store, StoreFullError
@@ -54,6 +55,23 @@ def hand() -> HandClock:
 @pytest.fixture
 def keeper(file: Path, store: Store, hand: HandClock) -> TrustKeeper:
     return TrustKeeper(file, ROOT.verify_key, store=store, clock=hand.clock)
+
+
+async def test_a_list_that_two_of_three_roots_signed_is_taken_and_one_alone_is_not(
+    file: Path, store: Store, hand: HandClock
+) -> None:
+    roots = [SoftwareSigner() for _ in range(3)]
+    keeper = TrustKeeper(
+        file, TrustRoots(tuple(root.verify_key for root in roots), 2), store=store, clock=hand.clock
+    )  # fmt: skip
+    content = TrustList(version=1, issued_us=START_US - HOUR_US, expires_us=START_US + HOUR_US, issuers=())
+    message = draft_trust_list(content)
+    for root, taken in ((roots[2], False), (roots[0], True)):
+        message = message.with_signature(root.verify_key, root.sign_now(message.to_be_signed(root.verify_key)))
+        write(file, message.encode())
+        await keeper.look()
+        assert (keeper.current == content) is taken
+        assert ("signed by 1 of the 3 roots" in keeper.trouble) is not taken
 
 
 def version(keeper: TrustKeeper) -> int | None:

@@ -1,4 +1,4 @@
-"""SAFETY 4 and 2, function by function, on simulated inverters over Modbus TCP.
+"""SAFETY 4 and 2, function by function, on simulated inverters over Modbus TCP, RTU, and RTU behind a converter.
 
 No register outside a function's own set ever changes, in either way of writing, and what makes an order lapse is in the
 device before the order is.
@@ -14,7 +14,8 @@ import pytest
 from drivers.device import DeviceKind
 from drivers.sunspec import SunSpecDevice
 from hil_tests.rig.site.habits import Habits, PointKey
-from hil_tests.simulated_inverter import Simulated, order, simulated
+from hil_tests.rig.site.site import LineKind
+from hil_tests.simulated_inverter import LINES, Simulated, order, simulated
 
 Act = Callable[[SunSpecDevice], Awaitable[None]]
 
@@ -155,13 +156,14 @@ def outside(inverter: Simulated, case: Case) -> dict[int, int]:
     return {at: word for at, word in inverter.still().items() if at not in own}
 
 
+@pytest.mark.parametrize("line", LINES)
 @pytest.mark.parametrize("refused", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 async def test_no_register_but_the_functions_own_changes_and_what_lapses_is_there_first(
-    case: Case, refused: frozenset[int]
+    case: Case, refused: frozenset[int], line: LineKind
 ) -> None:
     habits = Habits(refuses=refused, takes_halves=16 in refused, lacks=case.lacks, ignores=case.ignores)
-    async with simulated(case.kind, habits) as inverter:
+    async with simulated(case.kind, habits, line=line) as inverter:
         before, before_outside = inverter.still(), outside(inverter, case)
         own = inverter.registers_of(*case.points(case.own))
         driver = inverter.driver(fallback_export_w=1000)

@@ -13,7 +13,8 @@ from drivers.sunspec import probing
 from drivers.sunspec.errors import NoAnswerError, WrongDeviceError
 from drivers.sunspec.probing import ProbeOutcome, ProbeReport, probe
 from hil_tests.rig.site.habits import Habits, Timers
-from hil_tests.simulated_inverter import Simulated, simulated
+from hil_tests.rig.site.site import LineKind
+from hil_tests.simulated_inverter import LINES, Simulated, simulated
 
 PV, BATTERY = DeviceKind.PV, DeviceKind.BATTERY
 
@@ -38,8 +39,8 @@ def outcomes(report: ProbeReport) -> dict[int, ProbeOutcome]:
     return {one.model: one.outcome for one in report.functions}
 
 
-@pytest.mark.parametrize("line", ["tcp", "rtu"])
-async def test_timers_that_run_are_found_to_work_and_everything_is_put_back(line: str) -> None:
+@pytest.mark.parametrize("line", LINES)
+async def test_timers_that_run_are_found_to_work_and_everything_is_put_back(line: LineKind) -> None:
     async with simulated(PV, line=line) as inverter:
         before = inverter.still()
         report = await probed(inverter)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
 from drivers.device import DeviceKind, LinkState, Sample
-from drivers.sunspec import SunSpecDevice, SunSpecError, contact
+from drivers.sunspec import SunSpecDevice, SunSpecError, contact, pace
 from hil_tests.rig.site.habits import Habits
 from hil_tests.simulated_inverter import Simulated, order, simulated
 from tests.drivers.sunspec.fakes import MemoryJournal
@@ -50,6 +51,12 @@ async def looked(driver: SunSpecDevice) -> Sample | None:
         return None
 
 
+async def looked_until(driver: SunSpecDevice, condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():
+            await looked(driver)
+
+
 @pytest.mark.parametrize(
     ("kind", "habits", "at_most"),
     [(PV, Habits(), 0.8), (BATTERY, Habits(), 0.8), (PV, HOLES, 0.5)],
@@ -85,6 +92,25 @@ async def test_the_pace_that_a_device_needs_is_found_and_kept() -> None:
         assert inverter.server.unheard == lost, "no request is lost any more"
         await started(inverter, journal)
         assert inverter.server.unheard <= lost + 1, "nor at the next start"
+
+
+async def test_a_pause_that_is_needed_no_more_goes_again_and_one_that_is_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pace, "LONG_RUN", 10)
+    monkeypatch.setattr(pace, "TRIAL", 10)
+    async with simulated(PV, Habits(deaf_after_answer_s=0.03)) as inverter:
+        assert inverter.server is not None
+        driver = inverter.driver()
+        await looked(driver)
+        learned = inverter.pools[-1].connection(inverter.address).pace
+        learned.known(0.05)
+        await looked_until(driver, lambda: learned.is_on_trial)
+        await looked_until(driver, lambda: not learned.is_on_trial)
+        assert learned.gap_s == learned.learned_s == 0.05, "it does not hear a request after 20 ms"
+        inverter.server.deaf_s = 0.0
+        await looked_until(driver, lambda: learned.learned_s is None)
+        assert learned.gap_s == 0.0
 
 
 async def test_an_inverter_exchanged_between_two_starts_is_noticed_and_starts_a_new_epoch() -> None:

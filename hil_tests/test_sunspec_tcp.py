@@ -12,6 +12,7 @@ import pytest
 import sunspec2.modbus.client
 from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
+from sunspec2.modbus.modbus import ModbusClientTimeout
 
 from drivers.device import DeviceKind, DeviceUnreachableError, LinkState, Sample, Setpoint
 from drivers.sunspec import ConnectionPool, SunSpecDevice, discover
@@ -19,6 +20,8 @@ from drivers.sunspec.errors import BadAnswerError, ModbusExceptionError, NoAnswe
 from tests.drivers.sunspec.fakes import REAL_DEVICES, FakeDevice, MemoryJournal, point, pv, real_device
 
 TIMEOUT_S = 0.3
+LONG_S = 10.0
+"""For what is answered at once, however loaded the machine is."""
 Misbehave = Callable[[bytes, bytes], Awaitable[list[bytes]]]
 """(request ADU, right answer) -> what to send, piece by piece."""
 
@@ -31,6 +34,8 @@ class Server:
         self.unit = unit
         self.misbehave: Misbehave | None = None
         self.connections = 0
+        self.most_at_once = 0
+        """Connections that were open side by side."""
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self.port = 0
@@ -53,6 +58,7 @@ class Server:
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self._writers.add(writer)
+        self.most_at_once = max(self.most_at_once, len(self._writers))
         try:
             while True:
                 header = await reader.readexactly(7)
@@ -263,6 +269,46 @@ async def test_a_late_answer_is_never_taken_for_the_next_one() -> None:
             await connection.read(1, 40000, 2, TIMEOUT_S)
         # The answer about 40000 arrives while 40002 is waited for; same unit, function and count.
         assert (await connection.read(1, 40002, 2, TIMEOUT_S)).words == [1, 66]
+
+
+async def test_where_pysunspec2_reads_its_earlier_question_we_read_ours() -> None:
+    # The peer never looks at transactions: after one time-out each answer is the one before.
+    held: list[bytes] = []
+
+    async def first_too_late(request: bytes, answer: bytes) -> list[bytes]:
+        held.append(answer)
+        return [] if len(held) == 1 else held[-2:]
+
+    async with serving(pv()) as server, pooled() as pool:
+        server.misbehave = first_too_late
+        peer = sunspec2.modbus.client.SunSpecModbusClientDeviceTCP(1, ipaddr="127.0.0.1", ipport=server.port)
+        peer.client.timeout = TIMEOUT_S
+        await asyncio.to_thread(peer.connect)
+        with pytest.raises(ModbusClientTimeout):
+            await asyncio.to_thread(peer.read, 40000, 2)
+        assert await asyncio.to_thread(peer.read, 40002, 2) == b"SunS", "what was asked before"
+        peer.disconnect()
+        held.clear()
+        connection = pool.connection(server.address)
+        with pytest.raises(NoAnswerError):
+            await connection.read(1, 40000, 2, TIMEOUT_S)
+        assert (await connection.read(1, 40002, 2, LONG_S)).words == [1, 66]
+
+
+async def test_a_device_that_takes_one_client_only_never_sees_a_second_connection_of_ours() -> None:
+    async def deaf(request: bytes, answer: bytes) -> list[bytes]:
+        return []
+
+    async with serving(pv()) as server, pooled() as pool:
+        first, second = device_at(server.address, pool), device_at(server.address, pool)
+        async with running(first) as samples, running(second) as others:
+            await until(lambda: bool(samples and others))
+            server.misbehave = deaf
+            await until(lambda: server.connections >= 2)
+            server.misbehave = None
+            seen = len(samples), len(others)
+            await until(lambda: len(samples) > seen[0] and len(others) > seen[1])
+        assert server.most_at_once == 1
 
 
 async def test_a_closed_port_is_no_answer() -> None:

@@ -71,14 +71,21 @@ class Authority:
         )
 
 
+def device_tls(authority: Authority, *, name: str = "device", address: str | None = "127.0.0.1") -> ssl.SSLContext:
+    """A device's own side: it shows a certificate of this authority."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*authority.certify(name, address=address))
+    return context
+
+
 @asynccontextmanager
 async def tls_device(
     authority: Authority, *, name: str = "device", address: str | None = "127.0.0.1", asks: bool = False
 ) -> AsyncIterator[str]:
     """The address of a device with this certificate; `asks`: it wants one of ours."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=authority.file if asks else None)
-    context.load_cert_chain(*authority.certify(name, address=address))
+    context = device_tls(authority, name=name, address=address)
     if asks:
+        context.load_verify_locations(authority.file)
         context.verify_mode = ssl.CERT_REQUIRED
     server = ModbusTcpServer(Numbered(), unit=1, monotonic_s=time.monotonic)
     await server.start("127.0.0.1", 0, context)

@@ -12,7 +12,8 @@ from drivers.device import DeadMan, DeviceKind, DeviceRefusedError, DeviceUnreac
 from drivers.sunspec import SunSpecDevice, contact, held
 from drivers.sunspec import device as device_module
 from hil_tests.rig.site.habits import Habits, PointKey, Timers
-from hil_tests.simulated_inverter import Simulated, order, simulated
+from hil_tests.rig.site.site import LineKind
+from hil_tests.simulated_inverter import LINES, Simulated, order, simulated
 from tests.drivers.sunspec.fakes import MemoryJournal
 
 PV, BATTERY = DeviceKind.PV, DeviceKind.BATTERY
@@ -48,7 +49,7 @@ def dead_man(driver: SunSpecDevice) -> DeadMan:
     return found.dead_man
 
 
-@pytest.mark.parametrize("line", ["tcp", "rtu"])
+@pytest.mark.parametrize("line", LINES)
 @pytest.mark.parametrize(
     ("kind", "habits", "band", "wanted_w"),
     [
@@ -63,7 +64,7 @@ def dead_man(driver: SunSpecDevice) -> DeadMan:
     ids=["percent only", "watts ignored", "switch alone", "switch alone, 123", "16 only", "6 only", "stuck timer"],
 )
 async def test_a_device_with_a_habit_obeys_nevertheless(
-    line: str, kind: DeviceKind, habits: Habits, band: tuple[int, int | None], wanted_w: int
+    line: LineKind, kind: DeviceKind, habits: Habits, band: tuple[int, int | None], wanted_w: int
 ) -> None:
     async with simulated(kind, habits, line=line) as inverter:
         before = inverter.still()
@@ -96,9 +97,10 @@ async def test_a_setpoint_in_force_is_never_torn_by_single_writes() -> None:
         assert all(watts is not None and -2500 <= watts <= 3000 for watts in generated), generated
 
 
+@pytest.mark.parametrize("line", LINES)
 @pytest.mark.parametrize("lacks", [{(704, "WMaxLimPctRvrtTms")}, {*NO_704_LIMIT, (123, "WMaxLimPct_RvrtTms")}])
-async def test_a_timer_that_is_not_implemented_is_no_dead_man(lacks: set[PointKey]) -> None:
-    async with simulated(PV, Habits(lacks=frozenset(lacks))) as inverter:
+async def test_a_timer_that_is_not_implemented_is_no_dead_man(lacks: set[PointKey], line: LineKind) -> None:
+    async with simulated(PV, Habits(lacks=frozenset(lacks)), line=line) as inverter:
         driver = inverter.driver(fallback_export_w=1500)
         await driver.look()
         assert dead_man(driver) is DeadMan.NONE
@@ -106,9 +108,12 @@ async def test_a_timer_that_is_not_implemented_is_no_dead_man(lacks: set[PointKe
         await obeyed(inverter, -1000)
 
 
+@pytest.mark.parametrize("line", LINES)
 @pytest.mark.parametrize("lacks", [frozenset(), NO_704_LIMIT])
-async def test_a_timer_that_is_forgotten_is_no_dead_man_from_the_first_order_on(lacks: frozenset[PointKey]) -> None:
-    async with simulated(PV, Habits(timers=Timers.FORGOTTEN, lacks=lacks)) as inverter:
+async def test_a_timer_that_is_forgotten_is_no_dead_man_from_the_first_order_on(
+    lacks: frozenset[PointKey], line: LineKind
+) -> None:
+    async with simulated(PV, Habits(timers=Timers.FORGOTTEN, lacks=lacks), line=line) as inverter:
         driver = inverter.driver(fallback_export_w=1500)
         await driver.look()
         assert dead_man(driver) is not DeadMan.NONE
@@ -161,8 +166,9 @@ async def test_a_lease_ends_in_its_fallback_whatever_the_timer_does_and_that_is_
         assert dead_man(again) is expected, "known at the next start"
 
 
-async def test_a_value_that_the_device_clamps_is_a_refusal_and_is_given_back_in_time() -> None:
-    async with simulated(PV, Habits(clamps={(704, "WMaxLimPct"): (1000, 10_000)})) as inverter:
+@pytest.mark.parametrize("line", LINES)
+async def test_a_value_that_the_device_clamps_is_a_refusal_and_is_given_back_in_time(line: LineKind) -> None:
+    async with simulated(PV, Habits(clamps={(704, "WMaxLimPct"): (1000, 10_000)}), line=line) as inverter:
         before = inverter.still()
         driver = inverter.driver()
         await driver.look()

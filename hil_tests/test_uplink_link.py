@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agent.clock import Instant
+from agent.evidence.partial import cut, decode_any
 from agent.uplink.errors import LinkDownError
 from agent.uplink.status import Carrier
 from hil_tests.rig.link import Link
@@ -37,6 +39,19 @@ async def test_batches_arrive_and_only_signed_acknowledgements_empty_the_outbox(
     assert rig.books()["batches_verified"] == 6
     assert rig.books()["receipts_rejected"] == 0
     assert rig.gateway.platform_times[0][0] == FIRST_US
+    assert rig.gateway.alarms == []
+
+
+async def test_batches_that_were_thinned_before_they_arrived_are_taken_as_the_ones_they_are(rig: Rig) -> None:
+    rows = [rig.gateway.evidence.row("meter", "pv") for _ in range(4)]
+    keeps: tuple[set[int], ...] = (set(), {0}, {0, 2})
+    for row, keep in zip(rows[:3], keeps, strict=True):
+        rig.gateway.outbox.rows.append(replace(row, encoded=cut(decode_any(row.encoded), keep).encode()))
+    rig.gateway.outbox.rows.append(rows[3])
+    async with Server(rig.platform, rig.practice) as server, rig.uplink(address(server.port)):
+        await until(rig.gateway.outbox.all_acknowledged, "all batches acknowledged")
+    assert rig.books()["batches_verified"] == 4
+    assert rig.books()["conflicts"] == []
     assert rig.gateway.alarms == []
 
 

@@ -6,7 +6,7 @@ import asyncio
 import functools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -51,13 +51,19 @@ class Gateway:
     """Of the settled device "pv"."""
     outbox: MemoryOutbox = field(default_factory=MemoryOutbox)
     commands: list[tuple[GridCommand, str | None]] = field(default_factory=list)
+    signed: list[tuple[str, bytes]] = field(default_factory=list)
     channel_frames: list[ChannelFrame] = field(default_factory=list)
     connected: int = 0
     platform_times: list[tuple[int, float]] = field(default_factory=list)
     alarms: list[tuple[str, str, str]] = field(default_factory=list)
+    history: bytes = b""
+    """Of its name, as its hello says it."""
 
     async def on_command(self, command: GridCommand, device_id: str | None, received: Instant) -> None:
         self.commands.append((command, device_id))
+
+    async def on_signed(self, kind: str, signed: bytes, received: Instant) -> None:
+        self.signed.append((kind, signed))
 
     async def on_channel(self, frame: ChannelFrame) -> None:
         self.channel_frames.append(frame)
@@ -119,7 +125,7 @@ class Rig:
         sign = sign_digest or gateway.tls.sign_digest_now
         uplink = Uplink(
             settings,
-            identity=gateway.evidence.identity("meter", "pv"),
+            identity=replace(gateway.evidence.identity("meter", "pv"), history=lambda: gateway.history),
             outbox=gateway.outbox,
             credentials=lambda: credentials_from_files(
                 ca_file=settings.ca_file,
@@ -135,6 +141,7 @@ class Rig:
             on_connected=gateway.on_connected,
             on_platform_time=gateway.on_platform_time,
             on_alarm=gateway.on_alarm,
+            on_signed=gateway.on_signed,
             draw=lambda: draw,
         )
         task = asyncio.create_task(uplink.run())

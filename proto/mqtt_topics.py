@@ -35,7 +35,7 @@ class GatewayTopics:
         return f"{self.base}/up/state"
 
     def up(self, frame: str) -> str:
-        """A GatewayFrame, by the name of what is in it: "hello", "batch", "channel"."""
+        """A GatewayFrame, by the name of what is in it: "hello", "batch", "channel", "bid"."""
         return f"{self.base}/up/{frame}"
 
     def live(self, device_id: str) -> str:
@@ -59,7 +59,7 @@ class GatewayTopics:
 def parse_up(topic: str) -> tuple[str, str, str] | None:
     """(gateway id, kind, device id or "") of a topic that a gateway publishes on; None for any other."""
     match topic.split("/"):
-        case [root, partition, gateway_id, "up", ("state" | "hello" | "batch" | "channel") as kind]:
+        case [root, partition, gateway_id, "up", ("state" | "hello" | "batch" | "channel" | "bid") as kind]:
             device_id = ""
         case [root, partition, gateway_id, "up", "live" as kind, device_id] if device_id:
             pass

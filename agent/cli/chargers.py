@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import typer
 
+from agent.cli import departure as departing
 from agent.cli.asking import settings_of, who
 from agent.cli.client import AgentUnreachableError, RefusedError, order
 from agent.cli.options import ConfigOption, JsonOption
@@ -220,6 +221,9 @@ def charge_now(
 ) -> None:
     """The driver of the car at an EVSE wants to charge now, whatever the grid orders (chargers of OCPP 2.1)."""
     _tell(_order(config, as_json, name, "charge-now", {"on": not off}), as_json)
+
+
+app.command()(departing.departure)
 
 
 @app.command()

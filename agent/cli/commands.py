@@ -13,8 +13,15 @@ import typer
 from rich.live import Live
 from rich.markup import escape
 
-from agent.cli import device_commands, evidence, scan_command
+from agent.cli import backup as backup_commands
+from agent.cli import command_history, device_commands, evidence, scan_command
+from agent.cli import enroll as enrolling
+from agent.cli import envelope as offering
+from agent.cli import identity as identity_commands
 from agent.cli import init as initialising
+from agent.cli import override as holding
+from agent.cli import plan as planning
+from agent.cli import simulate as simulating
 from agent.cli import why as explaining
 from agent.cli.asking import settings_of as _settings
 from agent.cli.asking import who as _who
@@ -25,10 +32,13 @@ from agent.cli.output import console, emit_json, fail, field, os_error, plain, p
 from agent.cli.preflight import missing_parts
 from agent.cli.signed_values import signed_values_json, signed_values_lines
 from agent.cli.status import EXIT_CODES, picture
+from agent.cli.thinned import thinned_json, thinned_lines
 from agent.config import DEFAULT_PATH, SecretError, TokenSettings
 from agent.evidence.bundle import BundleHead
 from agent.evidence.errors import EvidenceError
 from agent.identity.did import did_of
+from agent.identity.errors import HistoryError
+from agent.identity.folder import IdentityFolder
 from agent.identity.purposes import EVIDENCE_KEY
 from agent.store import Store, StoreError
 from agent.token.softhsm import SoftHsmError
@@ -42,12 +52,21 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="The configuration file.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+app.add_typer(identity_commands.app, name="identity")
 
 app.command()(scan_command.scan)
 app.command()(device_commands.read)
 app.command()(device_commands.record)
 app.command()(device_commands.serve)
 app.command()(explaining.why)
+app.command()(enrolling.enroll)
+app.command()(backup_commands.backup)
+app.command()(backup_commands.restore)
+app.command()(offering.envelope)
+app.command()(planning.plan)
+app.command()(simulating.simulate)
+app.command()(command_history.commands)
+app.command()(holding.override)
 
 
 @app.callback()
@@ -263,8 +282,12 @@ def export(
 
     async def write() -> tuple[int, str]:
         async with Store.beside(settings.gateway.state_dir) as store:
-            pin = await store.note(f"journal/token/pin/{EVIDENCE_KEY.hex()}")
-            head = BundleHead(did_of(pin) if pin else "", (pin,) if pin else ())
+            held = IdentityFolder(settings.gateway.state_dir).history()
+            if held is not None:
+                head = BundleHead(held.state.gateway_id, tuple(e.key.public_key_der for e in held.state.epochs))
+            else:
+                pin = await store.note(f"journal/token/pin/{EVIDENCE_KEY.hex()}")
+                head = BundleHead(did_of(pin) if pin else "", (pin,) if pin else ())
             written = 0
             bar = progress_bar()
             with evidence.private_file(out) as file, bar:
@@ -275,7 +298,7 @@ def export(
 
     try:
         written, gateway_id = asyncio.run(write())
-    except StoreError as error:
+    except (StoreError, HistoryError) as error:
         fail(str(error), as_json=as_json)
     except OSError as error:
         fail(os_error(error, out), as_json=as_json)
@@ -293,12 +316,15 @@ def verify(
     key: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="A public key that you trust, PEM; may be repeated.")
     ] = None,
+    history: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="History of a did:v2g gateway: its keys, each for its part.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Verify evidence, and say what it proves and what it does not. Exit code 1 when anything does not hold."""
     try:
         with file.open("rb") as opened:
-            found = evidence.verify_file(opened, gateway, key or [])
+            found = evidence.verify_file(opened, gateway, key or [], history)
     except (evidence.VerifyError, EvidenceError) as error:
         fail(f"{file}: {error}", as_json=as_json)
     except OSError as error:
@@ -319,6 +345,7 @@ def verify(
                 "contradictions": found.contradictions,
                 "false_claims": found.false_claims,
                 "signed_values": signed_values_json(found.signed),
+                "thinned": thinned_json(found.thinned),
             }
         )
     else:
@@ -330,7 +357,7 @@ def verify(
             console.print(f"[red]Two contents under one identity:[/] {escape(plain(subject))}", highlight=False)
         for claim in found.false_claims:
             console.print(f"[red]Not so:[/] {escape(plain(claim))}", highlight=False, soft_wrap=True)
-        for line in signed_values_lines(found.signed):
+        for line in (*signed_values_lines(found.signed), *thinned_lines(found.thinned)):
             console.print(escape(plain(line)), highlight=False, soft_wrap=True)
         if len(found.incarnations) > 1:
             lives = ", ".join(map(str, found.incarnations))

@@ -19,7 +19,10 @@ from agent.cli.template import Given, annotated_config
 from agent.config import TokenSettings, read_secret
 from agent.identity.csr import certificate_request
 from agent.identity.did import did_of
-from agent.identity.purposes import EVIDENCE_KEY, SITE_CA_KEY, UPLINK_KEY, device_key
+from agent.identity.errors import HistoryError
+from agent.identity.folder import IdentityFolder
+from agent.identity.history import encode_history
+from agent.identity.purposes import EVIDENCE_KEY, SITE_CA_KEY, UPLINK_KEY, device_key, evidence_key
 from agent.token import softhsm
 from agent.token.errors import KeyExistsError
 from agent.token.token import Token, TokenState
@@ -41,7 +44,7 @@ class Initialised:
     made: tuple[str, ...]
     """What was not there before, for a person."""
     enrolment_dir: Path
-    """What the platform needs: uplink.csr, evidence.pem, and device-ID.pem of each settled device."""
+    """What the platform needs: uplink.csr, evidence.pem, device-ID.pem of each settled device, and history.cose."""
 
 
 def make_softhsm_token(settings: TokenSettings, pin: str, conf: Path) -> bool:
@@ -70,33 +73,44 @@ async def make_keys(
     made = []
     try:
         async with asyncio.timeout(READY_S):
-            await _until_ready(token)
-        wanted = [EVIDENCE_KEY, UPLINK_KEY, *([SITE_CA_KEY] if site_ca else []), *map(device_key, devices)]
+            await until_ready(token)
+        held = await asyncio.to_thread(IdentityFolder(state_dir).history)
+        evidence = evidence_key(1 if held is None else held.state.epochs[-1].number)
+        wanted = [
+            *([EVIDENCE_KEY] if held is None else []),
+            UPLINK_KEY,
+            *([SITE_CA_KEY] if site_ca else []),
+            *map(device_key, devices),
+        ]
         for key_id in wanted:
             try:
                 await token.create_key(key_id)
                 made.append(f"key {key_id.decode()}")
             except KeyExistsError:
                 continue
-        publics = {"evidence": await token.signer(EVIDENCE_KEY).meet()}
+        publics = {"evidence": await token.signer(evidence).meet()}
         for device_id in devices:
             publics[f"device-{device_id}"] = await token.signer(device_key(device_id)).meet()
         uplink = token.signer(UPLINK_KEY)
         await uplink.meet()
-        gateway_id = did_of(publics["evidence"])
+        gateway_id = did_of(publics["evidence"]) if held is None else held.state.gateway_id
         request = await certificate_request(uplink, common_name=name, did=gateway_id)
     except TimeoutError:
         raise InitError(f"the token did not become ready within {READY_S:g} s: {token.detail}") from None
     except SignerUnavailableError as error:
         raise InitError(f"the token: {error}") from error
+    except HistoryError as error:
+        raise InitError(str(error)) from error
     finally:
         await token.close()
     files = {f"{use}.pem": _pem(public) for use, public in publics.items()} | {"uplink.csr": request}
+    if held is not None:
+        files["history.cose"] = encode_history(held.entries)
     await asyncio.to_thread(_write_files, state_dir / "enrolment", files)
     return Initialised(gateway_id, tuple(made), state_dir / "enrolment")
 
 
-async def _until_ready(token: Token) -> None:
+async def until_ready(token: Token) -> None:
     """Waits until the token can sign. Raises InitError at once for a wrong PIN, which is never tried again."""
     ready = asyncio.create_task(token.wait_ready())
     try:
@@ -115,10 +129,10 @@ def _pem(public_key_der: bytes) -> bytes:
 def _write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
     folder.mkdir(exist_ok=True)
     for name, content in contents.items():
-        _put(folder / name, content, mode=0o644)
+        put(folder / name, content, mode=0o644)
 
 
-def _put(path: Path, content: bytes, *, mode: int) -> None:
+def put(path: Path, content: bytes, *, mode: int) -> None:
     """Write a file whole or not at all, and through no link: root may run this in a folder of the service's user."""
     beside = path.with_name(path.name + ".new")
     beside.unlink(missing_ok=True)
@@ -145,7 +159,7 @@ def read_pin(reference: str) -> str:
     path = Path(name)
     if kind == "file" and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        _put(path, secrets.token_hex(8).encode(), mode=0o600)
+        put(path, secrets.token_hex(8).encode(), mode=0o600)
     return read_secret(reference)
 
 

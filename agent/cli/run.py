@@ -100,7 +100,13 @@ async def _faces(gateway: Gateway, settings: Settings) -> AsyncIterator[None]:
     async with contextlib.AsyncExitStack() as stack:
         try:
             await stack.enter_async_context(
-                serve_locally(gateway, settings.gateway.state_dir / SOCKET_NAME, chargers=gateway)
+                serve_locally(
+                    gateway,
+                    settings.gateway.state_dir / SOCKET_NAME,
+                    chargers=gateway,
+                    control=gateway,
+                    holds=gateway,
+                )
             )
         except OSError as error:
             gateway.note_problem("socket", f"v2g-gateway status cannot ask this agent: {error}")

@@ -29,6 +29,7 @@ def picture(status: object) -> RenderableType:
     commands = field(status, "commands")
     if commands:
         parts.append(_commands(commands))
+    parts += [Text(plain(line)) for line in agreed_sentences(status)]
     parts.append(_counts(status))
     problems = field(status, "problems")
     for problem in problems if isinstance(problems, list) else []:
@@ -73,19 +74,58 @@ def _commands(commands: object) -> RenderableType:
     return table("Commands", ["Command", "State", "From", "Until", "Reason"], rows)
 
 
+def agreed_sentences(status: object) -> list[str]:
+    """The schedules, and how far the site is from them; nothing where nothing was ever agreed."""
+    schedules, told = field(status, "schedules"), field(status, "deviation")
+    found = [
+        ("Schedule in force: " if field(line, "in_force") else "Schedule: ")
+        + str(field(line, "text"))
+        + (f"; {field(line, 'reason')}" if field(line, "reason") else "")
+        for line in (schedules if isinstance(schedules, list) else [])
+    ]
+    feeds = field(status, "feeds")
+    for feed in feeds if isinstance(feeds, list) else []:
+        found.append(_feed(feed))
+    if field(told, "quarters"):
+        costs = field(told, "penalties_micro")
+        paid = [
+            f"{micro / 1e6:.2f} {currency}" for currency, micro in (costs if isinstance(costs, dict) else {}).items()
+        ]
+        found.append(
+            f"Deviation over {field(told, 'quarters')} quarters of an hour: {field(told, 'under_wh')} Wh short, "
+            f"{field(told, 'over_wh')} Wh over" + (f"; would cost {', '.join(paid)}" if paid else "")
+        )
+    return found
+
+
+def _feed(feed: object) -> str:
+    value, doubt = field(feed, "value"), field(feed, "doubt")
+    shown = "?"
+    if isinstance(value, int):
+        is_price = field(feed, "feed") == "price"
+        shown = f"{value / 1e6:.4f} {field(feed, 'currency')} per kWh" if is_price else f"{value / 1000:.3f} Hz"
+    text = f"Feed, {field(feed, 'feed')}: {shown}, by {field(feed, 'sources')} sources, {field(feed, 'age_s')} s ago"
+    return text + (f"; {doubt}" if doubt else "")
+
+
 def _counts(status: object) -> RenderableType:
     link = next((p for p in _parts(status) if field(p, "name") == "link"), None)
     return Text.assemble(
         ("Link ", "bold"),
         f"{field(link, 'state')}   ",
         ("Readings ", "bold"),
-        f"{field(status, 'evidence', 'readings')} stored   ",
+        f"{field(status, 'evidence', 'readings')} stored{_merged(status)}   ",
         ("Statements ", "bold"),
         f"{field(status, 'evidence', 'sealed')} sealed, {field(status, 'evidence', 'acknowledged')} acknowledged   ",
         ("Windows ", "bold"),
         f"{field(status, 'settlement', 'windows_countersigned')} of {field(status, 'settlement', 'windows_closed')} "
         "signed by both sides",
     )
+
+
+def _merged(status: object) -> str:
+    merged = field(status, "evidence", "merged")
+    return f", {merged} of them merged to save space" if merged else ""
 
 
 def _parts(status: object) -> list[object]:

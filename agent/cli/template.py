@@ -51,11 +51,30 @@ _EXAMPLES: Final = """\
 # Where its meter signs (OCMF): the key as the meter shows it, never one that the charger sends.
 #meter_key_file = "/etc/v2g-gateway/cs-1.meter.pem"
 
+# Whose signed prices and frequencies count; [feeds] needed of them must agree.
+#[[feeds.source]]
+#name = "exchange-1"
+#key_file = "/etc/v2g-gateway/exchange-1.pem"
+#[[feeds.source]]
+#name = "exchange-2"
+#key_file = "/etc/v2g-gateway/exchange-2.pem"
+
 # A car is discharged only with its owner's mandate, for the token that it charges with.
 #[[control.mandate]]
 #token_id = "04A1B2C3D4E5F6"
 #minimum_soc_percent = 30
 #least_price_micro_per_kwh = 0
+
+# Hard-wired inputs: a contact to ground that opens to act, so that a broken wire acts too.
+#[[input]]
+#name = "stop-button"
+#line = 17
+#stop = true
+
+#[[input]]
+#name = "ripple-60"
+#line = 27
+#export_limit_w = 6000
 """
 
 _HEAD: Final = """\
@@ -74,7 +93,7 @@ def annotated_config(given: Given) -> str:
     """The file as text. `given` are the values to write, by section and key; all else stands there as a comment."""
     parts = [_HEAD]
     for name in config.Settings.model_fields:
-        if name == "device":
+        if name in ("device", "input"):  # lists; the examples show them
             continue
         section = config.model_at((name,))
         assert section is not None
@@ -88,7 +107,7 @@ def annotated_config(given: Given) -> str:
 def _section(name: str, model: type[BaseModel], values: Mapping[str, str | int | float | bool], *, hide: bool) -> str:
     lines = [f"{'#' if hide else ''}[{name}]"]
     for key, field in model.model_fields.items():
-        if name == "control" and key == "mandate":
+        if (name, key) in (("control", "mandate"), ("feeds", "source")):
             continue
         lines.extend(textwrap.wrap(_explain(field), width=116, initial_indent="# ", subsequent_indent="# "))
         if key in values:

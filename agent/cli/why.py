@@ -10,7 +10,7 @@ from agent.cli.asking import settings_of
 from agent.cli.client import AgentUnreachableError, ask
 from agent.cli.options import ConfigOption, JsonOption
 from agent.cli.output import console, emit_json, fail, field, plain
-from agent.cli.status import band, watts
+from agent.cli.status import agreed_sentences, band, watts
 from agent.config import DEFAULT_PATH
 
 ENDED: Final = ("completed", "superseded", "expired", "failed", "rejected")
@@ -60,7 +60,9 @@ def site_sentences(status: object) -> list[str]:
             "failed",
         ):
             found.append(f"Not in force: {field(command, 'text')}, for {field(command, 'reason')}.")
-    return found or ["No command is in force."]
+    if not found:
+        found.append("No command is in force.")
+    return found + [f"{line}." for line in agreed_sentences(status)]
 
 
 def sentence(device: object) -> str:

@@ -5,11 +5,14 @@ file: a key that ends in `_secret` names where one is, "file:/path" or "credenti
 What a setting does must not live here: rooms take the section that is theirs.
 """
 
+from agent.config.bounds_settings import BoundsSettings
 from agent.config.device_settings import DeviceSettings
 from agent.config.file import DEFAULT_PATH, ConfigError, model_at, read_settings
+from agent.config.input_settings import InputSettings
 from agent.config.secrets import SecretError, read_secret
 from agent.config.settings import (
     ControlSettings,
+    FeedSettings,
     FrequencySettings,
     MandateSettings,
     PlatformSettings,
@@ -24,10 +27,13 @@ from agent.config.values import MQTT_SCHEME, is_loopback, split_address
 __all__ = [
     "DEFAULT_PATH",
     "MQTT_SCHEME",
+    "BoundsSettings",
     "ConfigError",
     "ControlSettings",
     "DeviceSettings",
+    "FeedSettings",
     "FrequencySettings",
+    "InputSettings",
     "MandateSettings",
     "PlatformSettings",
     "SecretError",

@@ -12,6 +12,7 @@ from agent.config.values import (
     DeviceId,
     SecretReference,
     Section,
+    TimeOfDay,
     fault,
 )
 from drivers.device import DeviceKind
@@ -68,6 +69,17 @@ class DeviceSettings(Section):
         "never",
         description="How it may discharge: v2x by OCPP 2.1; negative_limit by 2.0.1 too, for models known to do it",
     )
+    day: Literal["now", "departure", "surplus"] | None = Field(
+        None,
+        description="What its car does when nobody commands: charge now, by its departure, or from what PV leaves "
+        "over; absent: [control] cars_by_default",
+    )
+    departure_time: TimeOfDay | None = Field(
+        None, description='When cars that do not tell leave, by [site] timezone: "07:30"'
+    )
+    departure_energy_wh: int | None = Field(
+        None, ge=0, le=1_000_000, description="What cars that do not tell need until then, Wh"
+    )
     local_tokens: list[str] = Field(
         [], max_length=1000, description="idTokens that may charge here without the platform"
     )
@@ -107,6 +119,12 @@ class DeviceSettings(Section):
                 raise ValueError("an ocpp device needs `charger_id`, the identity at the end of the charger's URL")
             if self.kind is not DeviceKind.CHARGER:
                 raise ValueError("driver ocpp is for kind charger")
+        of_a_charger = ("day", "departure_time", "departure_energy_wh")
+        misplaced = [key for key in of_a_charger if self.driver != "ocpp" and getattr(self, key) is not None]
+        if misplaced:
+            raise fault("is for a charger's car (driver ocpp)", misplaced[0])
+        if self.day == "departure" and (self.departure_time is None) != (self.departure_energy_wh is None):
+            raise fault("departure_time and departure_energy_wh go together", "day")
         if self.meter_key_file is not None and self.driver != "ocpp":
             raise fault("only a charger's meter signs its values (driver ocpp)", "meter_key_file")
         if self.meter_key_sha256 is not None and self.meter_key_file is None:

@@ -8,13 +8,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from agent.config.bounds_settings import BoundsSettings
 from agent.config.device_settings import DeviceSettings
+from agent.config.input_settings import InputSettings
 from agent.config.values import (
     AbsolutePath,
     Endpoint,
     HostAndPort,
     SecretReference,
     Section,
+    Timezone,
     fault,
     is_loopback,
 )
@@ -43,6 +46,7 @@ class SiteSettings(Section):
     export_limit_w: int = Field(10_000, ge=0, le=10_000_000, description="Most export at the connection, W")
     house_reserve_w: int = Field(5_000, ge=0, le=1_000_000, description="Most that everything not controlled draws, W")
     discharge_permitted: bool = Field(False, description="The connection contract permits export from storage and cars")
+    timezone: Timezone = Field("UTC", description='Where it is by the tz database, such as "Europe/Berlin"')
 
 
 class TokenSettings(Section):
@@ -69,6 +73,9 @@ class EvidenceSettings(Section):
     linger_s: float = Field(1.0, ge=0.0, le=10.0, description="Longest wait of a statement for its batch to fill, s")
     linger_leaves: int = Field(2048, ge=1, le=4095, description="Statements that end the wait at once")
     retain_days: int = Field(7, ge=7, le=3650, description="Evidence is kept this long after acknowledgement, days")
+    most_mib: int = Field(
+        4096, ge=64, le=1 << 20, description="Most space for evidence, MiB; near it the oldest readings are merged"
+    )
 
 
 class PlatformSettings(Section):
@@ -92,8 +99,10 @@ class PlatformSettings(Section):
     platform_key_file: Path = Field(
         description="Public key of the platform's acknowledgements and countersignatures, PEM"
     )
-    trust_root_file: Path = Field(description="Public key that signs the trust list, PEM")
+    trust_root_file: Path = Field(description="Public keys that sign the trust list, PEM, one after the other")
+    trust_threshold: int = Field(1, ge=1, le=16, description="So many of these keys must have signed it")
     trust_list_file: Path = Field(description="Who may order what: signed trust list")
+    aggregator_id: str = Field("", max_length=255, description="Who dispatches this site: stands in its bids")
     reconnect_least_s: float = Field(0.5, ge=0.1, le=60, description="First back-off after a lost link, s")
     reconnect_most_s: float = Field(60.0, ge=1, le=3600, description="Longest back-off, s")
     stall_s: float = Field(30.0, ge=2, le=600, description="No answer to a batch for this long: connect anew, s")
@@ -137,6 +146,34 @@ class FrequencySettings(Section):
     )
 
 
+class FeedSourceSettings(Section):
+    """[[feeds.source]]: somebody whose signed values count."""
+
+    name: str = Field(min_length=1, max_length=255, description="As it stands in the values")
+    key_file: AbsolutePath = Field(description="Its public key, PEM")
+
+
+class FeedSettings(Section):
+    """[feeds]: signed prices and frequencies, agreed among sources. Without sources there are none."""
+
+    needed: int = Field(2, ge=1, le=100, description="So many sources must agree within two sigma")
+    area: str = Field("", max_length=64, description="Bidding zone or area that the values are for")
+    price_fresh_s: float = Field(
+        3600.0, ge=1, le=86_400, description="The last price that was agreed on counts so long without another, s"
+    )
+    frequency_fresh_s: float = Field(30.0, ge=1, le=600, description="A frequency counts so long, s")
+    source: list[FeedSourceSettings] = Field([], max_length=100)
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        names = [source.name for source in self.source]
+        if len(set(names)) != len(names):
+            raise fault("names of sources must differ", "source")
+        if self.source and len(self.source) < self.needed:
+            raise fault(f"{self.needed} sources must agree, and there are {len(self.source)}", "needed")
+        return self
+
+
 class ControlSettings(Section):
     """[control]"""
 
@@ -147,6 +184,15 @@ class ControlSettings(Section):
     interval_s: float = Field(1.0, ge=0.1, le=5.0, description="The plan is made at least this often, s")
     lease_s: float = Field(60.0, ge=5, le=900, description="A permission ends in the device after this silence, s")
     cars_by_default: Literal["charge", "wait"] = Field("charge", description="What cars do when nobody commands")
+    surplus_start_after_s: float = Field(
+        60.0, ge=0, le=3600, description='Cars with day = "surplus" start after the sun was enough for so long, s'
+    )
+    surplus_stop_after_s: float = Field(
+        120.0, ge=0, le=3600, description="They stop after it was too little for so long, s"
+    )
+    surplus_least_s: float = Field(
+        300.0, ge=0, le=7200, description="They charge so long at least, and rest so long at least, s"
+    )
     battery_by_default: Literal["self_consumption", "idle"] = Field(
         "self_consumption", description="What a stationary battery does when nobody commands"
     )
@@ -265,11 +311,14 @@ class Settings(Section):
     evidence: EvidenceSettings = EvidenceSettings()
     platform: PlatformSettings | None = None
     control: ControlSettings = ControlSettings()
+    bounds: BoundsSettings = BoundsSettings()
     frequency: FrequencySettings = FrequencySettings()
+    feeds: FeedSettings = FeedSettings()
     settlement: SettlementSettings = SettlementSettings()
     ocpp: OcppSettings = OcppSettings()
     web: WebSettings = WebSettings()
     device: list[DeviceSettings] = Field([], max_length=200)
+    input: list[InputSettings] = Field([], max_length=32)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -278,6 +327,11 @@ class Settings(Section):
             twice = sorted({d.id for d in self.device if [o.id for o in self.device].count(d.id) > 1})
             last = max(i for i, d in enumerate(self.device) if d.id == twice[0])
             raise fault(f"device ids must differ; more than once: {', '.join(twice)}", "device", last, "id")
+        for i, wired in enumerate(self.input):
+            for known in self.input[:i]:
+                if wired.name == known.name or (wired.chip, wired.line) == (known.chip, known.line):
+                    raise fault(f"inputs {known.name} and {wired.name} are the same one: name, or chip and line",
+                                "input", i, "line")  # fmt: skip
         for i, d in enumerate(self.device):
             why = _wrong_path(d, by_id)
             if why:

@@ -22,7 +22,8 @@ from agent.control.command import (
     same_float32,
 )
 from agent.control.errors import CommandFormatError, quoted
-from agent.control.order import Now, Order, Rank, ordered_energy_wh
+from agent.control.order import Now, Order, Rank
+from agent.control.ordered import ordered_by, total
 from agent.control.plain import plain_command, plain_hash
 from agent.control.replay import Freshness
 from agent.evidence.errors import EvidenceError
@@ -175,7 +176,7 @@ def _judge_signed(
         for entry in rights:
             _check_rights(order.command, entry, policy)
         if len(rights) == 1:
-            _check_value(order, policy, book, now)
+            _check_value(order.command, policy, book, now)
         _check_room(order.command, book)
     except _RefusalError as error:
         return Refused(order.hash, order.command_id, str(error), order, error.alarm)
@@ -294,21 +295,21 @@ def _check_rights(command: Command, rights: IssuerRights, policy: Policy) -> Non
         raise _RefusalError(f"{who} has no right to priority {command.priority.name}")
 
 
-def _check_value(order: Order, policy: Policy, book: Book, now: Now) -> None:
+def _check_value(command: Command, policy: Policy, book: Book, now: Now) -> None:
     """One signature is enough up to the bound, added up over a day whatever the campaign says (SAFETY 10)."""
-    if order.command.restrictive:
+    if command.restrictive:
         return
-    energy_wh = ordered_energy_wh(order.command)
-    total_wh = energy_wh + book.ordered_wh(order.issuer_key, now.wall_us - DAY_US)
-    if total_wh > policy.high_value_wh:
+    sums = total([ordered_by(command), book.ordered(command.issuer, now.wall_us - DAY_US)])
+    needed = "an operational and a governance signature are needed (local bound: dual control [10])"
+    if sums.energy_wh > policy.high_value_wh:
         raise _RefusalError(
-            f"with it this issuer orders {total_wh} Wh in 24 h; above {policy.high_value_wh} Wh an operational and a "
-            "governance signature are needed"
+            f"with it this issuer orders {sums.energy_wh} Wh in 24 h; above {policy.high_value_wh} Wh {needed}"
         )
-    price = order.command.price
-    if price is not None and energy_wh * price.micro_per_kwh // 1000 > HIGH_VALUE_MICRO:
-        raise _RefusalError(f"is worth more than 10,000 {price.currency}: an operational and a governance signature "
-                            "are needed")  # fmt: skip
+    if command.price is not None and sums.value_micro > HIGH_VALUE_MICRO:
+        raise _RefusalError(
+            f"with it this issuer orders what is worth {sums.value_micro // 1_000_000} {command.price.currency} in "
+            f"24 h; above 10,000 {needed}"
+        )
 
 
 def _check_room(command: Command, book: Book) -> None:
@@ -346,6 +347,7 @@ def _judge_unsigned(
         return Undecided("the time is not known since the reboot", restrictive=False)
     if now.time_known:
         _check_time(command, now)
+    _check_value(command, policy, book, now)
     _check_room(command, book)
     return Admitted(
         Order(

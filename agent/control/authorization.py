@@ -44,17 +44,16 @@ class IssuerSignature:
 
 
 @dataclass(frozen=True, slots=True)
-class Authorization:
-    """An authorization as read. Nothing is verified until `verify` has been called for each signature."""
+class Signed:
+    """A signed body as read. Nothing is verified until `verify` has been called for each signature."""
 
-    command: Command
     body: bytes
     signatures: tuple[IssuerSignature, ...]
     """One, or two under dual control, by different keys."""
 
     @property
     def hash(self) -> bytes:
-        """Identity of the command: of the signed content, never of this envelope."""
+        """Identity: of the signed content, never of this envelope."""
         return command_hash(self.body)
 
     def verify(self, index: int, key: VerifyKey) -> None:
@@ -71,17 +70,32 @@ class Authorization:
         key.verify(claimed.to_be_signed, claimed.signature)
 
 
+@dataclass(frozen=True, slots=True)
+class Authorization(Signed):
+    """The signed body of a command."""
+
+    command: Command
+
+
 async def authorize(command: Command, signer: Signer) -> bytes:
     """The COSE_Sign1 of one issuer over a command. Raises SignerUnavailableError as the signer does."""
-    body = encode_body(command)
-    protected = cbor.encode(_signer_header(signer) | {HEADER_TYP: TYP})
+    return await sign_body(encode_body(command), TYP, signer)
+
+
+async def sign_body(body: bytes, typ: str, signer: Signer) -> bytes:
+    """A COSE_Sign1 over any body. Raises SignerUnavailableError as the signer does."""
+    protected = cbor.encode(_signer_header(signer) | {HEADER_TYP: typ})
     return Sign1(protected, {}, body, await signer.sign(to_be_signed(protected, body))).encode()
 
 
 async def authorize_dual(command: Command, operational: Signer, governance: Signer) -> bytes:
     """The COSE_Sign of two issuers over a command: the operational signature first, then the governance one."""
-    body = encode_body(command)
-    body_protected = cbor.encode({HEADER_TYP: TYP})
+    return await sign_body_dual(encode_body(command), TYP, operational, governance)
+
+
+async def sign_body_dual(body: bytes, typ: str, operational: Signer, governance: Signer) -> bytes:
+    """A COSE_Sign by two over any body."""
+    body_protected = cbor.encode({HEADER_TYP: typ})
     signatures: list[cbor.Value] = []
     for signer in (operational, governance):
         protected = cbor.encode(_signer_header(signer))
@@ -97,6 +111,12 @@ def dual_to_be_signed(body_protected: bytes, signer_protected: bytes, payload: b
 
 def decode_authorization(encoded: bytes) -> Authorization:
     """Reads a COSE_Sign1 or a COSE_Sign of two. Raises CommandFormatError; nothing is verified."""
+    signed = decode_signed(encoded, TYP)
+    return Authorization(signed.body, signed.signatures, decode_body(signed.body))
+
+
+def decode_signed(encoded: bytes, typ: str) -> Signed:
+    """As `decode_authorization`, of any body that is signed as this `typ`."""
     try:
         value = cbor.decode(encoded, what="authorization", most_bytes=MAX_AUTHORIZATION_BYTES)
         if not isinstance(value, cbor2.CBORTag) or value.tag not in (TAG_SIGN1, TAG_SIGN):
@@ -109,24 +129,24 @@ def decode_authorization(encoded: bytes) -> Authorization:
             case _:
                 raise CommandFormatError("authorization: not laid out with an empty unprotected header and its payload")
         if value.tag == TAG_SIGN1:
-            signatures: tuple[IssuerSignature, ...] = (_single(protected, body, last),)
+            signatures: tuple[IssuerSignature, ...] = (_single(protected, body, last, typ),)
         else:
-            signatures = _pair(protected, body, last)
+            signatures = _pair(protected, body, last, typ)
     except MalformedError as error:
         raise CommandFormatError(f"authorization: {error}") from error
-    return Authorization(decode_body(body), body, signatures)
+    return Signed(body, signatures)
 
 
-def _single(protected: bytes, body: bytes, signature: cbor.Value) -> IssuerSignature:
+def _single(protected: bytes, body: bytes, signature: cbor.Value, typ: str) -> IssuerSignature:
     if not isinstance(signature, bytes):
         raise CommandFormatError("authorization: its signature is no byte string")
     header = _header(protected, {HEADER_ALG, HEADER_KID, HEADER_TYP})
-    _check_typ(header)
+    _check_typ(header, typ)
     return _claimed(header, to_be_signed(protected, body), signature)
 
 
-def _pair(protected: bytes, body: bytes, signatures: cbor.Value) -> tuple[IssuerSignature, ...]:
-    _check_typ(_header(protected, {HEADER_TYP}))
+def _pair(protected: bytes, body: bytes, signatures: cbor.Value, typ: str) -> tuple[IssuerSignature, ...]:
+    _check_typ(_header(protected, {HEADER_TYP}), typ)
     if not isinstance(signatures, list) or len(signatures) != 2:
         raise CommandFormatError("authorization: dual control is by exactly two signatures")
     found = []
@@ -150,9 +170,9 @@ def _header(protected: bytes, labels: set[int]) -> dict[int, cbor.Value]:
     return header
 
 
-def _check_typ(header: dict[int, cbor.Value]) -> None:
-    if header[HEADER_TYP] != TYP:
-        raise CommandFormatError(f"authorization: typ is {quoted(header[HEADER_TYP])}, {TYP} is right")
+def _check_typ(header: dict[int, cbor.Value], typ: str) -> None:
+    if header[HEADER_TYP] != typ:
+        raise CommandFormatError(f"authorization: typ is {quoted(header[HEADER_TYP])}, {typ} is right")
 
 
 def _claimed(header: dict[int, cbor.Value], message: bytes, signature: bytes) -> IssuerSignature:

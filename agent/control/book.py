@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
-from typing import Final
+from itertools import takewhile
+from typing import Final, TypeAlias
 
 from agent.control.command import Command, Point
-from agent.control.order import Now, Order, Rank, began, name_of, ordered_energy_wh, precedence, same_matter, stands
+from agent.control.order import Now, Order, Rank, began, name_of, precedence, same_matter, stands
+from agent.control.ordered import Ordered, ordered_by, total
 from agent.control.replay import ReplayWindow
 from agent.control.tally import Register, Tally
 from agent.evidence.statements import CommandReceipt, CommandState
@@ -21,6 +23,7 @@ TRANSITIONS: Final[dict[CommandState, frozenset[CommandState]]] = {
     CommandState.RECEIVED: frozenset({CommandState.ACCEPTED, CommandState.PARTIAL, CommandState.REJECTED}),
     CommandState.ACCEPTED: frozenset(
         {
+            CommandState.PARTIAL,
             CommandState.EXECUTING,
             CommandState.COMPLETED,
             CommandState.SUPERSEDED,
@@ -37,7 +40,9 @@ TRANSITIONS: Final[dict[CommandState, frozenset[CommandState]]] = {
             CommandState.FAILED,
         }
     ),
-    CommandState.EXECUTING: frozenset({CommandState.COMPLETED, CommandState.SUPERSEDED, CommandState.FAILED}),
+    CommandState.EXECUTING: frozenset(
+        {CommandState.PARTIAL, CommandState.COMPLETED, CommandState.SUPERSEDED, CommandState.FAILED}
+    ),
     CommandState.REJECTED: frozenset(),
     CommandState.COMPLETED: frozenset(),
     CommandState.SUPERSEDED: frozenset(),
@@ -55,6 +60,10 @@ MAX_KEPT: Final = 1000
 HOUR_US: Final = 3600 * 1_000_000
 KEPT_FOR_US: Final = 24 * HOUR_US
 """After its end a command is kept so long: a day is what dual control adds up over (SAFETY 10)."""
+
+
+_Words: TypeAlias = Mapping[bytes, list[tuple[tuple[int, int], int, bytes]]]
+"""By issuer key: (age of the word, place in the book, hash), the newest word first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +96,8 @@ class Outcome:
     """The metered power is where the plan wants it for this command, and that is something."""
     counted_devices: tuple[str, ...] = ()
     """Whose registers its energy is counted on."""
+    held: str = ""
+    """What a person at the site has taken from it, once it was accepted; empty: nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +114,8 @@ class Book:
 
     entries: Mapping[bytes, Entry] = field(default_factory=dict)
     windows: Mapping[tuple[bytes, str], ReplayWindow] = field(default_factory=dict)
-    forgotten: Mapping[bytes, Mapping[int, int]] = field(default_factory=dict)
-    """By issuer key and hour of receipt: Wh ordered by commands that are kept no more; they still count (SAFETY 10)."""
+    forgotten: Mapping[bytes, Mapping[int, Ordered]] = field(default_factory=dict)
+    """By issuer's name and hour of receipt: ordered by commands that are kept no more; they still count (SAFETY 10)."""
 
     def known_by_id(self, command_id: str) -> Entry | None:
         """The admitted command of an id. Refused ones do not hold their id: a forgery must not block the real one."""
@@ -125,11 +136,16 @@ class Book:
         """Arrival counts for the unsigned."""
         return 1 + max((e.order.command.sequence for e in self._of(b"")), default=0)
 
-    def ordered_wh(self, issuer_key: bytes, since_us: int) -> int:
-        """Energy that one issuer ordered since then, at full power and for as long as each order stood (SAFETY 10)."""
-        hours = self.forgotten.get(issuer_key, {})
-        total = sum(energy_wh for hour, energy_wh in hours.items() if hour >= since_us // HOUR_US)
-        return total + sum(_ordered_wh(e) for e in self._of(issuer_key) if e.order.received_us >= since_us)
+    def ordered(self, issuer: str, since_us: int) -> Ordered:
+        """What one issuer ordered since then with any key, at full power and while each order stood (SAFETY 10)."""
+        hours = self.forgotten.get(issuer.encode(), {})
+        gone = (part for hour, part in hours.items() if hour >= since_us // HOUR_US)
+        kept = (
+            _ordered(entry)
+            for entry in self.entries.values()
+            if entry.order.command.issuer == issuer and entry.order.received_us >= since_us
+        )
+        return total([*gone, *kept])
 
     def _of(self, issuer_key: bytes) -> list[Entry]:
         return [entry for entry in self.entries.values() if entry.order.issuer_key == issuer_key]
@@ -186,10 +202,11 @@ class Book:
         change = Change(self)
         if not now.time_known:
             return change
+        words = self._words()
         for entry in self.entries.values():
             if entry.state.final or not began(entry.order.command, now):
                 continue
-            replacing = change.book._replaced_for_good_by(entry, now)
+            replacing = change.book._replaced_for_good_by(entry, words, now)
             if replacing is not None:
                 reason = f"replaced by {name_of(replacing)} of the same issuer"
                 change = change.book._ended(entry, CommandState.SUPERSEDED, reason, now, change.receipts)
@@ -219,13 +236,14 @@ class Book:
 
     def candidates(self, now: Now) -> tuple[Order, ...]:
         """What stands now, highest first; the plan decides between those that want the same device."""
+        words = self._words()
         standing = [
             entry
             for entry in self.entries.values()
             if not entry.state.final
             and (entry.durable or entry.order.command.restrictive)
             and stands(entry.order.command, now)
-            and self._suspended_by(entry, now) is None
+            and self._suspended_by(entry, words, now) is None
         ]
         return tuple(sorted((entry.order for entry in standing), key=precedence))
 
@@ -245,6 +263,9 @@ class Book:
             if outcome.responded and not entry.executed:
                 receipt = _receipt(entry.order, CommandState.EXECUTING, outcome.reason, now.wall_us, None)
                 entry, receipts = _followed(entry, receipt), (*receipts, receipt)
+            if outcome.held and entry.state in (CommandState.ACCEPTED, CommandState.EXECUTING):
+                receipt = _receipt(entry.order, CommandState.PARTIAL, outcome.held, now.wall_us, None)
+                entry, receipts = _followed(entry, receipt), (*receipts, receipt)
             change = Change(change.book._with(entry), receipts)
             most_wh, delivered_wh = entry.order.command.max_energy_wh, tally.delivered_wh()
             if most_wh is not None and delivered_wh is not None:
@@ -260,11 +281,10 @@ class Book:
 
     def tidied(self, now: Now) -> tuple[Book, tuple[bytes, ...]]:
         """The book without what nobody will ask for again, and the hashes that went."""
-        final = sorted(
-            (entry for entry in self.entries.values() if entry.state.final),
-            key=lambda entry: entry.receipts[-1].timestamp_us,
-        )
+        final = [entry for entry in self.entries.values() if entry.state.final]
         excess = max(0, len(final) - MAX_KEPT)
+        if excess:
+            final.sort(key=lambda entry: entry.receipts[-1].timestamp_us)
         gone = {entry.order.hash for entry in final[:excess]}
         if now.time_known:
             for entry in final[excess:]:
@@ -279,20 +299,20 @@ class Book:
         kept = {h: e for h, e in self.entries.items() if h not in gone}
         return Book(kept, self.windows, self._forgetting(gone, now)), tuple(sorted(gone))
 
-    def _forgetting(self, gone: Set[bytes], now: Now) -> dict[bytes, dict[int, int]]:
+    def _forgetting(self, gone: Set[bytes], now: Now) -> dict[bytes, dict[int, Ordered]]:
         """The sums by issuer and hour with those that go, and without what is older than a day."""
         oldest = (now.wall_us - KEPT_FOR_US) // HOUR_US if now.time_known else 0
         sums = {
-            key: {hour: energy_wh for hour, energy_wh in hours.items() if hour >= oldest}
-            for key, hours in self.forgotten.items()
+            issuer: {hour: part for hour, part in hours.items() if hour >= oldest}
+            for issuer, hours in self.forgotten.items()
         }
         for order_hash in gone:
             entry = self.entries[order_hash]
-            energy_wh, hour = _ordered_wh(entry), entry.order.received_us // HOUR_US
-            if energy_wh > 0 and hour >= oldest:
-                hours = sums.setdefault(entry.order.issuer_key, {})
-                hours[hour] = hours.get(hour, 0) + energy_wh
-        return {key: hours for key, hours in sums.items() if hours}
+            part, hour = _ordered(entry), entry.order.received_us // HOUR_US
+            if part.energy_wh > 0 and hour >= oldest:
+                hours = sums.setdefault(entry.order.command.issuer.encode(), {})
+                hours[hour] = total([hours.get(hour, Ordered()), part])
+        return {issuer: hours for issuer, hours in sums.items() if hours}
 
     def joined(self, restored: Book) -> Book:
         """This book, begun while the store was away, together with the stored one."""
@@ -322,27 +342,38 @@ class Book:
 
     # -- who gives way ------------------------------------------------------------------------------------------
 
-    def _replaced_for_good_by(self, entry: Entry, now: Now) -> Order | None:
-        for later in self._later_words(entry):
+    def _words(self) -> _Words:
+        """All that each issuer has said, its newest word first: a glance at its beginning finds who gives way to it."""
+        words: dict[bytes, list[tuple[tuple[int, int], int, bytes]]] = {}
+        for place, entry in enumerate(self.entries.values()):
+            order = entry.order
+            words.setdefault(order.issuer_key, []).append((order.age_of_word(), place, order.hash))
+        for said in words.values():
+            said.sort(reverse=True)
+        return words
+
+    def _replaced_for_good_by(self, entry: Entry, words: _Words, now: Now) -> Order | None:
+        for later in self._later_words(entry, words):
             if not later.command.resume and began(later.command, now):
                 return later
         return None
 
-    def _suspended_by(self, entry: Entry, now: Now) -> Order | None:
-        for later in self._later_words(entry):
+    def _suspended_by(self, entry: Entry, words: _Words, now: Now) -> Order | None:
+        for later in self._later_words(entry, words):
             if stands(later.command, now) and not self.entries[later.hash].state.final:
                 return later
         return None
 
-    def _later_words(self, entry: Entry) -> Iterable[Order]:
+    def _later_words(self, entry: Entry, words: _Words) -> Iterable[Order]:
         """The issuer's later commands about the same, in overlapping time, but those cancelled before they began."""
         mine = entry.order
-        for other in self.entries.values():
+        mine_said = mine.age_of_word()
+        later = takewhile(lambda word: word[0] > mine_said, words[mine.issuer_key])
+        for _, order_hash in sorted((place, order_hash) for _, place, order_hash in later):
+            other = self.entries[order_hash]
             theirs = other.order
             if (
-                theirs.issuer_key != mine.issuer_key
-                or theirs.age_of_word() <= mine.age_of_word()
-                or other.state is CommandState.REJECTED
+                other.state is CommandState.REJECTED
                 or not (other.durable or theirs.command.restrictive)
                 or not same_matter(mine.command, theirs.command)
                 or theirs.command.end_us <= mine.command.start_us
@@ -357,14 +388,14 @@ class Book:
         return Book({**self.entries, entry.order.hash: entry}, self.windows, self.forgotten)
 
 
-def _ordered_wh(entry: Entry) -> int:
+def _ordered(entry: Entry) -> Ordered:
     """What a command ordered at most, for as long as it stood."""
     if entry.state is CommandState.REJECTED:
-        return 0
+        return Ordered()
     end_us = entry.order.command.end_us
     if entry.state.final:
         end_us = min(end_us, entry.receipts[-1].timestamp_us)
-    return ordered_energy_wh(entry.order.command, end_us)
+    return ordered_by(entry.order.command, end_us)
 
 
 def _followed(entry: Entry, receipt: CommandReceipt) -> Entry:

@@ -31,7 +31,7 @@ MAX_NAME: Final = 255
 """Characters of an issuer, campaign or zone name, and of a command id."""
 MAX_PRICE_MICRO: Final = 10**12
 
-_AUDIENCE: Final = re.compile(r"did:key:z[1-9A-HJ-NP-Za-km-z]{10,200}|zone:[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_AUDIENCE: Final = re.compile(r"did:(?:key|v2g):z[1-9A-HJ-NP-Za-km-z]{10,200}|zone:[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _TARGET: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _CURRENCY: Final = re.compile(r"[A-Z]{3}")
 
@@ -104,7 +104,7 @@ class Command:
     """
 
     audience: str
-    """"did:key:..." of one gateway, or "zone:NAME"."""
+    """"did:key:..." or "did:v2g:..." of one gateway, or "zone:NAME"."""
     targets: tuple[str, ...] = ()
     """Device ids that shall deliver it; empty: the whole site."""
     mode: Mode
@@ -130,7 +130,7 @@ class Command:
 
     def __post_init__(self) -> None:
         _require(_AUDIENCE.fullmatch(self.audience) is not None,
-                 f"audience {quoted(self.audience)} is neither a did:key nor zone:NAME")  # fmt: skip
+                 f"audience {quoted(self.audience)} is neither a did:key, a did:v2g nor zone:NAME")  # fmt: skip
         _require(
             len(self.targets) <= MAX_TARGETS, f"names {len(self.targets)} targets, at most {MAX_TARGETS} are right"
         )

@@ -10,23 +10,45 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import structlog
 
 from agent.clock import Clock, ClockQuality, Instant
-from agent.config import ControlSettings, DeviceSettings, FrequencySettings, SiteSettings
-from agent.control.admission import Admitted, Duplicate, Nothing, Policy, Refused, Undecided, judge
+from agent.config import BoundsSettings, ControlSettings, DeviceSettings, FrequencySettings, InputSettings, SiteSettings
+from agent.control.admission import HORIZON_US, Admitted, Duplicate, Nothing, Policy, Refused, Undecided, judge
 from agent.control.answers import Answers
 from agent.control.book import Book, Change
+from agent.control.bounds_watch import BoundsWatch
 from agent.control.dispatcher import Dispatcher
-from agent.control.notes import DEVICES_KEY, PREFIX, changed_notes, decode_names, encode_names, entry_key, restore
+from agent.control.errors import ControlError, RestoreError
+from agent.control.feed_keeper import FeedKeeper
+from agent.control.feeds import FeedRules
+from agent.control.forecast import Foreseen, foresee
+from agent.control.foresight import shortfall
+from agent.control.holds import Holds
+from agent.control.input_watch import InputWatch
+from agent.control.needing import Wish
+from agent.control.notes import (
+    BOUNDS_KEY,
+    DEVICES_KEY,
+    PREFIX,
+    changed_notes,
+    decode_names,
+    encode_names,
+    entry_key,
+    restore,
+)
 from agent.control.onlooker import Onlooker
 from agent.control.order import Now, Order
+from agent.control.override import Override
 from agent.control.plain import plain_hash
 from agent.control.plan import METER_SUBJECT, Plan, make_plan, orders_to_give, stop_order
 from agent.control.recorder import Desk, Notes, Recorder
+from agent.control.schedule_admission import ScheduleKnown, ScheduleRefused
+from agent.control.schedule_keeper import ScheduleKeeper, Taken
 from agent.control.site import SiteView
 from agent.control.site_watch import SiteWatch
 from agent.control.snapshot import ControlSnapshot, show_command, show_device
@@ -68,7 +90,10 @@ class Controller:
         trust: Callable[[], TrustList | None],
         desk: Desk,
         notes: Notes,
+        bounds: BoundsSettings | None = None,
+        inputs: Sequence[InputSettings] = (),
         booted: bool = False,
+        feeds: FeedKeeper | None = None,
         draw: Callable[[], float] = random.random,
     ) -> None:
         """`booted`: the machine was started just now (SAFETY 7). `draw` is for tests."""
@@ -108,6 +133,17 @@ class Controller:
             booted=booted,
             draw=draw,
         )
+        self._schedules = ScheduleKeeper(draw)
+        self._bounds = BoundsWatch(bounds or BoundsSettings())
+        self._inputs = InputWatch(
+            inputs, say=self._alarm, press=self._press_wired, changed=self._hurry, monotonic_s=clock.monotonic_s
+        )
+        self._holds = Holds(
+            {name: partial(self._looks.status, name) for name in self._controllable},
+            say=self._alarm,
+            keep=self._keep_hold,
+        )
+        self._feeds = feeds or FeedKeeper(FeedRules())
         self._stopped_by: str | None = None
         self._trouble = ""
         """Why no plan can be made; empty while one can."""
@@ -134,6 +170,22 @@ class Controller:
         self._take(Waiting(message, device_id, self._clock.monotonic_s()), self._now(received))
         self._hurry()
 
+    async def receive_signed(self, kind: str, signed: bytes, received: Instant) -> None:
+        """Take a schedule or a value of a feed. Never raises for what the peer sent."""
+        now = self._now(received)
+        if kind == "schedule":
+            match self._schedules.receive(signed, self._policy(), self._trust(), now):
+                case ScheduleRefused(hash_, reason, alarm):
+                    self._refuse(Refused(hash_, "schedule", reason, alarm=alarm), now)
+                case ScheduleKnown(agreed):
+                    self._answer_again(agreed.hash, agreed.receipts)
+                case Taken() as taken:
+                    notes = self._schedules.take_notes()
+                    self._recorder.submit(taken.receipts, notes, lambda: self._schedule_committed(taken.hash))
+            self._hurry()
+        elif kind == "feed" and now.time_known:
+            self._feeds.receive(signed, now.wall_us)
+
     def on_sample(self, sample: Sample) -> None:
         """Every sample of every device, as it comes. Never blocks."""
         register = register_of(sample)
@@ -150,6 +202,10 @@ class Controller:
         self._stop_to_keep.set()
         self._hurry()
 
+    def _press_wired(self, by: str) -> None:
+        if self._button.pressed_by() is None:
+            self.stop(by)
+
     def clear_stop(self, by: str) -> None:
         """End of local STOP. Raises StopNotClearedError while its file cannot be removed."""
         self._button.clear(by)
@@ -163,7 +219,23 @@ class Controller:
         self._watch.use(self._settings)
         self._controllable[device.device_id] = device
         self._dispatcher.add(device)
+        self._holds.add(device.device_id, partial(self._looks.status, device.device_id))
         self._wake.set()
+
+    def wish(self, device_id: str, wish: Wish) -> None:
+        """What the driver of the car at a charger needs until when. Raises WishError."""
+        self._watch.day.wish(device_id, wish, self._clock.now().wall_us)
+
+    def override(self, device_id: str, power_w: int | None, duration_s: float, by: str) -> Override:
+        """Hold a device by hand: at a power, or (None) left to itself. Raises OverrideError."""
+        hold = self._holds.begin(device_id, power_w, duration_s, by, self._now(self._clock.now()))
+        self._hurry()
+        return hold
+
+    def end_override(self, device_id: str, by: str) -> None:
+        """Give a device back to commands and defaults. Raises OverrideError."""
+        self._holds.end(device_id, by)
+        self._hurry()
 
     # -- out --------------------------------------------------------------------------------------------------------
 
@@ -184,10 +256,30 @@ class Controller:
             house_w=view.house_w if view is not None else None,
             devices=tuple(show_device(o, self._dispatcher.carriage(n)) for n, o in sorted(self._plan.orders.items())),
             commands=tuple(show_command(entry, self._plan.commands.get(entry.order.hash)) for entry in entries),
+            schedules=self._schedules.lines(view, self._plan),
+            deviations=self._schedules.deviations,
+            feeds=self._feeds.lines(self._clock.now().wall_us),
+            inputs=self._inputs.states(),
             refused=self._refused,
             unrecorded=self._recorder.backlog,
             store_trouble=self._recorder.trouble,
         )
+
+    @property
+    def view(self) -> SiteView | None:
+        """The site at the newest plan; None before the first one."""
+        return self._view
+
+    def foresee(self, at_us: int) -> Foreseen:
+        """What will happen at a moment within the horizon. Raises ControlError."""
+        wall_us = self._clock.now().wall_us
+        if self._view is None or not self._time_known:
+            raise ControlError("no plan was made yet, or the time is not known: nothing can be foreseen")
+        if not wall_us <= at_us <= wall_us + HORIZON_US:
+            raise ControlError("that moment is over, or more than 7 days away: beyond that no command reaches")
+        changes = (self._book.next_change_us(at_us), self._schedules.next_change_us(at_us))
+        change_us = min((each for each in changes if each is not None), default=None)
+        return foresee(self._view, self._book, self._schedules.orders, at_us, next_change_us=change_us)
 
     def commands_in_force(self, device_id: str, start_us: int, end_us: int) -> tuple[bytes, ...]:
         """Hashes of the commands that were in force for a device between two moments, for its settlement window."""
@@ -199,6 +291,7 @@ class Controller:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._record(), name="control recorder")
             tasks.create_task(self._dispatcher.run(), name="control dispatcher")
+            tasks.create_task(self._inputs.run(), name="control inputs")
             tasks.create_task(self._keep_stop(), name="control stop file")
             tasks.create_task(self._plan_for_ever(), name="control plan")
 
@@ -245,8 +338,10 @@ class Controller:
 
     def _until_next_s(self) -> float:
         """To the next plan: at the moment at which a command starts or ends, if that is sooner than the interval."""
-        change_us = self._book.next_change_us(self._clock.now().wall_us) if self._time_known else None
-        if change_us is None:
+        wall_us = self._clock.now().wall_us
+        changes = (self._book.next_change_us(wall_us), self._schedules.next_change_us(wall_us))
+        change_us = min((each for each in changes if each is not None), default=None)
+        if change_us is None or not self._time_known:
             return self._control.interval_s
         return min(self._control.interval_s, max(0.0, (change_us - self._clock.now().wall_us) / 1e6) + 0.001)
 
@@ -281,6 +376,18 @@ class Controller:
         self._restored = True
         self._in_devices = decode_names(stored.get(DEVICES_KEY))
         self._dispatcher.touch(self._in_devices)
+        faults = (
+            *faults,
+            *self._holds.restore(stored),
+            *self._watch.day.restore(stored),
+            *self._schedules.restore(stored),
+            *self._feeds.restore(stored),
+        )
+        if BOUNDS_KEY in stored:
+            try:
+                self._bounds.restore(stored[BOUNDS_KEY])
+            except RestoreError as error:
+                faults = (*faults, f"{BOUNDS_KEY}: {error}")
         for fault in faults:
             self._alarm(Severity.WARNING, "command.note_damaged", fault.partition(":")[0], fault[:400])
         log.info("control.restored", commands=len(restored.entries), damaged=len(faults))
@@ -299,19 +406,35 @@ class Controller:
         now = self._now(instant)
         for waiting in self._undecided.take():
             self._take(waiting, now)
+        self._inputs.look()
         self._note_stop()
         self._adopt(self._book.settle(now))
-        view = self._look(now, instant.monotonic_s, self._book.candidates(now))
+        orders = (*self._book.candidates(now), *self._schedules.orders(now))
+        view = self._look(now, instant.monotonic_s, orders)
         plan = make_plan(view)
         self._dispatcher.follow(orders_to_give(view, plan))
         self._note_devices()
+        self._recorder.submit((), self._watch.day.take_notes())
+        counted = self._bounds.after(view, plan)
+        if counted is not None and self._restored:
+            self._recorder.submit((), {BOUNDS_KEY: counted})
         self._view, self._plan = view, plan
         outcomes = {order_hash: command.outcome for order_hash, command in plan.commands.items()}
-        self._adopt(self._book.observe(outcomes, self._fresh_registers(instant.monotonic_s), now))
+        registers = self._fresh_registers(instant.monotonic_s)
+        self._adopt(self._book.observe(outcomes, registers, now))
+        said = self._schedules.follow(view, plan, registers, view.spot)
+        self._recorder.submit(said, self._schedules.take_notes() | self._feeds.take_notes())
         self._tidy(now)
 
     def _look(self, now: Now, monotonic_s: float, orders: tuple[Order, ...]) -> SiteView:
-        return self._watch.look(now, monotonic_s, orders=orders, stop=self._stopped_by)
+        view = self._watch.look(now, monotonic_s, orders=orders, stop=self._stopped_by)
+        return replace(
+            view,
+            bounds=self._bounds.allow(now),
+            overrides=self._holds.standing(now),
+            inputs=self._inputs.clamps(),
+            spot=self._feeds.look(view.frequency.millihertz, now.wall_us, self._alarm) if now.time_known else None,
+        )
 
     def _note_devices(self) -> None:
         """Note which devices hold something of ours: one without a timer of its own would keep it over our death."""
@@ -385,12 +508,17 @@ class Controller:
 
     def _admit(self, order: Order, now: Now) -> None:
         # What the plan could make of it, were it alone and its time now, decides between ACCEPTED and PARTIAL.
-        alone = make_plan(self._look(now, self._clock.monotonic_s(), (order,))).commands[order.hash]
-        state = CommandState.PARTIAL if alone.short else CommandState.ACCEPTED
-        reason = alone.reason if alone.short else ""
+        view = self._look(now, self._clock.monotonic_s(), (order,))
+        alone = make_plan(replace(view, bounds=view.bounds.without_ramp)).commands[order.hash]
+        reason = (alone.reason or "it can do less now") if alone.short else shortfall(order.command, view)
+        state = CommandState.PARTIAL if reason else CommandState.ACCEPTED
         log.info("control.command", command=order.command_id, hash=order.hash.hex()[:16], state=state.name)
         self._answers.note(order.hash, self._clock.monotonic_s())
         self._adopt(self._book.admitted(order, state, reason, now), lambda: self._committed(order.hash))
+
+    def _schedule_committed(self, schedule_hash: bytes) -> None:
+        self._schedules.committed(schedule_hash)
+        self._hurry()
 
     def _committed(self, order_hash: bytes) -> None:
         self._book = self._book.committed(order_hash)
@@ -434,6 +562,14 @@ class Controller:
         self._written = change.book
         statements: tuple[Statement, ...] = change.receipts
         self._recorder.submit(statements, notes, on_committed)
+
+    def _keep_hold(self, notes: Mapping[str, bytes | None], then: Callable[[], None] | None) -> None:
+        def committed() -> None:
+            if then is not None:
+                then()
+            self._hurry()
+
+        self._recorder.submit((), notes, committed)
 
     def _alarm(self, severity: Severity, code: str, subject: str, text: str) -> None:
         alarm = Alarm(

@@ -119,6 +119,8 @@ def _due_s(carriage: Carriage, wanted: DeviceOrder, shown: bool, lease_s: float,
         return now_s
     if _small(wanted, held):
         return renewal_s
+    if _reduces(wanted, held):
+        return now_s
     return min(renewal_s, carriage.confirmed_s + LEAST_BETWEEN_CHANGES_S.get(carriage.kind, 0.0))
 
 
@@ -144,9 +146,16 @@ def _narrower(new: DeviceOrder, old: DeviceOrder) -> bool:
     return low_in and high_in
 
 
+def _reduces(new: DeviceOrder, old: DeviceOrder) -> bool:
+    """Whether it asks for less of the same: a setpoint nearer to nothing lies in no other one, and relieves as much."""
+    low_in = old.lowest_w is None or (new.lowest_w is not None and new.lowest_w >= min(0, old.lowest_w))
+    high_in = old.highest_w is None or (new.highest_w is not None and new.highest_w <= max(0, old.highest_w))
+    return low_in and high_in
+
+
 def overtakes(new: DeviceOrder, under_way: DeviceOrder) -> bool:
     """Whether an order is sent although another one to the same device has not been answered."""
-    return not _same_band(new, under_way) and _narrower(new, under_way)
+    return not _same_band(new, under_way) and (_narrower(new, under_way) or _reduces(new, under_way))
 
 
 def _may_overtake(wanted: DeviceOrder, under_way: Sequence[DeviceOrder]) -> bool:

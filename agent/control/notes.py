@@ -14,6 +14,7 @@ from agent.control.book import Book, Entry
 from agent.control.command import decode_body, encode_body
 from agent.control.errors import CommandFormatError, RestoreError
 from agent.control.order import Order, Rank
+from agent.control.ordered import Ordered
 from agent.control.replay import ReplayWindow, decode_window
 from agent.control.tally import tally_of
 from agent.evidence import cbor, statements
@@ -22,6 +23,10 @@ from agent.evidence.errors import EvidenceError
 PREFIX: Final = "command/"
 DEVICES_KEY: Final = PREFIX + "devices"
 """Names of the devices that hold an order of ours: after a restart they are given back."""
+BOUNDS_KEY: Final = PREFIX + "bounds"
+"""What the local bounds have counted."""
+HOLD_PREFIX: Final = PREFIX + "hold/"
+"""Devices that somebody holds by hand."""
 _ENTRY: Final = PREFIX + "entry/"
 _WINDOW: Final = PREFIX + "window/"
 _ORDERED: Final = PREFIX + "ordered/"
@@ -64,30 +69,32 @@ def changed_notes(before: Book, after: Book) -> dict[str, bytes]:
     for key, window in after.windows.items():
         if before.windows.get(key) != window:
             notes[_window_key(window)] = window.encode()
-    for issuer_key in after.forgotten.keys() | before.forgotten.keys():
-        hours = after.forgotten.get(issuer_key, {})
-        if before.forgotten.get(issuer_key, {}) != hours:
-            sums: list[cbor.Value] = [[hour, energy_wh] for hour, energy_wh in sorted(hours.items())]
-            notes[_ORDERED + issuer_key.hex()[:64]] = cbor.encode([1, issuer_key, sums])
+    for issuer in after.forgotten.keys() | before.forgotten.keys():
+        hours = after.forgotten.get(issuer, {})
+        if before.forgotten.get(issuer, {}) != hours:
+            sums: list[cbor.Value] = [[hour, *part] for hour, part in sorted(hours.items())]
+            notes[_ORDERED + hashlib.sha256(issuer).hexdigest()[:32]] = cbor.encode([2, issuer, sums])
     return notes
 
 
-def _decode_ordered(note: bytes) -> tuple[bytes, dict[int, int]]:
+def _decode_ordered(note: bytes) -> tuple[bytes, dict[int, Ordered]]:
     try:
         value = cbor.decode(note, what="ordered note")
     except EvidenceError as error:
         raise RestoreError(str(error)) from error
     match value:
-        case [1, bytes(issuer_key), list(items)]:
+        case [2, bytes(issuer), list(items)]:
             hours = {}
             for item in items:
                 match item:
-                    case [int(hour), int(energy_wh)]:
-                        hours[hour] = energy_wh
+                    case [int(hour), int(energy_wh), int(value_micro)]:
+                        hours[hour] = Ordered(energy_wh, value_micro)
                     case _:
-                        raise RestoreError("ordered note: an hour is not laid out as version 1")
-            return issuer_key, hours
-    raise RestoreError("ordered note: not laid out as version 1")
+                        raise RestoreError("ordered note: an hour is not laid out as version 2")
+            return issuer, hours
+        case [1, bytes(), list()]:
+            return b"", {}  # Of an earlier release, by key: a day at most, and nobody knows whose it was.
+    raise RestoreError("ordered note: not laid out as version 2")
 
 
 def _worth_writing(entry: Entry) -> tuple[object, ...]:
@@ -149,7 +156,7 @@ def restore(notes: Mapping[str, bytes]) -> tuple[Book, tuple[str, ...]]:
     """The book of these notes, and a sentence for each note that could not be read. One bad note costs one command."""
     entries: dict[bytes, Entry] = {}
     windows: dict[tuple[bytes, str], ReplayWindow] = {}
-    forgotten: dict[bytes, dict[int, int]] = {}
+    forgotten: dict[bytes, dict[int, Ordered]] = {}
     faults = []
     for key, note in sorted(notes.items()):
         try:
@@ -160,9 +167,9 @@ def restore(notes: Mapping[str, bytes]) -> tuple[Book, tuple[str, ...]]:
                 window = decode_window(note)
                 windows[window.issuer_key, window.audience] = window
             elif key.startswith(_ORDERED):
-                issuer_key, hours = _decode_ordered(note)
+                issuer, hours = _decode_ordered(note)
                 if hours:
-                    forgotten[issuer_key] = hours
+                    forgotten[issuer] = hours
         except RestoreError as error:
             faults.append(f"{key}: {error}")
     return Book(entries, windows, forgotten), tuple(faults)

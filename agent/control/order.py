@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-from agent.control.command import Command, Mode, Point
+from agent.control.command import Command, Point
 
 
 class Rank(IntEnum):
@@ -15,6 +15,8 @@ class Rank(IntEnum):
     """Signed by a governance key, alone or beside an operational one."""
     OPERATIONAL = 1
     UNSIGNED = 2
+    SCHEDULE = 3
+    """Pre-agreed, for the time in which nobody commands."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,15 +47,6 @@ class Now:
     """False after a reboot until the wall time has been trusted once."""
     uptime_us: int = 0
     """Since the kernel's start."""
-
-
-def ordered_energy_wh(command: Command, end_us: int | None = None) -> int:
-    """The most energy that a setpoint can move until `end_us` (default: its end), Wh; limits order none."""
-    if command.mode is not Mode.SETPOINT:
-        return 0
-    duration_us = max(0, (command.end_us if end_us is None else end_us) - command.start_us)
-    energy_wh = command.power_w * duration_us // 3_600_000_000
-    return energy_wh if command.max_energy_wh is None else min(energy_wh, command.max_energy_wh)
 
 
 def same_matter(one: Command, other: Command) -> bool:

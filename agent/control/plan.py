@@ -23,6 +23,7 @@ from agent.control.rules.draft import Draft, Rule
 from agent.control.rules.grid_code import answer_frequency, never_against
 from agent.control.rules.limits import limit_by_commands, limit_connection, limit_phases
 from agent.control.rules.needs import keep_room, set_room
+from agent.control.rules.override import held_of, hold_locally
 from agent.control.rules.slowly import come_back_slowly
 from agent.control.rules.stop import stop_all
 from agent.control.rules.targets import Target, scope_of, sentence, set_targets
@@ -68,6 +69,8 @@ class CommandPlan:
     reason: str
     responded: bool
     counted_devices: tuple[str, ...]
+    held: str = ""
+    """Which of its devices are held by hand, by whom and until when; empty: none is."""
 
     @property
     def short(self) -> bool:
@@ -84,6 +87,7 @@ class CommandPlan:
             reason=self.reason,
             responded=self.responded,
             counted_devices=self.counted_devices,
+            held=self.held,
         )
 
 
@@ -118,6 +122,7 @@ def make_plan(site: SiteView) -> Plan:
     for name, draft in drafts.items():
         set_room(draft, site, prices.get(name))
         set_default(draft, site)
+        hold_locally(draft, site)
     targets = set_targets(drafts, site)
     answer_frequency(drafts, site)
     for draft in drafts.values():
@@ -162,7 +167,7 @@ def _prices(drafts: dict[str, Draft], site: SiteView) -> dict[str, Price | None]
     for order in site.orders:
         if order.command.mode is Mode.SETPOINT and order.command.signed_power_w < 0:
             for name in scope_of(order.command, drafts):
-                prices.setdefault(name, order.command.price)
+                prices.setdefault(name, order.command.price or site.spot)
     return prices
 
 
@@ -193,6 +198,7 @@ def _command_plan(target: Target, drafts: dict[str, Draft], site: SiteView) -> C
         reason=(target.in_force and _what_binds(command, target, drafts, planned_w)) or target.reason,
         responded=target.in_force and _responded(command, planned_w, metered_w),
         counted_devices=(METER_SUBJECT,) if command.point is Point.CONNECTION else target.scope,
+        held=held_of(target.scope, site) if command.mode is Mode.SETPOINT else "",
     )
 
 

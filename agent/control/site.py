@@ -4,15 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Final
 
+from agent.control.bounds import NO_BOUNDS, BoundsView
 from agent.control.coming_back import ComingBack
+from agent.control.command import Price
 from agent.control.frequency import GridFrequency
+from agent.control.inputs import InputClamp
 from agent.control.order import Now, Order
+from agent.control.override import Override
 from drivers.device import Capabilities, DeadMan, DeviceKind, VehicleSession
 
 SAMPLE_OLD_S: Final = 1.5
 """A sample older than this says where a device was; its band says where it is."""
+
+
+class CarDay(Enum):
+    """What a charger's car does when nobody commands."""
+
+    NOW = "now"
+    WAIT = "wait"
+    DEPARTURE = "departure"
+    """As late as its departure allows."""
+    SURPLUS = "surplus"
+    """From what PV leaves over at the connection; its departure's need comes first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +106,16 @@ class DeviceView:
     fallback_import_w: int | None = None
     """Static share (SAFETY 2), where the installer gave one."""
     fallback_export_w: int | None = None
+    day: CarDay | None = None
+    """Of a charger; None: as the site's default says."""
+    begun: bool = False
+    """Charging for the departure has begun (`day.py`, as the next three)."""
+    must_go_on: bool = False
+    """It is pressing, and was: a little time to spare does not end it."""
+    sun_w: int | None = None
+    """Its part of the sun; None: it waits for more of it."""
+    sun_left_w: int | None = None
+    """What the sun leaves over for all cars; None: the meter is lost."""
 
     @property
     def present_w(self) -> int:
@@ -190,6 +216,14 @@ class SiteView:
     coming_back: ComingBack | None = None
     """After grid return, boot or safe mode."""
     frequency: GridFrequency = field(default_factory=GridFrequency)
+    inputs: tuple[InputClamp, ...] = ()
+    """Hard-wired inputs that are active (SAFETY 13)."""
+    overrides: Mapping[str, Override] = field(default_factory=dict)
+    """Devices that owner or installer hold by hand, by id."""
+    bounds: BoundsView = NO_BOUNDS
+    """What commands have used up (SAFETY 10)."""
+    spot: Price | None = None
+    """The price that feeds agree on, for discharges whose command names none."""
 
     @property
     def house_w(self) -> int | None:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
 from agent.control.coming_back import ComingBack, begin, step
+from agent.control.day_watch import DayWatch
 from agent.control.frequency_watch import FrequencyWatch, Say
 from agent.control.onlooker import Onlooker
 from agent.control.order import Now, Order
 from agent.control.site import Held, SiteView
+from agent.control.tally import Register
 from agent.control.viewing import (
     SafeMode,
     SiteSettingsView,
     frequency_readings,
     is_islanded,
+    register_of,
     step_safe_mode,
     view_site,
 )
 from agent.evidence.statements import Severity
+from drivers.device import DeviceStatus
 
 GRID_IS_BACK: Final = "the public grid is back"
 METER_PATIENCE_S: Final = 10.0
@@ -53,6 +57,7 @@ class SiteWatch:
         self._returns_for = "the gateway was started with its machine" if booted else ""
         """Why a return has to begin with the next look; empty: it has not."""
         self._coming_back: ComingBack | None = None
+        self.day = DayWatch(settings.day)
         self._frequency = FrequencyWatch(settings.curve, answers=settings.defaults.answers_frequency, say=say)
 
     def use(self, settings: SiteSettingsView) -> None:
@@ -86,7 +91,8 @@ class SiteWatch:
             view.meter.power_w if view.meter is not None else None,
             monotonic_s,
         )
-        return replace(view, safe_mode=self._safe_mode.reason, frequency=frequency, coming_back=self._coming_back)
+        view = replace(view, safe_mode=self._safe_mode.reason, frequency=frequency, coming_back=self._coming_back)
+        return self.day.look(view, _registers(statuses), monotonic_s)
 
     def _step_return(self, view: SiteView, monotonic_s: float) -> None:
         """SAFETY 7. Another cause while one return is under way begins a new one."""
@@ -118,3 +124,9 @@ class SiteWatch:
         elif self._safe_mode.reason is None and before is not None:
             self._say(Severity.INFO, "site.safe_mode_left", "site", f"safe mode has ended; it was: {before}")
             self._returns_for = "safe mode has ended"
+
+
+def _registers(statuses: Mapping[str, DeviceStatus]) -> dict[str, Register]:
+    """What the devices' meters show."""
+    shown = {name: register_of(status.last_sample) for name, status in statuses.items() if status.last_sample}
+    return {name: register for name, register in shown.items() if register is not None}

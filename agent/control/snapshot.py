@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agent.control.book import Entry
+from agent.control.deviation import DeviationBook
 from agent.control.dispatcher import Carriage
+from agent.control.feed_keeper import FeedLine
+from agent.control.input_watch import InputState
 from agent.control.plan import CommandPlan, DeviceOrder, sentence
+from agent.control.schedule_keeper import ScheduleLine
 from agent.evidence.statements import CommandReceipt, CommandState
 
 
@@ -65,6 +69,11 @@ class ControlSnapshot:
     devices: tuple[DeviceControl, ...]
     commands: tuple[CommandControl, ...]
     """In force and waiting first, then the ended ones, the newest first."""
+    schedules: tuple[ScheduleLine, ...] = ()
+    deviations: DeviationBook = field(default_factory=DeviationBook)
+    feeds: tuple[FeedLine, ...] = ()
+    inputs: tuple[InputState, ...] = ()
+    """Hard-wired ones."""
     refused: int
     """Messages refused since the start."""
     unrecorded: int

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import time
 from typing import Final
+from zoneinfo import ZoneInfo
 
 from agent.config import ControlSettings, DeviceSettings, FrequencySettings, SiteSettings
 from agent.control.coming_back import ReturnPace
+from agent.control.day import SunPace
+from agent.control.day_watch import DaySettings
 from agent.control.frequency import Curve, FrequencyReading, GridFrequency
+from agent.control.needing import DefaultNeed
 from agent.control.order import Now, Order
-from agent.control.site import Defaults, DeviceView, Held, Mandate, MeterView, SiteLimits, SiteView
+from agent.control.site import CarDay, Defaults, DeviceView, Held, Mandate, MeterView, SiteLimits, SiteView
 from agent.control.tally import Register
 from drivers.device import DeviceKind, DeviceStatus, LinkState, Sample, SampleFlag
 
@@ -36,6 +41,7 @@ class SiteSettingsView:
     meter_period_s: float
     curve: Curve
     pace: ReturnPace
+    day: DaySettings
 
 
 def settings_view(
@@ -76,10 +82,31 @@ def settings_view(
             delay_most_s=control.return_delay_most_s,
             ramp_permille_per_minute=control.return_ramp_percent_per_minute * 10,
         ),
+        day=_day_settings(site, control, devices),
         curve=Curve(
             nominal_millihertz=site.nominal_frequency_hz * 1000,
             dead_band_millihertz=frequency.dead_band_millihertz,
             droop_permille=round(frequency.droop_percent * 10),
+        ),
+    )
+
+
+def _day_settings(site: SiteSettings, control: ControlSettings, devices: Sequence[DeviceSettings]) -> DaySettings:
+    zone = ZoneInfo(site.timezone)
+    return DaySettings(
+        days={d.id: CarDay(d.day) for d in devices if d.day is not None},
+        needs={
+            d.id: DefaultNeed(
+                departure=None if d.departure_time is None else time.fromisoformat(d.departure_time),
+                zone=zone,
+                energy_wh=d.departure_energy_wh,
+            )
+            for d in devices
+        },
+        pace=SunPace(
+            start_after_s=control.surplus_start_after_s,
+            stop_after_s=control.surplus_stop_after_s,
+            least_s=control.surplus_least_s,
         ),
     )
 

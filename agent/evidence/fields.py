@@ -86,6 +86,9 @@ class Fields:
             raise TypeError(f"{self._place} is not an array")
         return value
 
+    def items_or_none(self) -> list[cbor.Value] | None:
+        return None if self._skip_none() else self.items()
+
     def end(self) -> None:
         """Nothing may be left."""
         if self._next != len(self._fields):

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from agent.clock import ClockQuality
 from agent.measure.reading import Quality, Reading
-from drivers.device import SignatureVerdict
+from drivers.device import SignatureVerdict, ValueSource
 
 
 class Kind(IntEnum):
@@ -25,6 +25,7 @@ class Kind(IntEnum):
     ALARM = 5
     METERING_TREE = 6
     SIGNED_METER_VALUE = 7
+    THINNING = 8
 
 
 class CommandState(IntEnum):
@@ -171,6 +172,76 @@ class SignedMeterValue:
     """Why it was measured, by the charger's word: "Transaction.Begin"."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OldBatches:
+    """Batches that leaves were taken from: a run of one incarnation without gaps, and the root over their roots."""
+
+    incarnation: int
+    first_number: int
+    last_number: int
+    roots_root: bytes
+    """RFC 9162 over the roots of these batches, in order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """Readings of consecutive sequences, merged. What they had in common is in the statement around it."""
+
+    first_sequence: int
+    reading_count: int
+    first_us: int
+    """Earliest timestamp; the latest is `span_us` after it."""
+    span_us: int
+    net_energy_wh: int
+    """Sum of the readings' own: exactly."""
+    import_register_milliwatt_hours: int | None
+    """As the last reading with a register had them: both None when none had one."""
+    export_register_milliwatt_hours: int | None
+    lowest_power_w: int | None
+    highest_power_w: int | None
+    state_of_charge_permille: int | None
+    """The last one that was known."""
+    quality: Quality
+    """Union of the readings'. ISLANDED holds for all of them or for none."""
+
+    @property
+    def last_sequence(self) -> int:
+        return self.first_sequence + self.reading_count - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thinning:
+    """Readings of one device that were merged to save space, and whose leaves are no longer kept."""
+
+    device_id: str
+    incarnation: int
+    """With boot_id, meter_epoch and source: of each of the merged readings."""
+    boot_id: bytes
+    meter_epoch: int
+    source: ValueSource
+    thinned_at_us: int
+    slot_s: int
+    """Most seconds, aligned to UTC, that one slot covers."""
+    old: tuple[OldBatches, ...]
+    """Where the merged leaves were: the readings' own batches first, then that of the statement that this replaces."""
+    reading_count: int
+    readings_root: bytes
+    """RFC 9162 over the merged readings' statement bytes, in order of sequence: who still has them can prove them."""
+    net_energy_wh: int
+    """Sum of all slots."""
+    replaces: bytes | None
+    """SHA-256 of the finer statement that this one was made from; None: it was made from readings."""
+    slots: tuple[Slot, ...]
+
+
 Statement: TypeAlias = (
-    Sealing | Reading | CommandReceipt | SettlementWindow | Attestation | Alarm | MeteringTree | SignedMeterValue
+    Sealing
+    | Reading
+    | CommandReceipt
+    | SettlementWindow
+    | Attestation
+    | Alarm
+    | MeteringTree
+    | SignedMeterValue
+    | Thinning
 )

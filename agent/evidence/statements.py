@@ -27,8 +27,10 @@ from agent.evidence.kinds import (
     Severity,
     SignedMeterValue,
     Statement,
+    Thinning,
 )
-from agent.measure.reading import MOST_SIGNED_VALUES, Quality, Reading, SignatureReference
+from agent.evidence.thinning_fields import quality_of, read_thinning, thinning_fields
+from agent.measure.reading import MOST_SIGNED_VALUES, Reading, SignatureReference
 from drivers.device import MOST_RECORD_BYTES, SignatureVerdict, ValueSource
 
 MAX_STATEMENT_BYTES: Final = 64 * 1024
@@ -49,6 +51,7 @@ _KINDS: Final[dict[type, Kind]] = {
     Alarm: Kind.ALARM,
     MeteringTree: Kind.METERING_TREE,
     SignedMeterValue: Kind.SIGNED_METER_VALUE,
+    Thinning: Kind.THINNING,
 }
 
 
@@ -105,6 +108,8 @@ def _fields(s: Statement) -> cbor.Value:
                 int(Kind.SIGNED_METER_VALUE), VERSION, s.device_id, s.timestamp_us, int(s.verdict), _words(s.reason),
                 _words(s.encoding_method), s.record, s.key_der, s.transaction_id, _words(s.context),
             ]  # fmt: skip
+        case Thinning():
+            return [int(Kind.THINNING), VERSION, *thinning_fields(s)]
 
 
 def _words(text: str) -> str:
@@ -129,17 +134,6 @@ def decode(encoded: bytes) -> Statement:
         return _DECODERS[kind, version](Fields(fields, first=2))
     except (ValueError, TypeError) as error:
         raise MalformedError(f"statement of kind {Kind(kind).name}: {error}") from error
-
-
-_ALL_FLAGS: Final = sum(int(flag) for flag in Quality)
-
-
-def _quality(f: Fields) -> Quality:
-    """A flag that is not known here may change what the value means: refused, not passed over."""
-    flags = f.count()
-    if flags & ~_ALL_FLAGS:
-        raise ValueError(f"quality {flags} has flags that are not known here")
-    return Quality(flags)
 
 
 def _reading(f: Fields) -> Reading:
@@ -182,7 +176,7 @@ def _plain_reading(f: Fields) -> Reading:
         voltage_millivolts=f.count_or_none(),
         state_of_charge_permille=f.count_or_none(),
         frequency_millihertz=f.count_or_none(),
-        quality=_quality(f),
+        quality=quality_of(f),
         source=ValueSource(f.count()),
     )
 
@@ -225,7 +219,7 @@ def _window(f: Fields) -> SettlementWindow:
         reading_count=f.count(),
         readings_root=f.octets(32),
         meter_epoch=f.count(),
-        quality=_quality(f),
+        quality=quality_of(f),
         command_hashes=tuple(Fields([item]).octets(32) for item in f.items()),
     )
     f.end()
@@ -301,6 +295,7 @@ _DECODERS: Final[dict[tuple[int, int], Callable[[Fields], Statement]]] = {
     (Kind.ALARM, VERSION): _alarm,
     (Kind.METERING_TREE, VERSION): _metering_tree,
     (Kind.SIGNED_METER_VALUE, VERSION): _signed_meter_value,
+    (Kind.THINNING, VERSION): read_thinning,
 }
 
 __all__ = [
@@ -320,6 +315,7 @@ __all__ = [
     "Severity",
     "SignedMeterValue",
     "Statement",
+    "Thinning",
     "decode",
     "encode",
     "kind_of",

@@ -13,9 +13,10 @@ from typing import Final, TypeAlias
 
 from agent.evidence import batch as batches
 from agent.evidence import merkle, statements
-from agent.evidence.batch import BatchHeader, BatchIdentity, SealedBatch
+from agent.evidence.batch import BatchHeader, BatchIdentity
 from agent.evidence.cose import VerifyKey
 from agent.evidence.errors import MalformedError, ProofError, SignatureError
+from agent.evidence.partial import AnyBatch, PartialBatch, decode_any, numbered_leaves
 from agent.evidence.statements import Sealing, Statement
 from agent.measure.reading import Reading
 
@@ -26,6 +27,22 @@ class TrustedKey:
 
     gateway_id: str
     key: VerifyKey
+    after: ChainPosition | None = None
+    """Where its epoch begins: it speaks for later batches only. None: from the first on."""
+    until: ChainPosition | None = None
+    """The last batch of its epoch (proto/IDENTITY.md section 6). None: it has not ended."""
+
+    def require_epoch(self, batch: BatchIdentity, root: bytes) -> None:
+        """Raises SignatureError for a batch that this key signed and was not the gateway's key for."""
+        place = (batch.incarnation, batch.number)
+        if self.after is not None and place <= self.after.place:
+            raise SignatureError(f"batch {batch.number}: its key became the gateway's after {self.after.text}")
+        if self.until is not None and (
+            place > self.until.place or (place == self.until.place and root != self.until.root)
+        ):
+            raise SignatureError(
+                f"batch {batch.number}: its key ended with {self.until.text}: whoever used it is not the gateway"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +66,18 @@ class VerifiedStatement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedBatch:
-    """A batch that its gateway signed, with every leaf read."""
+    """A batch that its gateway signed, with every leaf read that is there."""
 
-    sealed: SealedBatch
-    sealing: Sealing
+    sealed: AnyBatch
+    sealing: Sealing | None
+    """None in a batch that was thinned down to nothing: when it was sealed is not shown any more."""
     statements: tuple[VerifiedStatement, ...]
-    """All leaves in order; the first is the sealing."""
+    """The leaves that are there, in order; of a whole batch the first is the sealing."""
+
+    @property
+    def absent(self) -> int:
+        """Leaves that the root covers and that are not here. Of them nothing is proven but that they were."""
+        return self.sealed.absent if isinstance(self.sealed, PartialBatch) else 0
 
     @property
     def identity(self) -> BatchIdentity:
@@ -74,15 +97,17 @@ class Verifier:
     """Verifies against a fixed set of enrolled keys."""
 
     def __init__(self, trusted: Iterable[TrustedKey]) -> None:
-        self._keys: Final = {(entry.gateway_id, entry.key.key_id): entry.key for entry in trusted}
+        self._keys: Final = {(entry.gateway_id, entry.key.key_id): entry for entry in trusted}
 
     def verify_batch(self, encoded: bytes) -> VerifiedBatch:
-        """Everything that one batch can prove: its signature, and each leaf readable and in its place.
+        """Everything that one batch, whole or with gaps, can prove: its signature, each leaf readable and in its place.
 
         Raises MalformedError, UnsupportedError, SignatureError or ProofError. Order among batches: `follow`.
         """
-        sealed = batches.decode_batch(encoded)
-        self._key_for(sealed.header).verify(sealed.to_be_signed, sealed.signature)
+        sealed = decode_any(encoded)
+        trusted = self._trusted_for(sealed.header)
+        trusted.key.verify(sealed.to_be_signed, sealed.signature)
+        trusted.require_epoch(sealed.identity, sealed.root)
         read = tuple(
             VerifiedStatement(
                 statement=_leaf(leaf, index, sealed.identity),
@@ -92,11 +117,10 @@ class Verifier:
                 root=sealed.root,
                 key_id=sealed.header.key_id,
             )
-            for index, leaf in enumerate(sealed.leaves)
+            for index, leaf in numbered_leaves(sealed)
         )
-        sealing = read[0].statement
-        assert isinstance(sealing, Sealing)
-        return VerifiedBatch(sealed=sealed, sealing=sealing, statements=read)
+        sealing = read[0].statement if read else None
+        return VerifiedBatch(sealed=sealed, sealing=sealing if isinstance(sealing, Sealing) else None, statements=read)
 
     def verify_receipt(self, receipt: bytes, statement: bytes) -> VerifiedStatement:
         """That the gateway signed exactly these statement bytes. Raises as `verify_batch`.
@@ -106,13 +130,14 @@ class Verifier:
         """
         read = batches.decode_receipt(receipt)
         identity = read.header.identity
-        key = self._key_for(read.header)
+        trusted = self._trusted_for(read.header)
         if read.tree_size != identity.leaf_count:
             raise ProofError(
                 f"receipt: proof for a tree of {read.tree_size} leaves, the signed header says {identity.leaf_count}"
             )
         root = merkle.root_from_path(merkle.leaf_hash(statement), read.index, read.tree_size, read.path)
-        read.sign1.verify(key, payload=root)
+        read.sign1.verify(trusted.key, payload=root)
+        trusted.require_epoch(identity, root)
         return VerifiedStatement(
             statement=_leaf(statement, read.index, identity),
             encoded=statement,
@@ -122,15 +147,15 @@ class Verifier:
             key_id=read.header.key_id,
         )
 
-    def _key_for(self, header: BatchHeader) -> VerifyKey:
-        key = self._keys.get((header.identity.gateway_id, header.key_id))
-        if key is None:
+    def _trusted_for(self, header: BatchHeader) -> TrustedKey:
+        trusted = self._keys.get((header.identity.gateway_id, header.key_id))
+        if trusted is None:
             raise SignatureError(
                 f"key {header.key_id.hex()[:16]} is not trusted for gateway {header.identity.gateway_id[:80]!r}: "
                 "enrol it, or ask where this came from"
             )
-        key.require_algorithm(header.algorithm)
-        return key
+        trusted.key.require_algorithm(header.algorithm)
+        return trusted
 
 
 def _leaf(encoded: bytes, index: int, batch: BatchIdentity) -> Statement:
@@ -152,6 +177,16 @@ class ChainPosition:
     incarnation: int
     number: int
     root: bytes
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Where it stands among the batches of all incarnations."""
+        return self.incarnation, self.number
+
+    @property
+    def text(self) -> str:
+        """For a person."""
+        return f"batch {self.number} of incarnation {self.incarnation}"
 
 
 def follow(after: ChainPosition | None, batch: VerifiedBatch) -> ChainPosition:

@@ -6,10 +6,18 @@ signature is asked of a Signer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from ipaddress import ip_address
 from typing import Final
 
 from asn1crypto import algos, csr, keys, pem, x509
+from cryptography import x509 as cx509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from agent.evidence import cose
 from agent.identity.errors import CertificateRequestError
@@ -59,6 +67,43 @@ async def certificate_request(signer: Signer, *, common_name: str, did: str) -> 
         }
     )
     return bytes(pem.armor("CERTIFICATE REQUEST", request.dump()))
+
+
+def server_request(
+    key_pem: bytes, *, like: bytes | None = None, common_name: str = "", names: Sequence[str] = ()
+) -> bytes:
+    """A request for a TLS server certificate with a key in a file (Python's TLS servers take no key of a token), PEM.
+
+    Names are those of the certificate chain `like` (PEM), or `common_name` and `names` (host names and IP addresses).
+    Raises CertificateRequestError.
+    """
+    try:
+        key = load_pem_private_key(key_pem, None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
+            raise CertificateRequestError("certificate request: the server's key is neither EC nor RSA")
+        if like is not None:
+            before = cx509.load_pem_x509_certificates(like)[0]
+            subject = before.subject
+            alternatives = list(before.extensions.get_extension_for_class(cx509.SubjectAlternativeName).value)
+        else:
+            subject = cx509.Name([cx509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+            alternatives = [_alternative(name) for name in names]
+        usage = cx509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+        builder = cx509.CertificateSigningRequestBuilder().subject_name(subject).add_extension(usage, critical=False)
+        if alternatives:
+            builder = builder.add_extension(cx509.SubjectAlternativeName(alternatives), critical=False)
+        return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+    except cx509.ExtensionNotFound as error:
+        raise CertificateRequestError("certificate request: the present certificate names no host") from error
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise CertificateRequestError(f"certificate request for a server: {str(error)[:120]}") from error
+
+
+def _alternative(name: str) -> cx509.GeneralName:
+    try:
+        return cx509.IPAddress(ip_address(name))
+    except ValueError:
+        return cx509.DNSName(name)
 
 
 def _extensions(did: str) -> x509.Extensions:

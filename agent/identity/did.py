@@ -35,10 +35,10 @@ def did_of(public_key_der: bytes) -> str:
     except (EvidenceError, ValueError) as error:
         raise DidError(f"did:key: {error}") from error
     if isinstance(public, ed25519.Ed25519PublicKey):
-        return PREFIX + _to_base58(_ED25519 + public.public_bytes_raw())
+        return PREFIX + base58(_ED25519 + public.public_bytes_raw())
     if isinstance(public, ec.EllipticCurvePublicKey):
         codec = _P256 if isinstance(public.curve, ec.SECP256R1) else _SECP256K1
-        return PREFIX + _to_base58(codec + public.public_bytes(Encoding.X962, PublicFormat.CompressedPoint))
+        return PREFIX + base58(codec + public.public_bytes(Encoding.X962, PublicFormat.CompressedPoint))
     raise DidError("did:key: there is no name for this kind of key here; use P-256, secp256k1 or Ed25519")
 
 
@@ -68,13 +68,14 @@ def key_of_did(did: str) -> VerifyKey:
     return verify_key_of(public_key_der)
 
 
-def _to_base58(octets: bytes) -> str:
+def base58(octets: bytes) -> str:
+    """base58btc of octets that do not begin with a zero byte."""
     number = int.from_bytes(octets)
     digits = ""
     while number:
         number, digit = divmod(number, 58)
         digits = _BASE58[digit] + digits
-    # No codec begins with a zero byte, so base58's rule for leading zeros is never needed.
+    # No codec and no multihash begins with a zero byte, so base58's rule for leading zeros is never needed.
     return digits
 
 

@@ -19,3 +19,7 @@ class CertificateRequestError(IdentityError):
 
 class TrustListError(IdentityError):
     """A trust list that must not be used. Go on with the one that is held."""
+
+
+class HistoryError(IdentityError):
+    """A history of an identifier, or an entry or order for it, that must not be believed."""

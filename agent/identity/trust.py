@@ -1,6 +1,8 @@
-"""The trust list: which issuer's key may order what. Signed by the trust root, versioned, and never taken back in time.
+"""The trust list: which issuer's key may order what. Signed by the trust roots, versioned, never taken back in time.
 
-A COSE_Sign1 (payload attached; protected header: alg, kid of the root, typ "v2g-gateway/trust-list+cose") over
+Specified in proto/TRUST.md.
+
+A COSE_Sign1, or a COSE_Sign by a threshold of roots (trust_roots.py), typ "v2g-gateway/trust-list+cose", over
 deterministic CBOR:
 
     trust-list = [1, version: uint, issued_us: uint, expires_us: uint, [* issuer]]
@@ -21,7 +23,9 @@ from typing import Final
 from agent.evidence import cbor, cose
 from agent.evidence.cose import Sign1, VerifyKey
 from agent.evidence.errors import EvidenceError
+from agent.identity.cosign import Cosigned
 from agent.identity.errors import TrustListError
+from agent.identity.trust_roots import TrustRoots
 
 TYPE: Final = "v2g-gateway/trust-list+cose"
 FORMAT_VERSION: Final = 1
@@ -208,27 +212,25 @@ def prepare_trust_list(trust_list: TrustList, root: VerifyKey) -> UnsignedTrustL
     return UnsignedTrustList(cbor.encode(header), trust_list.payload(), root)
 
 
+def draft_trust_list(trust_list: TrustList) -> Cosigned:
+    """A list for several roots, each of which signs it (`with_signature`). For the platform's side."""
+    return Cosigned(TYPE, trust_list.payload())
+
+
 def decode_trust_list(
-    encoded: bytes, root: VerifyKey, now_us: int | None, *, pinned: TrustListPin | None = None
+    encoded: bytes, root: VerifyKey | TrustRoots, now_us: int | None, *, pinned: TrustListPin | None = None
 ) -> TrustList:
-    """The list, if the root signed it and it does not go back behind the pinned one. It may have expired: ask it.
+    """The list, if the root (or enough of several) signed it and it does not go back behind the pinned one.
+
+    It may have expired: ask it.
 
     now_us: Unix time, or None while the time is not trusted (then the moment of issue is not checked).
     Raises TrustListError.
     """
+    roots = root if isinstance(root, TrustRoots) else TrustRoots((root,))
+    payload = roots.opened(encoded, typ=TYPE, most_bytes=MOST_BYTES)
     try:
-        signed = cose.decode_sign1(_at_most(encoded), what="envelope")
-        header = signed.protected_map()
-        if header.keys() != {cose.HEADER_ALG, cose.HEADER_KID, cose.HEADER_TYP} or signed.unprotected:
-            raise TrustListError("trust list: has header parameters other than alg, kid and typ")
-        if header[cose.HEADER_TYP] != TYPE:
-            raise TrustListError(f"trust list: is a {str(header[cose.HEADER_TYP])[:60]!r}, not a {TYPE!r}")
-        if header[cose.HEADER_KID] != root.key_id:
-            raise TrustListError("trust list: names another root than the one that this gateway was given")
-        if signed.payload is None:
-            raise TrustListError("trust list: its payload is missing (detached)")
-        signed.verify(root)
-        trust_list = _decode_payload(signed.payload)
+        trust_list = _decode_payload(payload)
     except EvidenceError as error:
         raise TrustListError(f"trust list: {error}") from error
     if now_us is not None and trust_list.issued_us > now_us + ISSUED_AHEAD_US:
@@ -239,12 +241,6 @@ def decode_trust_list(
     if pinned is not None:
         _check_pin(trust_list, pinned)
     return trust_list
-
-
-def _at_most(encoded: bytes) -> bytes:
-    if len(encoded) > MOST_BYTES:
-        raise TrustListError(f"trust list: {len(encoded)} bytes, at most {MOST_BYTES} are allowed")
-    return encoded
 
 
 def _check_pin(trust_list: TrustList, pinned: TrustListPin) -> None:

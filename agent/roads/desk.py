@@ -14,6 +14,7 @@ from agent.evidence.statements import (
     SettlementWindow,
     SignedMeterValue,
     Statement,
+    Thinning,
 )
 from agent.measure.reading import Reading
 from agent.store import ChannelRow, Queued, Store
@@ -69,6 +70,8 @@ def row_of(statement: Statement) -> Queued:
             device_id, timestamp_us = statement.device_id, statement.window_start_us
         case SignedMeterValue():
             device_id, timestamp_us = statement.device_id, statement.timestamp_us
+        case Thinning():
+            device_id, timestamp_us = statement.device_id, statement.slots[0].first_us
         case Sealing():
             raise ValueError("a sealing is made with its batch and is never queued")
         case _:
@@ -79,5 +82,6 @@ def row_of(statement: Statement) -> Queued:
         sequence=sequence,
         timestamp_us=timestamp_us,
         encoded=statements.encode(statement),
-        urgent=isinstance(statement, CommandReceipt | Alarm),
+        # Thinning makes room: it must find some, and nothing goes before it is sealed.
+        urgent=isinstance(statement, CommandReceipt | Alarm | Thinning),
     )

@@ -9,7 +9,7 @@ from agent.config import PlatformSettings
 from agent.evidence.cose import VerifyKey
 from agent.roads.settling import Settling
 from agent.store import Store
-from agent.uplink.listener import OnAlarm, OnCommand
+from agent.uplink.listener import OnAlarm, OnCommand, OnSigned
 from agent.uplink.mqtt_login import log_in
 from agent.uplink.session import UplinkIdentity
 from agent.uplink.tls import SignDigest, credentials_from_files
@@ -29,6 +29,7 @@ def make_uplink(
     settling: Settling,
     on_command: OnCommand,
     on_alarm: OnAlarm,
+    on_signed: OnSigned,
 ) -> Uplink:
     """Not running yet. `signer` and `sign_blocking` are of the TLS key, which stays in the token."""
     return Uplink(
@@ -49,4 +50,5 @@ def make_uplink(
         on_connected=settling.connected,
         on_platform_time=clock.witness,
         on_alarm=on_alarm,
+        on_signed=on_signed,
     )

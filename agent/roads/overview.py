@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
 from agent.clock import Instant
 from agent.config import Settings, UnsignedCommands
+from agent.control.envelope import Envelope
+from agent.control.missed_windows import MissedWindows
 from agent.control.snapshot import CommandControl, ControlSnapshot, DeviceControl
 from agent.identity.trust import TrustList
 from agent.measure.reading import Reading
+from agent.roads.agreed import agreed_line, deviation_line, envelope_line, feed_lines, windows_problems
 from agent.roads.settling import Settling
 from agent.status import (
     ClockLine,
@@ -53,13 +56,20 @@ class Parts:
     store_trouble: str
     trust: TrustList | None
     trust_trouble: str
+    identity_trouble: str
     settling: Settling | None
+    envelope: Envelope = field(default_factory=Envelope)
+    windows: MissedWindows = field(default_factory=MissedWindows)
     devices: Sequence[DeviceStatus]
     unmade: Mapping[str, str]
     """Devices that could not be made, with the reason."""
     down: Mapping[str, str]
     """Parts that failed and wait for their next start."""
     noted: Sequence[Problem]
+    certificates: PartLine | None = None
+    """None: there are none to watch."""
+    room_trouble: str = ""
+    """Why the evidence does not get smaller though it should."""
 
 
 def snapshot(parts: Parts) -> Snapshot:
@@ -97,6 +107,10 @@ def snapshot(parts: Parts) -> Snapshot:
         ),
         commands=tuple(command_line(command) for command in parts.control.commands[:MOST_COMMANDS]),
         settlement=_settlement_line(parts),
+        schedules=tuple(agreed_line(line) for line in parts.control.schedules),
+        deviation=deviation_line(parts.control.deviations),
+        feeds=feed_lines(parts.control.feeds),
+        envelope=envelope_line(parts.envelope, parts.windows),
     )
 
 
@@ -114,6 +128,7 @@ def _part_lines(parts: Parts) -> tuple[PartLine, ...]:
             detail="there is no platform" if parts.settings.platform is None else "" if link is None else link.detail,
         ),
         _commands_line(parts),
+        *([] if parts.certificates is None else [parts.certificates]),
     )
 
 
@@ -166,8 +181,12 @@ def _problems(parts: Parts, controls: Mapping[str, DeviceControl]) -> list[Probl
     found += [trouble(device_id, reason) for device_id, reason in parts.unmade.items()]
     if parts.store_trouble:
         found.append(trouble("store", parts.store_trouble))
+    if parts.room_trouble:
+        found.append(Problem(severity=Verdict.ATTENTION, subject="space", sentence=parts.room_trouble))
     if parts.trust_trouble:
         found.append(Problem(severity=Verdict.ATTENTION, subject="trust list", sentence=parts.trust_trouble))
+    if parts.identity_trouble:
+        found.append(Problem(severity=Verdict.ATTENTION, subject="identity", sentence=parts.identity_trouble))
     frozen = {} if parts.settling is None else parts.settling.frozen
     found += [trouble(f"channel of {device_id}", reason) for device_id, reason in frozen.items()]
     if parts.settling is not None and parts.settling.trouble:
@@ -175,6 +194,7 @@ def _problems(parts: Parts, controls: Mapping[str, DeviceControl]) -> list[Probl
         found.append(Problem(severity=Verdict.ATTENTION, subject="settlement", sentence=sentence))
     found += token_problems(parts.token)
     found += control_problems(parts.control)
+    found += windows_problems(parts.windows)
     found += link_problems(parts.link, parts.now.monotonic_s)
     for status in parts.devices:
         found += device_problems(status, controls.get(status.device_id))
@@ -239,6 +259,13 @@ def control_problems(control: ControlSnapshot) -> list[Problem]:
     if control.stopped_by is not None:
         sentence = f"local STOP by {control.stopped_by} holds; clear it when the reason has gone"
         found.append(Problem(severity=Verdict.ATTENTION, subject="stop", sentence=sentence))
+    for wired in control.inputs:
+        if wired.active:
+            found.append(
+                Problem(severity=Verdict.ATTENTION, subject=wired.name, sentence=f"this input is active: {wired.text}")
+            )
+        if wired.trouble:
+            found.append(Problem(severity=Verdict.TROUBLE, subject=wired.name, sentence=wired.trouble))
     if control.safe_mode is not None:
         found.append(Problem(severity=Verdict.ATTENTION, subject="safe mode", sentence=control.safe_mode))
     if not control.time_known:

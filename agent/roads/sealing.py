@@ -7,7 +7,8 @@ statements wait in the store, and nothing else signs in its place.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 import structlog
@@ -79,6 +80,18 @@ class Sealer:
                 await asyncio.sleep(retry_s)
                 retry_s = min(retry_s * 2, RETRY_MOST_S)
                 self._desk.arrived.set()
+
+    @contextlib.asynccontextmanager
+    async def paused(self) -> AsyncIterator[None]:
+        """Nothing is sealed meanwhile: the last batch stays the last."""
+        async with self._sealing:
+            yield
+
+    def use(self, signer: Signer) -> None:
+        """Sign the next batch with another key. Only while `paused`."""
+        if not self._sealing.locked():
+            raise RuntimeError("the key is changed while a batch may be on its way")
+        self._signer = signer
 
     async def _wait_for_company(self) -> None:
         """Returns when the policy says that the queue is to be sealed."""

@@ -12,6 +12,7 @@ from agent.clock import Clock, ClockQuality
 from agent.evidence.cose import VerifyKey
 from agent.identity.errors import IdentityError
 from agent.identity.trust import TrustList, TrustListPin, decode_pin, decode_trust_list
+from agent.identity.trust_roots import TrustRoots
 from agent.store import Store, StoreError
 
 LOOK_EVERY_S: Final = 10.0
@@ -23,7 +24,7 @@ log = structlog.get_logger()
 class TrustKeeper:
     """Holds the list. `run` it in a task of its own: a new list counts within seconds."""
 
-    def __init__(self, path: Path, root: VerifyKey, *, store: Store, clock: Clock) -> None:
+    def __init__(self, path: Path, root: VerifyKey | TrustRoots, *, store: Store, clock: Clock) -> None:
         self._path = path
         self._root = root
         self._store = store

@@ -11,7 +11,9 @@ from agent.store.errors import (
     StoreInUseError,
     StoreVersionError,
 )
+from agent.store.places import PlacedBatch, PlacedSpan
 from agent.store.reader import Reader
+from agent.store.room import Cut, Kept
 from agent.store.rows import ChannelRow, Counts, Queued, QueuedRow, Stage, StoredBatch
 from agent.store.store import Store, StoreJournal
 
@@ -19,6 +21,10 @@ __all__ = [
     "ChannelRow",
     "ConflictError",
     "Counts",
+    "Cut",
+    "Kept",
+    "PlacedBatch",
+    "PlacedSpan",
     "Queued",
     "QueuedRow",
     "Reader",

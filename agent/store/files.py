@@ -8,6 +8,8 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -35,6 +37,8 @@ class Prepared:
     incarnation: int
     set_aside: Path | None
     """Where a damaged database went, when this start found one."""
+    restored: bool = False
+    """This start found a backup in the place of the database, or one that is older than the incarnation file."""
 
 
 class Lock:
@@ -58,32 +62,38 @@ class Lock:
         os.close(self._descriptor)
 
 
-def prepare(folder: Path) -> Prepared:
+def prepare(folder: Path, now_s: Callable[[], float] = time.time) -> Prepared:
     """Find or make the database of a folder, migrate it, and say which incarnation it is.
 
-    An incarnation is one unbroken life of the store. A new one begins with a new database, and with one that is older
-    than the incarnation file (a backup was put back): numbers that it would give out may have been given out before.
+    An incarnation is one unbroken life of the store. A new one begins with a new database, with a backup, and with one
+    that is older than the incarnation file: numbers that it would give out may have been given out before. After a
+    backup it is not just the next one, which a life that the backup does not know may have had: it is `now_s`.
     Raises StoreVersionError, StoreError. Damage is no error: the file is set aside and a new one made.
     """
     path, suspect = folder / DATABASE, folder / SUSPECT
-    set_aside = None
+    aside = None
+    copied = False
     try:
         if path.exists():
             try:
                 schema.check(path, whole=suspect.exists())
                 schema.migrate(path)
                 held = schema.read_incarnation(path)
+                copied = schema.is_copy(path)
             except StoreCorruptError as error:
-                set_aside = _set_aside(folder)
-                _log.error("store.set_aside", path=str(set_aside), why=str(error))
+                aside = set_aside(folder, "damaged")
+                _log.error("store.set_aside", path=str(aside), why=str(error))
                 held = None
             suspect.unlink(missing_ok=True)
         else:
             held = None
         noted = _read_incarnation_file(folder)
         incarnation = held or 0
-        if held is None or held < noted:
+        restored = held is not None and (copied or held < noted)
+        if held is None or restored:
             incarnation = max(noted, held or 0, _highest_set_aside(folder)) + 1
+        if copied:
+            incarnation = max(incarnation, int(now_s()))
         if incarnation != noted:
             # Before the database carries it: a crash in between skips an incarnation, the other order could repeat one.
             write_durably(folder / INCARNATION, f"{incarnation}\n".encode())
@@ -94,7 +104,14 @@ def prepare(folder: Path) -> Prepared:
             _log.warning("store.new_incarnation", incarnation=incarnation, before=held or noted)
     except OSError as error:
         raise StoreError(f"{folder}: {error.strerror} ({error.filename})") from error
-    return Prepared(path, incarnation, set_aside)
+    return Prepared(path, incarnation, aside, restored)
+
+
+def begin_after(folder: Path, incarnation: int) -> None:
+    """Have the next opening of a store begin a later incarnation than this one. The caller holds the lock."""
+    if _read_incarnation_file(folder) <= incarnation:
+        # One more than needed: `prepare` begins a new life when the file is ahead of the database.
+        write_durably(folder / INCARNATION, f"{incarnation + 1}\n".encode())
 
 
 def _read_incarnation_file(folder: Path) -> int:
@@ -106,11 +123,14 @@ def _read_incarnation_file(folder: Path) -> int:
     return int(text) if re.fullmatch(rb"[0-9]{1,18}\n", text) else 0
 
 
-def _set_aside(folder: Path) -> Path:
-    """Move the database away, never deleting it, with its log: the log may hold the newest commits."""
+def set_aside(folder: Path, why: str) -> Path:
+    """Move the database away, never deleting it, with its log: the log may hold the newest commits.
+
+    `why`: "damaged" or "replaced". Raises OSError.
+    """
     noted = _read_incarnation_file(folder)
     serial = 1
-    while (target := folder / f"{DATABASE}.damaged-{noted}-{serial}").exists():
+    while (target := folder / f"{DATABASE}.{why}-{noted}-{serial}").exists():
         serial += 1
     for suffix in ("-wal", "-shm", ""):
         source = folder / (DATABASE + suffix)
@@ -121,7 +141,7 @@ def _set_aside(folder: Path) -> Path:
 
 
 def _highest_set_aside(folder: Path) -> int:
-    found = (re.fullmatch(rf"{re.escape(DATABASE)}\.damaged-(\d+)-\d+", p.name) for p in folder.iterdir())
+    found = (re.fullmatch(rf"{re.escape(DATABASE)}\.(?:damaged|replaced)-(\d+)-\d+", p.name) for p in folder.iterdir())
     return max((int(match.group(1)) for match in found if match), default=0)
 
 

@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final, TypeAlias, TypeVar
-from urllib.parse import quote
-
-import aiosqlite
+from typing import Any, Final
 
 from agent.store import bodies, spans
-from agent.store.errors import StoreCorruptError, StoreError, translated
+from agent.store.errors import StoreError
 from agent.store.files import DATABASE
+from agent.store.places import Places
+from agent.store.query import Parameter, as_number, connect
 from agent.store.rows import ChannelRow, Counts, QueuedRow, Stage, StoredBatch
 from agent.store.schema import BLOCK_BITS
 
-T = TypeVar("T")
 CHUNK: Final = 256
 """Batches read in one go: about 1 MB of a busy site."""
-Parameter: TypeAlias = "int | str | bytes | None"
 _BATCH_COLUMNS: Final = "b.incarnation, b.number, b.root, b.previous_root, o.encoded, b.sealed_at_us, b.leaf_count"
 
 
-class Reader:
+class Reader(Places):
     """Reads a store. On its own (`Reader.beside`) also while the agent runs, for the command line."""
-
-    def __init__(self, connection: aiosqlite.Connection, incarnation: int, damaged: Callable[[], None]) -> None:
-        self._read = connection
-        self._damaged = damaged
-        self.incarnation = incarnation
-        """One unbroken life of the store, from 1; see `agent.store.files.prepare`."""
 
     @staticmethod
     @asynccontextmanager
@@ -47,7 +37,7 @@ class Reader:
             if not rows:
                 # Whoever made it was killed in the midst of it.
                 raise StoreError(f"{path}: is not finished; the agent finishes it when it next runs")
-            reader.incarnation = _number(rows[0][0])
+            reader.incarnation = as_number(rows[0][0])
             yield reader
         finally:
             await connection.close()
@@ -115,7 +105,7 @@ class Reader:
             "SELECT coalesce(max(up_to_number), 0) FROM acknowledged WHERE incarnation = ?",
             self.incarnation if incarnation is None else incarnation,
         )
-        return _number(rows[0][0])
+        return as_number(rows[0][0])
 
     async def batches(self, from_number: int, limit: int, *, incarnation: int | None = None) -> list[StoredBatch]:
         """Batches held of an incarnation (this one), acknowledged or not, from a number on, in order."""
@@ -153,7 +143,7 @@ class Reader:
         )
         return await self._scan(
             await self._series_of(device_id, kind),
-            _number(rows[0][0]),
+            as_number(rows[0][0]),
             lambda leaf: from_us < leaf.timestamp_us <= to_us,
             before_us=to_us,
         )
@@ -225,7 +215,7 @@ class Reader:
             sequence,
         )
         if block is None:
-            return 0 if first is None else _number(first) << BLOCK_BITS
+            return 0 if first is None else as_number(first) << BLOCK_BITS
         ((batch,),) = await self._all(
             "SELECT min(batch) FROM span WHERE batch BETWEEN ? AND ? AND series = ? AND last_sequence >= ?",
             block << BLOCK_BITS,
@@ -233,7 +223,7 @@ class Reader:
             series,
             sequence,
         )
-        return (_number(block) + 1) << BLOCK_BITS if batch is None else _number(batch)
+        return (as_number(block) + 1) << BLOCK_BITS if batch is None else as_number(batch)
 
     async def _scan(
         self,
@@ -251,7 +241,7 @@ class Reader:
         """
         found: list[bytes] = []
         last = first_batch - 1
-        newest = _number((await self._all("SELECT coalesce(max(batch), 0) FROM batch"))[0][0])
+        newest = as_number((await self._all("SELECT coalesce(max(batch), 0) FROM batch"))[0][0])
         while limit is None or len(found) < limit:
             # CROSS JOIN fixes the order of the loops: headers, then spans, and bodies only of what is left.
             rows = await self._all(
@@ -283,7 +273,7 @@ class Reader:
                     if wanted(spans.Leaf(place, timestamp_us, sequence))
                 ]
                 break
-            newest = _number(queue[0][1])
+            newest = as_number(queue[0][1])
         return found if limit is None else found[:limit]
 
     async def _batches(self, where: str, *parameters: Parameter, limit: int = -1) -> list[StoredBatch]:
@@ -297,49 +287,6 @@ class Reader:
             for incarnation, number, root, previous_root, body, *rest in rows
         ]
 
-    async def _all(self, sql: str, *parameters: Parameter) -> list[tuple[Any, ...]]:
-        """All rows of one query: one snapshot. Raises StoreError."""
-        try:
-            return [tuple(row) for row in await self._read.execute_fetchall(sql, parameters)]
-        except sqlite3.Error as error:
-            raise self._noticed(translated(error, "reading")) from error
-        except ValueError as error:  # aiosqlite's word for a closed connection
-            raise StoreError("the store is closed") from error
-
-    def _checked(self, decode: Callable[[bytes], T], encoded: bytes) -> T:
-        try:
-            return decode(encoded)
-        except StoreCorruptError as error:
-            raise self._noticed(error) from error
-
-    def _noticed(self, error: StoreError) -> StoreError:
-        if isinstance(error, StoreCorruptError):
-            self._damaged()
-        return error
-
-
-async def connect(path: Path, *, writing: bool) -> aiosqlite.Connection:
-    """A connection with the settings that durability rests on. Raises StoreError."""
-    # Read-only connections still need the shared-memory file of the log, which the writer has made.
-    uri = f"file:{quote(str(path))}?mode={'rw' if writing else 'ro'}"
-    try:
-        connection = await aiosqlite.connect(uri, uri=True, isolation_level=None)
-    except sqlite3.Error as error:
-        raise translated(error, f"opening {path}") from error
-    settings = ["busy_timeout = 5000", "temp_store = MEMORY", "cache_size = -8000"]
-    if writing:
-        # FULL: NORMAL may lose commits at a power cut in WAL mode. A long log is cut back to 16 MiB.
-        settings += ["synchronous = FULL", "journal_size_limit = 16777216"]
-    else:
-        settings += ["query_only = ON"]
-    try:
-        for setting in settings:
-            await connection.execute(f"PRAGMA {setting}")
-    except sqlite3.Error as error:
-        await connection.close()
-        raise translated(error, f"opening {path}") from error
-    return connection
-
 
 def _leaves_of(body: bytes) -> list[bytes]:
     return spans.leaves_of(bodies.unpack(body))
@@ -348,8 +295,3 @@ def _leaves_of(body: bytes) -> list[bytes]:
 def _channel_row(row: tuple[Any, ...]) -> ChannelRow:
     channel_id, incarnation, version, stage, encoded = row
     return ChannelRow(channel_id, incarnation, version, Stage(stage), encoded)
-
-
-def _number(value: object) -> int:
-    assert isinstance(value, int)
-    return value

@@ -117,7 +117,20 @@ DROP TABLE span;
 ALTER TABLE span_by_batch RENAME TO span;
 """  # noqa: S608  # a number of ours
 
-MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _SPANS_BY_BATCH)
+# Batches that lost leaves (`absent` of them) though their headers stay; and what is left of batches that were deleted.
+_THINNING: Final = """
+CREATE TABLE thinned (batch INTEGER PRIMARY KEY, absent INTEGER NOT NULL);
+CREATE TABLE kept (
+    batch INTEGER PRIMARY KEY,
+    incarnation INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    first_timestamp_us INTEGER NOT NULL,
+    last_timestamp_us INTEGER NOT NULL,
+    encoded BLOB NOT NULL
+);
+"""
+
+MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _SPANS_BY_BATCH, _THINNING)
 
 
 def check(path: Path, *, whole: bool) -> None:
@@ -182,13 +195,40 @@ def read_incarnation(path: Path) -> int | None:
     return None if row is None else int(row[0])
 
 
+def mark_copy(path: Path) -> None:
+    """Have a file say that it is a copy: whoever opens it as a store begins a new incarnation."""
+    try:
+        connection = sqlite3.connect(path, isolation_level=None)
+        try:
+            connection.execute("INSERT OR REPLACE INTO property VALUES ('copy', 1)")
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise translated(error, f"marking {path}") from error
+
+
+def is_copy(path: Path) -> bool:
+    """Whether a file is a copy that no agent has opened yet."""
+    try:
+        connection = sqlite3.connect(path, isolation_level=None)
+        try:
+            return connection.execute("SELECT 1 FROM property WHERE name = 'copy'").fetchone() is not None
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise translated(error, f"reading {path}") from error
+
+
 def write_incarnation(path: Path, incarnation: int) -> None:
-    """Give a file its incarnation, durably."""
+    """Give a file its incarnation, durably. From then on it is no copy any more."""
     try:
         connection = sqlite3.connect(path, isolation_level=None)
         try:
             connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("BEGIN IMMEDIATE")
             connection.execute("INSERT OR REPLACE INTO property VALUES ('incarnation', ?)", (incarnation,))
+            connection.execute("DELETE FROM property WHERE name = 'copy'")
+            connection.execute("COMMIT")
         finally:
             connection.close()
     except sqlite3.Error as error:

@@ -48,11 +48,20 @@ def decode(encoded: bytes) -> list[Leaf]:
 
 
 def leaves_of(batch: bytes) -> list[bytes]:
-    """The leaves in a batch's wire form, [1, signature, [leaf, ...]]. Raises StoreCorruptError."""
+    """The leaves in a batch's wire form, [1, signature, [leaf, ...]]. Raises StoreCorruptError.
+
+    In a batch that lost leaves, [3, signature, [leaf or [count, hash], ...]], those are empty.
+    """
+    leaves: list[bytes] = []
     try:
-        _, _, leaves = cbor2.loads(batch)
-    except (cbor2.CBORError, ValueError, TypeError) as error:
+        _, _, nodes = cbor2.loads(batch)
+        if not isinstance(nodes, list):
+            raise TypeError("it has no leaves")
+        for node in nodes:
+            if isinstance(node, bytes):
+                leaves.append(node)
+            else:
+                leaves += [b""] * node[0]
+    except (cbor2.CBORError, ValueError, TypeError, IndexError) as error:
         raise StoreCorruptError(f"a batch is damaged ({error}): restart to have the store checked") from error
-    if not isinstance(leaves, list):
-        raise StoreCorruptError("a batch is damaged: it has no leaves; restart to have the store checked")
     return leaves

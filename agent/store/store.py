@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -20,7 +20,9 @@ import structlog
 
 from agent.store import bodies, files, spans
 from agent.store.errors import ConflictError
-from agent.store.reader import Reader, connect
+from agent.store.query import connect
+from agent.store.reader import Reader
+from agent.store.room import PRUNE_BATCHES, Cut, Kept, cut_some, prune_some
 from agent.store.rows import ChannelRow, Counts, Queued, Stage, StoredBatch
 from agent.store.schema import BLOCK_BITS
 from agent.store.writer import Put, Series, Writer, insert_statements, write_notes
@@ -28,10 +30,10 @@ from agent.store.writer import Put, Series, Writer, insert_statements, write_not
 PAGE_BYTES: Final = 4096
 RESERVE_BYTES: Final = 4 << 20
 """Kept back for urgent writes: some 10,000 command receipts."""
-PRUNE_BATCHES: Final = 256
-"""Deleted in one transaction, so that a day's pruning holds nobody up."""
 MINUTE_US: Final = 60_000_000
 DAY_MINUTES: Final = 24 * 60
+KeepOf = Callable[[int, int], Awaitable[Sequence[Kept]]]
+"""What shall outlive the batches from one place to another."""
 
 _log = structlog.get_logger()
 
@@ -62,6 +64,8 @@ class Store(Reader):
         self._folder = prepared.path.parent
         self.set_aside = prepared.set_aside
         """Where a damaged database went, when this start found one: the gateway raises an alarm about it."""
+        self.restored = prepared.restored
+        """This start found a backup, or an older database, in the place of the one that was: an alarm too."""
         self._counts = Counts()
         self._series = Series(())
         self._lock: files.Lock
@@ -276,48 +280,44 @@ class Store(Reader):
 
         return (await self._writer.do(work, count))[0]
 
-    async def prune(self, now_us: int, retain_days: int) -> int:
+    async def prune(self, now_us: int, retain_days: float, keep: KeepOf | None = None) -> int:
         """Delete batches acknowledged longer ago than `retain_days`, oldest first; returns how many.
 
-        The newest batch of each incarnation stays: the next one names its root.
+        The newest batch of each incarnation stays: the next one names its root. `keep` is asked, for batches between
+        two places, what shall outlive them; None: nothing.
         """
-        before_minute = now_us // MINUTE_US - retain_days * DAY_MINUTES
+        before_minute = now_us // MINUTE_US - round(retain_days * DAY_MINUTES)
         total = 0
         for incarnation in await self.incarnations():
-            while gone := await self._prune_some(incarnation, before_minute):
-                total += gone
+            while (ends := await self.prunable(incarnation, before_minute, PRUNE_BATCHES)) is not None:
+                kept = [] if keep is None else await keep(*ends)
+                total += await self._prune_some(ends, kept)
         return total
 
-    async def _prune_some(self, incarnation: int, before_minute: int) -> int:
-        async def work(connection: aiosqlite.Connection) -> tuple[int, int]:
-            rows = await _rows(
-                connection,
-                "SELECT batch, leaf_count - 1 FROM batch WHERE incarnation = ?1 AND number <= (SELECT "
-                "coalesce(max(up_to_number), 0) FROM acknowledged WHERE incarnation = ?1 AND minute < ?2) "
-                "AND number < (SELECT max(number) FROM batch WHERE incarnation = ?1) ORDER BY number LIMIT ?3",
-                (incarnation, before_minute, PRUNE_BATCHES),
-            )
-            if not rows:
-                return 0, 0
-            # Batches of one incarnation were sealed one after the other: nothing else lies between.
-            ends = (rows[0][0], rows[-1][0])
-            await connection.execute("DELETE FROM body WHERE batch BETWEEN ? AND ?", ends)
-            await connection.execute("DELETE FROM batch WHERE batch BETWEEN ? AND ?", ends)
-            await connection.execute("DELETE FROM span WHERE batch BETWEEN ? AND ?", ends)
-            ((oldest,),) = await _rows(connection, "SELECT min(batch) FROM batch", ())
-            await connection.executemany(
-                "DELETE FROM block WHERE series = ? AND block < ?",
-                [(series, oldest >> BLOCK_BITS) for series in self._series.all()],
-            )
-            return len(rows), sum(row[1] for row in rows)
-
+    async def _prune_some(self, ends: tuple[int, int], kept: Sequence[Kept]) -> int:
         def count(gone: tuple[int, int]) -> None:
             c = self._counts
             self._counts = replace(
                 c, sealed_batches=c.sealed_batches - gone[0], sealed_statements=c.sealed_statements - gone[1]
             )
 
-        return (await self._writer.do(work, count))[0]
+        series = self._series.all()
+        return (await self._writer.do(lambda connection: prune_some(connection, ends, kept, series), count))[0]
+
+    async def forget_kept(self, before_us: int) -> int:
+        """Delete what outlived its batches and is older than this; returns of how many batches."""
+
+        async def work(connection: aiosqlite.Connection) -> int:
+            return (await connection.execute("DELETE FROM kept WHERE last_timestamp_us < ?", (before_us,))).rowcount
+
+        return await self._writer.do(work)
+
+    async def cut(self, cuts: Sequence[Cut], notes: Mapping[str, bytes | None], sealed_kind: int) -> int:
+        """Take leaves out of batches, which keep header, signature and number; returns how many leaves went.
+
+        Raises ConflictError, and changes nothing, while a statement of `sealed_kind` is queued: it stands for them.
+        """
+        return await self._writer.do(lambda connection: cut_some(connection, cuts, notes, sealed_kind))
 
     async def set_note(self, key: str, value: bytes) -> None:
         """Keep a value under a key; returns after COMMIT."""

@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from agent.evidence.batch import SealedBatch, decode_batch, receipts
 from agent.evidence.errors import EvidenceError
+from agent.evidence.partial import AnyBatch, decode_any, numbered_leaves, receipts
 from agent.evidence.statements import decode
 from agent.measure.reading import Reading
 from agent.uplink.errors import PlatformFaultError
@@ -99,7 +99,7 @@ class Delivery:
         """Take the next batch of the outbox. Raises EvidenceError when our own store holds something unreadable."""
         loaded = _Loaded(batch.incarnation, batch.number, 0)
         self._batches.append(loaded)
-        for telemetry in readings_of(decode_batch(batch.encoded)):
+        for telemetry in readings_of(decode_any(batch.encoded)):
             self._lanes.setdefault(telemetry.device_id, _Lane()).items.append(_Item(telemetry, loaded))
             loaded.missing += 1
 
@@ -188,18 +188,16 @@ class Delivery:
         return Arrived(done[-1].incarnation, done[-1].number, all(batch.confirmed for batch in done))
 
 
-def readings_of(batch: SealedBatch) -> Sequence[DeviceTelemetry]:
-    """Every reading of a batch with its receipt, in order of the leaves."""
-    found: list[tuple[int, Reading]] = []
-    for index, leaf in enumerate(batch.leaves):
+def readings_of(batch: AnyBatch) -> Sequence[DeviceTelemetry]:
+    """Every reading that a batch holds with its receipt, in order of the leaves. What was thinned is gone."""
+    found: list[tuple[int, Reading, bytes]] = []
+    for index, leaf in numbered_leaves(batch):
         try:
             statement = decode(leaf)
         except EvidenceError:
             # A kind that a later version of this gateway wrote, before it was set back: no reading that we know.
             continue
         if isinstance(statement, Reading):
-            found.append((index, statement))
-    proofs = receipts(batch, [index for index, _ in found])
-    return [
-        telemetry_of(reading, batch.leaves[index], proof) for (index, reading), proof in zip(found, proofs, strict=True)
-    ]
+            found.append((index, statement, leaf))
+    proofs = receipts(batch, [index for index, _, _ in found])
+    return [telemetry_of(reading, leaf, proof) for (_, reading, leaf), proof in zip(found, proofs, strict=True)]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from agent.uplink.bids import Bids
 from agent.uplink.errors import LinkDownError
 from agent.uplink.line import FrameLine
 from agent.uplink.listener import Listener
@@ -19,6 +20,7 @@ from agent.uplink.session import (
     Event,
     Refused,
     Session,
+    SignedArrived,
     Unknown,
     Welcomed,
 )
@@ -50,6 +52,7 @@ class GatewayLinkCall:
         outbox: Outbox,
         listener: Listener,
         channel_frames: deque[ChannelFrame],
+        bids: Bids,
         changed: asyncio.Event,
         stall_s: float,
         on_acknowledged: Callable[[int, int], None],
@@ -61,6 +64,7 @@ class GatewayLinkCall:
         self._listener = listener
         self._clock = listener.clock
         self._channel_frames = channel_frames
+        self._bids = bids
         self._changed = changed
         self._stall_s = stall_s
         self._on_acknowledged = on_acknowledged
@@ -140,6 +144,8 @@ class GatewayLinkCall:
                 await self._listener.command(event.command, None)
             case ChannelArrived():
                 await self._listener.channel(event.frame)
+            case SignedArrived():
+                await self._listener.signed(event.kind, event.signed)
             case Welcomed():
                 pass
 
@@ -162,6 +168,8 @@ class GatewayLinkCall:
     async def _write_channel_frames(self) -> None:
         while self._channel_frames:
             await self._line.write(GatewayFrame(channel=self._channel_frames.popleft()))
+        if (bid := self._bids.take()) is not None:
+            await self._line.write(GatewayFrame(bid=bid))
 
     async def _write_batches(self, incarnation: int) -> bool | None:
         """Fill the window. True: look again; False: there is no room; None: nothing is left to send."""

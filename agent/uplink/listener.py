@@ -20,6 +20,8 @@ _log = structlog.get_logger()
 
 OnCommand = Callable[[GridCommand, "str | None", Instant], Awaitable[None]]
 """(command, device of the stream or None for the gateway's own link, moment of receipt). Returns once it is stored."""
+OnSigned = Callable[[str, bytes, Instant], Awaitable[None]]
+"""("schedule" or "feed", as it came, moment of receipt)."""
 OnChannel = Callable[[ChannelFrame], Awaitable[None]]
 OnConnected = Callable[[], Awaitable[None]]
 """The platform welcomed us: the ledger re-establishes its channels now."""
@@ -47,6 +49,7 @@ class Listener:
     on_platform_time: OnPlatformTime
     on_alarm: OnAlarm
     clock: Clock
+    on_signed: OnSigned | None = None
     _said: dict[str, _Said] = field(default_factory=dict, init=False)
 
     async def command(self, command: GridCommand, device_id: str | None) -> None:
@@ -55,6 +58,15 @@ class Listener:
             await self.on_command(command, device_id, self.clock.now())
         except Exception as error:
             self._say("uplink.command_not_taken", error, command_id=escaped(command.command_id[:64]))
+
+    async def signed(self, kind: str, signed: bytes) -> None:
+        """Hand in a schedule or a value of a feed. One that is lost here has no receipt, or is followed by the next."""
+        if self.on_signed is None:
+            return
+        try:
+            await self.on_signed(kind, signed, self.clock.now())
+        except Exception as error:
+            self._say(f"uplink.{kind}_not_taken", error)
 
     async def channel(self, frame: ChannelFrame) -> None:
         """Hand in a channel frame. One that is lost here is asked for again at the next re-establishment."""

@@ -42,6 +42,9 @@ MOST_LIVE_WAITING: Final = 64
 OnCommand = Callable[[GridCommand, "str | None"], Awaitable[None]]
 """(command, device or None). Returns once it is stored."""
 
+OnSigned = Callable[[str, bytes], Awaitable[None]]
+"""("schedule" or "feed", as it came)."""
+
 _log = structlog.get_logger()
 
 
@@ -57,12 +60,13 @@ class MqttLine:
         gateway_id: str,
         keepalive_s: float,
         on_command: OnCommand,
+        on_signed: OnSigned,
     ) -> None:
         self._where = f"mqtts://{host}:{port}"
         self._host, self._port = host, port
         self._keepalive_s = max(2, round(keepalive_s))
         self._topics = GatewayTopics(gateway_id)
-        self._on_command = on_command
+        self._on_command, self._on_signed = on_command, on_signed
         self._loop = asyncio.get_running_loop()
         self._inbox: asyncio.Queue[paho.MQTTMessage | None] = asyncio.Queue()
         self._ready: asyncio.Future[None] = self._loop.create_future()
@@ -189,9 +193,11 @@ class MqttLine:
                 return None
             self._welcomed = True
         elif not self._welcomed:
-            # Kept by the broker from before: whatever it is but a command is asked for again.
+            # Kept by the broker from before: what is no order is asked for again.
             if kind == "command":
                 await self._on_command(frame.command, None)
+            elif kind == "schedule":
+                await self._on_signed(kind, frame.schedule)
             return None
         return frame
 

@@ -8,6 +8,7 @@ for a batch and root that are ours.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeAlias
@@ -41,7 +42,7 @@ class State(Enum):
 # Which frames the platform may send in which state.
 MAY_COME: Final[dict[State, frozenset[str]]] = {
     State.OPENING: frozenset({"welcome"}),
-    State.READY: frozenset({"acknowledgement", "channel", "command"}),
+    State.READY: frozenset({"acknowledgement", "channel", "command", "schedule", "feed"}),
 }
 
 
@@ -50,11 +51,13 @@ class UplinkIdentity:
     """Who this gateway is, as it says in its hello."""
 
     gateway_id: str
-    """did:key of the evidence key."""
+    """did:key of the evidence key, or did:v2g of its history."""
     incarnation: int
     boot_id: bytes
     software_version: str
     device_ids: tuple[str, ...]
+    history: Callable[[], bytes] = bytes
+    """The history of its name as it is now; empty where it is named by its key."""
 
 
 _Position: TypeAlias = tuple[int, int]
@@ -111,7 +114,16 @@ class ChannelArrived:
     frame: ChannelFrame
 
 
-Event: TypeAlias = Welcomed | Acknowledged | Unknown | Refused | CommandArrived | ChannelArrived
+@dataclass(frozen=True, slots=True)
+class SignedArrived:
+    """Something that carries its own signature."""
+
+    kind: str
+    """"schedule" or "feed"."""
+    signed: bytes
+
+
+Event: TypeAlias = Welcomed | Acknowledged | Unknown | Refused | CommandArrived | ChannelArrived | SignedArrived
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +191,7 @@ class Session:
                 software_version=self.identity.software_version,
                 device_ids=self.identity.device_ids,
                 next_batch_number=self._next_batch_number,
+                identity_history=self.identity.history(),
             )
         )
 
@@ -231,6 +244,8 @@ class Session:
             return CommandArrived(frame.command)
         if kind == "channel":
             return ChannelArrived(frame.channel)
+        if kind in ("schedule", "feed"):
+            return SignedArrived(kind, frame.schedule if kind == "schedule" else frame.feed)
         return self._acknowledgement(frame.acknowledgement, now_s)
 
     def _acknowledgement(self, encoded: bytes, now_s: float) -> Event | None:

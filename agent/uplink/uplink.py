@@ -21,6 +21,7 @@ from agent.clock import Clock
 from agent.config import MQTT_SCHEME, PlatformSettings, split_address
 from agent.evidence.cose import VerifyKey
 from agent.uplink.backoff import Backoff
+from agent.uplink.bids import Bids
 from agent.uplink.channel import describe, escaped, open_channel
 from agent.uplink.delivery import Arrived
 from agent.uplink.devices import Carrying, DeviceStreams
@@ -28,7 +29,7 @@ from agent.uplink.errors import LinkDownError, PlatformFaultError, UplinkError
 from agent.uplink.grpc_line import GrpcLine
 from agent.uplink.line import FrameLine, NotOfferedError
 from agent.uplink.link import GatewayLinkCall
-from agent.uplink.listener import Listener, OnAlarm, OnChannel, OnCommand, OnConnected, OnPlatformTime
+from agent.uplink.listener import Listener, OnAlarm, OnChannel, OnCommand, OnConnected, OnPlatformTime, OnSigned
 from agent.uplink.live import LiveReadings
 from agent.uplink.mqtt_line import MqttLine
 from agent.uplink.mqtt_login import MqttLogin
@@ -38,7 +39,7 @@ from agent.uplink.status import Carrier, UplinkStatus
 from agent.uplink.together import together
 from drivers.device import SignerUnavailableError
 from proto.energysettlement.v1.device_pb2 import DeviceTelemetry
-from proto.energysettlement.v1.gateway_pb2 import ChannelFrame
+from proto.energysettlement.v1.gateway_pb2 import ChannelFrame, FlexibilityBid
 
 _log = structlog.get_logger()
 
@@ -75,6 +76,7 @@ class Uplink:
         on_connected: OnConnected,
         on_platform_time: OnPlatformTime,
         on_alarm: OnAlarm,
+        on_signed: OnSigned | None = None,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self._settings = settings
@@ -90,11 +92,13 @@ class Uplink:
             on_connected=on_connected,
             on_platform_time=on_platform_time,
             on_alarm=on_alarm,
+            on_signed=on_signed,
             clock=clock,
         )
         self._draw = draw
         self._live = {device_id: LiveReadings() for device_id in identity.device_ids}
         self._channel_frames: deque[ChannelFrame] = deque()
+        self._bids = Bids()
         self._changed = asyncio.Event()
         self._carrying: Carrying | None = None
         self._session: Session | None = None
@@ -115,6 +119,7 @@ class Uplink:
         self._acknowledged_number: int | None = None
         self._unconfirmed_number: int | None = None
         self._device_details: dict[str, str] = {}
+        self._introduce = asyncio.Event()
 
     def batch_ready(self) -> None:
         """A batch was sealed and stored."""
@@ -125,6 +130,15 @@ class Uplink:
     def live(self, device_id: str, telemetry: DeviceTelemetry) -> None:
         """Show this reading as soon as there is a link. Never blocks; the oldest are dropped when it cannot keep up."""
         self._live.setdefault(device_id, LiveReadings()).put(telemetry)
+
+    def offer(self, bid: FlexibilityBid) -> None:
+        """Send this bid as soon as the gateway's link is up, unless a newer one comes before."""
+        self._bids.put(bid)
+        self._changed.set()
+
+    def introduce_again(self) -> None:
+        """The history of the gateway's name has grown: connect anew, so that the platform has it before what comes."""
+        self._introduce.set()
 
     async def send_channel(self, frame: ChannelFrame) -> None:
         """Hand a frame to the link that is up. That it arrives is only known by the answer.
@@ -231,6 +245,7 @@ class Uplink:
             gateway_id=self._identity.gateway_id,
             keepalive_s=self._settings.stall_s,
             on_command=self._listener.command,
+            on_signed=self._listener.signed,
         )
         try:
             await line.open(self._settings.stall_s)
@@ -253,6 +268,7 @@ class Uplink:
 
     async def _link(self, line: FrameLine, beside: Callable[[], Coroutine[None, None, None]]) -> None:
         """The gateway's link over a line, and what goes beside it. Raises NotOfferedError before it is up."""
+        self._introduce.clear()
         session = await self._new_session()
         call = GatewayLinkCall(
             line,
@@ -260,6 +276,7 @@ class Uplink:
             outbox=self._outbox,
             listener=self._listener,
             channel_frames=self._channel_frames,
+            bids=self._bids,
             changed=self._changed,
             stall_s=self._settings.stall_s,
             on_acknowledged=self._on_acknowledged,
@@ -274,13 +291,17 @@ class Uplink:
                 self._alarm(oddity.code, self._endpoint, oddity.text)
             self._reconnect_after_s = welcome.reconnect_after_s
             self._up(Carrier.GATEWAY_LINK, f"connected to {self._endpoint}")
-            work = [call.run(), beside(), self._listener.connected()]
+            work = [call.run(), beside(), self._listener.connected(), self._until_introduced_again()]
             if self._endpoint != self._settings.endpoints[0]:
                 work.append(self._prefer_the_first())
             await together(*work)
         finally:
             self._latest_platform_time_us = session.latest_platform_time_us
             call.close()
+
+    async def _until_introduced_again(self) -> None:
+        await self._introduce.wait()
+        raise LinkDownError("well, but the gateway has more to say of who it is, and says it when it connects")
 
     async def _prefer_the_first(self) -> None:
         """An endpoint that is not the first one is a makeshift: now and then the first is tried again."""

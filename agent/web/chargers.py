@@ -54,8 +54,8 @@ def add_charger_routes(
         return reception().variables(request.query.get("name", ""), request.query.get("text", "")[:200])
 
     async def order(request: web.Request) -> object:
-        by = _by(request)
-        asked = await _body(request)
+        by = by_whom(request)
+        asked = await json_body(request)
         name, what, arguments = asked.get("name"), asked.get("order"), asked.get("arguments", {})
         if not isinstance(name, str) or not isinstance(what, str) or not isinstance(arguments, dict):
             raise ValueError("name, order and arguments are needed")
@@ -97,20 +97,20 @@ def add_charger_routes(
             return _json({"ok": False, "error": str(error)}, 400)
 
     async def tokens(request: web.Request) -> object:
-        by = _by(request)
+        by = by_whom(request)
         count = site.reload_tokens()
         log.info("charger.tokens_reloaded", by=by, count=count)
         return {"ok": True, "tokens": count}
 
-    app.router.add_get("/api/chargers", _told(listed))
-    app.router.add_get("/api/chargers/show", _told(shown))
-    app.router.add_get("/api/chargers/variables", _told(variables))
+    app.router.add_get("/api/chargers", told(listed))
+    app.router.add_get("/api/chargers/show", told(shown))
+    app.router.add_get("/api/chargers/variables", told(variables))
     app.router.add_get("/api/chargers/tap", tap)
-    app.router.add_post("/api/chargers/order", _told(order))
-    app.router.add_post("/api/chargers/reload-tokens", _told(tokens))
+    app.router.add_post("/api/chargers/order", told(order))
+    app.router.add_post("/api/chargers/reload-tokens", told(tokens))
 
 
-def _told(work: Callable[[web.Request], Awaitable[object]]) -> Callable[[web.Request], Awaitable[web.Response]]:
+def told(work: Callable[[web.Request], Awaitable[object]]) -> Callable[[web.Request], Awaitable[web.Response]]:
     """What went wrong, as JSON: 400 asked wrongly, 403 nobody's order, 409 the charger said no, 504 no answer."""
 
     async def handler(request: web.Request) -> web.Response:
@@ -130,14 +130,15 @@ def _told(work: Callable[[web.Request], Awaitable[object]]) -> Callable[[web.Req
     return handler
 
 
-def _by(request: web.Request) -> str:
+def by_whom(request: web.Request) -> str:
+    """Who orders, for the log. Raises PermissionError."""
     by = request.headers.get(PRESS_HEADER, "")[:64]
     if not by:
         raise PermissionError(f"an order needs the header {PRESS_HEADER}: who orders")
     return ascii(by)
 
 
-async def _body(request: web.Request) -> JsonObject:
+async def json_body(request: web.Request) -> JsonObject:
     """Raises ValueError."""
     try:
         asked = orjson.loads(await request.read())

@@ -32,8 +32,13 @@ class SnapshotCollector(Collector):
             ("v2g_gateway_trouble", "0 well, 1 attention, 2 trouble", float(list(Verdict).index(now.verdict))),
             ("v2g_gateway_statements_queued", "Stored, not sealed", float(now.evidence.queued)),
             ("v2g_gateway_batches_waiting", "Sealed, not acknowledged", float(now.evidence.batches_waiting)),
+            ("v2g_gateway_store_bytes", "Space that evidence takes", float(now.evidence.store_bytes)),
+            ("v2g_gateway_store_most_bytes", "Space that it may take", float(now.evidence.store_most_bytes)),
             ("v2g_gateway_commands_in_force", "Commands in force", float(sum(c.in_force for c in now.commands))),
             ("v2g_gateway_windows_waiting", "Closed, not countersigned", float(now.settlement.windows_waiting)),
+            ("v2g_gateway_flexibility_up_watts", "Power towards export", float(now.envelope.power_up_w)),
+            ("v2g_gateway_flexibility_down_watts", "Power towards import", float(now.envelope.power_down_w)),
+            ("v2g_gateway_missed_in_a_row", "Windows in a row", float(now.envelope.windows_missed_in_a_row)),
             ("v2g_gateway_channels_frozen", "Channels in conflict", float(now.settlement.channels_frozen)),
         ):
             yield GaugeMetricFamily(name, text, value)
@@ -41,14 +46,38 @@ class SnapshotCollector(Collector):
             ("v2g_gateway_readings", "Readings measured and stored", now.evidence.readings),
             ("v2g_gateway_statements_sealed", "Statements in sealed batches", now.evidence.sealed),
             ("v2g_gateway_statements_acknowledged", "Statements acknowledged", now.evidence.acknowledged),
+            ("v2g_gateway_readings_merged", "Readings merged to save space", now.evidence.merged),
+            ("v2g_gateway_windows_missed", "Windows the platform missed", now.envelope.windows_missed),
             ("v2g_gateway_windows_closed", "Settlement windows closed", now.settlement.windows_closed),
             ("v2g_gateway_windows_countersigned", "Windows countersigned", now.settlement.windows_countersigned),
         ):
             yield CounterMetricFamily(name, text, count)
+        yield from _deviation(now)
         parts = GaugeMetricFamily("v2g_gateway_part_ok", "1 when the part works", labels=["part"])
         for part in now.parts:
             parts.add_metric([part.name], float(part.ok))
         yield parts
+
+
+def _deviation(now: Snapshot) -> Iterator[Metric]:
+    told = now.deviation
+    for name, text, count in (
+        ("v2g_gateway_schedule_quarters", "Quarters of an hour under a schedule", told.quarters),
+        ("v2g_gateway_schedule_under_watt_hours", "Less than agreed", told.under_wh),
+        ("v2g_gateway_schedule_over_watt_hours", "More than agreed", told.over_wh),
+    ):
+        yield CounterMetricFamily(name, text, count)
+    cost = CounterMetricFamily("v2g_gateway_schedule_penalty", "What it would cost, units", labels=["currency"])
+    for currency, micro in told.penalties_micro.items():
+        cost.add_metric([currency], micro / 1_000_000)
+    yield cost
+    labels = ["feed", "currency"]
+    value = GaugeMetricFamily("v2g_gateway_feed_value", "Millionths per kWh, or mHz: as last agreed on", labels=labels)
+    age = GaugeMetricFamily("v2g_gateway_feed_age_seconds", "Since its sources agreed", labels=labels)
+    for feed in now.feeds:
+        value.add_metric([feed.feed, feed.currency], float(feed.value))
+        age.add_metric([feed.feed, feed.currency], feed.age_s)
+    yield from (value, age)
 
 
 def _devices(now: Snapshot) -> Iterator[Metric]:

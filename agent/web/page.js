@@ -40,6 +40,7 @@ function tiles(s) {
     [s.evidence.readings.toLocaleString(), "readings stored"],
     [s.evidence.sealed.toLocaleString(), "statements sealed"],
     [s.evidence.acknowledged.toLocaleString(), "acknowledged by the platform"],
+    ...(s.evidence.merged ? [[s.evidence.merged.toLocaleString(), "readings merged to save space"]] : []),
     [`${s.settlement.windows_countersigned} / ${s.settlement.windows_closed}`, "windows signed by both sides"],
   ];
   $("tiles").replaceChildren(...made.map(([value, label]) => {

@@ -33,8 +33,10 @@ from agent.config import SecretError, WebSettings, is_loopback, read_secret, spl
 from agent.status import Snapshot
 from agent.web.chargers import ChargerSite, add_charger_routes
 from agent.web.connections import Connections
+from agent.web.control import ControlSite, add_control_routes
 from agent.web.history import PERIOD_S, PowerHistory
 from agent.web.metrics import SnapshotCollector
+from agent.web.override import HoldingSite, add_override_routes
 
 CONTROL_STALE_S: Final = 10.0
 """A control loop without progress for this long is not healthy."""
@@ -214,12 +216,23 @@ async def serve(site: Site, settings: WebSettings) -> AsyncIterator[int]:
 
 
 @asynccontextmanager
-async def serve_locally(site: Site, path: Path, *, chargers: ChargerSite | None = None) -> AsyncIterator[None]:
+async def serve_locally(
+    site: Site,
+    path: Path,
+    *,
+    chargers: ChargerSite | None = None,
+    control: ControlSite | None = None,
+    holds: HoldingSite | None = None,
+) -> AsyncIterator[None]:
     """Listen on a Unix socket (mode 0600) while the context is open. Raises OSError."""
     connections = Connections()
     app = make_app(site, guard=lambda _: None, connections=connections, most_bytes=LOCAL_BYTES)
     if chargers is not None:
         add_charger_routes(app, chargers, stay=connections.asked)
+    if control is not None:
+        add_control_routes(app, control)
+    if holds is not None:
+        add_override_routes(app, holds)
     async with _running(app, connections):
         await asyncio.to_thread(path.unlink, missing_ok=True)
         listener = await asyncio.get_running_loop().create_unix_server(connections, sock=_bound(path))

@@ -28,7 +28,7 @@ class LocalList:
 
     version: int = 0
     entries: dict[str, str] = field(default_factory=dict)
-    """Token in upper case -> digest of its entry."""
+    """Type, tab and name in upper case of a token -> digest of its entry."""
 
     def encode(self) -> JsonObject:
         return {"version": self.version, "entries": dict(self.entries)}
@@ -36,7 +36,8 @@ class LocalList:
     def restore(self, kept: Mapping[str, Json]) -> None:
         """Raises what damaged values raise (ValueError, TypeError, ...)."""
         self.version = int(cast(int, kept["version"]))
-        self.entries = {str(k): str(v) for k, v in cast(dict[str, Json], kept["entries"]).items()}
+        # An earlier version kept no types: its entries are sent anew, since they could not be told from others.
+        self.entries = {str(k): str(v) for k, v in cast(dict[str, Json], kept["entries"]).items() if "\t" in str(k)}
 
 
 class Authority:

@@ -331,6 +331,8 @@ class OcppCharger:
         await self.carry_out(Outcome(reaction.samples, reaction.notices, changed=reaction.remember))
         if reaction.model_changed:
             await self.desk.keep_model()
+        if action == "NotifyCustomerInformation":
+            self.desk.customer_told.set()
         if action == "ReportChargingProfiles":
             for evse in self.evses.values():
                 evse.profiles_reported()

@@ -34,6 +34,8 @@ from drivers.ocpp.tokens import masked
 
 GOOD: Final = frozenset({"Accepted", "AcceptedCanceled", "NoTransaction", "Scheduled", "Unlocked", "RebootRequired"})
 """Words of a charger that mean yes."""
+CUSTOMER_S: Final = 20.0
+"""Within so long a charger has told what it knows about a customer."""
 
 _log = structlog.get_logger()
 
@@ -83,6 +85,8 @@ class ChargerDesk:
         self._said: set[str] = set()
         self.list_given_up = False
         """The charger did not answer for its local list: it is not asked again while we run."""
+        self.customer_told = asyncio.Event()
+        """Set after each NotifyCustomerInformation."""
         self._log = _log.bind(charger=charger.charger_id)
 
     # --- what people order
@@ -90,6 +94,12 @@ class ChargerDesk:
     async def order(self, name: str, arguments: JsonObject) -> JsonObject:
         """Carry out one order; the charger's answer, with `ok`. Raises DeviceError, and ValueError for what was
         asked wrongly. One order at a time: a charger answers one question after the other anyway."""
+        told = await self._order(name, arguments)
+        if name == "customer" and told["ok"] and arguments.get("report", True) is True:
+            told["data"] = await self._customer_report()  # others may order meanwhile
+        return told
+
+    async def _order(self, name: str, arguments: JsonObject) -> JsonObject:
         async with self._busy:
             if name == "start":
                 device, token = self._device(arguments), orders.text(arguments, "token")
@@ -113,8 +123,24 @@ class ChargerDesk:
                 number = int(cast(int, payload["requestId"]))
                 full = payload["reportBase"] == "FullInventory"
                 self._charger.session.reports.model.expect(number, full=full)
+            if name == "customer":
+                self._charger.session.reports.customer.expect(int(cast(int, payload["requestId"])))
             answer = await self.ask(action, payload)
             return await self._note(name, arguments, payload, answer)
+
+    async def _customer_report(self) -> str:
+        """What the charger tells about the customer that was asked for; it is kept nowhere."""
+        report = self._charger.session.reports.customer
+        try:
+            async with asyncio.timeout(CUSTOMER_S):
+                while (found := report.hand_over()) is None:
+                    self.customer_told.clear()
+                    await self.customer_told.wait()
+        except TimeoutError:
+            report.forget()
+            text = f"{self._charger.charger_id} did not tell about the customer within {CUSTOMER_S:.0f} s"
+            raise DeviceUnreachableError(text) from None
+        return found
 
     async def ask(self, action: str, payload: JsonObject, priority: Priority = Priority.ROUTINE) -> JsonObject:
         """One call. Raises DeviceRefusedError, DeviceUnreachableError, and ValueError for a payload that cannot be."""

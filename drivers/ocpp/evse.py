@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -29,6 +29,7 @@ from drivers.ocpp.profiles import CannotError, Held, Slot
 from drivers.ocpp.rpc import Priority
 from drivers.ocpp.session import EvseSession
 from drivers.ocpp.v2x import Mode, Period
+from drivers.ocpp.wanted import Distrust, Wanted
 
 LONGEST_LEASE_S: Final = 900.0
 """How far ahead the composite schedule is looked at where no lease is at hand."""
@@ -38,24 +39,6 @@ TAKEN_BACK_S: Final = 60.0
 """The 0 W that takes a discharge back holds at least so long, or until somebody orders something else."""
 
 _log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What was ordered last."""
-
-    setpoint: Setpoint
-    period: Period | None = None
-    """In OCPP 2.1's own words, where it was ordered so."""
-
-
-@dataclass(frozen=True, slots=True)
-class Distrust:
-    """A discharge that was confirmed and did not show on the meter."""
-
-    why: str
-    transaction_id: str | None
-    until_s: float
 
 
 class OcppEvse:
@@ -138,7 +121,7 @@ class OcppEvse:
         """See `Device.apply`. The newest order wins: one that was overtaken while it waited raises
         DeviceRefusedError, whatever the charger made of it."""
         self._order += 1
-        self._wanted = Wanted(setpoint)
+        self._wanted = Wanted(setpoint, None, self._transaction_id)
         await self._hold(self._wanted, self._order)
 
     async def hold_mode(self, period: Period, lease_s: float, reason: str) -> None:
@@ -152,7 +135,7 @@ class OcppEvse:
             period = replace(period, discharge_w=lowest_w)  # what is not said is not bounded
         self._order += 1
         setpoint = Setpoint(lowest_w=lowest_w, highest_w=highest_w, lease_s=lease_s, reason=reason)
-        self._wanted = Wanted(setpoint, period)
+        self._wanted = Wanted(setpoint, period, self._transaction_id)
         await self._hold(self._wanted, self._order)
 
     async def release(self) -> None:
@@ -162,8 +145,7 @@ class OcppEvse:
         """
         self._order += 1
         order = self._order
-        self._wanted = self._held = self._held_limit_w = self.session.smart.held_w = None
-        self._obedience.released()
+        self._forget_order()
         for slot in (Slot.TRANSACTION, Slot.WAITING, *((Slot.PRIORITY,) if self._calls.dialect.extended else ())):
             await self._calls.clear(slot)
         if self._dead_man is DeadMan.REVERTS_TO_FALLBACK:
@@ -240,7 +222,11 @@ class OcppEvse:
 
     async def hold_again(self) -> None:
         """After a reconnect: the band that was ordered last, for what is left of its lease. Raises as `apply` does."""
-        left_s = self._until_s - self._monotonic_s()
+        left_s, wanted = self._until_s - self._monotonic_s(), self._wanted
+        another = wanted is not None and wanted.transaction_id != self._transaction_id
+        if wanted is not None and wanted.takes_from_the_car and (another or self.session.car.charge_now):
+            # It was for the car that was there, and for as long as its driver did not want to charge (SAFETY 9).
+            self._forget_order()
         if self._wanted is not None and left_s > 1.0:
             setpoint = replace(self._wanted.setpoint, lease_s=left_s)
             await self._hold(replace(self._wanted, setpoint=setpoint), self._order)
@@ -275,16 +261,24 @@ class OcppEvse:
 
     # --- inside
 
+    @property
+    def _transaction_id(self) -> str | None:
+        running = self.session.transaction
+        return None if running is None else running.transaction_id
+
+    def _forget_order(self) -> None:
+        """Nothing of ours is in force any more, or is about to be."""
+        self._wanted = self._held = self._held_limit_w = self.session.smart.held_w = None
+        self._obedience.released()
+
     def _holds(self) -> bool:
         """Whether the band that was confirmed last is still in force: a TxProfile ends with its transaction."""
-        running = self.session.transaction
-        same = self._held_in is None or (running is not None and running.transaction_id == self._held_in)
+        same = self._held_in is None or self._transaction_id == self._held_in
         return same and self._monotonic_s() < self._until_s
 
     async def _hold(self, wanted: Wanted, order: int) -> None:
-        setpoint, transaction = wanted.setpoint, self.session.transaction
-        transaction_id = None if transaction is None else transaction.transaction_id
-        period = self._period(wanted, in_transaction=transaction is not None)
+        setpoint, transaction_id = wanted.setpoint, self._transaction_id
+        period = self._period(wanted, in_transaction=transaction_id is not None)
         profile = profiles.lease_profile(
             self._settings,
             period,
@@ -339,6 +333,8 @@ class OcppEvse:
             distrust = self._distrusted()
             if limit_w < 0 and extended and self._bidirectional.problem is not None:
                 raise CannotError(f"cannot discharge: {self._bidirectional.problem}")
+            if limit_w < 0 and self.session.car.charge_now:
+                raise CannotError("is not told to discharge: its driver wants it to charge now")
             if limit_w < 0 and distrust is not None:
                 raise CannotError(f"is not told to discharge again for now: it {distrust.why}")
         except CannotError as problem:
@@ -362,10 +358,9 @@ class OcppEvse:
 
     async def _take_back(self, why: str) -> None:
         """A discharge that the meter does not show goes back to 0 W, and is not tried again for a while."""
-        now_s, transaction = self._monotonic_s(), self.session.transaction
+        now_s = self._monotonic_s()
         if self._distrusted() is None:
-            transaction_id = None if transaction is None else transaction.transaction_id
-            self._distrust = Distrust(why, transaction_id, now_s + TRUST_AGAIN_S)
+            self._distrust = Distrust(why, self._transaction_id, now_s + TRUST_AGAIN_S)
             self._charger.notice(self.device_id, "charger.disobeys", f"it {why}; it goes back to 0 W")
         lease_s = max(TAKEN_BACK_S, self._until_s - now_s)
         self._order += 1

@@ -21,6 +21,7 @@ from drivers.ocpp.schemas import Json, JsonObject
 ITEMS: Final = 20
 """Entries in one message, to a charger that does not say how many it takes."""
 MOST_ITEMS: Final = 100
+_BETWEEN: Final = "\t"
 
 
 class _VersionAnswer(TypedDict):
@@ -46,9 +47,10 @@ async def bring_up_to_date(charger: Caller, known: LocalList, wanted: Sequence[J
     if there == known.version and known.version > 0:
         changed = [entry for entry in wanted if known.entries.get(_key(entry)) != _digest(entry)]
         gone = [entry for entry in known.entries if entry not in entries]
-        # An entry without idTokenInfo is taken out (D01.FR.16).
-        removals: list[JsonObject] = [{"idToken": {"idToken": name, "type": "ISO14443"}} for name in gone]
-        problem = await _send(charger, known, "Differential", changed + removals, items, there)
+        # An entry without idTokenInfo is taken out (D01.FR.16). That goes first, for a charger that looks at the name
+        # only: a token that has changed its kind is not to be lost.
+        removals: list[JsonObject] = [{"idToken": _token(entry)} for entry in gone]
+        problem = await _send(charger, known, "Differential", removals + changed, items, there)
         if not problem:
             known.entries = entries
             return True, ""
@@ -89,7 +91,14 @@ async def _items_per_message(charger: Caller) -> int:
 
 
 def _key(entry: JsonObject) -> str:
-    return str(cast(dict[str, Json], entry["idToken"])["idToken"]).upper()
+    """Type and name: of two tokens of one name each is an entry of its own, and is taken out by its own type."""
+    token = cast(dict[str, str], entry["idToken"])
+    return f"{token['type']}{_BETWEEN}{token['idToken'].upper()}"
+
+
+def _token(key: str) -> JsonObject:
+    kind, _, name = key.partition(_BETWEEN)
+    return {"idToken": name, "type": kind}
 
 
 def _digest(entry: JsonObject) -> str:

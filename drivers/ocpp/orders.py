@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 from drivers.ocpp.device_model import SECRET_VARIABLES, parse_key
-from drivers.ocpp.schemas import Json, JsonObject
+from drivers.ocpp.schemas import JsonObject
 from drivers.ocpp.timestamps import format_timestamp, is_timestamp, parse_timestamp_us
 
 MOST_VARIABLES: Final = 50
@@ -112,7 +112,9 @@ def _availability(arguments: JsonObject, context: Context) -> Built:
 
 
 def _reset(arguments: JsonObject, context: Context) -> Built:
-    payload: JsonObject = {"type": "Immediate" if arguments.get("immediate") is True else "OnIdle"}
+    # With `resume` (OCPP 2.1) a transaction that runs goes on after it.
+    kind = "ImmediateAndResume" if arguments.get("resume") is True else "OnIdle"
+    payload: JsonObject = {"type": "Immediate" if arguments.get("immediate") is True else kind}
     evse = context.evse(arguments)
     if evse is not None:
         payload["evseId"] = evse
@@ -120,7 +122,9 @@ def _reset(arguments: JsonObject, context: Context) -> Built:
 
 
 def _trigger(arguments: JsonObject, context: Context) -> Built:
-    payload: JsonObject = {"requestedMessage": text(arguments, "message")}
+    payload: JsonObject = {"requestedMessage": text(arguments, "message", "CustomTrigger")}
+    if payload["requestedMessage"] == "CustomTrigger":  # a maker's own (OCPP 2.1)
+        payload["customTrigger"] = text(arguments, "custom")
     evse = context.evse(arguments)
     if evse is not None:
         payload["evse"] = {"id": evse}
@@ -233,6 +237,23 @@ def _log(arguments: JsonObject, context: Context) -> Built:
     return "GetLog", {"logType": kind, "requestId": context.request_id, "log": where, "retries": 2}
 
 
+def _customer(arguments: JsonObject, context: Context) -> Built:
+    payload: JsonObject = {
+        "requestId": context.request_id,
+        "report": arguments.get("report", True) is True,
+        "clear": arguments.get("clear") is True,
+    }
+    if not payload["report"] and not payload["clear"]:
+        raise ValueError("report or clear has to be true: what the charger knows, or that it forgets it")
+    if "token" in arguments:
+        payload["idToken"] = {"idToken": text(arguments, "token"), "type": text(arguments, "type", "ISO14443")}
+    elif "customer" in arguments:
+        payload["customerIdentifier"] = text(arguments, "customer")
+    else:
+        payload["customerCertificate"] = _hashes(arguments)
+    return "CustomerInformation", payload
+
+
 def _data(arguments: JsonObject, context: Context) -> Built:
     payload: JsonObject = {"vendorId": text(arguments, "vendor")}
     if "message" in arguments:
@@ -258,9 +279,13 @@ def _install(arguments: JsonObject, context: Context) -> Built:
 
 
 def _delete(arguments: JsonObject, context: Context) -> Built:
+    return "DeleteCertificate", {"certificateHashData": _hashes(arguments)}
+
+
+def _hashes(arguments: JsonObject) -> JsonObject:
+    """The name of a certificate."""
     hashes = {key: text(arguments, key) for key in ("issuerNameHash", "issuerKeyHash", "serialNumber")}
-    named: dict[str, Json] = {"hashAlgorithm": text(arguments, "hashAlgorithm", "SHA256"), **hashes}
-    return "DeleteCertificate", {"certificateHashData": named}
+    return {"hashAlgorithm": text(arguments, "hashAlgorithm", "SHA256"), **hashes}
 
 
 def _renew(arguments: JsonObject, context: Context) -> Built:
@@ -277,6 +302,7 @@ _ORDERS: Final[Mapping[str, Callable[[JsonObject, Context], Built]]] = {
     "certificates": _certificates,  # M03
     "clear-cache": _clear_cache,  # C11
     "custom-report": _custom_report,  # B08
+    "customer": _customer,  # N09, N10
     "data": _data,  # P01
     "delete-certificate": _delete,  # M04
     "get": _get,  # B06
@@ -291,9 +317,9 @@ _ORDERS: Final[Mapping[str, Callable[[JsonObject, Context], Built]]] = {
     "report": _base_report,  # B07
     "renew-certificate": _renew,  # A02
     "reserve": _reserve,  # H01
-    "reset": _reset,  # B11, B12
+    "reset": _reset,  # B11 to B13
     "set": _set,  # B05
-    "trigger": _trigger,  # F06
+    "trigger": _trigger,  # F06, P03
     "unlock": _unlock,  # F05
     "unmonitor": _unmonitor,  # N06
 }

@@ -19,6 +19,44 @@ MOST_RESERVATIONS: Final = 100
 MOST_LOGS: Final = 20
 MOST_ALERTS: Final = 20
 """Of one message that are told one by one."""
+MOST_PARTS: Final = 100
+"""Of what a charger tells about one customer; each has 512 characters at most."""
+
+
+class CustomerReport:
+    """What a charger told about the customer that was asked for last (N09). Somebody's data: in memory only, until it
+    was handed over."""
+
+    def __init__(self) -> None:
+        self._asked: int | None = None
+        self._parts: dict[int, str] = {}
+        self._last: int | None = None
+
+    def expect(self, request_id: int) -> None:
+        """A report was asked for."""
+        self.forget()
+        self._asked = request_id
+
+    def take(self, payload: JsonObject) -> None:
+        """NotifyCustomerInformation; parts may come in any order, and one that nobody asked for is left."""
+        number = int(cast(int, payload["seqNo"]))
+        if payload["requestId"] != self._asked or not 0 <= number < MOST_PARTS:
+            return
+        self._parts[number] = str(payload["data"])
+        if not payload.get("tbc", False):
+            self._last = number
+
+    def hand_over(self) -> str | None:
+        """All of it, once all parts have come; then it is forgotten here."""
+        if self._last is None or any(number not in self._parts for number in range(self._last + 1)):
+            return None
+        text = "".join(self._parts[number] for number in range(self._last + 1))
+        self.forget()
+        return text
+
+    def forget(self) -> None:
+        """Nobody waits for it any more."""
+        self._asked, self._parts, self._last = None, {}, None
 
 
 @dataclass(slots=True)
@@ -42,6 +80,7 @@ class Reports:
         self.model = DeviceModel()
         self.reservations: dict[int, JsonObject] = {}
         """By id: device, token (masked), until_us."""
+        self.customer = CustomerReport()
         self.logs: OrderedDict[int, str] = OrderedDict()
         """Upload status of logs, by the request's id."""
 
@@ -102,6 +141,10 @@ class Reports:
         gone = self.reservations.pop(int(cast(int, payload["reservationId"])), None)
         return ReportOutcome(remember=gone is not None)
 
+    def _customer(self, payload: JsonObject) -> ReportOutcome:
+        self.customer.take(payload)
+        return ReportOutcome()
+
     def _transfer(self, payload: JsonObject) -> ReportOutcome:
         # P02: no vendor's extension is known here, and saying so is the specified answer.
         return ReportOutcome({"status": "UnknownVendorId"})
@@ -118,6 +161,7 @@ _HANDLERS: Final[Mapping[str, Callable[[Reports, JsonObject], ReportOutcome]]] =
     "NotifyMonitoringReport": Reports._monitoring,
     "LogStatusNotification": Reports._log,
     "ReservationStatusUpdate": Reports._reservation,
+    "NotifyCustomerInformation": Reports._customer,
     "DataTransfer": Reports._transfer,
     "FirmwareStatusNotification": Reports._firmware,
 }

@@ -215,12 +215,6 @@ class OcppServer:
         """The configured chargers, by identity."""
         return self._chargers
 
-    def use_certificate(self, file: Path) -> None:
-        """From the next handshake on the listener shows what is in this file: key and chain. Raises OSError for one
-        that TLS cannot use (ssl.SSLError is one)."""
-        if self._ssl is not None:
-            self._ssl.load_cert_chain(file)
-
     async def add(self, evses: Sequence[ChargerSettings]) -> list[Device]:
         """A charger of the site from now on; its devices. Raises ValueError for settings that contradict those here."""
         present = [evse.session.settings for charger in self._chargers.values() for evse in charger.evses.values()]
@@ -250,6 +244,12 @@ class OcppServer:
         self._authority = authority
         for charger in self._chargers.values():
             charger.certificates.authority = authority
+
+    def use_certificate(self, certificate: Path, key: Path | None = None) -> None:
+        """Show this certificate from the next handshake on; without `key` its file holds that too. Raises OSError
+        (ssl.SSLError among them); the old one stays then. Nothing happens where the listener has no TLS."""
+        if self._ssl is not None:
+            self._ssl.load_cert_chain(certificate, key)
 
     async def remote_start(self, device_id: str, token_id: str) -> None:
         """Start charging at an EVSE as if this token had been shown. Raises DeviceError; KeyError: no such device."""

@@ -411,7 +411,6 @@ _HANDLERS: Final[Mapping[str, _Handler]] = {
 
 _FIXED_ANSWERS: Final[Mapping[str, JsonObject]] = {
     # Reports and notices that need no more than to be taken.
-    "NotifyCustomerInformation": {},
     "NotifyDisplayMessages": {},
     "PublishFirmwareStatusNotification": {},
     # Questions with an honest no.

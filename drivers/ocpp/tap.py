@@ -22,7 +22,7 @@ MOST_LISTENERS: Final = 4
 MOST_WAITING: Final = 500
 LONGEST_TEXT: Final = 300
 _MASK: Final = "***"
-_TOKENS: Final = frozenset({"idtoken", "emaid"})
+_TOKENS: Final = frozenset({"idtoken", "emaid", "customeridentifier"})
 _SECRETS: Final = frozenset({"password", "basicauthpassword", "apnpassword", "simpin", "key", "user", "apnusername"})
 _LONG: Final = frozenset(
     {"certificate", "certificatechain", "csr", "exirequest", "exiresponse", "signedmeterdata", "ocspresult"}
@@ -81,6 +81,8 @@ class Tap:
         """`by`: charger or gateway. `kind`: call, answer, error or note."""
         if not self._ears:
             return
+        if action == "NotifyCustomerInformation" and not isinstance(content, str) and "data" in content:
+            content = {**content, "data": _MASK}  # what is known about a person is for who asked for it
         try:
             shown: Json = _cut(content) if isinstance(content, str) else mask(content)
         except RecursionError:  # typed by somebody here: what chargers send is never so deep

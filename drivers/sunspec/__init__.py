@@ -3,7 +3,8 @@
 `transport.py` carries registers, `connection.py` shares one connection per endpoint, `models.py` and `codec.py` turn
 registers into values by the official model definitions, `stretches.py` and `registers.py` read them around holes,
 `discovery.py` finds out what is there (`description.py` is what it says, `plausibility.py` tells phantoms),
-`measurement.py`, `standing.py` and `ratings.py` say what it means, `counters.py` looks again where a register fell,
+`measurement.py`, `standing.py` and `ratings.py` (read by `nameplate.py`) say what it means, `counters.py` looks again
+where a register fell,
 `controls.py`, `writing.py`, `held.py` and `control.py` make a device hold a band of power, `switching.py` disconnects
 it, `obedience.py` judges it, `meeting.py` knows it again (`profile.py` and `learned.py` are its habits as kept),
 `contact.py` gets to know it, and `device.py` is the Device that the gateway runs. `probing.py` tests revert timers.

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import structlog
 
-from drivers.sunspec.errors import AddressError, BadAnswerError, ModbusExceptionError, NoAnswerError, ReconnectedError
+from drivers.sunspec.errors import (
+    AddressError,
+    BadAnswerError,
+    ModbusExceptionError,
+    NoAnswerError,
+    ReconnectedError,
+    SunSpecError,
+)
 from drivers.sunspec.pace import Pace
 from drivers.sunspec.patience import Patience
-from drivers.sunspec.pdu import READ, READ_INPUT
+from drivers.sunspec.pdu import READ, READ_INPUT, words_of
 from drivers.sunspec.tls import TlsFiles
 from drivers.sunspec.transport import Endpoint, Line, open_line, parse_address
 from drivers.sunspec.turns import Turns, is_urgent
@@ -35,16 +41,22 @@ GATEWAY_SILENCE: Final = 11
 """Exception by which a gateway says that the unit behind it does not answer."""
 
 _T = TypeVar("_T")
+_What = TypeVar("_What")
 _log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Words:
+class Words(NamedTuple):
     """What one read gave, and when: waiting for our turn on the line is not part of it."""
 
-    words: list[int]
+    octets: bytes
+    """Of the registers, as they came."""
     asked_s: float
     answered_s: float
+
+    @property
+    def words(self) -> list[int]:
+        """The registers as numbers."""
+        return words_of(self.octets)
 
     @property
     def monotonic_s(self) -> float:
@@ -100,100 +112,98 @@ class Connection:
 
         A device that is busy is asked again, a few times.
         """
-        read = self._line.read_input if function == READ_INPUT else self._line.read
-
-        async def ask(patient_s: float) -> Words:
-            asked_s = self._monotonic_s()
-            words = await read(unit, address, count, patient_s)
-            return Words(words, asked_s, self._monotonic_s())
-
+        ask, urgent = self._line.read_input if function == READ_INPUT else self._line.read, is_urgent()
         for pause_s in BUSY_PAUSES_S:
             try:
-                return await self._in_turn(ask, unit, timeout_s, only, urgent=is_urgent())
+                return Words(*await self._in_turn(ask, unit, address, count, timeout_s, only, urgent))
             except ModbusExceptionError as error:
                 if error.code not in BUSY:
                     raise
             await asyncio.sleep(pause_s)
-        return await self._in_turn(ask, unit, timeout_s, only, urgent=is_urgent())
+        return Words(*await self._in_turn(ask, unit, address, count, timeout_s, only, urgent))
 
     async def write(
         self, unit: int, address: int, words: Sequence[int], timeout_s: float, only: int | None = None
     ) -> None:
         """All words in one request (function 16). Never repeated: after NoAnswerError its fate is unknown."""
-
-        async def ask(patient_s: float) -> None:
-            await self._line.write(unit, address, words, patient_s)
-
-        await self._in_turn(ask, unit, timeout_s, only, urgent=True)
+        await self._in_turn(self._line.write, unit, address, words, timeout_s, only, True)
 
     async def write_one(self, unit: int, address: int, word: int, timeout_s: float, only: int | None = None) -> None:
         """One register by function 6."""
-
-        async def ask(patient_s: float) -> None:
-            await self._line.write_one(unit, address, word, patient_s)
-
-        await self._in_turn(ask, unit, timeout_s, only, urgent=True)
+        await self._in_turn(self._line.write_one, unit, address, word, timeout_s, only, True)
 
     async def _in_turn(
-        self, ask: Callable[[float], Awaitable[_T]], unit: int, timeout_s: float, only: int | None, *, urgent: bool
-    ) -> _T:
-        await self._turns.take(urgent=urgent)
+        self,
+        ask: Callable[[int, int, _What, float], Awaitable[_T]],
+        unit: int,
+        address: int,
+        what: _What,
+        timeout_s: float,
+        only: int | None,
+        urgent: bool,
+    ) -> tuple[_T, float, float]:
+        """(answer, when asked, when answered). `ask` is a method of the line, `what` its argument beside the place."""
+        if not self._turns.take_at_once():
+            await self._turns.take(urgent=urgent)
         try:
             if only is not None and (only != self.generation or not self._line.connected):
                 raise ReconnectedError(f"{self.endpoint}: the connection was lost, who answers now is not known yet")
             if not self._line.connected:
                 await self._connect(timeout_s)
-            patience = self._patience.setdefault(unit, Patience())
+            patience = self._patience.get(unit)
+            if patience is None:
+                patience = self._patience[unit] = Patience()
             # Alone on its line a silent unit slows nobody: it may take its time.
             has_neighbours = len(self._patience) > 1
-            silent_s = patience.pause_s(self._monotonic_s())
+            asked_s = self._monotonic_s()
+            silent_s = patience.pause_s(asked_s)
             if silent_s > 0 and has_neighbours and not urgent:
                 raise NoAnswerError(
                     f"{self.endpoint} unit {unit}: no answer {patience.silences} times; next try in {silent_s:.1f} s"
                 )
-            pause_s = self._free_s - self._monotonic_s()
-            if pause_s > 0:
-                await asyncio.sleep(min(pause_s, self.pace.gap_s))
-            patient_s = patience.timeout_s(timeout_s) if has_neighbours else timeout_s
-            return await self._ask(ask, unit, patience, patient_s)
+            gap_s = self.pace.safe_s if urgent else self.pace.gap_s
+            pause_s = self._free_s + gap_s - asked_s
+            if pause_s > 0 and gap_s > 0:
+                await asyncio.sleep(min(pause_s, gap_s))
+                asked_s = self._monotonic_s()
+            try:
+                answer = await ask(unit, address, what, patience.timeout_s(timeout_s) if has_neighbours else timeout_s)
+            except SunSpecError as error:
+                self._failed(error, unit, patience, asked_s)
+                raise
+            finally:
+                # Also when cancelled: the line tells an answer that still comes from the next one.
+                answered_s = self._free_s = self._monotonic_s()
+            self._heard_from(unit, patience, asked_s, answered_s)
+            return answer, asked_s, answered_s
         finally:
             self._turns.give_back()
 
-    async def _ask(self, ask: Callable[[float], Awaitable[_T]], unit: int, patience: Patience, timeout_s: float) -> _T:
-        asked_s = self._monotonic_s()
-        try:
-            answer = await ask(timeout_s)
-        except ModbusExceptionError as error:
+    def _failed(self, error: SunSpecError, unit: int, patience: Patience, asked_s: float) -> None:
+        if isinstance(error, ModbusExceptionError):
             if error.code == GATEWAY_SILENCE:
                 # The gateway lives, the unit behind it does not answer.
                 self._silences, self._backoff_s = 0, 0.0
                 self._silent.clear()
                 self._was_silent(patience)
             else:
-                if error.code in BUSY:
-                    self.pace.lost(unit, asked_s - self._answered_s)
-                self._heard_from(unit, patience, asked_s, busy=error.code in BUSY)
-            raise
-        except NoAnswerError as error:
+                if error.code in BUSY and self.pace.lost(unit, asked_s - self._answered_s):
+                    self._paced()
+                self._heard_from(unit, patience, asked_s, self._monotonic_s(), busy=error.code in BUSY)
+        elif isinstance(error, NoAnswerError):
             self._silences += 1
             self._silent.add(unit)
-            self.pace.lost(unit, asked_s - self._answered_s)
+            if self.pace.lost(unit, asked_s - self._answered_s):
+                self._paced()
             # One dead unit is not a dead connection while its neighbours have not been asked since.
             half_open = self._silences >= SILENCES_BEFORE_RECONNECT and self._heard <= self._silent
             if half_open or not self._line.connected:
                 self._drop(error)
             else:
                 self._was_silent(patience)
-            raise
-        except BadAnswerError as error:
+        elif isinstance(error, BadAnswerError):
             # The two sides no longer agree on what was asked: only a new connection settles that.
             self._drop(error)
-            raise
-        finally:
-            # Also when cancelled: the line tells an answer that still comes from the next one.
-            self._free_s = self._monotonic_s() + self.pace.gap_s
-        self._heard_from(unit, patience, asked_s)
-        return answer
 
     def _was_silent(self, patience: Patience) -> None:
         patience.was_silent(self._monotonic_s())
@@ -201,14 +211,20 @@ class Connection:
             # Behind a line that stays open a device can be exchanged: whoever answers next says first who it is.
             self.generation += 1
 
-    def _heard_from(self, unit: int, patience: Patience, asked_s: float, *, busy: bool = False) -> None:
-        self._answered_s = self._monotonic_s()
-        patience.answered(self._answered_s - asked_s)
+    def _heard_from(
+        self, unit: int, patience: Patience, asked_s: float, answered_s: float, *, busy: bool = False
+    ) -> None:
+        self._answered_s = answered_s
+        patience.answered(answered_s - asked_s)
         if not busy and self.pace.answered(unit):
-            _log.info("modbus.paced", endpoint=str(self.endpoint), gap_s=self.pace.gap_s)
+            self._paced()
         self._silences, self._backoff_s = 0, 0.0
         self._silent.clear()
         self._heard.add(unit)
+
+    def _paced(self) -> None:
+        pace = self.pace
+        _log.info("modbus.paced", endpoint=str(self.endpoint), gap_s=pace.gap_s, on_trial=pace.is_on_trial)
 
     async def _connect(self, timeout_s: float) -> None:
         wait_s = self._not_before_s - self._monotonic_s()

@@ -14,7 +14,9 @@ from drivers.sunspec.discovery import (
     STORAGE_MODELS,
     DeviceDescription,
     FoundModel,
+    goes_on,
     identity_of,
+    lacks_nameplate,
     read_identity,
 )
 from drivers.sunspec.errors import NoAnswerError, SunSpecError, WrongDeviceError
@@ -27,9 +29,10 @@ from drivers.sunspec.measurement import (
 )
 from drivers.sunspec.meeting import keep, meet, profile_key
 from drivers.sunspec.models import Model, model_definition
+from drivers.sunspec.nameplate import RATINGS_PERIOD_S, Nameplate
 from drivers.sunspec.profile import NOTHING_KNOWN, Profile, is_news, slower_of
-from drivers.sunspec.ratings import RATING_PATHS, Bounds, Ratings, capabilities, ratings
-from drivers.sunspec.registers import NO_REFUSALS, Look, MapPoll, ModelPoll, Read, Refusals
+from drivers.sunspec.ratings import Bounds, Ratings, capabilities
+from drivers.sunspec.registers import NO_REFUSALS, Look, ModelPoll, Refusals
 from drivers.sunspec.standing import Standing, StandingPoll
 from drivers.sunspec.switching import GridSwitch
 
@@ -62,6 +65,10 @@ class Contact:
     switch: GridSwitch
     gauges: dict[int, ModelPoll]
     """Models with a state of charge, by number."""
+    nameplate: Nameplate
+    nameplate_due_s: float
+    chain_due_s: float
+    """When to look whether its chain of models goes on, where nobody says what it is built for."""
     controls_learned_s: float
     slow_due_s: float
     standing_poll: StandingPoll
@@ -108,6 +115,7 @@ class Contact:
                 self.standing_due_s = now_s + STANDING_PERIOD_S
                 self.standing = await self.standing_poll.read(self.own.read, now_s)
                 await self.switch.look()
+                await self._look_at_nameplate(now_s)
             if not self.controls.has_controls and now_s - self.controls_learned_s >= RELEARN_CONTROLS_S:
                 self.controls_learned_s = now_s
                 await self.controls.learn(journal)
@@ -117,6 +125,22 @@ class Contact:
         except SunSpecError as error:
             return error
         return None
+
+    async def _look_at_nameplate(self, now_s: float) -> None:
+        """Again, in its time. Raises WrongDeviceError when models are there that were not."""
+        if self.kind is DeviceKind.METER or now_s < self.nameplate_due_s:
+            return
+        found = await self.nameplate.look(self.own.read, now_s)
+        if found != self.ratings:
+            self.ratings = found
+            self.controls.rated(found)
+            self.controls_learned_s = float("-inf")  # what could not be used for want of them may be now
+        if found.are_known(self.kind):
+            self.nameplate_due_s = now_s + RATINGS_PERIOD_S
+        elif lacks_nameplate(self.description) and now_s >= self.chain_due_s:
+            self.chain_due_s = now_s + RATINGS_PERIOD_S
+            if await goes_on(self.own.read, self.description):
+                raise WrongDeviceError(f"{self.unit}: has more models than it showed before; looking at it anew")
 
     async def record_profile(self, journal: Journal) -> None:
         """Keep what was learned, where it is news: a record costs a durable write."""
@@ -170,7 +194,8 @@ async def make_contact(
             f"{', '.join(str(model.number) for model in description.models)}); is the kind right, and the address?"
         )
     measured_by, measuring = chosen
-    rated = await read_ratings(unit.read, description, now_s)
+    nameplate = Nameplate(description)
+    rated = await nameplate.look(unit.read, now_s)
     standing_poll = await StandingPoll.of(unit.read, description, known, now_s)
     standing = await standing_poll.read(unit.read, now_s)
     own = unit.twin()
@@ -197,6 +222,9 @@ async def make_contact(
         controls=controls,
         switch=switch,
         gauges=gauges,
+        nameplate=nameplate,
+        nameplate_due_s=now_s + (RATINGS_PERIOD_S if rated.are_known(kind) else 0.0),
+        chain_due_s=now_s + RATINGS_PERIOD_S,
         controls_learned_s=now_s,
         slow_due_s=now_s,
         standing_poll=standing_poll,
@@ -233,16 +261,6 @@ async def still_the_same(unit: Unit, own: Unit, description: DeviceDescription) 
     if own.only == connection.generation:
         return True
     raise NoAnswerError(f"{unit}: the connection is lost again and again")
-
-
-async def read_ratings(read: Read, description: DeviceDescription, now_s: float) -> Ratings:
-    """What the device is built for, by its own word."""
-    found = {number: at for number in RATING_PATHS if (at := description.find(number)) is not None}
-    poll = MapPoll(
-        (layout(definition_of(at.number), at.length), at.address, RATING_PATHS[number]) for number, at in found.items()
-    )
-    look = await poll.read(read, now_s)
-    return ratings(dict(zip(found, look.values, strict=True)))
 
 
 def model_poll(

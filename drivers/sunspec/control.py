@@ -52,6 +52,14 @@ class Controls:
         self._legal_cap_w: int | None = None
         self._notes: list[str] = []
 
+    def rated(self, found: Ratings) -> None:
+        """More is known of what it is built for: from the next order on that is what 100 % means."""
+        self._ratings = found
+        self._import_w, self._export_w, _ = rated_powers(self._kind, found, self._bounds)
+        for control in (self._limit, self._setpoint):
+            if control is not None:
+                control.reference_w = found.reference_w(control.function.model)
+
     async def learn(self, journal: Journal) -> None:
         """Look at the control registers; nothing is written. May be called again to look anew."""
         self._notes = []

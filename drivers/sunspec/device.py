@@ -163,6 +163,8 @@ class SunSpecDevice:
         fault = await contact.look_slowly(self._journal, self._monotonic_s())
         if fault is not None:
             _log.warning("sunspec.slow_data_failed", device=self._device_id, error=str(fault))
+            if isinstance(fault, WrongDeviceError):
+                self._contact = None  # its map is another one now
         measured = contact.interpret(look, look.monotonic_s)
         if measured.is_nonsense:
             raise BadAnswerError(

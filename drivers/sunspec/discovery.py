@@ -41,7 +41,9 @@ __all__ = [
     "describe",
     "discover",
     "discover_units",
+    "goes_on",
     "identity_of",
+    "lacks_nameplate",
     "read_identity",
     "recall",
     "remember",
@@ -68,6 +70,9 @@ VERIFIED_MODELS: Final = frozenset(
     {*METER_MODELS, *INVERTER_MODELS, *STORAGE_MODELS, 1, 120, 121, 122, 123, 160, 702, 703, 704, 711, 714}
 )
 """What we read or write: these must be where they were."""
+
+
+NAMEPLATE_MODELS: Final = (702, 120, 121)
 
 
 class _Bounded:
@@ -177,7 +182,8 @@ async def describe(unit: Unit, bases: Sequence[int] = (*BASES, *UNUSUAL_BASES)) 
 async def verify(unit: Unit, description: DeviceDescription) -> bool:
     """Whether the device of a kept description still is there, with the same map; False: discover it anew.
 
-    Also False when a model that was empty no longer is: a battery was added. Raises NoAnswerError, BadAnswerError, and
+    Also False when a model that was empty no longer is (a battery was added), or when models follow that were hidden
+    while nothing said what it is built for. Raises NoAnswerError, BadAnswerError, and
     ModbusExceptionError where the device is busy: that says nothing about who it is.
     """
     common = description.find(1)
@@ -190,6 +196,8 @@ async def verify(unit: Unit, description: DeviceDescription) -> bool:
                 return False
             if not await _is_as_described(unit, read, description, common):
                 return False
+            if lacks_nameplate(description) and await goes_on(read, description):
+                return False
             for phantom in (model for model in description.models if description.is_phantom(model)):
                 if await judged_plausible(read, phantom):
                     return False
@@ -200,6 +208,28 @@ async def verify(unit: Unit, description: DeviceDescription) -> bool:
     except TimeoutError as error:
         raise NoAnswerError(f"{unit}: verifying took longer than {DISCOVERY_S:g} s") from error
     return True
+
+
+def lacks_nameplate(description: DeviceDescription) -> bool:
+    """Whether it is an inverter that shows no model that says what it is built for."""
+    return description.find(*INVERTER_MODELS) is not None and description.find(*NAMEPLATE_MODELS) is None
+
+
+async def goes_on(read: Read, description: DeviceDescription) -> bool:
+    """Whether a model begins where the chain of models ended when it was described. Raises as `verify` does."""
+    last = description.models[-1]
+    end = last.address + HEADER_SIZE + last.length
+    if len(description.models) >= MOST_MODELS or end + HEADER_SIZE > 0x10000:
+        return False
+    try:
+        number, length = (await read(end, HEADER_SIZE)).words
+    except ModbusExceptionError as error:
+        if error.is_transient:
+            raise
+        return False
+    except NoAnswerError:
+        return False  # as some chains end; who is altogether silent shows elsewhere
+    return not _ends_with(number, length, end)
 
 
 async def _is_as_described(unit: Unit, read: Read, description: DeviceDescription, common: FoundModel) -> bool:
@@ -333,7 +363,7 @@ async def _walk(unit: Unit, read: Read, base: int) -> tuple[tuple[FoundModel, ..
             break
         if number == END_MODEL:
             break
-        if number == 0 or length == 0 or address + HEADER_SIZE + length > 0x10000:
+        if _ends_with(number, length, address):
             notes.append(f"the chain of models ends at {address} with ID {number} and length {length}")
             break
         if any(model.number == number for model in models):
@@ -341,6 +371,11 @@ async def _walk(unit: Unit, read: Read, base: int) -> tuple[tuple[FoundModel, ..
         models.append(FoundModel(number, address, length))
         address += HEADER_SIZE + length
     return tuple(models), notes
+
+
+def _ends_with(number: int, length: int, address: int) -> bool:
+    """Whether this is no header of a model."""
+    return number in (0, END_MODEL) or length == 0 or address + HEADER_SIZE + length > 0x10000
 
 
 class _EndsInSilenceError(Exception):

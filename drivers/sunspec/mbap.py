@@ -7,8 +7,7 @@ its connection, so a late answer can always be recognised, and is discarded.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 _HEADER: Final = struct.Struct(">HHHB")
 LEAST_LENGTH: Final = 2
@@ -26,8 +25,7 @@ class ForeignBytesError(Exception):
         self.seen = seen
 
 
-@dataclass(frozen=True, slots=True)
-class MbapFrame:
+class MbapFrame(NamedTuple):
     transaction: int
     unit: int
     pdu: bytes
@@ -47,6 +45,11 @@ class MbapFramer:
     def feed(self, data: bytes) -> list[MbapFrame]:
         """The frames that `data` completes. Raises ForeignBytesError; the stream is of no use then."""
         rest = self._rest
+        if not rest and len(data) >= 8:
+            # As nearly always: exactly one whole frame, which need not be copied together.
+            transaction, protocol, length, unit = _HEADER.unpack_from(data)
+            if protocol == 0 and length == len(data) - 6 and length <= MOST_LENGTH:
+                return [MbapFrame(transaction, unit, data[7:])]
         rest += data
         frames: list[MbapFrame] = []
         at = 0

@@ -2,7 +2,8 @@
 
 pymodbus builds the requests and checks their bounds. The answers are read here: its decoder takes an answer with an
 odd byte count, with fewer registers than were asked for, or with bytes left over, and takes 20 us for what one
-`struct.unpack` does.
+`struct.unpack` does. Registers stay octets, as they came, until somebody wants numbers of them: most are decoded into
+values in one go (`codec.py`).
 """
 
 from __future__ import annotations
@@ -79,14 +80,15 @@ def write_one_request(unit: int, address: int, word: int) -> Request:
     return Request(unit, pdu, pdu, 5, f"unit {unit}, writing one at {address}")
 
 
-def check(where: str, request: Request, unit: int, pdu: bytes) -> bytes:
+def check(line: str, request: Request, unit: int, pdu: bytes) -> bytes:
     """The answer, when it fits its request. Raises ModbusExceptionError, or BadAnswerError that says how it differs."""
+    if unit == request.unit and len(pdu) == request.answer_size and pdu.startswith(request.answer_head):
+        return pdu
+    where = f"{line} {request.what}"
     if unit != request.unit:
         raise BadAnswerError(f"{where}: unit {unit} answered")
     if pdu[:1] == bytes((request.function | EXCEPTION,)) and len(pdu) == 2:
         raise ModbusExceptionError(where, pdu[1])
-    if pdu.startswith(request.answer_head) and len(pdu) == request.answer_size:
-        return pdu
     if pdu[0] != request.function:
         raise BadAnswerError(f"{where}: the answer is to function {pdu[0]}")
     if len(pdu) != request.answer_size:
@@ -98,6 +100,11 @@ def check(where: str, request: Request, unit: int, pdu: bytes) -> bytes:
     raise BadAnswerError(f"{where}: the answer is about {second} at {at}, which was not written")
 
 
-def words_of(pdu: bytes) -> list[int]:
-    """The registers of a read's answer that `check` has passed."""
-    return list(struct.unpack(f">{pdu[1] // 2}H", pdu[2:]))
+def words_of(octets: bytes) -> list[int]:
+    """Registers as numbers, from what goes over the wire."""
+    return list(struct.unpack(f">{len(octets) // 2}H", octets))
+
+
+def octets_of(words: Sequence[int]) -> bytes:
+    """The other way."""
+    return struct.pack(f">{len(words)}H", *words)

@@ -15,7 +15,7 @@ from typing import Final
 
 from drivers.device import DeviceKind
 from drivers.sunspec.connection import Unit
-from drivers.sunspec.contact import model_poll, read_ratings, still_the_same
+from drivers.sunspec.contact import model_poll, still_the_same
 from drivers.sunspec.controls import (
     FULL_PERCENT,
     LIMIT_123,
@@ -42,6 +42,7 @@ from drivers.sunspec.errors import (
 )
 from drivers.sunspec.held import HeldFunction, read_function
 from drivers.sunspec.measurement import measuring_model
+from drivers.sunspec.nameplate import Nameplate
 from drivers.sunspec.ratings import Ratings
 
 REVERT_S: Final = 10
@@ -130,7 +131,7 @@ async def probe(
     description = await describe(unit)
     if measuring_model(kind, description) is None:
         raise WrongDeviceError(f"{unit} is {description.title}, which cannot be a {kind}; is the kind right?")
-    rated = await read_ratings(unit.read, description, asyncio.get_running_loop().time())
+    rated = await Nameplate(description).look(unit.read, asyncio.get_running_loop().time())
     run = _Probe(unit, kind, description, rated, progress, revert_s, put_back_s)
     functions = tuple([await run.test(function) for function in _FUNCTIONS.get(kind, ())])
     if not functions:

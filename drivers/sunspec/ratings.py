@@ -36,6 +36,11 @@ class Ratings:
     reference_124_w: int | None
     """What 100 % means in model 124: WChaMax."""
 
+    def are_known(self, kind: DeviceKind) -> bool:
+        """Whether the plan can count on them."""
+        needed = (self.charge_w, self.discharge_w) if kind is DeviceKind.BATTERY else (self.generation_w,)
+        return None not in needed
+
     def reference_w(self, model: int) -> int | None:
         """What 100 % of a control function of this model is."""
         return {704: self.reference_704_w, 123: self.reference_123_w, 124: self.reference_124_w}.get(model)

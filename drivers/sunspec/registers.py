@@ -15,6 +15,7 @@ from drivers.sunspec.codec import Decoder, Layout, Value, layout
 from drivers.sunspec.connection import Words
 from drivers.sunspec.errors import ModbusExceptionError
 from drivers.sunspec.models import Model
+from drivers.sunspec.pdu import octets_of
 from drivers.sunspec.relearning import Relearning
 from drivers.sunspec.stretches import Part, Placed, Stretch, arrange, bare_values, factors_of, plan
 from drivers.sunspec.transport import MOST_READ
@@ -137,7 +138,7 @@ class MapPoll:
             self._barriers |= _seams(self._planned)
         for stretch, words in taken:
             for owner in stretch.parts:
-                found = owner.decode(words.words[owner.start : owner.end])
+                found = owner.decode(words.octets, owner.start)
                 # The first stretch of a model makes its dict: copying a thousand values counts.
                 values[owner.part] = values[owner.part] | found if values[owner.part] else found
             moment = words.monotonic_s if moment is None else moment
@@ -185,7 +186,7 @@ class MapPoll:
                 own.append(firm.get(point.factor_address))
             row = [word for word in own if word is not None]
             if len(row) == len(own):
-                found.setdefault(point.part, {}).update(point.decode(row))
+                found.setdefault(point.part, {}).update(point.decode(octets_of(row)))
         for part, more_values in found.items():
             values[part] = values[part] | more_values
         return taken[0][1].monotonic_s if taken else None
@@ -310,7 +311,7 @@ class _FarPoint:
     part: int
     value_addresses: range
     factor_address: int | None
-    decode: Callable[[Sequence[int]], dict[str, Value]]
+    decode: Callable[[bytes], dict[str, Value]]
 
     @classmethod
     def of(cls, address: int, placed: Placed) -> _FarPoint:
@@ -329,8 +330,8 @@ def _words_at(addresses: Collection[int], taken: Sequence[tuple[Stretch, Words]]
     """Those of the addresses that were read, with their words."""
     found: dict[int, int] = {}
     for stretch, words in taken:
-        first, end = stretch.first, stretch.first + stretch.count
         for at in addresses:
-            if first <= at < end:
-                found[at] = words.words[at - first]
+            if at in stretch.addresses:
+                place = 2 * (at - stretch.first)
+                found[at] = int.from_bytes(words.octets[place : place + 2], "big")
     return found

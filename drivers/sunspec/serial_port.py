@@ -9,20 +9,17 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from typing import Final
 
 import serial
 
 from drivers.sunspec.endpoint import Endpoint
 from drivers.sunspec.errors import NoAnswerError
 
-_READ_SIZE: Final = 4096
-
 
 class SerialTransport(asyncio.Transport):
-    """Bytes to and from an open port. Reports to an asyncio.Protocol as every transport does."""
+    """Bytes to and from an open port. Reports to an asyncio.BufferedProtocol as every transport does."""
 
-    def __init__(self, port: serial.Serial, protocol: asyncio.Protocol) -> None:
+    def __init__(self, port: serial.Serial, protocol: asyncio.BufferedProtocol) -> None:
         super().__init__()
         self._port = port
         self._fd: int = port.fileno()
@@ -52,14 +49,14 @@ class SerialTransport(asyncio.Transport):
 
     def _readable(self) -> None:
         try:
-            received = os.read(self._fd, _READ_SIZE)
+            received = os.readv(self._fd, [self._protocol.get_buffer(-1)])
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
             self._end(error)
             return
         if received:
-            self._protocol.data_received(received)
+            self._protocol.buffer_updated(received)
         else:
             # Readable and empty: the adapter was pulled out.
             self._end(OSError(errno.EIO, "the port has gone"))
@@ -88,7 +85,7 @@ class SerialTransport(asyncio.Transport):
         self._loop.call_soon(self._protocol.connection_lost, error)
 
 
-def open_serial(endpoint: Endpoint, protocol: asyncio.Protocol) -> SerialTransport:
+def open_serial(endpoint: Endpoint, protocol: asyncio.BufferedProtocol) -> SerialTransport:
     """Open the port of an rtu endpoint. Raises NoAnswerError that says what is wrong with it."""
     settings = endpoint.serial
     assert settings is not None

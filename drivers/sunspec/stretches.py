@@ -55,9 +55,9 @@ class PartOfStretch:
 
     part: int
     start: int
-    end: int
-    """Registers from the stretch's first."""
-    decode: Callable[[Sequence[int]], dict[str, Value]]
+    """Octets from the stretch's first."""
+    decode: Callable[[bytes, int], dict[str, Value]]
+    """Octets, and where in them the part begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,5 +183,5 @@ def _stretch(parts: Sequence[Part], group: tuple[Placed, ...], bare: bool) -> St
         decode = parts[number].layout.decoder(
             [placed.field.path for placed in own], start - parts[number].address, end - start
         )
-        owners.append(PartOfStretch(number, start - first, end - first, decode))
+        owners.append(PartOfStretch(number, 2 * (start - first), decode))
     return Stretch(group, first, max(placed.end for placed in group) - first, tuple(owners))

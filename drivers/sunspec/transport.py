@@ -4,7 +4,7 @@ A line does one request at a time (its Connection sees to that), checks every an
 reconnects by itself: those are decisions, and `connection.py` makes them.
 
 The lines are our own, on asyncio's transports. pymodbus's clients take a late RTU answer for the next request's, take
-transaction 0 for an answer to anything, say "no answer" where there was a wrong one, and cost up to half more CPU
+transaction 0 for an answer to anything, say "no answer" where there was a wrong one, and cost over twice the CPU
 (`hil_tests/bench/modbus_lines.py`). pymodbus builds the requests (`pdu.py`) and is the independent peer of the tests
 in hil_tests.
 """
@@ -27,7 +27,6 @@ from drivers.sunspec.pdu import (
     Request,
     check,
     read_request,
-    words_of,
     write_one_request,
     write_request,
 )
@@ -50,12 +49,12 @@ class Line(Protocol):
         """Open it. BadAnswerError: the last connection ended, while nobody waited, with what is no Modbus."""
         ...
 
-    async def read(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
-        """Exactly `count` holding registers (function 3)."""
+    async def read(self, unit: int, address: int, count: int, timeout_s: float) -> bytes:
+        """The octets of exactly `count` holding registers (function 3)."""
         ...
 
-    async def read_input(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
-        """Exactly `count` input registers (function 4): where many meters without SunSpec have their values."""
+    async def read_input(self, unit: int, address: int, count: int, timeout_s: float) -> bytes:
+        """The same of input registers (function 4): where many meters without SunSpec have their values."""
         ...
 
     async def write(self, unit: int, address: int, words: Sequence[int], timeout_s: float) -> None:
@@ -82,6 +81,9 @@ class _WireLine:
         self._lookup = Lookup(endpoint.host, endpoint.port)
         self._wire: Wire | None = None
         self._answer: asyncio.Future[bytes] | None = None
+        self._due_s = float("inf")
+        """When the answer must be there, by the event loop's clock."""
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def connected(self) -> bool:
@@ -96,16 +98,19 @@ class _WireLine:
 
     def close(self) -> None:
         wire, self._wire = self._wire, None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if wire is not None:
             wire.received = wire.lost = None
             wire.close()
             self._lost("the line was closed")
 
-    async def read(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
-        return words_of(await self._ask(read_request(unit, address, count), timeout_s))
+    async def read(self, unit: int, address: int, count: int, timeout_s: float) -> bytes:
+        return (await self._ask(read_request(unit, address, count), timeout_s))[2:]
 
-    async def read_input(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
-        return words_of(await self._ask(read_request(unit, address, count, READ_INPUT), timeout_s))
+    async def read_input(self, unit: int, address: int, count: int, timeout_s: float) -> bytes:
+        return (await self._ask(read_request(unit, address, count, READ_INPUT), timeout_s))[2:]
 
     async def write(self, unit: int, address: int, words: Sequence[int], timeout_s: float) -> None:
         await self._ask(write_request(unit, address, words), timeout_s)
@@ -122,10 +127,10 @@ class _WireLine:
     def _where(self, request: Request) -> str:
         return f"{self._name} {request.what}"
 
-    def _open_wire(self, where: str) -> Wire:
+    def _open_wire(self, request: Request) -> Wire:
         wire = self._wire
         if wire is None or not wire.is_open:
-            raise NoAnswerError(f"{where}: the connection is lost")
+            raise NoAnswerError(f"{self._where(request)}: the connection is lost")
         return wire
 
     async def _answered(self, wire: Wire, message: bytes, timeout_s: float) -> bytes:
@@ -133,16 +138,33 @@ class _WireLine:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[bytes] = loop.create_future()
         self._answer = answer
-        # Lighter than asyncio.timeout: no second scope, no cancelling, on what is done thousands of times a minute.
-        timer = loop.call_later(timeout_s, self._settle, TimeoutError())
+        self._due_s = loop.time() + timeout_s
+        if self._timer is None or self._timer.when() > self._due_s:
+            self._wait_until_due(loop)
         try:
             wire.send(message)
             return await answer
-        finally:
-            timer.cancel()
-            self._answer = None
+        except asyncio.CancelledError:
             if answer.done() and not answer.cancelled():
-                answer.exception()  # seen, also when we were cancelled in the moment it came
+                answer.exception()  # seen, though we were cancelled in the moment it came
+            raise
+        finally:
+            self._answer = None
+
+    def _wait_until_due(self, loop: asyncio.AbstractEventLoop) -> None:
+        """One timer a line: it outlasts the request that it was set for, as nearly all are answered long before."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_at(self._due_s, self._is_due, loop)
+
+    def _is_due(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        if self._answer is None:
+            return
+        if loop.time() < self._due_s:
+            self._wait_until_due(loop)
+        else:
+            self._settle(TimeoutError())
 
     def _settle(self, answer: bytes | SunSpecError | TimeoutError) -> None:
         waiting = self._answer
@@ -182,16 +204,16 @@ class TcpLine(_WireLine):
         self._wire.received = self._received
 
     async def _ask(self, request: Request, timeout_s: float) -> bytes:
-        where = self._where(request)
-        wire = self._open_wire(where)
+        wire = self._open_wire(request)
         if self._transactions.used_up:
             self.close()
-            raise NoAnswerError(f"{where}: too many answers are missing on this connection")
+            raise NoAnswerError(f"{self._where(request)}: too many answers are missing on this connection")
         self._request = request
         self._transaction = self._transactions.begin()
         try:
             return await self._answered(wire, mbap.frame(self._transaction, request.unit, request.pdu), timeout_s)
         except TimeoutError:
+            where = self._where(request)
             if self._framer.amid_frame:
                 # The rest would be taken for the beginning of the next answer.
                 self.close()
@@ -229,7 +251,7 @@ class TcpLine(_WireLine):
             return
         self._transactions.answered(frame.transaction)
         try:
-            self._settle(check(self._where(request), request, frame.unit, frame.pdu))
+            self._settle(check(self._name, request, frame.unit, frame.pdu))
         except SunSpecError as error:
             self._settle(error)
 
@@ -263,9 +285,8 @@ class RtuLine(_WireLine):
         return await self._exchange(request, timeout_s, exactly=False)
 
     async def _exchange(self, request: Request, timeout_s: float, *, exactly: bool) -> bytes:
-        where = self._where(request)
-        wire = self._open_wire(where)
-        await self._silent(wire, where)
+        wire = self._open_wire(request)
+        await self._silent(wire, request)
         framer = rtu.RtuFramer(request, exactly=exactly)
 
         def received(data: bytes) -> None:
@@ -285,16 +306,16 @@ class RtuLine(_WireLine):
         except TimeoutError:
             noise = framer.seen
             came = f"; {len(noise)} bytes came that are no answer to it: {quoted(noise)}" if noise else ""
-            raise NoAnswerError(f"{where}: no answer within {timeout_s:g} s{came}") from None
+            raise NoAnswerError(f"{self._where(request)}: no answer within {timeout_s:g} s{came}") from None
         finally:
             wire.received = None
             if not answered:
                 self._drains = True
                 self._unanswered.asked(request, asked_s, is_probe=exactly)
         self._unanswered.answered(request, refused=bool(pdu[0] & EXCEPTION))
-        return check(where, request, request.unit, pdu)
+        return check(self._name, request, request.unit, pdu)
 
-    async def _silent(self, wire: Wire, where: str) -> None:
+    async def _silent(self, wire: Wire, request: Request) -> None:
         """Until the line has been silent for long enough. What arrives meanwhile belongs to nobody."""
         loop = asyncio.get_running_loop()
         silence_s = self._silence_s
@@ -305,10 +326,12 @@ class RtuLine(_WireLine):
         ends_s = loop.time() + silence_s + MOST_NOISE_S
         while (left_s := max(begun_s, wire.last_byte_s) + silence_s - loop.time()) > 0:
             if loop.time() > ends_s:
-                raise NoAnswerError(f"{where}: not asked, the line is never silent; is there another master on it?")
+                raise NoAnswerError(
+                    f"{self._where(request)}: not asked, the line is never silent; is there another master on it?"
+                )
             await asyncio.sleep(left_s)
         self._drains = False
-        self._open_wire(where)
+        self._open_wire(request)
 
 
 def open_line(endpoint: Endpoint, tls: TlsFiles | None = None) -> Line:

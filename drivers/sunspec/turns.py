@@ -41,11 +41,19 @@ class Turns:
         self._orders: deque[asyncio.Future[None]] = deque()
         self._polls: deque[asyncio.Future[None]] = deque()
 
+    def take_at_once(self) -> bool:
+        """Whether nobody has it: it is ours then."""
+        if self._taken:
+            return False
+        self._taken = True
+        return True
+
     async def take(self, *, urgent: bool) -> None:
         """Wait for our turn. Raises NoAnswerError when too many wait."""
-        if not self._taken:
-            self._taken = True
-            return
+        if not self.take_at_once():
+            await self._wait(urgent)
+
+    async def _wait(self, urgent: bool) -> None:
         queue = self._orders if urgent else self._polls
         if len(queue) >= MOST_WAITING:
             raise NoAnswerError(f"{self._where}: {len(queue)} requests wait already; is it slow, or polled too often?")

@@ -7,6 +7,7 @@ import os
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Final
 
 from drivers.sunspec.endpoint import Endpoint
 from drivers.sunspec.errors import NoAnswerError
@@ -14,11 +15,18 @@ from drivers.sunspec.names import Lookup
 from drivers.sunspec.serial_port import open_serial
 from drivers.sunspec.tls import TlsFiles
 
+_BUFFER_SIZE: Final = 4096
+"""Many answers: the longest has 260 bytes."""
 
-class Wire(asyncio.Protocol):
-    """An open way for bytes. Nobody listening, they are counted as noise and dropped."""
+
+class Wire(asyncio.BufferedProtocol):
+    """An open way for bytes. Nobody listening, they are counted as noise and dropped.
+
+    Buffered, because asyncio takes 256 KiB anew for whatever comes to a Protocol that is not.
+    """
 
     def __init__(self) -> None:
+        self._buffer = bytearray(_BUFFER_SIZE)
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self.received: Callable[[bytes], None] | None = None
@@ -36,6 +44,12 @@ class Wire(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(bytes(self._buffer[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         self.last_byte_s = self._loop.time()

@@ -17,6 +17,8 @@ class Rule(StrEnum):
     """Names of the rules, as they stand in reasons, snapshots and the page. SAFETY.md's numbers in brackets."""
 
     STOP = "local stop [1]"
+    WIRED = "hard-wired input [13]"
+    HELD = "held locally by hand"
     GRID_CODE = "never against the grid's frequency [5]"
     FREQUENCY = "frequency response [11]"
     SILENT = "budget for the silent [3]"
@@ -38,11 +40,17 @@ class Rule(StrEnum):
     CAR_DEPARTURE = "the car's need at departure [9]"
     CAR_PRICE = "the owner's least price [9]"
     CAR_NOW = "charge now, by the driver [9]"
+    SUN = "what the sun leaves over"
     NO_CAR = "no car"
     SITE_DISCHARGE = "site has no permission to discharge [9]"
     BATTERY_MINIMUM = "the battery's minimum state of charge"
     BATTERY_RESERVE = "room in the battery is kept for the grid's frequency [11]"
     BATTERY_STATE = "state of charge of the battery is not known"
+    ENERGY_DAY = "local bound: energy per day [10]"
+    CYCLES_DAY = "local bound: full cycles per day [10]"
+    SIGN_CHANGES = "local bound: sign changes per hour [10]"
+    EVENTS = "local bound: discrete events per hour [10]"
+    RAMP = "local bound: ramp [10]"
     RATING = "rating"
     CAPABILITY = "the device cannot be ordered so"
 
@@ -69,6 +77,8 @@ class Draft:
     why_high: Rule | None = None
     must_charge: bool = False
     """The driver or the departure needs it: no command below the room's top."""
+    slack_s: float = float("inf")
+    """Of the car, until it must charge for its departure."""
 
     @property
     def released(self) -> bool:

@@ -83,9 +83,16 @@ def _bound_imports(drafts: list[Draft], budget_w: int, rule: Rule) -> None:
 
 
 def _share_import(drafts: list[Draft], budget_w: int, rule: Rule) -> None:
-    """Cut the imports to the budget: cars that must charge are served first, the others share what is left."""
+    """Cut the imports to the budget: cars that must charge are served first, the others share what is left.
+
+    Where not even the least of each that must fits in, those pause that have the most time to spare.
+    """
     for urgent in (True, False):
         group = [d for d in drafts if d.must_charge is urgent and d.high is not None and d.high > 0]
+        if urgent:
+            group.sort(key=lambda draft: (draft.slack_s, draft.view.device_id))
+            while group and sum(min(d.minimum_w, d.high or 0) for d in group) > budget_w:
+                group.pop().cap_high(0, rule)
         wishes = {d.view.device_id: d.high or 0 for d in group}
         kept = fit(budget_w, wishes, {d.view.device_id: d.minimum_w for d in group})
         for draft in group:
@@ -109,6 +116,11 @@ def limit_connection(drafts: Drafts, targets: Iterable[Target], site: SiteView) 
             export_w, export_rule = command.power_w, Rule.EXPORT_COMMAND
         if command.mode is Mode.IMPORT_LIMIT and command.power_w < import_w:
             import_w, import_rule = command.power_w, Rule.IMPORT_COMMAND
+    for wired in site.inputs:
+        if wired.export_limit_w is not None and wired.export_limit_w < export_w:
+            export_w, export_rule = wired.export_limit_w, Rule.WIRED
+        if wired.import_limit_w is not None and wired.import_limit_w < import_w:
+            import_w, import_rule = wired.import_limit_w, Rule.WIRED
     if site.house_least_w is None or site.house_most_w is None:
         _static_sums(drafts, site, import_w, export_w)
         return
@@ -176,7 +188,7 @@ def _closed_loop_export(drafts: Drafts, site: SiteView, house_w: int, export_w: 
     room_w = budget_w - min(0, own_w) - sum(kept.values())
     left_w = _proven_w(list(pv.values()), online, site, export_w, room_w, left_w)
     most = {name: d.view.most_export_w if d.low is None else -d.low for name, d in pv.items()}
-    commanded = rule is Rule.EXPORT_COMMAND
+    commanded = rule in (Rule.EXPORT_COMMAND, Rule.WIRED)
     holding = any(d.view.held is not None and d.view.held.lowest_w is not None for d in pv.values())
     keeping = commanded and holding
     if (left_w >= sum(most.values()) and not keeping) or not (commanded or holding or pv_now_w > NEAR * left_w):

@@ -6,6 +6,7 @@ import math
 from typing import Final
 
 from agent.control.command import Price
+from agent.control.departure import DEPARTURE_RESERVE_S, slack_s
 from agent.control.rules.draft import Draft, Rule
 from agent.control.site import SiteView
 from drivers.device import DeadMan, DeviceKind, VehicleSession
@@ -14,10 +15,6 @@ SOC_FRESH_S: Final = 300.0
 """A car's state of charge is believed for 5 min (SAFETY 9)."""
 SMALL_BATTERY_WH: Final = 20_000
 """Of a car that does not say how large its battery is."""
-DEPARTURE_MARGIN: Final = 0.8
-"""Part of the charging power that is counted on until departure: cars taper, clocks err."""
-DEPARTURE_RESERVE_S: Final = 900
-"""A discharge must leave the departure's need reachable with so much time to spare."""
 
 
 def set_room(draft: Draft, site: SiteView, price: Price | None) -> None:
@@ -70,7 +67,10 @@ def _car(draft: Draft, site: SiteView, price: Price | None) -> None:
         draft.room_low = max(draft.room_low, -car.max_discharge_w)
     if car.charge_now:
         draft.must_charge, draft.why_low = True, Rule.CAR_NOW
-    elif _slack_s(draft, site, car, -draft.room_high) < 0:
+    slack = _slack_s(draft, site, car)
+    draft.slack_s = float("inf") if slack is None else slack
+    # An unknown departure forces nothing.
+    if not car.charge_now and (draft.slack_s < 0 or draft.view.must_go_on):
         draft.must_charge, draft.why_low = True, Rule.CAR_DEPARTURE
     if draft.must_charge:
         draft.room_low = 0
@@ -103,8 +103,9 @@ def _no_discharge(draft: Draft, site: SiteView, car: VehicleSession, price: Pric
         price is None or price.currency != mandate.currency or price.micro_per_kwh < mandate.least_price_micro_per_kwh
     ):
         return Rule.CAR_PRICE
-    if _slack_s(draft, site, car, 0) < DEPARTURE_RESERVE_S:
-        return Rule.CAR_DEPARTURE
+    slack = _slack_s(draft, site, car)
+    if slack is None or slack < DEPARTURE_RESERVE_S:
+        return Rule.CAR_DEPARTURE  # Where nobody knows until when it needs its energy, none is taken.
     return None
 
 
@@ -116,20 +117,9 @@ def _given_since_permille(draft: Draft, car: VehicleSession, age_s: float) -> in
     return math.ceil(most_w * age_s / 3600 * 1000 / capacity_wh)
 
 
-def _slack_s(draft: Draft, site: SiteView, car: VehicleSession, unknown_need: int) -> float:
-    """Seconds to spare until charging must begin to give the car what it needs; endless where it named no need.
-
-    `unknown_need` below 0 is for the question whether it must charge: an unknown departure forces nothing.
-    """
-    if not car.energy_needed_wh or car.energy_needed_wh <= 0:
-        return float("inf")
-    if car.departure_timestamp_us is None or not site.now.time_known:
-        # It needs energy, and nobody knows until when: never take, never force.
-        return float("inf") if unknown_need < 0 else -1.0
-    if draft.room_high <= 0:
-        return -1.0
-    left_s = (car.departure_timestamp_us - site.now.wall_us) / 1e6
-    return left_s - car.energy_needed_wh * 3600 / (draft.room_high * DEPARTURE_MARGIN)
+def _slack_s(draft: Draft, site: SiteView, car: VehicleSession) -> float | None:
+    """Seconds to spare until charging must begin; None: it needs energy, and nobody knows until when."""
+    return slack_s(car, draft.room_high, site.now)
 
 
 def keep_room(draft: Draft) -> None:

@@ -7,8 +7,10 @@ from datetime import UTC, datetime
 
 from agent.control.allocation import Range, fill
 from agent.control.command import Command, CommandType, Mode, Point
-from agent.control.order import Order
-from agent.control.rules.draft import Draft
+from agent.control.order import Order, Rank
+from agent.control.rules.bounds import bound_after_sharing, is_event, keep_sign, may_be_moved, may_begin
+from agent.control.rules.draft import Draft, Rule
+from agent.control.rules.override import held_of
 from agent.control.site import SiteView
 from drivers.device import DeviceKind
 
@@ -54,6 +56,7 @@ def set_targets(drafts: dict[str, Draft], site: SiteView) -> list[Target]:
     """Write the setpoints into the drafts. Between commands for one device the higher one has it, the other waits."""
     targets = []
     taken: dict[str, Order] = {}
+    begins = 0
     for order in site.orders:
         command = order.command
         scope = scope_of(command, drafts)
@@ -62,13 +65,21 @@ def set_targets(drafts: dict[str, Draft], site: SiteView) -> list[Target]:
         targets.append(target)
         if command.mode is not Mode.SETPOINT or reason is not None:
             continue
-        free = tuple(name for name in scope if name not in taken)
-        if not free or (len(free) < len(scope) and command.point is Point.DEVICE):
-            other = next(taken[name] for name in scope if name in taken) if scope else None
+        if not may_begin(order, begins, site):
+            target.in_force, target.reason = False, Rule.EVENTS.value
+            continue
+        open_scope = tuple(name for name in scope if name not in site.overrides)
+        if scope and not open_scope:
+            target.in_force, target.reason = False, held_of(scope, site)
+            continue
+        free = tuple(name for name in open_scope if name not in taken)
+        if not free or (len(free) < len(open_scope) and command.point is Point.DEVICE):
+            other = next((taken[name] for name in open_scope if name in taken), None)
             target.in_force = False
-            target.reason = f"outranked by command {other.command_id!r}" if other else "names no device that is here"
+            target.reason = f"outranked by {_name(other)}" if other else "names no device that is here"
             continue
         taken |= dict.fromkeys(free, order)
+        begins += is_event(order, site)
         target.moved = _share_out(target, free, drafts, site)
         if not target.moved:
             target.reason = "none of its devices can follow it now"
@@ -79,28 +90,37 @@ def _share_out(target: Target, free: tuple[str, ...], drafts: dict[str, Draft], 
     command = target.order.command
     movable = [name for name in free if drafts[name].dispatchable and not drafts[name].must_charge]
     movable = [name for name in movable if drafts[name].view.kind is not DeviceKind.PV]
+    if command.power_w:
+        movable = [name for name in movable if may_be_moved(drafts[name], site)]
     if command.type is CommandType.IDLE:
         return _idle(target.order, [name for name in free if drafts[name].view.online], drafts)
     # What cannot be moved counts as it is metered: PV, cars that must charge, devices that are silent.
     fixed = [name for name in free if name not in movable]
     rest_w = command.signed_power_w
+    if command.point is Point.DEVICE:
+        rest_w -= sum(_counted_w(drafts[name]) for name in target.scope if name in site.overrides)
     if command.point is Point.CONNECTION:
         assert site.house_w is not None, "suspension() holds such a target back without a meter"
         others = [name for name in drafts if name not in free]
-        _rest_of_the_batteries(target.order, [drafts[name] for name in others])
+        _rest_of_the_batteries(target.order, [drafts[name] for name in others if name not in site.overrides])
         rest_w -= site.house_w + sum(_counted_w(drafts[name]) for name in others)
     pv = [name for name in fixed if drafts[name].view.kind is DeviceKind.PV and drafts[name].view.online]
     pv_w = sum(drafts[name].view.likely_w for name in pv)
     rest_w -= sum(drafts[name].view.likely_w for name in fixed) - pv_w
-    ranges = {name: _range(drafts[name]) for name in movable}
+    ranges = {name: keep_sign(drafts[name], _range(drafts[name]), site) for name in movable}
     by = sentence(target.order)
-    for name, power_w in fill(rest_w - pv_w, ranges).items():
+    for name, share_w in fill(rest_w - pv_w, ranges).items():
+        drafts[name].bound.clear()
+        power_w = bound_after_sharing(drafts[name], share_w, rest_w - pv_w, site)
         drafts[name].set_power(power_w)
         drafts[name].until_us = command.end_us if power_w else None
-        drafts[name].bound.clear()
         drafts[name].cause = f"{power_w} W of {by}"
     _cap_pv(target.order, pv, sum(r.high for r in ranges.values()) - rest_w, drafts)
     return tuple(sorted([*movable, *pv]))
+
+
+def _name(order: Order) -> str:
+    return order.command_id if order.rank is Rank.SCHEDULE else f"command {order.command_id!r}"
 
 
 def _counted_w(draft: Draft) -> int:
@@ -160,4 +180,5 @@ def sentence(order: Order) -> str:
     }[command.mode]
     power = "" if command.type is CommandType.IDLE else f" {command.power_w} W"
     where = " at the connection" if command.point is Point.CONNECTION else ""
-    return f"{what}{power}{where} by {command.issuer} until {until} (command {order.command_id!r})"
+    source = "pre-agreed schedule" if order.rank is Rank.SCHEDULE else f"command {order.command_id!r}"
+    return f"{what}{power}{where} by {command.issuer} until {until} ({source})"

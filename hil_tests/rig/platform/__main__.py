@@ -48,6 +48,7 @@ def main() -> int:
         metavar="USE=FILE",
         help='public key, PEM; USE is "evidence", or "device:ID" for a settled device (repeat)',
     )
+    enrol.add_argument("--history", type=Path, metavar="FILE", help="of the gateway's name, where it has one")
     enrol.add_argument("--chain-id", type=int, default=1, help="of the settlement contract (default 1)")
     for name, size in (("contract", 20), ("participant", 20), ("counterparty", 20), ("agreement-hash", 32)):
         enrol.add_argument(
@@ -75,7 +76,8 @@ def main() -> int:
                 counterparty=arguments.counterparty,
                 agreement_hash=arguments.agreement_hash,
             )
-            _enrol(arguments.folder, arguments.csr, arguments.key, agreement)
+            history = b"" if arguments.history is None else arguments.history.read_bytes()
+            _enrol(arguments.folder, arguments.csr, arguments.key, agreement, history)
         else:
             asyncio.run(
                 _serve(
@@ -119,13 +121,13 @@ def _print_files(practice: Practice) -> None:
     print(json.dumps(_files(practice)))
 
 
-def _enrol(folder: Path, csr: Path, keys: list[str], agreement: Agreement) -> None:
+def _enrol(folder: Path, csr: Path, keys: list[str], agreement: Agreement, history: bytes) -> None:
     public = {}
     for each in keys:
         use, _, file = each.partition("=")
         public[use] = verify_key_from_pem(Path(file).read_bytes(), what=file).public_key_der
     practice = Practice.make(folder)
-    enrolled = practice.enrol(csr.read_bytes(), public, agreement)
+    enrolled = practice.enrol(csr.read_bytes(), public, agreement, history=history)
     certificate = str(practice.certificate_file(enrolled.name).resolve())
     print(
         json.dumps({"gateway_id": enrolled.gateway_id, "certificate_file": certificate, **_files(practice)}), flush=True

@@ -18,6 +18,8 @@ from agent.evidence.verify import (
     Witness,
     follow,
 )
+from agent.identity.errors import HistoryError
+from agent.identity.history import continues, decode_history, replay
 from agent.measure.reading import Reading
 from hil_tests.rig.platform.enrol import Enrolled
 from proto.energysettlement.v1.device_pb2 import DeviceTelemetry
@@ -60,7 +62,12 @@ class Audit:
 
     def __init__(self, enrolled: Enrolled) -> None:
         self.enrolled = enrolled
-        self._verifier = Verifier([TrustedKey(enrolled.gateway_id, enrolled.keys["evidence"])])
+        self._history = enrolled.history
+        self._verifier = Verifier(
+            replay(decode_history(enrolled.history)).trusted_keys()
+            if enrolled.history
+            else [TrustedKey(enrolled.gateway_id, enrolled.keys["evidence"])]
+        )
         self._witness = Witness()
         self._batches: dict[tuple[int, int], bytes] = {}
         self.position: ChainPosition | None = None
@@ -74,6 +81,21 @@ class Audit:
         self.batches_rejected = 0
         self.receipts_verified = 0
         self.receipts_rejected = 0
+
+    def learn(self, history: bytes) -> bool:
+        """Go by a history that continues the one at hand; True when it is longer. Raises HistoryError.
+
+        A gateway that was enrolled by its key has none, and none is taken from it.
+        """
+        if not self._history or history == self._history:
+            return False
+        entries = decode_history(history)
+        state = replay(entries, gateway_id=self.enrolled.gateway_id)
+        if not continues(entries, decode_history(self._history)):
+            raise HistoryError("this history does not continue the one that the platform has: it is older, or another")
+        self._history = history
+        self._verifier = Verifier(state.trusted_keys())
+        return True
 
     @property
     def batches_verified(self) -> int:

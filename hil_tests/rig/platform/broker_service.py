@@ -15,12 +15,13 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from agent.evidence.errors import EvidenceError
+from agent.identity.errors import HistoryError
 from agent.ledger.errors import ChannelError
 from hil_tests.rig.broker import PLATFORM, ClientFiles
 from hil_tests.rig.platform.core import Platform
 from hil_tests.rig.platform.enrol import Practice
 from proto.energysettlement.v1.device_pb2 import DeviceTelemetry, GridCommand
-from proto.energysettlement.v1.gateway_pb2 import GatewayFrame, PlatformFrame
+from proto.energysettlement.v1.gateway_pb2 import GatewayFrame, GatewayHello, PlatformFrame
 from proto.mqtt_topics import ALL_UP, OFFLINE, GatewayTopics, parse_up
 
 
@@ -82,7 +83,7 @@ class BrokerService:
                 self._live(gateway_id, device_id, payload)
             else:
                 self._frame(gateway_id, GatewayFrame.FromString(payload), message)
-        except (EvidenceError, ChannelError, ValueError) as error:
+        except (EvidenceError, ChannelError, HistoryError, ValueError) as error:
             self.refusals.append(str(error))
 
     def _live(self, gateway_id: str, device_id: str, payload: bytes) -> None:
@@ -96,22 +97,25 @@ class BrokerService:
             case "hello":
                 if frame.hello.gateway_id != gateway_id:
                     raise ValueError("hello of another gateway than the topic's")
-                self._up(gateway_id, getattr(message.properties, "CorrelationData", b""), frame.hello.device_ids)
+                self._up(frame.hello, getattr(message.properties, "CorrelationData", b""))
             case "batch":
                 acknowledgement = self._platform.take_batch(gateway_id, frame.batch.sealed)
                 if acknowledgement is not None:
                     self._publish(gateway_id, PlatformFrame(acknowledgement=acknowledgement))
             case "channel":
                 self._platform.take_channel(gateway_id, frame.channel)
+            case "bid":
+                self._platform.take_bid(gateway_id, frame.bid)
 
-    def _up(self, gateway_id: str, correlation: bytes, device_ids: Any) -> None:
+    def _up(self, hello: GatewayHello, correlation: bytes) -> None:
+        gateway_id = hello.gateway_id
         self._down(gateway_id)
         properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # as paho ships it
         properties.CorrelationData = correlation
-        self._publish(gateway_id, PlatformFrame(welcome=self._platform.welcome(gateway_id)), properties)
+        self._publish(gateway_id, PlatformFrame(welcome=self._platform.welcome(hello)), properties)
         queue = self._platform.link_up(gateway_id)
         self._links[gateway_id] = (queue, asyncio.create_task(self._carry(gateway_id, queue)))
-        for device_id in device_ids:
+        for device_id in hello.device_ids:
             stream = self._platform.stream_up(gateway_id, device_id)
             carrying = asyncio.create_task(self._carry_commands(gateway_id, device_id, stream))
             self._streams[gateway_id, device_id] = (stream, carrying)

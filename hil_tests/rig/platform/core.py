@@ -23,7 +23,14 @@ from hil_tests.rig.platform.channels import Channels
 from hil_tests.rig.platform.enrol import Practice
 from hil_tests.rig.platform.orders import Issued, OrderError, issue
 from proto.energysettlement.v1.device_pb2 import DeviceTelemetry, GridCommand
-from proto.energysettlement.v1.gateway_pb2 import BatchPosition, ChannelFrame, PlatformFrame, Welcome
+from proto.energysettlement.v1.gateway_pb2 import (
+    BatchPosition,
+    ChannelFrame,
+    FlexibilityBid,
+    GatewayHello,
+    PlatformFrame,
+    Welcome,
+)
 
 PLATFORM_ID: Final = "practice-platform"
 
@@ -35,6 +42,7 @@ class Platform:
     """All enrolled gateways. `acknowledging` may be switched off to see what a gateway does then."""
 
     def __init__(self, practice: Practice, book: Book, *, say: Say, now_us: Callable[[], int]) -> None:
+        self._practice = practice
         self._book = book
         self._say = say
         self.now_us = now_us
@@ -46,6 +54,7 @@ class Platform:
         self._issued: dict[str, list[Issued]] = {gateway_id: [] for gateway_id in self.audits}
         self._conflicts: dict[str, list[str]] = {gateway_id: [] for gateway_id in self.audits}
         self._channels = {gateway_id: self._channels_of(gateway_id) for gateway_id in self.audits}
+        self.bids: dict[str, FlexibilityBid] = {}
         self._links: dict[str, asyncio.Queue[PlatformFrame | None]] = {}
         self._streams: dict[tuple[str, str], asyncio.Queue[GridCommand | None]] = {}
         self._replay()
@@ -227,6 +236,14 @@ class Platform:
         self._say({"event": "issued", "gateway_id": gateway_id, "sent": sent, **command_json(issued)})
         return issued
 
+    def send_signed(self, gateway_id: str, frame: PlatformFrame) -> None:
+        """A schedule or a value of a feed, to a gateway whose link is up."""
+        self._links[gateway_id].put_nowait(frame)
+
+    def take_bid(self, gateway_id: str, bid: FlexibilityBid) -> None:
+        """The newest of each gateway is kept."""
+        self.bids[gateway_id] = bid
+
     def _send(self, gateway_id: str, issued: Issued) -> bool:
         link = self._links.get(gateway_id)
         if issued.stream is None and link is not None:
@@ -265,9 +282,12 @@ class Platform:
         """(gateway, device) of the device streams that are up."""
         return frozenset(self._streams)
 
-    def welcome(self, gateway_id: str) -> Welcome:
-        """The answer to a hello: also says how far this gateway's evidence is here."""
-        position = self.audits[gateway_id].position
+    def welcome(self, hello: GatewayHello) -> Welcome:
+        """The answer to a hello: also says how far this gateway's evidence is here. Raises HistoryError."""
+        audit = self.audits[hello.gateway_id]
+        if audit.learn(hello.identity_history):
+            self._practice.keep_history(audit.enrolled, hello.identity_history)
+        position = audit.position
         held = (
             BatchPosition()
             if position is None

@@ -14,7 +14,7 @@ import datetime
 import ipaddress
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +26,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from agent.evidence.cose import VerifyKey, verify_key_of
 from agent.identity.did import did_of
+from agent.identity.history import decode_history, replay
 from agent.identity.trust import IssuerRights, Role, TrustList, prepare_trust_list
 from agent.ledger.state import ChannelTerms
 from hil_tests.rig.platform.keys import SoftwareKey
@@ -63,6 +64,8 @@ class Enrolled:
     keys: dict[str, VerifyKey]
     """By use: "evidence", and "device:<id>" for each settled device."""
     agreement: Agreement
+    history: bytes = b""
+    """Of its name, as it was at enrolment; empty: it is named by its evidence key."""
 
     def terms(self, device_id: str) -> ChannelTerms:
         """Of the channel of one settled device."""
@@ -147,7 +150,14 @@ class Practice:
             for name, role in (("operational", Role.OPERATIONAL), ("governance", Role.GOVERNANCE))
         )
 
-    def enrol(self, csr_pem: bytes, public_keys_der: dict[str, bytes], agreement: Agreement = Agreement()) -> Enrolled:
+    def enrol(
+        self,
+        csr_pem: bytes,
+        public_keys_der: dict[str, bytes],
+        agreement: Agreement = Agreement(),
+        *,
+        history: bytes = b"",
+    ) -> Enrolled:
         """Certify a gateway's TLS key and remember its other keys by use. Enrolling a name again replaces it.
 
         `public_keys_der` must hold "evidence"; the gateway's identifier is made from it and must be the one in the
@@ -156,6 +166,11 @@ class Practice:
         if "evidence" not in public_keys_der:
             raise EnrolmentError('the gateway\'s "evidence" key is missing')
         gateway_id = did_of(public_keys_der["evidence"])
+        if history:
+            state = replay(decode_history(history))
+            gateway_id = state.gateway_id
+            if state.key.public_key_der != public_keys_der["evidence"]:
+                raise EnrolmentError("the evidence key is not the one at the end of the gateway's history")
         try:
             request = x509.load_pem_x509_csr(csr_pem)
         except ValueError as error:
@@ -172,10 +187,16 @@ class Practice:
             tls_public_key_der=request.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
             keys={use: verify_key_of(der) for use, der in public_keys_der.items()},
             agreement=agreement,
+            history=history,
         )
         self.certificate_file(name).write_bytes(certificate.public_bytes(Encoding.PEM))
         self._record_file(name).write_text(json.dumps(_to_json(enrolled), indent=2) + "\n", encoding="utf-8")
         return enrolled
+
+    def keep_history(self, enrolled: Enrolled, history: bytes) -> None:
+        """The history that the platform goes by from now on."""
+        kept = replace(enrolled, history=history)
+        self._record_file(enrolled.name).write_text(json.dumps(_to_json(kept), indent=2) + "\n", encoding="utf-8")
 
     def broker_client_certificate(self, name: str, key: SoftwareKey) -> bytes:
         """For MQTT, whose clients have key files: PEM, the common name is the user name at the broker."""
@@ -266,6 +287,7 @@ def _to_json(enrolled: Enrolled) -> dict[str, object]:
         "gateway_id": enrolled.gateway_id,
         "tls_public_key_der": enrolled.tls_public_key_der.hex(),
         "keys": {use: key.public_key_der.hex() for use, key in enrolled.keys.items()},
+        "history": enrolled.history.hex(),
         "agreement": {
             "chain_id": enrolled.agreement.chain_id,
             "contract": enrolled.agreement.contract.hex(),
@@ -283,6 +305,7 @@ def _from_json(record: dict[str, object]) -> Enrolled:
     return Enrolled(
         name=str(record["name"]),
         gateway_id=str(record["gateway_id"]),
+        history=bytes.fromhex(str(record.get("history", ""))),
         tls_public_key_der=bytes.fromhex(str(record["tls_public_key_der"])),
         keys={str(use): verify_key_of(bytes.fromhex(str(der))) for use, der in keys.items()},
         agreement=Agreement(

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from grpc import aio
 
 from agent.evidence.errors import EvidenceError
+from agent.identity.errors import HistoryError
 from agent.ledger.errors import ChannelError
 from hil_tests.rig.platform.core import Platform
 from hil_tests.rig.platform.enrol import Practice
@@ -46,7 +47,11 @@ class LinkService(GatewayLinkServicer):
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the first frame is a hello")
         if first.hello.gateway_id != gateway_id:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "hello of another gateway than the certificate's")
-        yield PlatformFrame(welcome=self._platform.welcome(gateway_id))
+        try:
+            welcome = self._platform.welcome(first.hello)
+        except HistoryError as error:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"hello refused: {error}")
+        yield PlatformFrame(welcome=welcome)
         queue = self._platform.link_up(gateway_id)
         reader = asyncio.create_task(self._read(gateway_id, request_iterator, queue))
         try:
@@ -86,6 +91,8 @@ class LinkService(GatewayLinkServicer):
                     self._platform.take_channel(gateway_id, frame.channel)
                 except ChannelError as error:
                     return f"channel frame refused: {error}"
+            case "bid":
+                self._platform.take_bid(gateway_id, frame.bid)
             case "hello":
                 return "a second hello"
         return None

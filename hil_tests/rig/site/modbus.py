@@ -32,7 +32,8 @@ class ModbusTcpServer(FaultlessServer):
     ) -> None:
         super().__init__(registers, unit=unit, inputs=inputs, refuses=refuses)
         self._monotonic_s = monotonic_s
-        self._deaf_s = deaf_after_answer_s
+        self.deaf_s = deaf_after_answer_s
+        """How soon after an answer it does not hear the next request."""
         self._answered_s = float("-inf")
         self.unheard = 0
         """Requests that came too soon."""
@@ -45,7 +46,7 @@ class ModbusTcpServer(FaultlessServer):
 
     @property
     def is_silent(self) -> bool:
-        if self._monotonic_s() - self._answered_s < self._deaf_s:
+        if self._monotonic_s() - self._answered_s < self.deaf_s:
             self.unheard += 1
             return True
         return self.silent.active

@@ -28,24 +28,30 @@ class GatewayFrame(_message.Message):
     HELLO_FIELD_NUMBER: _builtins.int
     BATCH_FIELD_NUMBER: _builtins.int
     CHANNEL_FIELD_NUMBER: _builtins.int
+    BID_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___GatewayHello: ...
     @_builtins.property
     def batch(self) -> Global___SealedBatch: ...
     @_builtins.property
     def channel(self) -> Global___ChannelFrame: ...
+    @_builtins.property
+    def bid(self) -> Global___FlexibilityBid:
+        """Each minute, the newest one only: what the site could do for the next quarter of an hour. Not signed: an offer."""
+
     def __init__(
         self,
         *,
         hello: Global___GatewayHello | None = ...,
         batch: Global___SealedBatch | None = ...,
         channel: Global___ChannelFrame | None = ...,
+        bid: Global___FlexibilityBid | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "channel", b"channel", "frame", b"frame", "hello", b"hello"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "bid", b"bid", "channel", b"channel", "frame", b"frame", "hello", b"hello"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "channel", b"channel", "frame", b"frame", "hello", b"hello"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "bid", b"bid", "channel", b"channel", "frame", b"frame", "hello", b"hello"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["hello", "batch", "channel"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["hello", "batch", "channel", "bid"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 
@@ -59,8 +65,14 @@ class PlatformFrame(_message.Message):
     ACKNOWLEDGEMENT_FIELD_NUMBER: _builtins.int
     CHANNEL_FIELD_NUMBER: _builtins.int
     COMMAND_FIELD_NUMBER: _builtins.int
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    FEED_FIELD_NUMBER: _builtins.int
     acknowledgement: _builtins.bytes
     """COSE_Sign1 by the platform's key: proto/EVIDENCE.md, section 8."""
+    schedule: _builtins.bytes
+    """COSE_Sign1 by an enrolled issuer, or COSE_Sign by two: proto/COMMANDS.md, section 9."""
+    feed: _builtins.bytes
+    """COSE_Sign1 by an enrolled source of prices or frequency: proto/COMMANDS.md, section 10."""
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -74,12 +86,14 @@ class PlatformFrame(_message.Message):
         acknowledgement: _builtins.bytes = ...,
         channel: Global___ChannelFrame | None = ...,
         command: _device_pb2.GridCommand | None = ...,
+        schedule: _builtins.bytes = ...,
+        feed: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "channel", b"channel", "command", b"command", "frame", b"frame", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "channel", b"channel", "command", b"command", "feed", b"feed", "frame", b"frame", "schedule", b"schedule", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "channel", b"channel", "command", b"command", "frame", b"frame", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "channel", b"channel", "command", b"command", "feed", b"feed", "frame", b"frame", "schedule", b"schedule", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["welcome", "acknowledgement", "channel", "command"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["welcome", "acknowledgement", "channel", "command", "schedule", "feed"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 
@@ -95,12 +109,17 @@ class GatewayHello(_message.Message):
     SOFTWARE_VERSION_FIELD_NUMBER: _builtins.int
     DEVICE_IDS_FIELD_NUMBER: _builtins.int
     NEXT_BATCH_NUMBER_FIELD_NUMBER: _builtins.int
+    IDENTITY_HISTORY_FIELD_NUMBER: _builtins.int
     gateway_id: _builtins.str
     incarnation: _builtins.int
     boot_id: _builtins.bytes
     software_version: _builtins.str
     next_batch_number: _builtins.int
     """Number of the first batch that is not acknowledged yet."""
+    identity_history: _builtins.bytes
+    """proto/IDENTITY.md, section 2: the history of a gateway that is named by one (did:v2g). A platform keeps the longest
+    one that it has seen and verified, and refuses one that does not continue it.
+    """
     @_builtins.property
     def device_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -112,10 +131,11 @@ class GatewayHello(_message.Message):
         software_version: _builtins.str = ...,
         device_ids: _abc.Iterable[_builtins.str] | None = ...,
         next_batch_number: _builtins.int = ...,
+        identity_history: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "device_ids", b"device_ids", "gateway_id", b"gateway_id", "incarnation", b"incarnation", "next_batch_number", b"next_batch_number", "software_version", b"software_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "device_ids", b"device_ids", "gateway_id", b"gateway_id", "identity_history", b"identity_history", "incarnation", b"incarnation", "next_batch_number", b"next_batch_number", "software_version", b"software_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -198,6 +218,74 @@ class SealedBatch(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SealedBatch: _TypeAlias = SealedBatch  # noqa: Y015
+
+@_typing.final
+class FlexibilityBid(_message.Message):
+    """The platform's bid fields, and energy. Up is towards export, down towards import; both are zero or positive."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGGREGATOR_ID_FIELD_NUMBER: _builtins.int
+    FLEET_CAPACITY_KW_FIELD_NUMBER: _builtins.int
+    RAMP_UP_RATE_KW_PER_MIN_FIELD_NUMBER: _builtins.int
+    RAMP_DOWN_RATE_KW_PER_MIN_FIELD_NUMBER: _builtins.int
+    MIN_STATE_OF_CHARGE_FIELD_NUMBER: _builtins.int
+    MAX_STATE_OF_CHARGE_FIELD_NUMBER: _builtins.int
+    BID_PRICE_PER_MWH_FIELD_NUMBER: _builtins.int
+    BID_CURRENCY_FIELD_NUMBER: _builtins.int
+    AVAILABILITY_WINDOW_START_US_FIELD_NUMBER: _builtins.int
+    AVAILABILITY_WINDOW_END_US_FIELD_NUMBER: _builtins.int
+    POWER_UP_KW_FIELD_NUMBER: _builtins.int
+    POWER_DOWN_KW_FIELD_NUMBER: _builtins.int
+    ENERGY_UP_KWH_FIELD_NUMBER: _builtins.int
+    ENERGY_DOWN_KWH_FIELD_NUMBER: _builtins.int
+    aggregator_id: _builtins.str
+    fleet_capacity_kw: _builtins.float
+    ramp_up_rate_kw_per_min: _builtins.float
+    ramp_down_rate_kw_per_min: _builtins.float
+    min_state_of_charge: _builtins.float
+    """Percent, over all storage that can be dispatched; absent: there is none whose charge is known."""
+    max_state_of_charge: _builtins.float
+    bid_price_per_mwh: _builtins.float
+    bid_currency: _builtins.str
+    availability_window_start_us: _builtins.int
+    availability_window_end_us: _builtins.int
+    power_up_kw: _builtins.float
+    power_down_kw: _builtins.float
+    energy_up_kwh: _builtins.float
+    energy_down_kwh: _builtins.float
+    def __init__(
+        self,
+        *,
+        aggregator_id: _builtins.str = ...,
+        fleet_capacity_kw: _builtins.float = ...,
+        ramp_up_rate_kw_per_min: _builtins.float = ...,
+        ramp_down_rate_kw_per_min: _builtins.float = ...,
+        min_state_of_charge: _builtins.float | None = ...,
+        max_state_of_charge: _builtins.float | None = ...,
+        bid_price_per_mwh: _builtins.float = ...,
+        bid_currency: _builtins.str = ...,
+        availability_window_start_us: _builtins.int = ...,
+        availability_window_end_us: _builtins.int = ...,
+        power_up_kw: _builtins.float = ...,
+        power_down_kw: _builtins.float = ...,
+        energy_up_kwh: _builtins.float = ...,
+        energy_down_kwh: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_state_of_charge", b"_max_state_of_charge", "_min_state_of_charge", b"_min_state_of_charge", "max_state_of_charge", b"max_state_of_charge", "min_state_of_charge", b"min_state_of_charge"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_state_of_charge", b"_max_state_of_charge", "_min_state_of_charge", b"_min_state_of_charge", "aggregator_id", b"aggregator_id", "availability_window_end_us", b"availability_window_end_us", "availability_window_start_us", b"availability_window_start_us", "bid_currency", b"bid_currency", "bid_price_per_mwh", b"bid_price_per_mwh", "energy_down_kwh", b"energy_down_kwh", "energy_up_kwh", b"energy_up_kwh", "fleet_capacity_kw", b"fleet_capacity_kw", "max_state_of_charge", b"max_state_of_charge", "min_state_of_charge", b"min_state_of_charge", "power_down_kw", b"power_down_kw", "power_up_kw", b"power_up_kw", "ramp_down_rate_kw_per_min", b"ramp_down_rate_kw_per_min", "ramp_up_rate_kw_per_min", b"ramp_up_rate_kw_per_min"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_state_of_charge: _TypeAlias = _typing.Literal["max_state_of_charge"]  # noqa: Y015
+    _WhichOneofArgType__max_state_of_charge: _TypeAlias = _typing.Literal["_max_state_of_charge", b"_max_state_of_charge"]  # noqa: Y015
+    _WhichOneofReturnType__min_state_of_charge: _TypeAlias = _typing.Literal["min_state_of_charge"]  # noqa: Y015
+    _WhichOneofArgType__min_state_of_charge: _TypeAlias = _typing.Literal["_min_state_of_charge", b"_min_state_of_charge"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_state_of_charge) -> _WhichOneofReturnType__max_state_of_charge | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_state_of_charge) -> _WhichOneofReturnType__min_state_of_charge | None: ...
+
+Global___FlexibilityBid: _TypeAlias = FlexibilityBid  # noqa: Y015
 
 @_typing.final
 class ChannelFrame(_message.Message):

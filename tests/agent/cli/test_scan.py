@@ -79,14 +79,14 @@ class Network:
 class Garbage(FakeLine):
     """Something that is not Modbus."""
 
-    async def read(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
+    async def read(self, unit: int, address: int, count: int, timeout_s: float) -> bytes:
         raise BadAnswerError("a web server answers here")
 
 
 class Stuck(FakeLine):
     """Accepts and then takes for ever."""
 
-    async def read(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
+    async def read(self, unit: int, address: int, count: int, timeout_s: float) -> bytes:
         await asyncio.Event().wait()
         raise AssertionError
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.config import UnsignedCommands
 from agent.control.admission import HORIZON_US, Admitted, Decision, Duplicate, Nothing, Refused, Undecided, judge
 from agent.control.authorization import authorize, authorize_dual
 from agent.control.book import Book
-from agent.control.command import Command, CommandType, Mode, Point, Priority, grid_command
+from agent.control.command import Command, CommandType, Mode, Point, Price, Priority, grid_command
+from agent.control.notes import changed_notes, restore
 from agent.control.order import Now, Rank
 from agent.evidence.statements import CommandState
 from agent.identity.trust import Role
@@ -19,6 +23,7 @@ from proto.energysettlement.v1.device_pb2 import GridCommand
 from tests.agent.control.support import (
     GOVERNOR,
     HOUR_US,
+    MINUTE_US,
     NOW,
     OPERATOR,
     SOME_COMMAND,
@@ -177,6 +182,55 @@ async def test_high_value_needs_two_roles_and_adds_up_over_a_day_however_it_is_s
     decision = _judge(dual, book)
     assert isinstance(decision, Admitted)
     assert decision.order.rank is Rank.GOVERNANCE
+
+
+async def test_money_adds_up_over_a_day_as_energy_does_and_with_whatever_key_the_issuer_signs() -> None:
+    """SAFETY 10: 10,000 of a currency; an issuer with two keys (a rotation) is still one issuer."""
+    trust = trust_list(rights(), rights(STRANGER), rights(GOVERNOR, issuer="board", role=Role.GOVERNANCE))
+    book, paid = Book(), 0
+    for sequence, key in enumerate((OPERATOR, STRANGER, OPERATOR, STRANGER), 1):
+        command = replace(
+            SOME_COMMAND, power_w=5_000, end_us=START_US + HOUR_US, sequence=sequence,
+            price=Price(600 * 1_000_000, "EUR"),
+        )  # fmt: skip
+        message = grid_command(f"c{sequence}", command, await authorize(command, key))
+        decision = judge(message, None, policy(), trust, book, NOW)
+        if isinstance(decision, Refused):
+            assert "worth 12000 EUR" in decision.reason
+            assert "dual control [10]" in decision.reason
+            break
+        book, paid = _admit(book, decision), paid + 3_000
+    assert paid == 9_000
+
+
+async def test_without_any_signature_a_day_is_bounded_too() -> None:
+    """SAFETY 10: whoever obeys unsigned commands obeys no more of them than of one signature."""
+    open_policy = policy(UnsignedCommands.ALL)
+    much = _plain(command_id="u1", type=1, power_limit_kw=40.0, valid_until_timestamp_us=START_US + 5 * HOUR_US)
+    decision = judge(much, "battery", open_policy, None, Book(), NOW)
+    assert isinstance(decision, Refused)
+    assert "dual control [10]" in decision.reason
+
+
+@given(st.lists(st.tuples(st.integers(1, 60_000), st.integers(1, 24 * 60), st.integers(0, 3_000)), max_size=12))
+def test_one_signature_never_orders_more_than_the_bound_in_a_day(orders: list[tuple[int, int, int]]) -> None:
+    """Whatever is admitted with one signature, its sum stays within both bounds (SAFETY 10)."""
+    book, limits = Book(), policy()
+    for sequence, (power_w, minutes, price) in enumerate(orders, 1):
+        command = replace(
+            SOME_COMMAND, power_w=power_w, end_us=START_US + minutes * MINUTE_US, sequence=sequence,
+            price=Price(price * 1_000_000, "EUR"), campaign=f"k{sequence}",
+        )  # fmt: skip
+        message = grid_command(f"c{sequence}", command, asyncio.run(authorize(command, OPERATOR)))
+        decision = _judge(message, book)
+        if isinstance(decision, Admitted):
+            book = _admit(book, decision)
+            restored, faults = restore(changed_notes(Book(), book))  # as after a restart
+            assert not faults
+            book = restored
+    sums = book.ordered("grid", START_US - 1)
+    assert sums.energy_wh <= limits.high_value_wh
+    assert sums.value_micro <= 10_000 * 1_000_000
 
 
 async def test_two_signatures_of_one_role_are_no_dual_control() -> None:

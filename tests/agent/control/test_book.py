@@ -14,6 +14,7 @@ from agent.control.book import MAX_KEPT, MAX_OPEN, RESERVED_FOR_RESTRICTIVE, TRA
 from agent.control.command import CommandType
 from agent.control.notes import changed_notes, decode_entry, encode_entry, restore
 from agent.control.order import Now, Order
+from agent.control.ordered import Ordered
 from agent.control.tally import Register
 from agent.evidence.statements import CommandReceipt, CommandState
 from tests.agent.control.support import HOUR_US, MINUTE_US, NOW, SOME_COMMAND, START_US, curtail, order_of
@@ -194,17 +195,17 @@ def test_what_an_issuer_ordered_counts_for_a_day_however_many_commands_came_afte
         book = book.refused(order.hash, order.command_id, order, "no", _at(END_US + 2 + number)).book
     book, gone = book.tidied(now)
     assert gone
-    assert book.ordered_wh(b"grid", START_US) == 10_000
+    assert book.ordered("grid", START_US).energy_wh == 10_000
     for number in range(MAX_KEPT + 5):
         order = _order(f"tiny{number}", number + 2, power_w=4)
         book = _admitted(book, order)
     book, gone = book.settle(now).book.tidied(now)
     assert gone
-    assert book.ordered_wh(b"grid", START_US) >= 10_000 + MAX_KEPT
+    assert book.ordered("grid", START_US).energy_wh >= 10_000 + MAX_KEPT
     restored, _ = restore(changed_notes(Book(), book))
-    assert restored.ordered_wh(b"grid", START_US) == book.ordered_wh(b"grid", START_US)
+    assert restored.ordered("grid", START_US) == book.ordered("grid", START_US)
     later = _at(END_US + 30 * HOUR_US)
-    assert book.tidied(later)[0].ordered_wh(b"grid", later.wall_us - 24 * HOUR_US) == 0
+    assert book.tidied(later)[0].ordered("grid", later.wall_us - 24 * HOUR_US) == Ordered()
 
 
 def test_a_flood_of_permissive_commands_leaves_room_for_one_that_restricts() -> None:

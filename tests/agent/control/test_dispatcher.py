@@ -66,6 +66,16 @@ def test_what_narrows_or_stops_goes_out_at_once(low: int, high: int) -> None:
     assert next_step(replace(HOLDING, wanted=_order(low, high)), True, LEASE_S, 100.0) == (Deed.APPLY, 0.0)
 
 
+@pytest.mark.parametrize(("held_w", "wanted_w"), [(10_000, 6_000), (-10_000, -6_000)])
+def test_a_setpoint_nearer_to_nothing_goes_out_at_once_and_overtakes(held_w: int, wanted_w: int) -> None:
+    held, wanted = _order(held_w, held_w), _order(wanted_w, wanted_w)
+    carriage = replace(HOLDING, confirmed=held, wanted=wanted)
+    assert next_step(carriage, True, LEASE_S, 101.0) == (Deed.APPLY, 0.0)
+    assert overtakes(wanted, held)
+    assert not overtakes(held, wanted)
+    assert next_step(replace(carriage, confirmed=wanted, wanted=held), True, LEASE_S, 101.0) == (Deed.APPLY, 4.0)
+
+
 def test_a_small_raise_waits_for_the_renewal_and_a_cars_raise_for_five_seconds() -> None:
     assert next_step(replace(HOLDING, wanted=_order(0, 7_040)), True, LEASE_S, 101.0) == (Deed.APPLY, 19.0)
     assert next_step(replace(HOLDING, wanted=_order(0, 9_000)), True, LEASE_S, 101.0) == (Deed.APPLY, 4.0)

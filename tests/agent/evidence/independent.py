@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 CURVES = {-7: "secp256r1", -9: "secp256r1", -47: "secp256k1"}
 FIELD_COUNTS = {
-    (0, 1): 5, (1, 1): 17, (1, 3): 18, (2, 1): 8, (3, 1): 17, (4, 1): 7, (5, 1): 7, (6, 1): 4, (7, 1): 11,
+    (0, 1): 5, (1, 1): 17, (1, 3): 18, (2, 1): 8, (3, 1): 17, (4, 1): 7, (5, 1): 7, (6, 1): 4, (7, 1): 11, (8, 1): 15,
 }  # fmt: skip
 BOUNDS = {"int": (-(2**63), 2**63 - 1), "count": (0, 2**63 - 1), "ordinal": (1, 2**63 - 1)}
 READING_FIELDS = (
@@ -30,6 +30,14 @@ READING_FIELDS = (
 )
 
 
+THINNING_FIELDS = (
+    *("text", "ordinal", "b16", "ordinal", "source", "count", "ordinal"),
+    *("list", "ordinal", "b32", "int", "b32?", "list"),
+)
+SLOT_FIELDS = (
+    *("ordinal", "ordinal", "count", "count", "int", "count?", "count?"),
+    *("int?", "int?", "count?", "count"),
+)
 SIGNED_VALUE_FIELDS = ("text", "count", "source", "text", "text", "bytes", "bytes", "text?", "text")
 
 
@@ -87,7 +95,9 @@ def field(value: Any, kind: str) -> None:
         if value is None:
             return
         kind = kind[:-1]
-    if kind == "text":
+    if kind == "list":
+        refuse_unless(isinstance(value, list), kind)
+    elif kind == "text":
         refuse_unless(isinstance(value, str), kind)
     elif kind.startswith("b"):
         refuse_unless(isinstance(value, bytes) and len(value) == int(kind[1:]), kind)
@@ -122,9 +132,32 @@ def statement(encoded: bytes) -> list[Any]:
                 field(item, kind)
         refuse_unless(isinstance(value[7], bytes) and 1 <= len(value[7]) <= 32_768, "record")
         refuse_unless(isinstance(value[8], bytes) or (value[8] is None and value[4] == 1), "key")
+    if value[0] == 8:
+        thinning(value[2:])
     if value[0] == 3:
         refuse_unless(value[9] == value[7] - value[8], "net")
     return list(value)
+
+
+def thinning(values: list[Any]) -> None:
+    """Section 12, one statement by itself."""
+    for item, kind in zip(values, THINNING_FIELDS, strict=True):
+        field(item, kind)
+    slot_s, old, count, slots = values[6], values[7], values[8], values[12]
+    refuse_unless(slot_s <= 86_400 and 1 <= len(old) <= 8 and 1 <= len(slots) <= 512, "slots or old batches")
+    for run in old:
+        for item, kind in zip(run, ("ordinal", "ordinal", "ordinal", "b32"), strict=True):
+            field(item, kind)
+        refuse_unless(run[1] <= run[2], "run of batches")
+    end = 0
+    for slot in slots:
+        for item, kind in zip(slot, SLOT_FIELDS, strict=True):
+            field(item, kind)
+        refuse_unless(slot[10] <= 2047 and (slot[7] is None) == (slot[8] is None), "quality or powers")
+        refuse_unless(slot[0] > end, "overlap")
+        end = slot[0] + slot[1] - 1
+    refuse_unless(sum(slot[1] for slot in slots) == count, "count")
+    refuse_unless(sum(slot[4] for slot in slots) == values[10], "energy")
 
 
 def signed_values(leaves: list[bytes]) -> None:
@@ -262,6 +295,29 @@ class Verifier:
         refuse_unless((fields[0] == 0) == (index == 0), "sealing")
         refuse_unless(fields[0] != 1 or fields[3] <= header.incarnation, "incarnation")
 
+    def partial(self, encoded: bytes) -> tuple[Header, bytes, dict[int, bytes]]:
+        """Section 12: header, root, and the leaves that are there by index."""
+        version, sign1, nodes = strict(encoded)
+        refuse_unless(version == 3 and isinstance(nodes, list), "version or nodes")
+        protected, unprotected, payload, signature = sign1_of(sign1)
+        refuse_unless(unprotected == {} and payload is None, "envelope")
+        header = header_of(protected)
+        leaves: dict[int, bytes] = {}
+        left = list(nodes)
+        root, whole, _ = subtree(left, 0, header.leaf_count, leaves)
+        refuse_unless(not left and not whole, "nodes")
+        self.check(header, protected, root, signature)
+        for index, leaf in leaves.items():
+            self.leaf(leaf, index, header)
+        return header, root, leaves
+
+    def any_batch(self, encoded: bytes) -> tuple[Header, bytes, dict[int, bytes]]:
+        """A whole batch or one with gaps."""
+        if encoded[1] == 3:
+            return self.partial(encoded)
+        header, root = self.batch(encoded)
+        return header, root, dict(enumerate(strict(encoded)[2]))
+
     def batch(self, encoded: bytes) -> tuple[Header, bytes]:
         version, sign1, leaves = strict(encoded)
         refuse_unless(version == 1 and all(isinstance(leaf, bytes) for leaf in leaves), "version or leaves")
@@ -288,6 +344,66 @@ class Verifier:
         self.check(header, protected, root, signature)
         self.leaf(leaf, index, header)
         return index, root
+
+
+def subtree(nodes: list[Any], first: int, size: int, leaves: dict[int, bytes]) -> tuple[bytes, bool, bool]:
+    """Section 12, the listing: hash of the subtree, whether it is whole, and whether it is one gap."""
+    refuse_unless(len(nodes) > 0, "too few")
+    node = nodes[0]
+    if isinstance(node, list):
+        count, digest = node
+        field(count, "ordinal")
+        field(digest, "b32")
+        refuse_unless(count <= size, "no subtree")
+        if count == size:
+            nodes.pop(0)
+            return digest, False, True
+    elif size == 1:
+        refuse_unless(isinstance(node, bytes), "node")
+        leaves[first] = nodes.pop(0)
+        return leaf_hash(node), True, False
+    k = 1
+    while 2 * k < size:
+        k *= 2
+    left, left_whole, left_gap = subtree(nodes, first, k, leaves)
+    right, right_whole, right_gap = subtree(nodes, first + k, size - k, leaves)
+    refuse_unless(not (left_gap and right_gap), "two gaps that are one")
+    return sha256(b"\x01", left, right), left_whole and right_whole, False
+
+
+def net_wh(imported: Any, exported: Any) -> int | None:
+    return None if imported is None and exported is None else ((imported or 0) - (exported or 0)) // 1000
+
+
+def thinned(run: list[tuple[Header, bytes, dict[int, bytes]]]) -> tuple[int, int]:
+    """Section 12, over verified batches: readings that statements stand for, and their energy."""
+    roots = {(header.incarnation, header.number): root for header, root, _ in run}
+    said = {sha256(leaf): statement(leaf) for _, _, leaves in run for leaf in leaves.values()}
+    found = {digest: value for digest, value in said.items() if value[0] == 8}
+    points = {(v[2], v[3], v[5]): (v[10], net_wh(v[8], v[9])) for v in said.values() if v[0] == 1}
+    for value in found.values():
+        for incarnation, first, last, root in value[9]:
+            at_hand = [roots.get((incarnation, number)) for number in range(first, last + 1)]
+            known = [each for each in at_hand if each is not None]
+            refuse_unless(len(known) < len(at_hand) or root_of(known) == root, "old roots")
+        fine = found.get(value[13] or b"")
+        same = (2, 3, 4, 5, 6, 10, 11, 12)
+        refuse_unless(fine is None or all(fine[i] == value[i] for i in same), "replaced statement")
+    replaced = {value[13] for value in found.values()}
+    force = [value for digest, value in found.items() if digest not in replaced]
+    taken: set[tuple[str, int, int]] = set()
+    for value in force:
+        for slot in value[14]:
+            numbers = {(value[2], value[3], n) for n in range(slot[0], slot[0] + slot[1])}
+            refuse_unless(not numbers & taken, "merged twice")
+            taken |= numbers
+            points[value[2], value[3], slot[0] + slot[1] - 1] = value[5], net_wh(slot[5], slot[6])
+    for value in force:
+        for slot in value[14]:
+            before, after = points.get((value[2], value[3], slot[0] - 1)), net_wh(slot[5], slot[6])
+            if before is not None and before[0] == value[5] and None not in (before[1], after) and not slot[10] & 192:
+                refuse_unless((after or 0) - (before[1] or 0) == slot[4], "energy")
+    return sum(value[10] for value in force), sum(value[12] for value in force)
 
 
 def breaks_at(run: list[tuple[Header, bytes]]) -> int | None:

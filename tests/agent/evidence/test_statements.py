@@ -142,7 +142,7 @@ def test_the_numbers_of_the_format_stay() -> None:
     """Written down once more, because a renumbered enumeration would change what old evidence says."""
     assert {kind.name: kind.value for kind in statements.Kind} == {
         "SEALING": 0, "READING": 1, "COMMAND_RECEIPT": 2, "SETTLEMENT_WINDOW": 3, "ATTESTATION": 4, "ALARM": 5,
-        "METERING_TREE": 6, "SIGNED_METER_VALUE": 7,
+        "METERING_TREE": 6, "SIGNED_METER_VALUE": 7, "THINNING": 8,
     }  # fmt: skip
     assert {flag.name: flag.value for flag in Quality} == {
         "ISLANDED": 1, "QUEUED": 2, "ESTIMATED": 4, "DEVICE_TIME": 8, "CLOCK_HOLDOVER": 16, "CLOCK_UNTRUSTED": 32,

@@ -10,6 +10,7 @@ import pytest
 from agent.evidence import errors, merkle, statements
 from agent.evidence.acknowledgement import verify_acknowledgement
 from agent.evidence.signed_values import SignedValueCheck
+from agent.evidence.thinning_check import ThinningCheck
 from agent.evidence.verify import first_break
 from hil_tests import evidence_cases, generate_vectors
 from tests.agent.evidence import independent, vectors
@@ -144,3 +145,40 @@ def test_signed_value_vector(case: Any) -> None:
     assert len(wrong) == 1
     with pytest.raises(Exception):  # noqa: B017, PT011  # any refusal will do
         independent.signed_values(encoded)
+
+
+@pytest.mark.parametrize("case", vectors.cases("partial_batches.json"), ids=vectors.name_of)
+def test_partial_batch_vector(case: Any) -> None:
+    encoded = bytes.fromhex(case["batch"])
+    if case["valid"]:
+        verified = vectors.verifier().verify_batch(encoded)
+        assert (verified.root.hex(), verified.sealed.hash.hex()) == (case["root"], case["hash"])
+        assert ([s.index for s in verified.statements], verified.absent) == (case["indexes"], case["absent"])
+        assert verified.sealed.encode() == encoded
+        header, root, leaves = their_verifier().partial(encoded)
+        assert (header.number, root.hex(), sorted(leaves)) == (case["number"], case["root"], case["indexes"])
+        return
+    with pytest.raises(ERRORS[case["error"]]):
+        vectors.verifier().verify_batch(encoded)
+    with pytest.raises(Exception):  # noqa: B017, PT011  # any refusal will do
+        their_verifier().any_batch(encoded)
+
+
+@pytest.mark.parametrize("case", vectors.cases("thinned_chains.json"), ids=vectors.name_of)
+def test_thinned_chain_vector(case: Any) -> None:
+    encoded = [bytes.fromhex(batch) for batch in case["batches"]]
+    run = [vectors.verifier().verify_batch(batch) for batch in encoded]
+    assert first_break(run) is None
+    check = ThinningCheck()
+    for batch in run:
+        check.see(batch)
+    theirs = [their_verifier().any_batch(batch) for batch in encoded]
+    if case["valid"]:
+        assert check.false_claims() == []
+        (merged,) = check.devices()
+        said = case["merged_readings"], case["net_energy_wh"]
+        assert (merged.readings, merged.net_energy_wh) == said == independent.thinned(theirs)
+        return
+    assert check.false_claims()
+    with pytest.raises(independent.RefusedError):
+        independent.thinned(theirs)

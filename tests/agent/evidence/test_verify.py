@@ -90,6 +90,7 @@ def test_seeing_the_same_again_is_no_equivocation() -> None:
     one = batch_of(made.reading(1), made.reading(2))
     assert witness.see_batch(one) == ()
     assert witness.see_batch(one) == ()
+    assert isinstance(one.sealed, batch.SealedBatch)
     again = dataclasses.replace(one.sealed, signature=made.other_s(one.sealed.signature))
     assert witness.see_batch(verified(again)) == ()
 

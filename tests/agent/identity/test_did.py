@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.evidence import cose
-from agent.identity.did import _to_base58, did_of, key_of_did
+from agent.identity.did import base58, did_of, key_of_did
 from agent.identity.errors import DidError
 
 # Published examples of the did:key method.
@@ -76,7 +76,7 @@ def test_an_uncompressed_point_is_refused_as_a_second_name_of_the_same_key() -> 
     public = ec.derive_private_key(7, ec.SECP256R1()).public_key()
     point = public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     with pytest.raises(DidError, match="not the one way"):
-        key_of_did("did:key:z" + _to_base58(b"\x80\x24" + point))
+        key_of_did("did:key:z" + base58(b"\x80\x24" + point))
 
 
 def test_a_key_of_another_kind_has_no_name() -> None:

@@ -8,11 +8,12 @@ import pytest
 
 from agent.clock import ClockQuality, Instant
 from agent.config import Settings
+from agent.control.input_watch import InputState
 from agent.control.snapshot import CommandControl, ControlSnapshot, DeviceControl
 from agent.evidence.statements import CommandState
 from agent.roads import overview
 from agent.roads.overview import Parts
-from agent.status import EvidenceLine, Problem, Verdict
+from agent.status import EvidenceLine, PartLine, Problem, Verdict
 from agent.token.token import TokenState, TokenStatus
 from agent.uplink.status import Carrier, UplinkStatus
 from drivers.device import DeviceKind, DeviceStatus, LinkState, Sample, VehicleSession
@@ -55,6 +56,16 @@ def test_a_device_shows_its_power_its_whole_watt_hours_and_its_order() -> None:
     assert (line.lowest_w, line.highest_w, line.reason) == (-2_000, None, "export limit")
     assert line.state_of_charge_percent == 56
     assert line.settled
+
+
+def test_an_input_that_acts_and_one_that_cannot_be_read_are_told() -> None:
+    wired = (
+        InputState(name="ripple", active=True, text="export at most 0 W", trouble=""),
+        InputState(name="button", active=False, text="local STOP", trouble="no chip"),
+        InputState(name="quiet", active=False, text="local STOP", trouble=""),
+    )
+    found = overview.control_problems(replace(CONTROL, inputs=wired))
+    assert [(p.subject, p.severity) for p in found] == [("ripple", Verdict.ATTENTION), ("button", Verdict.TROUBLE)]
 
 
 def test_a_silent_device_shows_no_power() -> None:
@@ -179,6 +190,7 @@ def parts(**changes: object) -> Parts:
         store_trouble="",
         trust=None,
         trust_trouble="",
+        identity_trouble="",
         settling=None,
         devices=[ONLINE],
         unmade={},
@@ -186,6 +198,12 @@ def parts(**changes: object) -> Parts:
         noted=[],
     )
     return replace(well, **changes)  # type: ignore[arg-type]  # fields of Parts
+
+
+def test_certificates_have_a_line_where_there_are_any() -> None:
+    line = PartLine(name="certificates", ok=True, state="good", detail="uplink until 2027-01-01")
+    assert line in overview.snapshot(parts(certificates=line)).parts
+    assert "certificates" not in {part.name for part in overview.snapshot(parts()).parts}
 
 
 def test_a_gateway_in_order_says_so() -> None:
@@ -202,6 +220,7 @@ def test_a_gateway_in_order_says_so() -> None:
         ({"unmade": {"car-1": "no password"}}, Verdict.TROUBLE, "car-1"),
         ({"down": {"uplink": "OSError"}}, Verdict.TROUBLE, "uplink"),
         ({"trust_trouble": "an older list"}, Verdict.ATTENTION, "trust list"),
+        ({"identity_trouble": "an order waits"}, Verdict.ATTENTION, "identity"),
         ({"control": replace(CONTROL, stopped_by="somebody")}, Verdict.ATTENTION, "stop"),
         ({"token": TokenStatus(state=TokenState.ABSENT, detail="gone")}, Verdict.TROUBLE, "token"),
         ({"devices": [replace(ONLINE, link=LinkState.SILENT, detail="silent")]}, Verdict.ATTENTION, "pv-1"),

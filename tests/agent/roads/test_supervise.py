@@ -11,7 +11,7 @@ import pytest
 from agent.roads import supervise
 from agent.roads.supervise import AGAIN_LEAST_S, AGAIN_MOST_S, STEADY_S, Supervisor
 
-PATIENCE_S = 5.0
+PATIENCE_S = 30.0
 
 
 @pytest.fixture(autouse=True)

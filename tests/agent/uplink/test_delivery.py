@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.evidence.partial import cut, decode_any
 from agent.evidence.statements import Alarm, Severity
 from agent.uplink.delivery import Arrived, Delivery, readings_of
 from agent.uplink.errors import PlatformFaultError
@@ -43,6 +46,17 @@ def test_every_reading_carries_its_statement_and_receipt() -> None:
         assert telemetry.statement in batch.leaves
         assert telemetry.signature
         assert telemetry.state_of_charge_percent == 50
+
+
+def test_of_a_batch_that_was_thinned_only_what_is_left_goes_and_it_leaves_in_its_turn() -> None:
+    evidence, made = Evidence(key=KEY), Delivery(1)
+    for keep in ({0, 2}, {0}):
+        row = evidence.row("meter", "pv")
+        made.load(replace(row, encoded=cut(decode_any(row.encoded), keep).encode()))
+    assert (sent(made, "meter"), sent(made, "pv")) == ([], [1])
+    assert made.collect() is None
+    made.acknowledged("pv", 1)
+    assert made.collect() == Arrived(1, 2, confirmed=True)
 
 
 def test_batch_leaves_when_every_reading_in_it_is_acknowledged() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -113,3 +115,13 @@ def test_a_file_is_named_by_its_path(tmp_path: Path) -> None:
     file.write_bytes(b"\xff")
     with pytest.raises(MapError, match="cannot be read"):
         load_map(str(file))
+
+
+@pytest.mark.parametrize("name", shipped_maps())
+def test_a_shipped_map_says_where_the_unit_of_its_energies_is_published(name: str) -> None:
+    # Wh taken for kWh is a bill a thousand times too high.
+    text = resources.files("drivers.modbus").joinpath("maps", f"{name}.toml").read_text("utf-8")
+    told = re.search(r"^# Unit of the energies: (Wh|kWh|MWh)[:,] .*(\.com|\.st|\.go)", text, re.MULTILINE)
+    assert told is not None
+    points = load_map(name).points
+    assert {points[energy].unit for energy in (Quantity.IMPORT_ENERGY, Quantity.EXPORT_ENERGY)} == {told.group(1)}

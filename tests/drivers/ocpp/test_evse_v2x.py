@@ -617,3 +617,54 @@ async def test_after_a_reconnect_the_setpoint_is_sent_again_and_judged_anew(
     assert held is not None
     assert held.highest_w == -5_000
     assert not charger.notices
+
+
+async def test_q12_a_discharge_is_not_told_again_to_the_transaction_that_comes_after_a_reboot_and_a_cap_is(
+    giving: tuple[OcppEvse, Charger],
+) -> None:
+    evse, charger = giving
+    evse.profiles_lost()
+    await evse.install_static_share()
+    evse.session.transaction = Transaction(transaction_id="T2", token_id="RFID-1")
+    charger.calls.clear()
+    await evse.hold_again()
+    assert not charger.all("SetChargingProfile")
+    evse.session.transaction = Transaction(transaction_id="T1", token_id="RFID-1")
+    await evse.hold_again()
+    assert evse.status().setpoint is None  # not later either: that session is over
+
+    await evse.apply(band(0, 0, lease_s=600.0))
+    evse.session.transaction = Transaction(transaction_id="T3", token_id="RFID-2")
+    await evse.hold_again()
+    held = evse.status().setpoint
+    assert held is not None
+    assert held.highest_w == 0
+
+
+async def test_q12_a_curve_that_may_discharge_is_not_told_again_in_another_transaction(charger: Charger) -> None:
+    evse = evse_at(charger)
+    evse.session.transaction = Transaction(transaction_id="T1", token_id="RFID-1")
+    curve = Period(mode=Mode.LOCAL_FREQUENCY, curve=CURVE, limit_w=6_000, discharge_w=-6_000)
+    await evse.install_static_share()
+    await evse.hold_mode(curve, 600.0, "test")
+    evse.session.transaction = Transaction(transaction_id="T2", token_id="RFID-1")
+    charger.calls.clear()
+    await evse.hold_again()
+    assert not charger.calls
+
+
+async def test_k22_a_discharge_is_not_told_to_a_car_whose_driver_wants_to_charge_now(
+    evse: OcppEvse, charger: Charger
+) -> None:
+    await evse.apply(band(-5_000, -5_000, lease_s=600.0))
+    charger.priority = True
+    evse.session.priority("T1", activated=True)
+    charger.calls.clear()
+    await evse.tend()
+    assert not charger.all("SetChargingProfile")
+    assert evse.status().setpoint is None  # it follows its driver: neither held nor disobeyed
+    with pytest.raises(DeviceRefusedError, match="its driver wants it to charge now"):
+        await evse.apply(band(-5_000, -5_000, lease_s=600.0))
+    assert not charger.all("SetChargingProfile")
+    await evse.apply(band(0, 9_000, lease_s=600.0))
+    assert charger.last_profile()["chargingProfilePurpose"] == "PriorityCharging"

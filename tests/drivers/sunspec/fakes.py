@@ -14,6 +14,7 @@ from drivers.sunspec.codec import layout
 from drivers.sunspec.connection import ConnectionPool
 from drivers.sunspec.errors import ModbusExceptionError, NoAnswerError
 from drivers.sunspec.models import Model, PointKind, model_definition
+from drivers.sunspec.pdu import octets_of
 from drivers.sunspec.transport import Endpoint, Line
 
 FIXTURES = next(
@@ -145,11 +146,11 @@ class FakeLine:
     def close(self) -> None:
         self._connected = False
 
-    async def read(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
-        return self._device(unit, timeout_s).read(address, count)
+    async def read(self, unit: int, address: int, count: int, timeout_s: float) -> bytes:
+        return octets_of(self._device(unit, timeout_s).read(address, count))
 
-    async def read_input(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
-        return self._device(unit, timeout_s).read_input(address, count)
+    async def read_input(self, unit: int, address: int, count: int, timeout_s: float) -> bytes:
+        return octets_of(self._device(unit, timeout_s).read_input(address, count))
 
     async def write(self, unit: int, address: int, words: Sequence[int], timeout_s: float) -> None:
         self._device(unit, timeout_s).write(16, address, tuple(words))

@@ -17,8 +17,9 @@ from drivers.sunspec.errors import (
     NoAnswerError,
     ReconnectedError,
 )
+from drivers.sunspec.pace import STEPS_S
 from drivers.sunspec.patience import FULL_EVERY, SHORT_S
-from drivers.sunspec.pdu import READ_INPUT
+from drivers.sunspec.pdu import READ_INPUT, octets_of
 from drivers.sunspec.transport import Endpoint, Line
 from drivers.sunspec.turns import urgently
 from tests.drivers.sunspec.fakes import ADDRESS, FakeDevice, FakeLine, Time, pool_of
@@ -39,13 +40,13 @@ async def test_requests_never_overlap_on_one_endpoint() -> None:
     overlapped = False
 
     class Slow(FakeLine):
-        async def read(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
+        async def read(self, unit: int, address: int, count: int, timeout_s: float) -> bytes:
             nonlocal busy, overlapped
             busy += 1
             overlapped |= busy > 1
             await asyncio.sleep(0)
             busy -= 1
-            return [0] * count
+            return octets_of([0] * count)
 
     connection = pool_of(Slow({}), Time()).connection(ADDRESS)
     await asyncio.gather(*(connection.read(1, n, 1, 1.0) for n in range(20)))
@@ -107,7 +108,7 @@ async def test_an_exception_from_the_device_is_an_answer() -> None:
 
 async def test_an_answer_that_does_not_fit_costs_the_connection() -> None:
     class Confused(FakeLine):
-        async def read(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
+        async def read(self, unit: int, address: int, count: int, timeout_s: float) -> bytes:
             raise BadAnswerError("another's answer")
 
     line = Confused({})
@@ -121,9 +122,9 @@ async def test_the_time_of_a_read_leaves_the_waiting_for_our_turn_out() -> None:
     time = Time()
 
     class Taking(FakeLine):
-        async def read(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
+        async def read(self, unit: int, address: int, count: int, timeout_s: float) -> bytes:
             time.now_s += 2.0
-            return [0] * count
+            return octets_of([0] * count)
 
     connection = pool_of(Taking({}), time).connection(ADDRESS)
     first, second = await asyncio.gather(connection.read(1, 0, 1, 9.0), connection.read(1, 0, 1, 9.0))
@@ -134,11 +135,11 @@ async def test_a_cancelled_request_leaves_the_connection_usable() -> None:
     entered = asyncio.Event()
 
     class Hangs(FakeLine):
-        async def read(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
+        async def read(self, unit: int, address: int, count: int, timeout_s: float) -> bytes:
             if address == 1:
                 entered.set()
                 await asyncio.Event().wait()
-            return [address] * count
+            return octets_of([address] * count)
 
     connection = pool_of(Hangs({}), Time()).connection(ADDRESS)
     task = asyncio.create_task(connection.read(1, 1, 1, 1.0))
@@ -177,10 +178,10 @@ async def test_an_order_overtakes_polls_that_wait_on_its_line() -> None:
     done: list[str] = []
 
     class Gated(FakeLine):
-        async def read(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
+        async def read(self, unit: int, address: int, count: int, timeout_s: float) -> bytes:
             await gate.wait()
             done.append(f"read {address}")
-            return [0] * count
+            return octets_of([0] * count)
 
         async def write(self, unit: int, address: int, words: Sequence[int], timeout_s: float) -> None:
             done.append("write")
@@ -208,14 +209,14 @@ async def test_a_dead_unit_costs_its_neighbour_one_short_wait_at_most() -> None:
     waited: list[tuple[int, float]] = []
 
     class OneDead(FakeLine):
-        async def read(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
+        async def read(self, unit: int, address: int, count: int, timeout_s: float) -> bytes:
             took_s = timeout_s if unit == 9 else 0.01
             waited.append((unit, took_s))
             time.now_s += took_s
             await asyncio.sleep(0)
             if unit == 9:
                 raise NoAnswerError("silent")
-            return [0] * count
+            return octets_of([0] * count)
 
     line = OneDead({})
     connection = pool_of(line, time).connection(ADDRESS)
@@ -275,12 +276,12 @@ async def test_a_busy_device_is_asked_again_a_bounded_number_of_times(code: int,
     asked = 0
 
     class Busy(FakeLine):
-        async def read(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
+        async def read(self, unit: int, address: int, count: int, timeout_s: float) -> bytes:
             nonlocal asked
             asked += 1
             if asked <= times:
                 raise ModbusExceptionError("busy", code)
-            return [7]
+            return octets_of([7])
 
     connection = pool_of(Busy({}), Time()).connection(ADDRESS)
     if times <= 2:
@@ -334,3 +335,22 @@ async def test_input_registers_are_asked_for_by_function_4_only_where_that_is_wa
     assert (await unit.read(0, 1)).words == [3]
     assert (await unit.read(0, 1, function=READ_INPUT)).words == [4]
     assert (device.reads, device.input_reads) == ([(0, 1)], [(0, 1)])
+
+
+async def test_an_order_keeps_the_proven_pause_while_a_shorter_one_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    time, pauses = Time(), list[float]()
+    connection = pool_of(FakeLine({1: FakeDevice({0: 7})}), time).connection(ADDRESS)
+    await connection.read(1, 0, 1, 1.0)
+    connection.pace.known(STEPS_S[1])
+    connection.pace.gap_s = STEPS_S[0]
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        time.now_s += seconds
+
+    monkeypatch.setattr("drivers.sunspec.connection.asyncio.sleep", sleep)
+    await connection.read(1, 0, 1, 1.0)
+    await connection.write_one(1, 0, 8, 1.0)
+    async with urgently():
+        await connection.read(1, 0, 1, 1.0)
+    assert pauses == pytest.approx([STEPS_S[0], STEPS_S[1], STEPS_S[1]])

@@ -174,7 +174,7 @@ async def test_silence_and_busy_say_nothing_about_who_is_there() -> None:
     description = await describe(unit_of(device))
 
     class Busy(FakeLine):
-        async def read(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
+        async def read(self, unit: int, address: int, count: int, timeout_s: float) -> bytes:
             raise ModbusExceptionError("reading", 6)
 
     with pytest.raises(ModbusExceptionError):

@@ -66,7 +66,7 @@ async def test_a_chain_that_ends_in_silence_is_told_from_a_device_that_went_sile
     device = device_of([common(), inverter_701()], end=())
 
     class EndsInSilence(FakeLine):
-        async def read(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
+        async def read(self, unit: int, address: int, count: int, timeout_s: float) -> bytes:
             if any(at not in device.registers for at in range(address, address + count)):
                 raise NoAnswerError("no answer")
             return await super().read(unit, address, count, timeout_s)
@@ -108,7 +108,7 @@ async def test_a_wrong_base_that_hangs_does_not_hide_the_right_one() -> None:
     device = device_of([common()], base=50000)
 
     class HangsElsewhere(FakeLine):
-        async def read(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
+        async def read(self, unit: int, address: int, count: int, timeout_s: float) -> bytes:
             if address < 50000:
                 raise NoAnswerError("no answer")
             return await super().read(unit, address, count, timeout_s)

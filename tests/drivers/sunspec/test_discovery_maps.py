@@ -11,6 +11,7 @@ from drivers.sunspec import discovery
 from drivers.sunspec.connection import ConnectionPool, Unit
 from drivers.sunspec.discovery import BASES, MOST_REQUESTS, DeviceDescription, describe, discover_units
 from drivers.sunspec.errors import ModbusExceptionError, NoAnswerError, NotSunSpecError
+from drivers.sunspec.pdu import octets_of
 from tests.drivers.sunspec.fakes import (
     ADDRESS,
     FakeDevice,
@@ -37,9 +38,9 @@ class LineThat(FakeLine):
         self.answer = answer
         self.asked: list[int] = []
 
-    async def read(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
+    async def read(self, unit: int, address: int, count: int, timeout_s: float) -> bytes:
         self.asked.append(address)
-        return self.answer(self.units[unit], address, count)
+        return octets_of(self.answer(self.units[unit], address, count))
 
 
 async def described(line: FakeLine | FakeDevice) -> DeviceDescription:

@@ -120,6 +120,20 @@ async def test_float_models_measure_like_integer_ones() -> None:
     assert (sample.import_register_milliwatt_hours, sample.export_register_milliwatt_hours) == (98_765_500, 12_250)
 
 
+@pytest.mark.parametrize("number", [101, 102, 103, 111, 112, 113, 701])
+async def test_every_model_of_inverters_gives_power_frequency_and_energy(number: int) -> None:
+    if number == 701:
+        words = inverter_701(4000, TotWhInj=98765, TotWhAbs=0)
+    elif number > 110:
+        words = model_words(number, {"W": 4000.0, "Hz": 50.012, "WH": 98765.0, "St": 4})
+    else:
+        factors = {"W_SF": 1, "Hz_SF": -3, "WH_SF": 0}
+        words = model_words(number, {"W": 400, "Hz": 50012, "WH": 98765, "St": 4, **factors})
+    sample = await looked(device_of([common(), words]), DeviceKind.PV)
+    assert (sample.power_w, sample.frequency_millihertz) == (-4000, 50_012)
+    assert sample.export_register_milliwatt_hours == 98_765_000
+
+
 async def test_a_counter_of_zero_in_an_accumulator_is_not_a_reading() -> None:
     words = model_words(103, {"W": 10, "W_SF": 0, "WH": 0, "WH_SF": 0})
     assert (await looked(device_of([common(), words]), DeviceKind.PV)).export_register_milliwatt_hours is None

@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drivers.sunspec.errors import BadAnswerError, ModbusExceptionError
-from drivers.sunspec.pdu import READ_INPUT, Request, check, read_request, words_of, write_one_request, write_request
+from drivers.sunspec.pdu import (
+    READ_INPUT,
+    Request,
+    check,
+    octets_of,
+    read_request,
+    words_of,
+    write_one_request,
+    write_request,
+)
 
 REQUESTS = [
     read_request(1, 40000, 2),
@@ -68,4 +77,5 @@ def test_every_exception_code_is_the_devices_no(code: int) -> None:
 
 
 def test_registers_are_read_high_byte_first() -> None:
-    assert words_of(b"\x03\x04SunS") == [0x5375, 0x6E53]
+    assert words_of(b"SunS") == [0x5375, 0x6E53]
+    assert octets_of([0x5375, 0x6E53]) == b"SunS"

@@ -140,7 +140,7 @@ async def test_another_device_that_is_silent_where_the_old_map_was_is_discovered
     inner = {at - 40000: word for at, word in pv("S-2").registers.items()}
 
     class Hangs(FakeLine):
-        async def read(self, unit: int, address: int, count: int, timeout_s: float) -> list[int]:
+        async def read(self, unit: int, address: int, count: int, timeout_s: float) -> bytes:
             if address + count > len(inner):
                 raise NoAnswerError("no answer")
             return await super().read(unit, address, count, timeout_s)

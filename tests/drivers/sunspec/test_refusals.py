@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from drivers.sunspec.codec import layout
 from drivers.sunspec.connection import Words
 from drivers.sunspec.errors import ModbusExceptionError
+from drivers.sunspec.pdu import octets_of
 from drivers.sunspec.registers import MapPoll, Refusals
 from drivers.sunspec.relearning import RELEARN_S
 from tests.drivers.sunspec.fakes import FakeDevice, address_of, common, definition, device_of
@@ -31,7 +32,7 @@ class Counted:
 
     async def __call__(self, address: int, count: int) -> Words:
         try:
-            return Words(self.device.read(address, count), 0.0, 0.0)
+            return Words(octets_of(self.device.read(address, count)), 0.0, 0.0)
         except ModbusExceptionError:
             self.refused += 1
             raise

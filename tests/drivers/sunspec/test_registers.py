@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from drivers.sunspec.codec import layout
 from drivers.sunspec.connection import Words
 from drivers.sunspec.errors import ModbusExceptionError, NoAnswerError
+from drivers.sunspec.pdu import octets_of
 from drivers.sunspec.registers import MapPoll, ModelPoll, Read
 from drivers.sunspec.relearning import RELEARN_LEAST_S, RELEARN_S
 from drivers.sunspec.stretches import Part, Placed, arrange
@@ -19,7 +20,7 @@ from tests.drivers.sunspec.fakes import FakeDevice, definition, model_words
 
 def reading(device: FakeDevice) -> Read:
     async def read(address: int, count: int) -> Words:
-        return Words(device.read(address, count), 1.0, 3.0)
+        return Words(octets_of(device.read(address, count)), 1.0, 3.0)
 
     return read
 

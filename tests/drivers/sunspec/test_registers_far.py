@@ -6,6 +6,7 @@ import pytest
 
 from drivers.sunspec.codec import Layout, layout
 from drivers.sunspec.connection import Words
+from drivers.sunspec.pdu import octets_of
 from drivers.sunspec.registers import ModelPoll, layout_of
 from drivers.sunspec.relearning import RELEARN_LEAST_S, RELEARN_S
 from tests.drivers.sunspec.fakes import FakeDevice, definition, model_words
@@ -54,7 +55,7 @@ async def test_a_far_value_is_absent_while_its_factor_moves(nearby: list[str]) -
         words = device.read(address, count)
         if factor in range(address, address + count):
             device.registers[factor] = (device.registers[factor] + 1) & 0xFFFF
-        return Words(words, 1.0, 3.0)
+        return Words(octets_of(words), 1.0, 3.0)
 
     look = await ModelPoll(place(), 100, [*nearby, LAST]).read(moving, 0.0)
     assert set(look.values) == set(nearby)
@@ -145,7 +146,7 @@ async def test_a_factor_that_moves_between_reads_never_tears_a_value() -> None:
         value, factor = pairs[turn % len(pairs)]
         turn += 1
         device.store(114, [value, factor])
-        return Words(device.read(address, count), 1.0, 3.0)
+        return Words(octets_of(device.read(address, count)), 1.0, 3.0)
 
     poll = ModelPoll(layout(definition(103), 50), 100, ["W", "Hz", "WH"])
     for _ in range(8):

@@ -1,0 +1,100 @@
+"""The holds of owner and installer from plan to plan: kept over restarts, stated when they begin and end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from agent.control.errors import RestoreError, quoted
+from agent.control.frequency_watch import Say
+from agent.control.notes import HOLD_PREFIX
+from agent.control.order import Now
+from agent.control.override import Override, OverrideError, decode, encode, override_for
+from agent.evidence.statements import Severity
+from drivers.device import DeviceStatus
+
+Keep = Callable[[Mapping[str, bytes | None], Callable[[], None] | None], None]
+"""(notes, called once they are committed)."""
+Look = Callable[[], DeviceStatus]
+SUBJECT_MOST: Final = 255
+
+
+class Holds:
+    """One for the gateway."""
+
+    def __init__(self, looks: Mapping[str, Look], *, say: Say, keep: Keep) -> None:
+        """`looks`: how each device is that can be held."""
+        self._looks = looks
+        self._say = say
+        self._keep = keep
+        self._holds: dict[str, Override] = {}
+        self._durable: set[str] = set()
+
+    def add(self, name: str, look: Look) -> None:
+        """Another device that can be held from now on."""
+        self._looks = {**self._looks, name: look}
+
+    def begin(self, name: str, power_w: int | None, duration_s: float, by: str, now: Now) -> Override:
+        """Hold a device from now on. What allows power acts once the store has it; 0 W at once (DESIGN: law 5).
+
+        Raises OverrideError.
+        """
+        if name not in self._looks:
+            can = ", ".join(sorted(self._looks)) or "nothing"
+            raise OverrideError(f"{quoted(name)} cannot be controlled here; {can} can")
+        capabilities = self._looks[name]().capabilities
+        if power_w is not None and capabilities is not None:
+            lowest_w, highest_w = -capabilities.rated_export_w, capabilities.rated_import_w
+            if not lowest_w <= power_w <= highest_w:
+                raise OverrideError(f"{name} can do {lowest_w} to {highest_w} W, not {power_w} W")
+        hold = override_for(name, power_w, duration_s, by, now)
+        self._holds[name] = hold
+        self._durable.discard(name)
+
+        def committed() -> None:
+            if self._holds.get(name) is hold:
+                self._durable.add(name)
+
+        self._keep({HOLD_PREFIX + name: encode(hold)}, committed)
+        self._say(Severity.INFO, "device.override", name[:SUBJECT_MOST], f"{name} is {hold.sentence}")
+        return hold
+
+    def end(self, device_id: str, by: str) -> None:
+        """Give a device back to commands and defaults. Raises OverrideError."""
+        hold = self._holds.get(device_id)
+        if hold is None:
+            raise OverrideError(f"{device_id} is not held")
+        self._drop(hold, f"ended by {by}")
+
+    def standing(self, now: Now) -> dict[str, Override]:
+        """What holds now, by device; says which have ended."""
+        for hold in [hold for hold in self._holds.values() if hold.over(now)]:
+            self._drop(hold, "its time is over")
+        return {
+            name: hold
+            for name, hold in sorted(self._holds.items())
+            if hold.stands(now) and (hold.restrictive or name in self._durable)
+        }
+
+    def restore(self, notes: Mapping[str, bytes]) -> list[str]:
+        """Go on with what an earlier run held; a sentence for each note that cannot be read."""
+        faults = []
+        for key, note in notes.items():
+            if not key.startswith(HOLD_PREFIX):
+                continue
+            try:
+                hold = decode(note)
+            except RestoreError as error:
+                faults.append(f"{key}: {error}")
+                continue
+            if hold.device_id not in self._holds:  # what was said since is newer
+                self._holds[hold.device_id] = hold
+                self._durable.add(hold.device_id)
+        return faults
+
+    def _drop(self, hold: Override, why: str) -> None:
+        del self._holds[hold.device_id]
+        self._durable.discard(hold.device_id)
+        self._keep({HOLD_PREFIX + hold.device_id: None}, None)
+        text = f"{hold.device_id} is held no more, {why}; it was {hold.sentence}"
+        self._say(Severity.INFO, "device.override_ended", hold.device_id[:SUBJECT_MOST], text)

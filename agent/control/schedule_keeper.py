@@ -1,0 +1,283 @@
+"""The schedules of this site: taken in, kept over restarts, followed when nobody commands, and reckoned with.
+
+A shell without tasks: the controller asks it with each plan and writes down what it has to keep.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from agent.control.admission import Policy
+from agent.control.command import Command, Mode, Price
+from agent.control.deviation import Agreement, Deviation, DeviationBook, decode_deviations, encode_deviations, observe
+from agent.control.errors import RestoreError
+from agent.control.notes import PREFIX
+from agent.control.order import Now, Order, Rank
+from agent.control.plan import Plan
+from agent.control.schedule import STEP_US, Agreed, clock, decode_agreed, encode_agreed
+from agent.control.schedule_admission import ScheduleKnown, ScheduleRefused, judge_schedule, replaces
+from agent.control.site import SiteView
+from agent.control.tally import Register
+from agent.evidence import cbor
+from agent.evidence.errors import EvidenceError
+from agent.evidence.statements import Alarm, CommandReceipt, CommandState, Severity, Statement
+from agent.identity.trust import TrustList
+
+ENTRY: Final = PREFIX + "schedule/"
+NUMBERS: Final = PREFIX + "schedules"
+DEVIATIONS: Final = PREFIX + "deviations"
+KEPT_EVERY_US: Final = 60 * 1_000_000
+"""The open quarter is noted so often: after a restart its registers from the beginning still count."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleLine:
+    """One schedule, for people."""
+
+    schedule_hash: bytes
+    issuer: str
+    targets: tuple[str, ...]
+    at_connection: bool
+    start_us: int
+    end_us: int
+    power_w: int | None
+    """Agreed now; None: nothing."""
+    in_force: bool
+    reason: str
+    """What binds it, or why it is not followed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A new schedule, and the receipts to write with it."""
+
+    hash: bytes
+    receipts: tuple[CommandReceipt, ...]
+
+
+class ScheduleKeeper:
+    """One for the gateway."""
+
+    def __init__(self, draw: Callable[[], float]) -> None:
+        self._draw = draw
+        self._agreed: dict[bytes, Agreed] = {}
+        self._not_stored: set[bytes] = set()
+        """What allows power is not acted on before the store has it (DESIGN: law 5)."""
+        self._newest: dict[bytes, tuple[int, int]] = {}
+        self._noted: dict[str, bytes | None] = {}
+        self._noted_us = 0
+        self.restored = False
+        self.deviations = DeviationBook()
+
+    # -- in
+
+    def receive(
+        self, signed: bytes, policy: Policy, trust: TrustList | None, now: Now
+    ) -> ScheduleRefused | ScheduleKnown | Taken:
+        """Take what the link brought. One that is new is followed once `committed` was called for it."""
+        came = hashlib.sha256(signed).digest()
+        if not self.restored:
+            return ScheduleRefused(came, "the stored schedules have not been read yet; send it again")
+        stored = tuple(self._agreed.values())
+        verdict = judge_schedule(signed, came, policy, trust, stored, self._newest, now, self._draw())
+        if isinstance(verdict, ScheduleRefused | ScheduleKnown):
+            return verdict
+        said: list[CommandReceipt] = []
+        for old in stored:
+            if old.issuer_key == verdict.issuer_key and replaces(verdict.schedule, old.schedule):
+                reason = f"replaced by schedule {verdict.hash.hex()[:12]} of the same issuer"
+                said.append(_receipt(old, CommandState.SUPERSEDED, reason, now))
+                self._forget(old)
+        made = (
+            _receipt(verdict, CommandState.RECEIVED, "", now),
+            _receipt(verdict, CommandState.ACCEPTED, "", now),
+        )
+        self._agreed[verdict.hash] = agreed = replace(verdict, receipts=made)
+        self._newest[agreed.issuer_key] = agreed.schedule.number
+        self._noted[ENTRY + agreed.hash.hex()] = encode_agreed(agreed)
+        self._noted[NUMBERS] = _encode_numbers(self._newest)
+        self._not_stored.add(agreed.hash)
+        return Taken(agreed.hash, (*said, *made))
+
+    def take(self, agreed: Agreed) -> None:
+        """Follow a schedule whose right to be was judged elsewhere."""
+        self._agreed[agreed.hash] = agreed
+
+    def committed(self, schedule_hash: bytes) -> None:
+        """The store has it now."""
+        self._not_stored.discard(schedule_hash)
+
+    def restore(self, notes: Mapping[str, bytes]) -> list[str]:
+        """Take what an earlier run has noted; sentences about what is damaged. One bad note costs one schedule."""
+        faults = []
+        for key, note in sorted(notes.items()):
+            try:
+                if key.startswith(ENTRY):
+                    agreed = decode_agreed(note)
+                    self._agreed[agreed.hash] = agreed
+                elif key == NUMBERS:
+                    self._newest = _decode_numbers(note)
+                elif key == DEVIATIONS:
+                    self.deviations = decode_deviations(note)
+            except RestoreError as error:
+                faults.append(f"{key}: {error}")
+        self.restored = True
+        return faults
+
+    # -- out
+
+    def orders(self, now: Now) -> tuple[Order, ...]:
+        """What the schedules ask for now, the newest first."""
+        newest_first = sorted(self._agreed.values(), key=lambda a: (-a.received_us, a.hash))
+        stored = [agreed for agreed in newest_first if agreed.hash not in self._not_stored]
+        return tuple(order for agreed in stored if (order := agreed.order(now)) is not None)
+
+    def next_change_us(self, after_us: int) -> int | None:
+        """The next moment at which a schedule may ask for something else."""
+        moments = [agreed.next_change_us(after_us) for agreed in self._agreed.values()]
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    def follow(
+        self, site: SiteView, plan: Plan, registers: Mapping[str, Register], spot: Price | None
+    ) -> tuple[Statement, ...]:
+        """Reckon with what the plan does; what has to be stated about it."""
+        now = site.now
+        if not now.time_known or not self.restored:
+            return ()
+        agreement = self._agreement(site, plan, spot)
+        before = self.deviations
+        self.deviations, closed = observe(before, agreement, registers, now.wall_us)
+        if closed is not None or (self.deviations.open and now.wall_us - self._noted_us >= KEPT_EVERY_US):
+            self._noted[DEVIATIONS] = encode_deviations(self.deviations)
+            self._noted_us = now.wall_us
+        said: list[Statement] = [] if closed is None else _statement(closed, now)
+        for agreed in list(self._agreed.values()):
+            if now.wall_us >= agreed.schedule.end_us:
+                said.append(_receipt(agreed, CommandState.COMPLETED, "its end has come", now))
+                self._forget(agreed)
+        return tuple(said)
+
+    def take_notes(self) -> dict[str, bytes | None]:
+        """What has to be written since this was last asked."""
+        noted, self._noted = self._noted, {}
+        return noted
+
+    def lines(self, site: SiteView | None, plan: Plan) -> tuple[ScheduleLine, ...]:
+        """For people."""
+        return tuple(_line(agreed, site, plan) for agreed in self._agreed.values())
+
+    # -- inside
+
+    def _agreement(self, site: SiteView, plan: Plan, spot: Price | None) -> Agreement | None:
+        """Of the first schedule that asks for something; of several at once only that one is reckoned with."""
+        for order in site.orders:
+            if order.rank is not Rank.SCHEDULE:
+                continue
+            made = plan.commands.get(order.hash)
+            scope = _scope(order.command, site)
+            commanded = any(
+                other.rank is not Rank.SCHEDULE
+                and other.command.mode is Mode.SETPOINT
+                and not scope.isdisjoint(_scope(other.command, site))
+                for other in site.orders
+            )
+            return Agreement(
+                schedule_hash=order.hash,
+                power_w=order.command.signed_power_w,
+                devices=() if made is None else made.counted_devices,
+                commanded=commanded,
+                reason="" if made is None else made.reason,
+                price=spot or order.command.price,
+            )
+        return None
+
+    def _forget(self, agreed: Agreed) -> None:
+        self._agreed.pop(agreed.hash, None)
+        self._noted[ENTRY + agreed.hash.hex()] = None
+
+
+def _scope(command: Command, site: SiteView) -> frozenset[str]:
+    """The devices that a command speaks of."""
+    return frozenset(command.targets or site.devices)
+
+
+def _line(agreed: Agreed, site: SiteView | None, plan: Plan) -> ScheduleLine:
+    schedule, made = agreed.schedule, plan.commands.get(agreed.hash)
+    run = None if site is None else schedule.run_at(site.now.wall_us)
+    reason = made.reason if made is not None else ""
+    if made is None:
+        reason = "nothing is agreed for this quarter" if run is None else "its random start has not come yet"
+    return ScheduleLine(
+        schedule_hash=agreed.hash,
+        issuer=schedule.issuer,
+        targets=schedule.targets,
+        at_connection=not bool(schedule.point),
+        start_us=schedule.start_us,
+        end_us=schedule.end_us,
+        power_w=None if run is None else run[0],
+        in_force=made is not None and made.in_force,
+        reason=reason,
+    )
+
+
+def _receipt(agreed: Agreed, state: CommandState, reason: str, now: Now) -> CommandReceipt:
+    return CommandReceipt(
+        command_hash=agreed.hash,
+        command_id=f"schedule {agreed.schedule.sequence}",
+        state=state,
+        timestamp_us=now.wall_us,
+        reason=reason,
+        delivered_energy_wh=None,
+    )
+
+
+def _statement(closed: Deviation, now: Now) -> list[Statement]:
+    """What is worth proving: a quarter that went otherwise than agreed."""
+    if not closed.under_wh and not closed.over_wh and closed.delivered_wh is not None:
+        return []
+    until_us = closed.start_us + STEP_US
+    delivered = "an unknown energy" if closed.delivered_wh is None else f"{closed.delivered_wh:+} Wh"
+    text = (
+        f"schedule {closed.schedule_hash.hex()[:12]}, {clock(closed.start_us)} to {clock(until_us)}: "
+        f"{closed.scheduled_wh:+} Wh agreed, {delivered} metered; {closed.under_wh} Wh short, {closed.over_wh} Wh over"
+    )
+    if closed.penalty_micro is not None:
+        text += f"; would cost {closed.penalty_micro / 1e6:.4f} {closed.currency}"
+    text += "; a command went before it" if closed.excused else ""
+    text += "; estimated" if closed.estimated else ""
+    text += f"; {closed.reason}" if closed.reason else ""
+    return [
+        Alarm(
+            timestamp_us=now.wall_us,
+            severity=Severity.INFO,
+            code="schedule.deviation",
+            subject="site",
+            text=text[:800],
+        )
+    ]
+
+
+def _encode_numbers(newest: Mapping[bytes, tuple[int, int]]) -> bytes:
+    items: list[cbor.Value] = [[key, epoch, sequence] for key, (epoch, sequence) in sorted(newest.items())]
+    return cbor.encode([1, items])
+
+
+def _decode_numbers(note: bytes) -> dict[bytes, tuple[int, int]]:
+    try:
+        value = cbor.decode(note, what="schedule numbers")
+    except EvidenceError as error:
+        raise RestoreError(str(error)) from error
+    newest = {}
+    match value:
+        case [1, list(items)]:
+            for item in items:
+                match item:
+                    case [bytes(key), int(epoch), int(sequence)]:
+                        newest[key] = (epoch, sequence)
+                    case _:
+                        raise RestoreError("schedule numbers: a number is not laid out as version 1")
+            return newest
+    raise RestoreError("schedule numbers: not laid out as version 1")

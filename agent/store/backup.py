@@ -1,0 +1,153 @@
+"""A copy of the whole store, made while it is in use, and putting one back.
+
+Every copy carries a mark. A database with that mark is another life of the store wherever it is put: its numbers may
+have been given out since, so whoever opens it begins a new incarnation (`files.prepare`), also when a person copied the
+file by hand. All of this blocks.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from agent.store import files, schema
+from agent.store.errors import StoreCorruptError, StoreError, translated
+
+PAGES_AT_ONCE: Final = 2_048
+"""8 MiB between two words of progress."""
+RESTORING: Final = f"{files.DATABASE}.restoring"
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A backup, as it says of itself."""
+
+    incarnation: int
+    batches: int
+    bytes: int
+
+
+def back_up(state_dir: Path, out: Path, progress: Callable[[int, int], None]) -> Copy:
+    """Copy the store of a folder, in use or not, into a new file of mode 0600.
+
+    One moment of it, whatever is written meanwhile. `progress` is told pages done and in all. Raises StoreError, also
+    where `out` exists; OSError. What was begun and failed is removed.
+    """
+    path = state_dir / files.DATABASE
+    if not path.exists():
+        raise StoreError(f"{path}: there is no store; the agent makes it when it first runs")
+    os.close(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    try:
+        _copy(path, out, progress)
+        schema.mark_copy(out)
+        copy = look_at(out)
+        _sync(out)
+    except BaseException:
+        out.unlink(missing_ok=True)
+        raise
+    return copy
+
+
+def look_at(path: Path) -> Copy:
+    """Check a backup whole. Raises StoreVersionError, StoreCorruptError, StoreError."""
+    if not path.is_file():
+        raise StoreError(f"{path}: there is no such file")
+    schema.check(path, whole=True)
+    incarnation = schema.read_incarnation(path)
+    if incarnation is None:
+        raise StoreCorruptError(f"{path}: is the beginning of a store that was never finished")
+    connection = _open(path, writing=False)
+    try:
+        verdict = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if verdict != "ok":
+            raise StoreCorruptError(f"{path}: {str(verdict)[:200]}")
+        batches = int(connection.execute("SELECT count(*) FROM batch").fetchone()[0])
+    except sqlite3.Error as error:
+        raise translated(error, f"checking {path}") from error
+    finally:
+        connection.close()
+    return Copy(incarnation, batches, path.stat().st_size)
+
+
+def note_in(path: Path, key: str) -> bytes | None:
+    """The value that a database holds under a key. Raises StoreError."""
+    connection = _open(path, writing=False)
+    try:
+        row = connection.execute("SELECT value FROM note WHERE key = ?", (key,)).fetchone()
+    except sqlite3.Error as error:
+        raise translated(error, f"reading {path}") from error
+    finally:
+        connection.close()
+    return None if row is None else bytes(row[0])
+
+
+def put_back(state_dir: Path, source: Path, progress: Callable[[int, int], None]) -> Path | None:
+    """Make a backup the store of a folder; where the one that was there is now, None when there was none.
+
+    The next opening begins a new incarnation. Nothing is deleted. Raises StoreInUseError while an agent runs;
+    StoreVersionError, StoreCorruptError, StoreError, and then the store is as it was.
+    """
+    look_at(source)
+    lock = files.Lock(state_dir)
+    try:
+        copied = state_dir / RESTORING
+        copied.unlink(missing_ok=True)
+        os.close(os.open(copied, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        _copy(source, copied, progress)
+        schema.mark_copy(copied)
+        owner = state_dir.stat()
+        if os.geteuid() == 0:
+            os.chown(copied, owner.st_uid, owner.st_gid)
+        _sync(copied)
+        aside = files.set_aside(state_dir, "replaced") if (state_dir / files.DATABASE).exists() else None
+        copied.rename(state_dir / files.DATABASE)
+        files.sync_folder(state_dir)
+    except OSError as error:
+        raise StoreError(f"{error.filename or state_dir}: {error.strerror}") from error
+    finally:
+        lock.release()
+    return aside
+
+
+def _copy(source: Path, out: Path, progress: Callable[[int, int], None]) -> None:
+    reading = _open(source, writing=False)
+    writing = _open(out, writing=True)
+    try:
+        # A transaction of its own around all of it: else each commit of the agent has the copy begin anew.
+        reading.execute("BEGIN")
+        reading.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        reading.backup(
+            writing, pages=PAGES_AT_ONCE, progress=lambda _, left, total: progress(total - left, total), sleep=0.0
+        )
+        # One file, without a log beside it.
+        writing.execute("PRAGMA journal_mode = DELETE")
+    except sqlite3.Error as error:
+        raise translated(error, f"copying {source} to {out}") from error
+    finally:
+        writing.close()
+        reading.close()
+
+
+def _open(path: Path, *, writing: bool) -> sqlite3.Connection:
+    try:
+        connection = sqlite3.connect(
+            f"file:{quote(str(path.absolute()))}?mode={'rw' if writing else 'ro'}", uri=True, isolation_level=None
+        )
+    except sqlite3.Error as error:
+        raise translated(error, f"opening {path}") from error
+    connection.execute("PRAGMA busy_timeout = 5000")
+    return connection
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    files.sync_folder(path.absolute().parent)

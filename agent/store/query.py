@@ -1,0 +1,75 @@
+"""One reading connection: a query is one snapshot, and damage that it meets is noted."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+from urllib.parse import quote
+
+import aiosqlite
+
+from agent.store.errors import StoreCorruptError, StoreError, translated
+
+T = TypeVar("T")
+Parameter: TypeAlias = "int | str | bytes | None"
+
+
+class Query:
+    """What everything that reads is made of."""
+
+    def __init__(self, connection: aiosqlite.Connection, incarnation: int, damaged: Callable[[], None]) -> None:
+        self._read = connection
+        self._damaged = damaged
+        self.incarnation = incarnation
+        """One unbroken life of the store, from 1; see `agent.store.files.prepare`."""
+
+    async def _all(self, sql: str, *parameters: Parameter) -> list[tuple[Any, ...]]:
+        """All rows of one query: one snapshot. Raises StoreError."""
+        try:
+            return [tuple(row) for row in await self._read.execute_fetchall(sql, parameters)]
+        except sqlite3.Error as error:
+            raise self._noticed(translated(error, "reading")) from error
+        except ValueError as error:  # aiosqlite's word for a closed connection
+            raise StoreError("the store is closed") from error
+
+    def _checked(self, decode: Callable[[bytes], T], encoded: bytes) -> T:
+        try:
+            return decode(encoded)
+        except StoreCorruptError as error:
+            raise self._noticed(error) from error
+
+    def _noticed(self, error: StoreError) -> StoreError:
+        if isinstance(error, StoreCorruptError):
+            self._damaged()
+        return error
+
+
+async def connect(path: Path, *, writing: bool) -> aiosqlite.Connection:
+    """A connection with the settings that durability rests on. Raises StoreError."""
+    # Read-only connections still need the shared-memory file of the log, which the writer has made.
+    uri = f"file:{quote(str(path))}?mode={'rw' if writing else 'ro'}"
+    try:
+        connection = await aiosqlite.connect(uri, uri=True, isolation_level=None)
+    except sqlite3.Error as error:
+        raise translated(error, f"opening {path}") from error
+    settings = ["busy_timeout = 5000", "temp_store = MEMORY", "cache_size = -8000"]
+    if writing:
+        # FULL: NORMAL may lose commits at a power cut in WAL mode. A long log is cut back to 16 MiB.
+        settings += ["synchronous = FULL", "journal_size_limit = 16777216"]
+    else:
+        settings += ["query_only = ON"]
+    try:
+        for setting in settings:
+            await connection.execute(f"PRAGMA {setting}")
+    except sqlite3.Error as error:
+        await connection.close()
+        raise translated(error, f"opening {path}") from error
+    return connection
+
+
+def as_number(value: object) -> int:
+    """A column that is one."""
+    assert isinstance(value, int)
+    return value

@@ -1,0 +1,114 @@
+"""How the store makes room: old acknowledged batches are deleted, and leaves are taken out of batches that stay.
+
+Functions over the writer's connection, each within one transaction of the writer. What may go, others decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import aiosqlite
+
+from agent.store import bodies, spans
+from agent.store.errors import ConflictError
+from agent.store.schema import BLOCK_BITS
+from agent.store.writer import write_notes
+
+PRUNE_BATCHES: Final = 256
+"""Deleted in one transaction, so that a day's pruning holds nobody up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A batch as it shall be from now on, without some of its leaves."""
+
+    place: int
+    encoded: bytes
+    gone: frozenset[int]
+    """Indexes of the leaves that go with this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is left of a batch that is deleted."""
+
+    place: int
+    encoded: bytes
+
+
+async def prune_some(
+    connection: aiosqlite.Connection, ends: tuple[int, int], kept: Sequence[Kept], series: Iterable[int]
+) -> tuple[int, int]:
+    """Delete the batches from one place to another; (batches, statements) that went. `series`: all that there are."""
+    ((count, statements),) = await _rows(
+        connection, "SELECT count(*), coalesce(sum(leaf_count - 1), 0) FROM batch WHERE batch BETWEEN ? AND ?", ends
+    )
+    await connection.executemany(
+        "INSERT OR REPLACE INTO kept SELECT batch, incarnation, number, first_timestamp_us, last_timestamp_us, ? "
+        "FROM batch WHERE batch = ?",
+        [(bodies.pack(each.encoded), each.place) for each in kept],
+    )
+    for table in ("body", "batch", "span", "thinned"):
+        await connection.execute(f"DELETE FROM {table} WHERE batch BETWEEN ? AND ?", ends)  # noqa: S608  # fixed names
+    ((oldest,),) = await _rows(connection, "SELECT min(batch) FROM batch", ())
+    await connection.executemany(
+        "DELETE FROM block WHERE series = ? AND block < ?", [(each, oldest >> BLOCK_BITS) for each in series]
+    )
+    return count, statements
+
+
+async def cut_some(
+    connection: aiosqlite.Connection,
+    cuts: Sequence[Cut],
+    notes: Mapping[str, bytes | None],
+    sealed_kind: int,
+) -> int:
+    """Put batches without some leaves in the place of those with them; how many leaves went.
+
+    What stands for the leaves must be sealed before they go: raises ConflictError while a statement of `sealed_kind` is
+    queued. A batch that is no longer there is passed over.
+    """
+    waiting = await _rows(
+        connection, "SELECT 1 FROM queue JOIN series USING (series) WHERE kind = ? LIMIT 1", (sealed_kind,)
+    )
+    if waiting:
+        raise ConflictError("what stands for the leaves is not sealed yet")
+    gone = 0
+    for cut in cuts:
+        packed = bodies.pack(cut.encoded)
+        cursor = await connection.execute("UPDATE body SET encoded = ? WHERE batch = ?", (packed, cut.place))
+        if cursor.rowcount != 1:
+            continue
+        gone += await _cut_spans(connection, cut)
+    await write_notes(connection, notes)
+    return gone
+
+
+async def _cut_spans(connection: aiosqlite.Connection, cut: Cut) -> int:
+    changed, empty, gone = [], [], 0
+    for series, encoded in await _rows(
+        connection, "SELECT series, leaves FROM span WHERE batch = ? ORDER BY series", (cut.place,)
+    ):
+        leaves = spans.decode(encoded)
+        left = [leaf for leaf in leaves if leaf.index not in cut.gone]
+        gone += len(leaves) - len(left)
+        if not left:
+            empty.append((cut.place, series))
+        elif len(left) < len(leaves):
+            sequences = [leaf.sequence for leaf in left if leaf.sequence is not None]
+            ends = min(sequences, default=None), max(sequences, default=None)
+            changed.append((*ends, spans.encode(left), cut.place, series))
+    await connection.executemany("DELETE FROM span WHERE batch = ? AND series = ?", empty)
+    await connection.executemany(
+        "UPDATE span SET first_sequence = ?, last_sequence = ?, leaves = ? WHERE batch = ? AND series = ?", changed
+    )
+    await connection.execute(
+        "INSERT INTO thinned VALUES (?1, ?2) ON CONFLICT (batch) DO UPDATE SET absent = absent + ?2", (cut.place, gone)
+    )
+    return gone
+
+
+async def _rows(connection: aiosqlite.Connection, sql: str, parameters: tuple[object, ...]) -> list[tuple[Any, ...]]:
+    return [tuple(row) for row in await connection.execute_fetchall(sql, parameters)]

@@ -1,0 +1,138 @@
+"""The flexibility envelope: what can be offered, and that the plan would carry it out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+
+from agent.control.coming_back import ComingBack
+from agent.control.command import CommandType
+from agent.control.envelope import Envelope, envelope
+from agent.control.plan import make_plan
+from agent.control.site import Mandate, SiteView
+from tests.agent.control.strategies import sites
+from tests.agent.control.support import (
+    BATTERY,
+    CAR,
+    HOUR_US,
+    PLAIN,
+    PV,
+    SOME_COMMAND,
+    START_US,
+    V2G_SESSION,
+    order_of,
+    site,
+)
+
+
+def test_a_battery_offers_both_ways_from_where_it_is() -> None:
+    made = envelope(site(replace(BATTERY, power_w=3_000)))
+    assert (made.power_up_w, made.power_down_w) == (13_000, 7_000)
+    assert (made.energy_up_wh, made.energy_down_wh) == (3_250, 1_750)
+    assert (made.ramp_up_w_per_min, made.ramp_down_w_per_min) == (13_000 * 30, 7_000 * 30)
+    assert (made.minimum_soc_permille, made.maximum_soc_permille) == (100, 1000)
+
+
+def test_at_its_minimum_a_battery_offers_no_discharge() -> None:
+    assert envelope(site(replace(BATTERY, state_of_charge_permille=100))).power_up_w == 0
+
+
+def test_pv_offers_to_produce_less_and_never_more() -> None:
+    made = envelope(site(PV))
+    assert (made.power_up_w, made.power_down_w) == (0, 5_000)
+
+
+def test_a_car_offers_what_it_has_above_its_owners_minimum() -> None:
+    made = envelope(site(replace(CAR, vehicle=replace(V2G_SESSION, state_of_charge_permille=310))))
+    assert made.power_up_w == 11_000
+    assert made.energy_up_wh == 600  # 1 % of 60 kWh
+    assert made.minimum_soc_permille == 300
+
+
+def test_less_charging_is_energy_from_no_storage() -> None:
+    made = envelope(site(replace(PLAIN, power_w=8_000)))
+    assert (made.power_up_w, made.energy_up_wh) == (8_000, 2_000)
+
+
+@pytest.mark.parametrize("hours", [1.0, 1.05])
+def test_a_car_whose_departure_comes_near_offers_no_less_than_it_needs(hours: float) -> None:
+    need = replace(
+        PLAIN.vehicle or V2G_SESSION, energy_needed_wh=9_000, departure_timestamp_us=START_US + round(hours * HOUR_US)
+    )
+    made = envelope(site(replace(PLAIN, power_w=11_000, vehicle=need)))
+    assert made.power_up_w < 11_000 / 2
+
+
+def test_the_connection_bounds_the_sum() -> None:
+    view = site(BATTERY, CAR)
+    view = replace(view, limits=replace(view.limits, export_limit_w=4_000, import_limit_w=6_000))
+    made = envelope(view)  # the house takes 1 kW
+    assert (made.power_up_w, made.power_down_w) == (5_000, 5_000)
+
+
+def test_without_the_contracts_permission_storage_covers_the_site_and_no_more() -> None:
+    view = site(BATTERY, house_w=2_000)
+    view = replace(view, limits=replace(view.limits, discharge_permitted=False))
+    assert envelope(view).power_up_w == 2_000
+
+
+def test_the_price_is_the_one_for_which_every_owner_agrees() -> None:
+    mandates = {
+        "owner": Mandate(token_id="owner", minimum_soc_permille=300, least_price_micro_per_kwh=250_000, currency="EUR")
+    }
+    made = envelope(site(CAR, mandates=mandates))
+    assert (made.least_price_micro_per_kwh, made.currency) == (250_000, "EUR")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"stop": "me"}, "STOP"),
+        ({"islanded": True}, "islanded"),
+        ({"safe_mode": "why"}, "safe mode: why"),
+        ({"meter": None}, "grid meter"),
+    ],
+)
+def test_a_site_that_follows_nobody_offers_nothing_and_says_why(change: dict[str, object], says: str) -> None:
+    made = envelope(replace(site(), **change))  # type: ignore[arg-type]  # fields of SiteView
+    assert made == Envelope(why_not=made.why_not)
+    assert says in made.why_not
+
+
+def test_a_site_without_devices_and_one_of_silent_ones_offer_nothing() -> None:
+    assert envelope(site(replace(BATTERY, online=False))).why_not
+    assert envelope(replace(site(BATTERY), devices={})).why_not
+
+
+def test_what_comes_back_slowly_offers_no_more_than_its_allowance() -> None:
+    back = ComingBack(why="x", since_s=0, wait_s=0, allowance_permille=100)
+    made = envelope(site(BATTERY, coming_back=back))
+    assert (made.power_up_w, made.power_down_w) == (1_000, 1_000)
+
+
+@given(sites())
+def test_an_envelope_is_never_negative_and_its_energy_fits_its_power(view: SiteView) -> None:
+    made = envelope(view)
+    for value in (made.power_up_w, made.power_down_w, made.energy_up_wh, made.energy_down_wh,
+                  made.ramp_up_w_per_min, made.ramp_down_w_per_min):  # fmt: skip
+        assert value >= 0
+    assert made.energy_up_wh <= made.power_up_w / 4
+    assert made.energy_down_wh <= made.power_down_w / 4
+    assert (made.power_up_w + made.power_down_w == 0) == bool(made.why_not)
+
+
+@given(sites())
+def test_a_discharge_that_was_offered_by_a_battery_is_planned(view: SiteView) -> None:
+    view = replace(view, orders=(), devices={name: d for name, d in view.devices.items() if name == "battery"})
+    made = envelope(view)
+    battery = view.devices.get("battery")
+    if battery is None or made.power_up_w == 0 or not view.limits.discharge_permitted:
+        return
+    target_w = battery.likely_w - made.power_up_w
+    asked = replace(
+        SOME_COMMAND, type=CommandType.DISCHARGE if target_w < 0 else CommandType.CHARGE, power_w=abs(target_w)
+    )
+    plan = make_plan(replace(view, orders=(order_of(asked),)))
+    assert not plan.commands[order_of(asked).hash].short

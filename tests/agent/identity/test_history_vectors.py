@@ -1,0 +1,81 @@
+"""The vectors of identity hold our code, a stranger's verifier and the generator to one and the same format."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from agent.evidence.errors import EvidenceError
+from agent.evidence.verify import Verifier
+from agent.identity import history
+from agent.identity.errors import HistoryError
+from hil_tests import generate_identity_vectors, identity_cases
+from tests.agent.evidence import independent as evidence
+from tests.agent.identity import independent
+
+FOLDER = generate_identity_vectors.FOLDER
+
+
+def load(name: str) -> list[Any]:
+    return [dict(case) for case in json.loads((FOLDER / name).read_text(encoding="utf-8"))]
+
+
+def name_of(case: Any) -> str:
+    return str(case["name"])
+
+
+def test_files_are_what_the_generator_makes() -> None:
+    made = generate_identity_vectors.files()
+    assert {path.name for path in FOLDER.iterdir()} == set(made)
+    for name, content in made.items():
+        assert (FOLDER / name).read_text(encoding="utf-8") == content, f"{name}: generate the vectors again"
+
+
+@pytest.mark.parametrize("case", load("histories.json"), ids=name_of)
+def test_history_vector(case: Any) -> None:
+    encoded = bytes.fromhex(case["history"])
+    if not case["valid"]:
+        with pytest.raises(HistoryError):
+            history.replay(history.decode_history(encoded))
+        with pytest.raises(Exception):  # noqa: B017, PT011  # any refusal will do
+            independent.replay(encoded)
+        return
+    state = history.replay(history.decode_history(encoded), gateway_id=case["gateway_id"])
+    assert identity_cases.facts_of(state) == {key: case[key] for key in identity_cases.facts_of(state)}
+    theirs = independent.replay(encoded)
+    assert (theirs.gateway_id, theirs.entries, theirs.head.hex()) == (case["gateway_id"], case["entries"], case["head"])
+    assert [
+        {"number": e.number, "algorithm": e.key[0], "key_id": independent.sha256(e.key[1]).hex(),
+         "after": place(e.after), "until": place(e.until), "over": e.over}
+        for e in theirs.epochs
+    ] == case["epochs"]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", load("epochs.json"), ids=name_of)
+def test_epoch_vector(case: Any) -> None:
+    encoded, batch = bytes.fromhex(case["history"]), bytes.fromhex(case["batch"])
+    verifier = Verifier(history.replay(history.decode_history(encoded)).trusted_keys())
+    if case["valid"]:
+        verifier.verify_batch(batch)
+        strangers_view(encoded, batch)
+        return
+    with pytest.raises(EvidenceError):
+        verifier.verify_batch(batch)
+    with pytest.raises(evidence.RefusedError):
+        strangers_view(encoded, batch)
+
+
+def strangers_view(encoded: bytes, batch: bytes) -> None:
+    """The history names the key, the verifier of evidence verifies with it."""
+    state = independent.replay(encoded)
+    keys = {
+        (state.gateway_id, independent.sha256(epoch.key[1])): (epoch.key[0], epoch.key[1]) for epoch in state.epochs
+    }
+    header, root = evidence.Verifier(keys).batch(batch)
+    independent.believes(state, header.incarnation, header.number, root, header.kid)
+
+
+def place(of: Any) -> Any:
+    return None if of is None else [of[0], of[1], of[2].hex()]
