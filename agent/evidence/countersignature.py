@@ -1,7 +1,7 @@
 """The second signature of a root: a COSE countersignature (RFC 9338) by a key that a quantum computer cannot break.
 
 It stands in the unprotected header, under label 11, and covers the batch's protected header, the root and the first
-signature. What a batch *is* does not depend on it. proto/EVIDENCE.md section 13.
+signature. What a batch *is* does not depend on it. proto/EVIDENCE.md section 15.
 """
 
 from __future__ import annotations

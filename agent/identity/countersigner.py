@@ -1,7 +1,7 @@
 """The gateway's ML-DSA-65 key, which countersigns batches: its file, encrypted under a key of the token, and its use.
 
 No token of today makes or holds such a key. The file holds its seed, AES-256-GCM under a random key that is encrypted
-to an RSA key of the token; in memory it is open while the agent runs. proto/EVIDENCE.md section 13 tells verifiers.
+to an RSA key of the token; in memory it is open while the agent runs. proto/EVIDENCE.md section 15 tells verifiers.
 """
 
 from __future__ import annotations

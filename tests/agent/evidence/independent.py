@@ -314,7 +314,7 @@ class Verifier:
         if second is not None:
             second_protected, unprotected, second_signature = second
             labels = strict(second_protected)
-            refuse_unless(unprotected == {} and set(labels) == {1, 4, 16} and len(labels[4]) == 32, "section 13")
+            refuse_unless(unprotected == {} and set(labels) == {1, 4, 16} and len(labels[4]) == 32, "section 15")
             refuse_unless(labels[1] == -49 and labels[16] == "v2g-gateway/batch-countersignature", "algorithm or typ")
             structure = ["CounterSignatureV2", protected, second_protected, b"", root, [signature]]
             if key is not None and labels[4] == sha256(key):
