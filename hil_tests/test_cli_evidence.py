@@ -16,7 +16,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from agent.cli import verifying
 from agent.cli.evidence import PIN_NOTE, Findings, VerifyError, verify_file
-from agent.cli.policy import Second
 from agent.cli.proving import Found, NotProvenError, find_proof
 from agent.evidence.batch import KeyProtection
 from agent.evidence.errors import EvidenceError
@@ -142,7 +141,7 @@ async def test_no_bit_of_a_proof_can_be_flipped_unseen(settled: Settled, tmp_pat
         changed = bytearray(encoded)
         changed[bit // 8] ^= 1 << bit % 8
         with pytest.raises((EvidenceError, VerifyError, LedgerError)):
-            verifying._proof(bytes(changed), verifying.Trusted(GATEWAY, [], None, Second(), *keys))
+            verifying._proof(bytes(changed), verifying.Trusted(GATEWAY, [], None, *keys))
 
 
 async def test_what_cannot_be_proven_is_said_with_its_reason(settled: Settled) -> None:

@@ -16,7 +16,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
+from agent.cli.init import choose_softhsm
 from agent.clock import Clock
+from agent.config import TokenSettings, read_secret
 from agent.evidence.batch import KeyProtection
 from agent.evidence.seal import SealPolicy
 from agent.identity.purposes import EVIDENCE_KEY
@@ -28,7 +30,7 @@ from agent.store import Store
 from agent.store.files import DATABASE
 from agent.token.token import Token
 from drivers.device import Sample
-from hil_tests.bench._gateway import Installed, Site, device_ids, gateway_over, install, installed_token
+from hil_tests.bench._gateway import TOKEN_LABEL, Installed, Site, device_ids, gateway_over, install
 from hil_tests.bench.sunspec import serving
 from hil_tests.rig.demo.child import StageError
 
@@ -108,7 +110,10 @@ async def store_a_day(progress: Callable[[str], None], installed: Installed, hou
 @asynccontextmanager
 async def token_of(installed: Installed) -> AsyncIterator[Token]:
     """The token of an installed gateway, ready."""
-    token = installed_token(installed)
+    pin = f"file:{installed.state_dir / 'token-pin'}"
+    settings = TokenSettings(label=TOKEN_LABEL, pin_secret=pin)
+    choose_softhsm(settings, installed.state_dir)
+    token = Token(module=settings.module, label=TOKEN_LABEL, read_pin=lambda: read_secret(pin))
     token.start()
     try:
         await token.wait_ready()
