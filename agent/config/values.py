@@ -21,7 +21,13 @@ def _secret_reference(value: str) -> str:
     return value
 
 
+def _pin_reference(value: str) -> str:
+    return value if re.fullmatch(r"tpm:/.+", value) else _secret_reference(value)
+
+
 SecretReference = Annotated[str, AfterValidator(_secret_reference)]
+PinReference = Annotated[str, AfterValidator(_pin_reference)]
+"""Also "tpm:/absolute/path" of a file that `v2g-gateway seal-pin` has made."""
 DeviceId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 
 

@@ -22,6 +22,8 @@ from agent.control.admission import HORIZON_US, Admitted, Duplicate, Nothing, Po
 from agent.control.answers import Answers
 from agent.control.book import Book, Change
 from agent.control.bounds_watch import BoundsWatch
+from agent.control.decision_log import DecisionLog
+from agent.control.decisions import Cause
 from agent.control.dispatcher import Dispatcher
 from agent.control.errors import ControlError, RestoreError
 from agent.control.feed_keeper import FeedKeeper
@@ -92,6 +94,8 @@ class Controller:
         notes: Notes,
         bounds: BoundsSettings | None = None,
         inputs: Sequence[InputSettings] = (),
+        record_folder: Path | None = None,
+        software: str = "",
         booted: bool = False,
         feeds: FeedKeeper | None = None,
         draw: Callable[[], float] = random.random,
@@ -137,6 +141,13 @@ class Controller:
         self._bounds = BoundsWatch(bounds or BoundsSettings())
         self._inputs = InputWatch(
             inputs, say=self._alarm, press=self._press_wired, changed=self._hurry, monotonic_s=clock.monotonic_s
+        )
+        self._decisions = DecisionLog(
+            record_folder,
+            software=software,
+            days=control.record_days,
+            say=self._alarm,
+            monotonic_s=clock.monotonic_s,
         )
         self._holds = Holds(
             {name: partial(self._looks.status, name) for name in self._controllable},
@@ -293,6 +304,7 @@ class Controller:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._record(), name="control recorder")
             tasks.create_task(self._dispatcher.run(), name="control dispatcher")
+            tasks.create_task(self._decisions.run(), name="control decisions")
             tasks.create_task(self._inputs.run(), name="control inputs")
             tasks.create_task(self._keep_stop(), name="control stop file")
             tasks.create_task(self._plan_for_ever(), name="control plan")
@@ -415,6 +427,7 @@ class Controller:
         view = self._look(now, instant.monotonic_s, orders)
         plan = make_plan(view)
         self._dispatcher.follow(orders_to_give(view, plan))
+        self._decisions.note(Cause.TURN, view, plan)
         self._note_devices()
         self._recorder.submit((), self._watch.day.take_notes())
         counted = self._bounds.after(view, plan)
@@ -511,7 +524,10 @@ class Controller:
     def _admit(self, order: Order, now: Now) -> None:
         # What the plan could make of it, were it alone and its time now, decides between ACCEPTED and PARTIAL.
         view = self._look(now, self._clock.monotonic_s(), (order,))
-        alone = make_plan(replace(view, bounds=view.bounds.without_ramp)).commands[order.hash]
+        view = replace(view, bounds=view.bounds.without_ramp)
+        plan = make_plan(view)
+        self._decisions.note(Cause.ADMISSION, view, plan)
+        alone = plan.commands[order.hash]
         reason = (alone.reason or "it can do less now") if alone.short else shortfall(order.command, view)
         state = CommandState.PARTIAL if reason else CommandState.ACCEPTED
         log.info("control.command", command=order.command_id, hash=order.hash.hex()[:16], state=state.name)

@@ -312,6 +312,8 @@ class OcppCharger:
         self.complaints.say("charger.certificate", f"has a new certificate of the site, serial number {issued.serial}")
 
     async def _react(self, action: str, payload: JsonObject) -> Reaction:
+        if not self.tap.listened:
+            return await self._reaction(action, payload)
         self.tap.say("charger", "call", action, payload)
         reaction = await self._reaction(action, payload)
         if reaction.refusal is None:

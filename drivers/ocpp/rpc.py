@@ -249,7 +249,7 @@ class RpcEngine:
 
     def receive(self, message: str | bytes, now_s: float) -> list[Event]:
         """Take one WebSocket message."""
-        events = self.expire(now_s)
+        events = self.expire(now_s) if self._asked else []
         frame = frames.parse_frame(message, self.version)
         match frame:
             case frames.Call():

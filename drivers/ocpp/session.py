@@ -355,7 +355,7 @@ class EvseSession:
             registers_signed=judged.covers_registers,
             signed=judged.values,
         )
-        self.last_sample = replace(sample, signed=())
+        self.last_sample = replace(sample, signed=()) if sample.signed else sample
         outcome.samples.append(sample)
 
     def _check_register(self, look: MeterLook, outcome: Outcome) -> None:
