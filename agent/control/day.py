@@ -15,8 +15,9 @@ from typing import Final
 
 from agent.control.allocation import Range, fill
 from agent.control.departure import DEPARTURE_RESERVE_S, slack_s
+from agent.control.rules.needs import given_since_permille
 from agent.control.site import CarDay, DeviceView, SiteView
-from drivers.device import DeviceKind
+from drivers.device import DeviceKind, VehicleSession
 
 STEP_W: Final = 100
 MUST_UNTIL_S: Final = 300.0
@@ -24,6 +25,8 @@ MUST_UNTIL_S: Final = 300.0
 ASLEEP_AFTER_S: Final = 60.0
 """A car that takes nothing for so long leaves the sun to the others, but for the least that wakes it."""
 ASLEEP_W: Final = 200
+AGAIN_PERMILLE: Final = 20
+"""A car that was discharged to its owner's minimum gives again once it has so much more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +50,8 @@ class CarState:
     """Charging for the departure has begun."""
     must: bool = False
     """It has become pressing: no command stands above it any more."""
+    at_minimum: bool = False
+    """It was discharged to its owner's minimum."""
     sunny: bool = False
     """Charges from the sun."""
     changed_s: float = float("-inf")
@@ -86,6 +91,7 @@ def with_day(site: SiteView, state: DayState) -> SiteView:
             devices[name],
             begun=car.begun,
             must_go_on=car.must,
+            at_minimum=car.at_minimum,
             sun_w=car.sun_w if car.sunny else None,
             sun_left_w=state.left_w,
         )
@@ -103,6 +109,7 @@ def _departing(state: CarState, view: DeviceView, site: SiteView) -> CarState:
         )
     if car is None:
         return state
+    state = replace(state, at_minimum=_at_minimum(state, view, car, site))
     charge_w = view.most_import_w if car.max_charge_w is None else min(view.most_import_w, car.max_charge_w)
     slack = slack_s(car, charge_w, site.now)
     if slack is None:
@@ -110,6 +117,17 @@ def _departing(state: CarState, view: DeviceView, site: SiteView) -> CarState:
     must = slack < (MUST_UNTIL_S if state.must else 0.0)
     begun = slack != float("inf") and (state.begun or slack < DEPARTURE_RESERVE_S)
     return replace(state, begun=begun, must=must)
+
+
+def _at_minimum(state: CarState, view: DeviceView, car: VehicleSession, site: SiteView) -> bool:
+    """Between two words of the car what it gave is counted at its most: its next word must not begin it anew."""
+    mandate = site.mandates.get(car.token_id) if car.token_id is not None else None
+    charge, age_s = car.state_of_charge_permille, view.state_of_charge_age_s
+    if mandate is None or charge is None or age_s is None:
+        return False
+    if state.at_minimum:
+        return charge < mandate.minimum_soc_permille + AGAIN_PERMILLE
+    return charge - given_since_permille(view, car, age_s) <= mandate.minimum_soc_permille
 
 
 def _follows_sun(view: DeviceView, state: CarState) -> bool:

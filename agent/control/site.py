@@ -109,9 +109,11 @@ class DeviceView:
     day: CarDay | None = None
     """Of a charger; None: as the site's default says."""
     begun: bool = False
-    """Charging for the departure has begun (`day.py`, as the next three)."""
+    """Charging for the departure has begun (`day.py`, as the next four)."""
     must_go_on: bool = False
     """It is pressing, and was: a little time to spare does not end it."""
+    at_minimum: bool = False
+    """Its car has been discharged to its owner's minimum: a little more charge does not begin it again."""
     sun_w: int | None = None
     """Its part of the sun; None: it waits for more of it."""
     sun_left_w: int | None = None

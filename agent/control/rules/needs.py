@@ -8,7 +8,7 @@ from typing import Final
 from agent.control.command import Price
 from agent.control.departure import DEPARTURE_RESERVE_S, slack_s
 from agent.control.rules.draft import Draft, Rule
-from agent.control.site import SiteView
+from agent.control.site import DeviceView, SiteView
 from drivers.device import DeadMan, DeviceKind, VehicleSession
 
 SOC_FRESH_S: Final = 300.0
@@ -97,7 +97,10 @@ def _no_discharge(draft: Draft, site: SiteView, car: VehicleSession, price: Pric
     age_s = draft.view.state_of_charge_age_s
     if car.state_of_charge_permille is None or age_s is None or age_s > SOC_FRESH_S:
         return Rule.CAR_STATE
-    if car.state_of_charge_permille - _given_since_permille(draft, car, age_s) <= mandate.minimum_soc_permille:
+    if (
+        draft.view.at_minimum
+        or car.state_of_charge_permille - given_since_permille(draft.view, car, age_s) <= mandate.minimum_soc_permille
+    ):
         return Rule.CAR_MINIMUM
     if mandate.least_price_micro_per_kwh > 0 and (
         price is None or price.currency != mandate.currency or price.micro_per_kwh < mandate.least_price_micro_per_kwh
@@ -109,10 +112,10 @@ def _no_discharge(draft: Draft, site: SiteView, car: VehicleSession, price: Pric
     return None
 
 
-def _given_since_permille(draft: Draft, car: VehicleSession, age_s: float) -> int:
+def given_since_permille(view: DeviceView, car: VehicleSession, age_s: float) -> int:
     """What the car can have given since its state of charge was measured, rounded up."""
-    held = draft.view.held
-    most_w = max(0, -draft.view.present_w, -(held.lowest_w or 0) if held is not None else 0)
+    held = view.held
+    most_w = max(0, -view.present_w, -(held.lowest_w or 0) if held is not None else 0)
     capacity_wh = car.battery_capacity_wh or SMALL_BATTERY_WH
     return math.ceil(most_w * age_s / 3600 * 1000 / capacity_wh)
 

@@ -16,7 +16,7 @@ from agent.control.plan import Plan, make_plan
 from agent.control.rules.draft import Rule
 from agent.control.site import CarDay, DeviceView, Held, MeterView, SiteView
 from drivers.device import VehicleSession
-from tests.agent.control.support import BATTERY, CAR, HOUR_US, PLAIN, PV, START_US, site
+from tests.agent.control.support import BATTERY, CAR, HOUR_US, PLAIN, PV, SOME_COMMAND, START_US, order_of, site
 
 PACE = SunPace(start_after_s=60, stop_after_s=120, least_s=300)
 SUNNY = replace(PLAIN, day=CarDay.SURPLUS)
@@ -260,3 +260,17 @@ def test_the_view_with_the_day_is_the_same_for_the_same_past() -> None:
         return with_day(seen, step_day(day.state, seen, PACE, day.now_s + 1))
 
     assert walk() == walk()
+
+
+def test_a_car_at_its_owners_minimum_does_not_begin_again_with_its_next_word() -> None:
+    """What it gave since its last word is counted at its most: then it says that it has a little more than that."""
+    command = order_of(replace(SOME_COMMAND, targets=("car",)))
+    state, lowest = DayState(), []
+    for charge, age_s in ((305, 10.0), (305, 290.0), (303, 0.0), (310, 0.0), (321, 0.0)):
+        assert CAR.vehicle is not None
+        car = replace(CAR, state_of_charge_age_s=age_s, power_w=-5_000,
+                      vehicle=replace(CAR.vehicle, state_of_charge_permille=charge))  # fmt: skip
+        view = site(car, orders=(command,))
+        state = step_day(state, view, PACE, 1.0)
+        lowest.append(make_plan(with_day(view, state)).orders["car"].lowest_w)
+    assert lowest == [-5_000, 0, 0, 0, -5_000]
