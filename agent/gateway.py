@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 import structlog
 
 from agent.clock import Clock, ClockQuality
-from agent.config import Settings, read_secret
+from agent.config import Settings
 from agent.control.controller import Controller
 from agent.control.errors import ControlError
 from agent.control.feed_keeper import FeedKeeper
@@ -25,6 +25,7 @@ from agent.control.needing import Wish
 from agent.evidence.batch import KeyProtection, SealedBatch
 from agent.evidence.seal import SealPolicy
 from agent.evidence.statements import Severity
+from agent.identity.countersigner import MlDsaCountersigner, open_countersigner
 from agent.identity.errors import HistoryError, IdentityError
 from agent.identity.keys import verify_key_from_pem
 from agent.identity.orders import Order
@@ -54,6 +55,7 @@ from agent.roads.thinning import make_thinner
 from agent.roads.trusting import TrustKeeper
 from agent.status import EvidenceLine, Problem, Snapshot, Verdict
 from agent.store import Store, StoreError
+from agent.token.pin import read_pin
 from agent.token.token import Token
 from agent.uplink.errors import LinkDownError
 from agent.uplink.session import UplinkIdentity
@@ -190,7 +192,7 @@ class Gateway:
                 module=settings.token.module,
                 label=settings.token.label,
                 serial=settings.token.serial,
-                read_pin=lambda: read_secret(settings.token.pin_secret),
+                read_pin=lambda: read_pin(settings.token.pin_secret),
             )
             token.start()
             try:
@@ -298,6 +300,7 @@ class Gateway:
                 linger_s=self._settings.evidence.linger_s, linger_leaves=self._settings.evidence.linger_leaves
             ),
             on_sealed=self._on_sealed,
+            countersigner=await self._countersigner(),
         )
         self._up_tasks.append(self._supervisor.keep(group, "sealing", self._sealer.run))
         orders = functools.partial(self._identity.run, self._sealer)
@@ -307,6 +310,22 @@ class Gateway:
         if self._site.ocpp is not None and self._settings.ocpp.site_ca:
             certify = functools.partial(self._certify, self._site.ocpp)
             self._up_tasks.append(self._supervisor.once(group, "site CA", certify))
+
+    async def _countersigner(self) -> MlDsaCountersigner | None:
+        """The second key, where it is configured. Without it nothing is sealed: what is wrong is shown meanwhile."""
+        if self._settings.evidence.countersign == "no":
+            return None
+
+        async def open_it() -> MlDsaCountersigner:
+            try:
+                return await open_countersigner(self._token, self._settings.gateway.state_dir)
+            except SignerUnavailableError as error:
+                self.note_problem("countersignature", f"{error}; readings are stored and wait for it")
+                raise
+
+        opened = await self._patiently(open_it)
+        self._problems.pop("countersignature", None)
+        return opened
 
     async def _name_and_key(self) -> tuple[str, Signer]:
         """As soon as the token is there, and the history where there is one: another name is never taken instead."""
@@ -466,9 +485,11 @@ class Gateway:
         for device_id, telemetry in live_telemetry(batch):
             self._uplink.live(device_id, telemetry)
 
-    def _offer(self, bid: FlexibilityBid) -> None:
-        if self._uplink is not None:
-            self._uplink.offer(bid)
+    def _offer(self, bid: FlexibilityBid) -> bool:
+        if self._uplink is None:
+            return False
+        self._uplink.offer(bid)
+        return True
 
     async def _send_channel(self, frame: ChannelFrame) -> None:
         if self._uplink is None:

@@ -14,8 +14,8 @@ from typing import Final
 import cbor2
 
 from agent.evidence import acknowledgement, batch, cbor, cose, merkle, statements
+from hil_tests import countersignature_cases, signed_value_cases, thinning_cases
 from hil_tests import evidence_cases as made
-from hil_tests import signed_value_cases, thinning_cases
 from hil_tests.evidence_cases import Case, Json
 
 FOLDER: Final = Path(__file__).parents[1] / "proto" / "vectors" / "evidence"
@@ -39,6 +39,7 @@ def files() -> dict[str, str]:
         "receipts.json": _cases(receipt_cases()),
         "chains.json": _cases(chain_cases()),
         "acknowledgements.json": _cases(acknowledgement_cases()),
+        "countersignatures.json": _cases(countersignature_cases.cases()),
         "signed_values.json": _cases(signed_value_cases.cases()),
         "partial_batches.json": _cases(thinning_cases.partial_cases()),
         "thinned_chains.json": _cases(thinning_cases.chain_cases()),
@@ -56,6 +57,7 @@ def keys() -> Json:
     return {
         "warning": "The secrets are public: never trust these keys outside tests.",
         "trusted": trusted,
+        "countersigner": countersignature_cases.json_key(),
         "platform": {"algorithm": platform.algorithm, "public_key_der": platform.public_key_der.hex(),
                      "key_id": platform.key_id.hex(), "secret": platform.secret.hex()},
     }  # fmt: skip
@@ -181,7 +183,7 @@ def batch_cases() -> Iterable[Case]:
         "unprotected header not empty", "malformed", envelope(made.raw_sign1(protected, {4: b""}, None, signature))
     )
     yield wrong("COSE_Sign1 without its tag", "malformed", envelope(cbor.encode([protected, {}, None, signature])))
-    yield wrong("version is unknown", "unsupported", b"\x83\x02" + sealed.encode()[2:])
+    yield wrong("version is unknown", "unsupported", b"\x83\x09" + sealed.encode()[2:])
     yield wrong(
         "a leaf is text", "malformed", cbor.encode([1, made.raw_sign1(protected, {}, None, signature), ["a"] * 5])
     )

@@ -152,6 +152,19 @@ async def test_a_scan_finds_a_device_on_tls_and_believes_only_who_is_certified(t
             assert why in line["problem"]
 
 
+async def test_a_device_on_tls_is_read_and_recorded_by_who_it_is_certified_for(tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "ca")
+    file = tmp_path / "battery.json"
+    async with simulated(DeviceKind.BATTERY, tls=device_tls(authority)) as inverter:
+        certified = ("--ca-file", authority.file, "--json", *NO_CONFIG)
+        done = await command_beside("read", inverter.address, "1", *certified)
+        [section] = json.loads(done.stdout)["sections"]
+        assert {point["point"]: point["value"] for point in section["points"]}["SN"] == "SIM-1"
+        done = await command_beside("record", inverter.address, file, *certified)
+        assert done.returncode == 0
+        assert {701, 704, 713} <= {number for number, _, _ in json.loads(file.read_text())["models"]}
+
+
 def test_a_range_in_which_nobody_is_is_one_sentence() -> None:
     port = free_port()
     done = command("scan", f"127.0.0.1-20:{port}", "--timeout-s", "0.3", *NO_CONFIG)

@@ -178,7 +178,7 @@ async def test_e17_a_transaction_that_a_charger_resumes_after_its_reboot_is_the_
 # E04, E08, E11 to E13: offline, gaps, repetition
 
 
-async def test_e12_a_queue_of_a_whole_transaction_leaves_none_running(charger: RawCharger, site: TlsSite) -> None:
+async def test_e08_e12_a_queue_of_a_whole_transaction_leaves_none_running(charger: RawCharger, site: TlsSite) -> None:
     for number, kind in enumerate(["Started", "Updated", "Ended"]):
         values = [meter_value(0, 1000 + number, timestamp=stamp(300 - number))]
         more = {"info": {"stoppedReason": "Local"}} if kind == "Ended" else {}

@@ -25,6 +25,7 @@ from hil_tests.v2g_parts import NEGATIVE, SHARE_W, V2X, Csms, band, csms, solo
 VERSIONS = [pytest.param(OCPP_21, id="2.1"), pytest.param(OCPP_201, id="2.0.1")]
 CURVE = ((49_800, -6_000), (50_200, 6_000))
 LEASE_S = 600.0
+Tls = tuple[SSLContext, Path]
 NEVER = replace(V2X, discharge="never")
 
 
@@ -47,7 +48,7 @@ class Pair:
 
 
 @pytest.fixture
-async def pair(request: pytest.FixtureRequest, loopback_tls: tuple[SSLContext, Path]) -> AsyncIterator[Pair]:
+async def pair(request: pytest.FixtureRequest, loopback_tls: Tls) -> AsyncIterator[Pair]:
     """Over the version that a test asks for, 2.1 where it does not."""
     version = getattr(request, "param", OCPP_21)
     tls, ca = loopback_tls
@@ -103,8 +104,8 @@ async def test_q01_the_car_says_what_it_can_give_and_is_allowed_to(pair: Pair) -
     assert pair.rig.charger.energy_transfer == frozenset({"DC", "DC_BPT"})
 
 
-async def test_q01_where_the_owner_never_permits_it_the_car_is_told_to_charge_only(tmp_path: Path) -> None:
-    async with csms(NEVER) as box, solo(box.server.port, OCPP_21) as rig:
+async def test_q01_where_the_owner_never_permits_it_the_car_is_told_to_charge_only(loopback_tls: Tls) -> None:
+    async with csms(NEVER, ssl=loopback_tls[0]) as box, solo(box.server.port, OCPP_21, ca=loopback_tls[1]) as rig:
         await box.transaction()
         await until(lambda: rig.charger.energy_transfer == frozenset({"DC"}), "charging only is allowed")
         await until(lambda: box.vehicle is not None and box.vehicle.max_discharge_w == 0, "the car offers nothing")
@@ -113,8 +114,11 @@ async def test_q01_where_the_owner_never_permits_it_the_car_is_told_to_charge_on
         assert rig.evse.power_w >= 0
 
 
-async def test_q01_values_of_each_phase_are_ordered_shown_and_obeyed(tmp_path: Path) -> None:
-    async with csms() as box, solo(box.server.port, OCPP_21, per_phase=True) as rig:
+async def test_q01_values_of_each_phase_are_ordered_shown_and_obeyed(loopback_tls: Tls) -> None:
+    async with (
+        csms(ssl=loopback_tls[0]) as box,
+        solo(box.server.port, OCPP_21, ca=loopback_tls[1], per_phase=True) as rig,
+    ):
         await box.transaction()
         await until(lambda: box.vehicle is not None and box.vehicle.max_discharge_w == 9_999, "limits by phase, summed")
         await box.evse.apply(band(-6_000, -6_000, LEASE_S))
@@ -127,8 +131,8 @@ async def test_q02_a_2_1_charger_charges_before_and_between_discharges(pair: Pai
         await pair.passes(power_w)
 
 
-async def test_q03_a_2_1_charger_never_takes_a_limit_below_zero_and_2_0_1_needs_one(tmp_path: Path) -> None:
-    async with csms(V2X) as box, solo(box.server.port, OCPP_201):
+async def test_q03_a_2_1_charger_never_takes_a_limit_below_zero_and_2_0_1_needs_one(loopback_tls: Tls) -> None:
+    async with csms(V2X, ssl=loopback_tls[0]) as box, solo(box.server.port, OCPP_201, ca=loopback_tls[1]):
         await box.transaction()
         with pytest.raises(DeviceRefusedError, match=r"OCPP 2\.1 only"):
             await box.evse.apply(band(-5_000, -5_000))
@@ -167,11 +171,14 @@ async def test_q03_k08_a_charger_that_loses_the_sign_is_found_out_by_its_schedul
 
 
 async def test_q03_a_car_that_gives_nothing_is_not_left_ordered_to_discharge(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loopback_tls: Tls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(obedience, "PROOF_S", 4.0)
     empty = CarSettings(discharge_w=10_000, state_of_charge_percent=19.0, minimum_percent=20.0)
-    async with csms(NEGATIVE) as box, solo(box.server.port, OCPP_201, car=empty) as rig:
+    async with (
+        csms(NEGATIVE, ssl=loopback_tls[0]) as box,
+        solo(box.server.port, OCPP_201, ca=loopback_tls[1], car=empty) as rig,
+    ):
         await box.transaction()
         await box.evse.apply(band(-5_000, -5_000, LEASE_S))
         await until(lambda: box.said("charger.disobeys"), "no export is metered", 20)
@@ -238,8 +245,8 @@ async def test_q11_without_us_a_2_1_charger_falls_to_its_static_share_and_a_disc
         assert again.capabilities.dead_man is DeadMan.REVERTS_TO_FALLBACK
 
 
-async def test_q11_a_2_0_1_charger_falls_to_its_static_share_when_the_lease_has_ended(tmp_path: Path) -> None:
-    async with csms(NEGATIVE) as box, solo(box.server.port, OCPP_201) as rig:
+async def test_q11_a_2_0_1_charger_falls_to_its_static_share_when_the_lease_has_ended(loopback_tls: Tls) -> None:
+    async with csms(NEGATIVE, ssl=loopback_tls[0]) as box, solo(box.server.port, OCPP_201, ca=loopback_tls[1]) as rig:
         await box.transaction()
         await box.evse.apply(band(-5_000, -5_000, 4.0))
         await until(lambda: abs(rig.evse.power_w + 5_000) < 10, "discharge")
@@ -272,8 +279,8 @@ async def test_q05_a_mode_that_the_charger_does_not_support_is_refused_with_its_
         await pair.box.evse.hold_mode(Period(mode=Mode.EXTERNAL_SETPOINT, limit_w=5_000), LEASE_S, "test")
 
 
-async def test_a_charger_of_both_versions_is_spoken_to_in_2_1(tmp_path: Path) -> None:
-    async with csms() as box, solo(box.server.port) as rig:
+async def test_a_charger_of_both_versions_is_spoken_to_in_2_1(loopback_tls: Tls) -> None:
+    async with csms(ssl=loopback_tls[0]) as box, solo(box.server.port, ca=loopback_tls[1]) as rig:
         await box.transaction()
         assert rig.charger.version == OCPP_21
         await box.evse.apply(band(-2_000, -2_000, LEASE_S))

@@ -91,6 +91,19 @@ async def test_a_reading_is_shown_only_once_it_is_committed(store: Store, hand: 
     assert [part.latest["pv-1"]] == await kept(store)
 
 
+async def test_a_backlog_is_committed_in_parts_without_a_gap(
+    store: Store, hand: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_AT_ONCE", 4)
+    part = measuring(store, hand)
+    for import_wh in range(10):
+        hand.advance(1.0)
+        part.offer(sample(hand, import_wh))
+    await part.commit_waiting()
+    assert [reading.sequence for reading in await kept(store)] == [*range(1, 11)]
+    assert newest_wh(part) == 9
+
+
 async def test_a_put_that_fails_uses_no_sequence_and_the_next_reading_covers_the_gap(
     store: Store, hand: HandClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,16 +8,20 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import mldsa
 
 from agent.evidence.batch import MAX_BATCH_BYTES, MAX_LEAVES, KeyProtection, SealedBatch
-from agent.evidence.cose import verify_key_of
+from agent.evidence.cose import ES256, ML_DSA_65, VerifyKey, verify_key_of
+from agent.evidence.countersignature import Policy
 from agent.evidence.seal import SealPolicy
 from agent.evidence.statements import Alarm, Severity, Statement
+from agent.evidence.verify import TrustedKey, Verifier
+from agent.identity.countersigner import CountersignerError, MlDsaCountersigner
 from agent.identity.did import did_of
 from agent.measure.reading import Reading
 from agent.roads import sealing as module
 from agent.roads.desk import Desk
-from agent.roads.sealing import Sealer
+from agent.roads.sealing import Countersigner, Sealer
 from agent.store import Store
 from agent.store.files import DATABASE
 from agent.token.token import Token
@@ -75,6 +79,7 @@ class Bench:
         policy: SealPolicy = AT_ONCE,
         boot_id: bytes = BOOT_ID,
         on_sealed: Callable[[SealedBatch], None] = lambda _: None,
+        countersigner: Countersigner | None = None,
     ) -> None:
         self.hand = HandClock()
         self.store = store
@@ -91,6 +96,7 @@ class Bench:
             key_protection=KeyProtection.SOFTWARE,
             policy=policy,
             on_sealed=on_sealed,
+            countersigner=countersigner,
         )
 
     async def put(self, *sequences: int) -> None:
@@ -313,3 +319,33 @@ async def test_a_sealing_is_never_queued(store: Store) -> None:
     assert batch.sealing is not None
     with pytest.raises(ValueError, match="made with its batch"):
         await bench.desk.put([batch.sealing])
+
+
+async def test_with_a_countersigner_a_batch_is_kept_and_shown_with_both_signatures(store: Store) -> None:
+    shown: list[SealedBatch] = []
+    second = MlDsaCountersigner(mldsa.MLDSA65PrivateKey.generate())
+    bench = Bench(store, SoftwareSigner(), on_sealed=shown.append, countersigner=second)
+    await bench.put(1, 2)
+    assert await bench.sealer.seal_once()
+    epoch = TrustedKey(
+        bench.gateway_id,
+        verify_key_of(bench.signer.public_key_der),
+        countersigner=VerifyKey(ML_DSA_65, second.public_key_der),
+        policy=Policy.BOTH,
+    )
+    (kept,) = await store.batches(1, 2)
+    assert Verifier([epoch]).verify_batch(kept.encoded).proven_by == (ES256, ML_DSA_65)
+    assert [batch.encode() for batch in shown] == [kept.encoded]
+
+
+async def test_without_its_countersignature_no_batch_is_kept(store: Store) -> None:
+    class Broken:
+        async def countersign(self, sealed: SealedBatch) -> SealedBatch:
+            raise CountersignerError("broken, says the test")
+
+    bench = Bench(store, SoftwareSigner(), countersigner=Broken())
+    await bench.put(1)
+    with pytest.raises(SignerUnavailableError):
+        await bench.sealer.seal_once()
+    assert await store.batches(1, 2) == []
+    assert (await store.counts()).queued == 1

@@ -155,6 +155,31 @@ async def test_a_damaged_database_is_set_aside_and_work_goes_on_with_a_new_incar
         assert (await store.counts()).queued == 1
 
 
+@pytest.mark.parametrize("permille", [0, 3, 250, 500, 777, 999])
+@pytest.mark.parametrize("tail", [b"", b"\xa5" * 5000])
+async def test_a_torn_log_costs_what_was_torn_off_and_nothing_before_it(
+    tmp_path: Path, permille: int, tail: bytes
+) -> None:
+    """The log as it is while the agent runs, copied and cut: what opens is the store as it was after some commit."""
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    torn.mkdir()
+    async with await Store.open(whole, reserve_bytes=4096) as store:
+        for n in range(1, 41):
+            await store.put([row(n, encoded=bytes(500))], {"newest": str(n).encode()})
+        for name in (DATABASE, f"{DATABASE}-wal", INCARNATION):
+            shutil.copy(whole / name, torn / name)
+    log = torn / f"{DATABASE}-wal"
+    content = log.read_bytes()
+    log.write_bytes(content[: len(content) * permille // 1000] + tail)
+    async with await Store.open(torn, reserve_bytes=4096) as store:
+        assert (store.set_aside, store.incarnation) == (None, 1)
+        kept = [each.sequence for each in await store.queued(most_bytes=1 << 30)]
+        newest = int(await store.note("newest") or b"0")
+        assert kept == list(range(1, newest + 1))
+        assert newest < 40 or permille == 999
+        assert await store.counts() == await Reader.counts(store)
+
+
 async def test_a_second_damaged_database_is_set_aside_beside_the_first(tmp_path: Path) -> None:
     for incarnation in (2, 3):
         await make(tmp_path)

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from cryptography.exceptions import UnsupportedAlgorithm
 
 from agent.cli.asking import settings_of
+from agent.cli.evidence import PIN_NOTE
 from agent.cli.options import ConfigOption, JsonOption
 from agent.cli.output import console, emit_json, fail, os_error, plain, progress_bar
 from agent.config import DEFAULT_PATH
+from agent.evidence.cose import key_id_of
 from agent.identity.did import did_of
-from agent.identity.errors import IdentityError
+from agent.identity.errors import HistoryError, IdentityError
+from agent.identity.folder import IdentityFolder
 from agent.identity.keys import verify_key_from_pem
-from agent.identity.purposes import EVIDENCE_KEY
 from agent.store import StoreError
 from agent.store import backup as store_backup
 from agent.store.files import DATABASE
-
-PIN_NOTE = f"journal/token/pin/{EVIDENCE_KEY.hex()}"
 
 
 def backup(
@@ -71,9 +71,11 @@ def restore(
     state_dir = settings_of(config, as_json).gateway.state_dir
     try:
         copy = store_backup.look_at(source)
-        theirs, ours = _gateway_in(source), _gateway_here(state_dir)
-        if ours is not None and theirs is not None and ours != theirs:
-            fail(f"{source}: is of another gateway, {theirs}; this one is {ours}", as_json=as_json)
+        key, ours = _key_in(source), _keys_here(state_dir)
+        theirs = None if key is None else _name_of(key)
+        if key is not None and ours and key not in ours:
+            here = ", ".join(map(_name_of, sorted(ours)))
+            fail(f"{source}: is of another gateway, {theirs}; this one is {here}", as_json=as_json)
         with _progress() as told:
             aside = store_backup.put_back(state_dir, source, told)
     except StoreError as error:
@@ -85,7 +87,7 @@ def restore(
             {
                 "ok": True,
                 "gateway_id": theirs,
-                "compared": ours is not None and theirs is not None,
+                "compared": bool(ours) and key is not None,
                 "batches": copy.batches,
                 "incarnation_before": copy.incarnation,
                 "set_aside": None if aside is None else str(aside),
@@ -95,33 +97,41 @@ def restore(
     lines = [f"{copy.batches} batches of incarnation {copy.incarnation} are in place; the agent begins a new one."]
     if aside is not None:
         lines.append(f"What was there is now {aside}; delete it when nobody needs it.")
-    if ours is None:
+    if not ours:
         lines.append(f"Nothing here says which gateway this is: {theirs or 'the backup neither'}; the token will.")
     for line in lines:
         console.print(plain(line), markup=False, highlight=False, soft_wrap=True)
 
 
-def _gateway_in(database: Path) -> str | None:
-    """Whose evidence a database holds; None: no evidence key was ever seen with it. Raises StoreError."""
-    pin = store_backup.note_in(database, PIN_NOTE)
-    try:
-        return None if pin is None else did_of(pin)
-    except (IdentityError, UnsupportedAlgorithm) as error:
-        raise StoreError(f"{database}: the evidence key in it cannot be read: {error}") from error
+def _key_in(database: Path) -> bytes | None:
+    """The key that a database was sealed with; None: no evidence key was ever seen with it. Raises StoreError."""
+    return store_backup.note_in(database, PIN_NOTE)
 
 
-def _gateway_here(state_dir: Path) -> str | None:
-    """Which gateway this is, by what `init` wrote for its enrolment, else by its store; None where neither is there."""
+def _keys_here(state_dir: Path) -> frozenset[bytes]:
+    """Keys that this gateway seals or sealed with: by its history, by what `init` wrote for enrolment, by its store.
+
+    None of them where nothing is there.
+    """
+    keys: set[bytes] = set()
+    with contextlib.suppress(OSError, HistoryError):
+        held = IdentityFolder(state_dir).history()
+        keys.update(() if held is None else (epoch.key.public_key_der for epoch in held.state.epochs))
+    with contextlib.suppress(OSError, IdentityError):
+        pem = (state_dir / "enrolment" / "evidence.pem").read_bytes()
+        keys.add(verify_key_from_pem(pem, what="evidence.pem").public_key_der)
+    # A damaged store is a reason to restore.
+    with contextlib.suppress(StoreError):
+        key = _key_in(state_dir / DATABASE) if (state_dir / DATABASE).exists() else None
+        keys.update(() if key is None else (key,))
+    return frozenset(keys)
+
+
+def _name_of(key: bytes) -> str:
     try:
-        key = verify_key_from_pem((state_dir / "enrolment" / "evidence.pem").read_bytes(), what="evidence.pem")
-        return did_of(key.public_key_der)
-    except (OSError, IdentityError):
-        pass
-    try:
-        return _gateway_in(state_dir / DATABASE) if (state_dir / DATABASE).exists() else None
-    except StoreError:
-        # A damaged one is a reason to restore.
-        return None
+        return did_of(key)
+    except IdentityError:
+        return f"key {key_id_of(key).hex()[:16]}"
 
 
 @contextmanager

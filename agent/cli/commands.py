@@ -11,10 +11,9 @@ from typing import Annotated
 
 import typer
 from rich.live import Live
-from rich.markup import escape
 
 from agent.cli import backup as backup_commands
-from agent.cli import command_history, device_commands, evidence, scan_command
+from agent.cli import command_history, device_commands, exporting, proving, scan_command, verifying
 from agent.cli import enroll as enrolling
 from agent.cli import envelope as offering
 from agent.cli import identity as identity_commands
@@ -22,6 +21,7 @@ from agent.cli import init as initialising
 from agent.cli import override as holding
 from agent.cli import plan as planning
 from agent.cli import replay as replaying
+from agent.cli import seal_pin as sealing_pin
 from agent.cli import simulate as simulating
 from agent.cli import why as explaining
 from agent.cli.asking import settings_of as _settings
@@ -29,19 +29,10 @@ from agent.cli.asking import who as _who
 from agent.cli.client import AgentUnreachableError, ask
 from agent.cli.logs import configure
 from agent.cli.options import ConfigOption, JsonOption
-from agent.cli.output import console, emit_json, fail, field, os_error, plain, progress_bar
+from agent.cli.output import console, emit_json, fail, field, os_error, plain
 from agent.cli.preflight import missing_parts
-from agent.cli.signed_values import signed_values_json, signed_values_lines
 from agent.cli.status import EXIT_CODES, picture
-from agent.cli.thinned import thinned_json, thinned_lines
 from agent.config import DEFAULT_PATH, SecretError, TokenSettings
-from agent.evidence.bundle import BundleHead
-from agent.evidence.errors import EvidenceError
-from agent.identity.did import did_of
-from agent.identity.errors import HistoryError
-from agent.identity.folder import IdentityFolder
-from agent.identity.purposes import EVIDENCE_KEY
-from agent.store import Store, StoreError
 from agent.token.softhsm import SoftHsmError
 
 app = typer.Typer(
@@ -60,9 +51,13 @@ app.command()(device_commands.read)
 app.command()(device_commands.record)
 app.command()(device_commands.serve)
 app.command()(explaining.why)
+app.command()(exporting.export)
+app.command()(proving.prove)
+app.command()(verifying.verify)
 app.command()(enrolling.enroll)
 app.command()(backup_commands.backup)
 app.command()(backup_commands.restore)
+app.command("seal-pin")(sealing_pin.seal_pin)
 app.command()(offering.envelope)
 app.command()(planning.plan)
 app.command()(simulating.simulate)
@@ -271,111 +266,3 @@ def clear_stop(config: ConfigOption = DEFAULT_PATH, as_json: JsonOption = False)
         emit_json({"ok": True, "agent_reached": reached})
     else:
         console.print("STOP is cleared." if reached else "STOP is cleared; no agent runs now.")
-
-
-@app.command()
-def export(
-    out: Annotated[Path, typer.Argument(metavar="FILE", help="File to write.")],
-    config: ConfigOption = DEFAULT_PATH,
-    as_json: JsonOption = False,
-) -> None:
-    """Write the evidence that this gateway holds to a file that `verify` reads. Works while the agent runs."""
-    settings = _settings(config, as_json)
-
-    async def write() -> tuple[int, str]:
-        async with Store.beside(settings.gateway.state_dir) as store:
-            held = IdentityFolder(settings.gateway.state_dir).history()
-            if held is not None:
-                head = BundleHead(held.state.gateway_id, tuple(e.key.public_key_der for e in held.state.epochs))
-            else:
-                pin = await store.note(f"journal/token/pin/{EVIDENCE_KEY.hex()}")
-                head = BundleHead(did_of(pin) if pin else "", (pin,) if pin else ())
-            written = 0
-            bar = progress_bar()
-            with evidence.private_file(out) as file, bar:
-                task = bar.add_task("batches")
-                async for written in evidence.export_batches(store, file, head):
-                    bar.update(task, description=f"{written} batches")
-            return written, head.gateway_id
-
-    try:
-        written, gateway_id = asyncio.run(write())
-    except (StoreError, HistoryError) as error:
-        fail(str(error), as_json=as_json)
-    except OSError as error:
-        fail(os_error(error, out), as_json=as_json)
-    if as_json:
-        emit_json({"ok": True, "file": str(out), "batches": written, "gateway_id": gateway_id})
-    else:
-        text = f"{out}: {written} batches of {gateway_id or 'a gateway that never signed'}"
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-@app.command()
-def verify(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Evidence, as `export` writes it.")],
-    gateway: Annotated[str | None, typer.Option(metavar="DID", help="The gateway that you trust: did:key:...")] = None,
-    key: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="A public key that you trust, PEM; may be repeated.")
-    ] = None,
-    history: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="History of a did:v2g gateway: its keys, each for its part.")
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Verify evidence, and say what it proves and what it does not. Exit code 1 when anything does not hold."""
-    try:
-        with file.open("rb") as opened:
-            found = evidence.verify_file(opened, gateway, key or [], history)
-    except (evidence.VerifyError, EvidenceError) as error:
-        fail(f"{file}: {error}", as_json=as_json)
-    except OSError as error:
-        fail(os_error(error, file), as_json=as_json)
-    if as_json:
-        emit_json(
-            {
-                "ok": found.holds,
-                "gateway_id": found.gateway_id,
-                "batches": found.batches,
-                "statements": found.statements,
-                "first_number": found.first_number,
-                "last_number": found.last_number,
-                "first_us": found.first_us,
-                "last_us": found.last_us,
-                "incarnations": found.incarnations,
-                "chain_break": None if found.chain_break is None else found.chain_break.why,
-                "contradictions": found.contradictions,
-                "false_claims": found.false_claims,
-                "signed_values": signed_values_json(found.signed),
-                "thinned": thinned_json(found.thinned),
-            }
-        )
-    else:
-        counted = ", ".join(f"{count} {kind}" for kind, count in found.statements.items()) or "no statements"
-        console.print(f"{file}: {found.batches} batches, {counted}.", highlight=False)
-        if found.chain_break is not None:
-            console.print(f"[red]The chain breaks:[/] {escape(plain(found.chain_break.why))}", highlight=False)
-        for subject in found.contradictions:
-            console.print(f"[red]Two contents under one identity:[/] {escape(plain(subject))}", highlight=False)
-        for claim in found.false_claims:
-            console.print(f"[red]Not so:[/] {escape(plain(claim))}", highlight=False, soft_wrap=True)
-        for line in (*signed_values_lines(found.signed), *thinned_lines(found.thinned)):
-            console.print(escape(plain(line)), highlight=False, soft_wrap=True)
-        if len(found.incarnations) > 1:
-            lives = ", ".join(map(str, found.incarnations))
-            text = f"It has incarnations {lives}: the gateway's store was lost or a backup restored. Ask its owner why."
-            console.print(text, style="yellow", highlight=False, soft_wrap=True)
-        if found.holds:
-            signer = escape(plain(found.gateway_id))
-            console.print(f"All of it was signed by {signer},", highlight=False, soft_wrap=True)
-            console.print(
-                f"in one unbroken chain of batches {found.first_number} to {found.last_number}"
-                + (" of the last incarnation." if len(found.incarnations) > 1 else ".")
-                if found.batches
-                else "There is nothing in it."
-            )
-            console.print(
-                "This proves who signed what, and in which order. It does not prove that a device told the truth:\n"
-                "each reading says how its value was obtained (open bus, authenticated link, signed by the meter)."
-            )
-    raise typer.Exit(0 if found.holds else 1)

@@ -25,7 +25,7 @@ from agent.cli.asking import settings_of
 from agent.cli.identity import gateway_id_of
 from agent.cli.options import ConfigOption, JsonOption
 from agent.cli.output import console, emit_json, fail, os_error, plain
-from agent.config import DEFAULT_PATH, SecretError, Settings, read_secret
+from agent.config import DEFAULT_PATH, SecretError, Settings
 from agent.identity.csr import server_request
 from agent.identity.enrolment import (
     EnrolmentError,
@@ -41,6 +41,7 @@ from agent.identity.enrolment import (
 from agent.identity.errors import IdentityError
 from agent.identity.purposes import UPLINK_KEY
 from agent.roads.charger_passwords import write_private
+from agent.token.pin import read_pin
 from agent.token.softhsm import SoftHsmError
 
 NEXT: Final = "Give {folder} to the platform; it shows which gateway it enrolled, and the code of its root."
@@ -118,7 +119,7 @@ async def _request(settings: Settings, ocpp_names: list[str]) -> initialising.In
     initialising.choose_softhsm(settings.token, settings.gateway.state_dir)
     done = await initialising.make_keys(
         settings.token,
-        read_secret(settings.token.pin_secret),
+        read_pin(settings.token.pin_secret),
         name=settings.gateway.name,
         state_dir=settings.gateway.state_dir,
         settled=[device.id for device in settings.device if device.settled],

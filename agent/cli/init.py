@@ -16,13 +16,14 @@ from typing import Final
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from agent.cli.template import Given, annotated_config
-from agent.config import TokenSettings, read_secret
+from agent.config import TokenSettings
 from agent.identity.csr import certificate_request
 from agent.identity.did import did_of
 from agent.identity.errors import HistoryError
 from agent.identity.folder import IdentityFolder
 from agent.identity.history import encode_history
 from agent.identity.purposes import EVIDENCE_KEY, SITE_CA_KEY, UPLINK_KEY, device_key, evidence_key
+from agent.token import pin as token_pin
 from agent.token import softhsm
 from agent.token.errors import KeyExistsError
 from agent.token.token import Token, TokenState
@@ -160,7 +161,7 @@ def read_pin(reference: str) -> str:
     if kind == "file" and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         put(path, secrets.token_hex(8).encode(), mode=0o600)
-    return read_secret(reference)
+    return token_pin.read_pin(reference)
 
 
 def choose_softhsm(tokens: TokenSettings, state_dir: Path) -> Path | None:

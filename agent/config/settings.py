@@ -15,6 +15,7 @@ from agent.config.values import (
     AbsolutePath,
     Endpoint,
     HostAndPort,
+    PinReference,
     SecretReference,
     Section,
     Timezone,
@@ -55,7 +56,7 @@ class TokenSettings(Section):
     module: Path = Field(Path("/usr/lib/softhsm/libsofthsm2.so"), description="PKCS#11 module")
     label: str | None = Field(None, description="Token label; give this or `serial`")
     serial: str | None = Field(None, description="Token serial number; better than the label, it is unique")
-    pin_secret: SecretReference = Field("credential:token-pin", description="Where the user PIN is")
+    pin_secret: PinReference = Field("credential:token-pin", description="Where the user PIN is")
     key_protection: Literal["software", "tpm", "certified"] = Field(
         "software", description="What holds the keys: signed into every batch, so state it truly"
     )
@@ -72,6 +73,9 @@ class EvidenceSettings(Section):
 
     linger_s: float = Field(1.0, ge=0.0, le=10.0, description="Longest wait of a statement for its batch to fill, s")
     linger_leaves: int = Field(2048, ge=1, le=4095, description="Statements that end the wait at once")
+    countersign: Literal["no", "ml-dsa-65"] = Field(
+        "no", description="Sign each root a second time, with a key that a quantum computer cannot break"
+    )
     retain_days: int = Field(7, ge=7, le=3650, description="Evidence is kept this long after acknowledgement, days")
     most_mib: int = Field(
         4096, ge=64, le=1 << 20, description="Most space for evidence, MiB; near it the oldest readings are merged"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import Annotated, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -20,7 +21,13 @@ def _secret_reference(value: str) -> str:
     return value
 
 
+def _pin_reference(value: str) -> str:
+    return value if re.fullmatch(r"tpm:/.+", value) else _secret_reference(value)
+
+
 SecretReference = Annotated[str, AfterValidator(_secret_reference)]
+PinReference = Annotated[str, AfterValidator(_pin_reference)]
+"""Also "tpm:/absolute/path" of a file that `v2g-gateway seal-pin` has made."""
 DeviceId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 
 
@@ -46,9 +53,14 @@ def _endpoint(value: str) -> str:
     return value
 
 
+def zone_of(name: str) -> tzinfo:
+    """The time zone of a name. UTC needs no tz database: a small image may have none. Raises as ZoneInfo does."""
+    return UTC if name == "UTC" else ZoneInfo(name)
+
+
 def _timezone(value: str) -> str:
     try:
-        ZoneInfo(value)
+        zone_of(value)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise ValueError('is not in the tz database; write "Europe/Berlin", "Australia/Sydney" or "UTC"') from None
     return value

@@ -57,7 +57,7 @@ from agent.control.snapshot import ControlSnapshot, show_command, show_device
 from agent.control.stop import StopButton
 from agent.control.tally import Register
 from agent.control.undecided import UndecidedMessages, Waiting
-from agent.control.viewing import register_of, settings_view
+from agent.control.viewing import register_of, settings_view, with_day_of
 from agent.evidence.statements import Alarm, CommandReceipt, CommandState, Severity, Statement
 from agent.identity.trust import TrustList
 from drivers.device import Device, Sample, SampleFlag
@@ -225,7 +225,9 @@ class Controller:
     def add(self, settings: DeviceSettings, device: Device) -> None:
         """Another device from now on. It is in the mapping that this was made with already."""
         self._settings = replace(
-            self._settings, controllable={**self._settings.controllable, device.device_id: settings}
+            self._settings,
+            controllable={**self._settings.controllable, device.device_id: settings},
+            day=with_day_of(self._settings.day, settings),
         )
         self._watch.use(self._settings)
         self._controllable[device.device_id] = device

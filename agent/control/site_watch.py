@@ -66,6 +66,7 @@ class SiteWatch:
     def use(self, settings: SiteSettingsView) -> None:
         """From now on; devices may have been added."""
         self._settings = settings
+        self.day.use(settings.day)
 
     @property
     def safe_mode(self) -> str | None:

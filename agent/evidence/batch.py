@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from agent.evidence import cbor, cose, merkle
+from agent.evidence import cbor, cose, countersignature, merkle
+from agent.evidence.countersignature import HEADER_COUNTERSIGNATURE, Countersignature
 from agent.evidence.errors import MalformedError, ProofError, UnsupportedError
 from agent.evidence.fields import Fields
 
 VERSION: Final = 1
+COUNTERSIGNED_VERSION: Final = 2
+"""Of a sealed batch whose root is signed twice. The batch identity in its header is of version 1 all the same."""
 MAX_LEAVES: Final = 4096
 MAX_BATCH_BYTES: Final = 1 << 20
 """Of the encoded batch."""
@@ -119,10 +122,15 @@ class SealedBatch:
     leaves: tuple[bytes, ...]
     """Encoded statements; the first is the Sealing."""
     signature: bytes
+    countersignature: Countersignature | None = None
 
     @property
     def identity(self) -> BatchIdentity:
         return self.header.identity
+
+    def to_be_countersigned(self, protected: bytes) -> bytes:
+        """What the second key signs, under its own protected header."""
+        return countersignature.to_be_countersigned(self.protected, protected, self.root, self.signature)
 
     @property
     def to_be_signed(self) -> bytes:
@@ -134,9 +142,10 @@ class SealedBatch:
         return hashlib.sha256(self.to_be_signed).digest()
 
     def encode(self) -> bytes:
-        """The wire form: [1, COSE_Sign1 with detached payload, [leaves]]."""
-        sign1 = cose.Sign1(self.protected, {}, None, self.signature).encode()
-        return cbor.encode([VERSION, sign1, list(self.leaves)])
+        """The wire form: [1, COSE_Sign1 with detached payload, [leaves]]; 2 where it is countersigned."""
+        sign1 = cose.Sign1(self.protected, second_of(self.countersignature), None, self.signature).encode()
+        version = VERSION if self.countersignature is None else COUNTERSIGNED_VERSION
+        return cbor.encode([version, sign1, list(self.leaves)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +157,7 @@ class Receipt:
     tree_size: int
     index: int
     path: tuple[bytes, ...]
+    countersignature: Countersignature | None
 
 
 def assemble(
@@ -192,11 +202,12 @@ def seal(unsigned: Unsigned, signature: bytes) -> SealedBatch:
 def receipts(batch: SealedBatch, indexes: Iterable[int]) -> list[bytes]:
     """COSE Receipts of these leaves, hashing the batch once. Raises IndexError."""
     tree = merkle.Tree([merkle.leaf_hash(leaf) for leaf in batch.leaves])
-    encoded = []
+    encoded, second = [], second_of(batch.countersignature)
     for index in indexes:
         path: list[cbor.Value] = list(tree.path(index))
         proof = cbor.encode([tree.size, index, path])
-        sign1 = cose.Sign1(batch.protected, {HEADER_VDP: {PROOF_INCLUSION: [proof]}}, None, batch.signature)
+        unprotected: dict[int, cbor.Value] = {HEADER_VDP: {PROOF_INCLUSION: [proof]}, **second}
+        sign1 = cose.Sign1(batch.protected, unprotected, None, batch.signature)
         encoded.append(sign1.encode())
     return encoded
 
@@ -254,11 +265,15 @@ def decode_batch(encoded: bytes) -> SealedBatch:
             pass
         case _:
             raise MalformedError("batch: not an array of version, COSE_Sign1 and leaves")
-    if version != VERSION:
+    if version not in (VERSION, COUNTERSIGNED_VERSION):
         raise UnsupportedError(f"batch: version {version} is not known here")
     sign1 = cose.decode_sign1(sign1_bytes, what="batch signature")
-    if sign1.payload is not None or sign1.unprotected:
-        raise MalformedError("batch signature: the payload must be detached and the unprotected header empty")
+    if sign1.payload is not None:
+        raise MalformedError("batch signature: the payload must be detached")
+    if set(sign1.unprotected) != (set() if version == VERSION else {HEADER_COUNTERSIGNATURE}):
+        raise MalformedError(
+            "batch signature: the unprotected header must be empty in version 1, and in version 2 the countersignature"
+        )
     header = decode_header(sign1.protected)
     texts = tuple(leaf for leaf in leaves if isinstance(leaf, bytes))
     if len(texts) != len(leaves):
@@ -266,7 +281,7 @@ def decode_batch(encoded: bytes) -> SealedBatch:
     if len(texts) != header.identity.leaf_count:
         raise ProofError(f"batch: holds {len(texts)} leaves, its signed header says {header.identity.leaf_count}")
     root = merkle.root([merkle.leaf_hash(leaf) for leaf in texts])
-    return SealedBatch(header, sign1.protected, root, texts, sign1.signature)
+    return SealedBatch(header, sign1.protected, root, texts, sign1.signature, read_second(sign1))
 
 
 def decode_receipt(encoded: bytes) -> Receipt:
@@ -284,16 +299,29 @@ def decode_receipt(encoded: bytes) -> Receipt:
         f.end()
     except (ValueError, TypeError) as error:
         raise MalformedError(f"inclusion proof: {error}") from error
-    return Receipt(header, sign1, tree_size, index, path)
+    return Receipt(header, sign1, tree_size, index, path, read_second(sign1))
 
 
 def _inclusion_proof(unprotected: dict[int, cbor.Value]) -> list[cbor.Value]:
-    """The one proof of a receipt, which is all that its unprotected header may hold: it is not signed."""
+    """The one proof of a receipt. Beside it only a countersignature may stand: this header is not signed."""
     match unprotected.get(HEADER_VDP):
-        case dict(proofs) if len(unprotected) == 1 and len(proofs) == 1:
+        case dict(proofs) if set(unprotected) <= {HEADER_VDP, HEADER_COUNTERSIGNATURE} and len(proofs) == 1:
             match proofs.get(PROOF_INCLUSION):
                 case [bytes(encoded)]:
                     proof = cbor.decode(encoded, what="inclusion proof")
                     if isinstance(proof, list):
                         return proof
-    raise MalformedError("receipt: its unprotected header must be one inclusion proof (396, -1) and nothing else")
+    raise MalformedError(
+        "receipt: its unprotected header must be one inclusion proof (396, -1), and beside it only a countersignature"
+    )
+
+
+def second_of(second: Countersignature | None) -> dict[int, cbor.Value]:
+    """The countersignature's part of an unprotected header."""
+    return {} if second is None else {HEADER_COUNTERSIGNATURE: second.value()}
+
+
+def read_second(sign1: cose.Sign1) -> Countersignature | None:
+    if HEADER_COUNTERSIGNATURE not in sign1.unprotected:
+        return None
+    return countersignature.read(sign1.unprotected[HEADER_COUNTERSIGNATURE])

@@ -17,6 +17,8 @@ from agent.evidence.errors import MalformedError
 
 MAGIC: Final = "v2g-gateway/bundle"
 VERSION: Final = 1
+EXTRACT_VERSION: Final = 2
+"""Of a bundle that names device and period: its batches are no run of the chain, and have gaps."""
 MAX_HEAD_BYTES: Final = 64 * 1024
 
 # Of the first byte of a CBOR item (RFC 8949 section 3).
@@ -26,15 +28,30 @@ _LONGEST_HEAD: Final = 27
 
 
 @dataclass(frozen=True, slots=True)
+class Scope:
+    """What an extract was asked for: from_us <= timestamp < to_us."""
+
+    device_id: str
+    from_us: int
+    to_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class BundleHead:
     """What a bundle says of itself."""
 
     gateway_id: str
     public_keys_der: tuple[bytes, ...]
+    scope: Scope | None = None
+    """None: a run of the chain."""
 
     def encode(self) -> bytes:
         """The first item of the sequence."""
-        return cbor.encode([MAGIC, VERSION, self.gateway_id, list(self.public_keys_der)])
+        keys: list[cbor.Value] = list(self.public_keys_der)
+        if self.scope is None:
+            return cbor.encode([MAGIC, VERSION, self.gateway_id, keys])
+        scope: list[cbor.Value] = [self.scope.device_id, self.scope.from_us, self.scope.to_us]
+        return cbor.encode([MAGIC, EXTRACT_VERSION, self.gateway_id, keys, scope])
 
 
 def encode_batch_item(encoded_batch: bytes) -> bytes:
@@ -51,11 +68,17 @@ def read_bundle(file: BinaryIO) -> tuple[BundleHead, Iterator[bytes]]:
     start = file.tell()
     value, size = cbor.decode_first(file.read(MAX_HEAD_BYTES), what=what)
     file.seek(start + size)
+    scope: Scope | None = None
     match value:
-        case [str(magic), int(version), str(gateway_id), list(keys)] if magic == MAGIC and version == VERSION:
-            if all(isinstance(key, bytes) for key in keys):
-                return BundleHead(gateway_id, tuple(key for key in keys if isinstance(key, bytes))), _batches(file)
-    raise MalformedError(f"not a bundle: it does not begin with [{MAGIC!r}, {VERSION}, ...]")
+        case [str(magic), 1, str(gateway_id), list(keys)] if magic == MAGIC and value[1] is not True:
+            known = True
+        case [str(magic), 2, str(gateway_id), list(keys), [str(device_id), int(from_us), int(to_us)]] if magic == MAGIC:
+            known, scope = True, Scope(device_id, from_us, to_us)
+        case _:
+            known, gateway_id, keys = False, "", []
+    if known and all(isinstance(key, bytes) for key in keys):
+        return BundleHead(gateway_id, tuple(key for key in keys if isinstance(key, bytes)), scope), _batches(file)
+    raise MalformedError(f"not a bundle: it does not begin with [{MAGIC!r}, {VERSION} or {EXTRACT_VERSION}, ...]")
 
 
 def _batches(file: BinaryIO) -> Iterator[bytes]:

@@ -23,6 +23,10 @@ MAX_DEPTH: Final = 8
 _UNSIGNED, _NEGATIVE, _BYTES, _TEXT, _ARRAY, _MAP, _TAG, _SIMPLE = range(8)
 _SIMPLE_VALUES: Final[dict[int, Value]] = {0xF4: False, 0xF5: True, 0xF6: None}
 
+_PLAIN: Final = frozenset({type(None), bool, str, bytes})
+_LEAST: Final = -(1 << 64)
+_BEYOND: Final = 1 << 64
+
 
 def encode(value: Value) -> bytes:
     """The one encoding of a value. Raises TypeError for floats and whatever else the format has no place for."""
@@ -118,14 +122,20 @@ def _read_map(data: bytes, at: int, size: int, depth: int) -> tuple[Value, int]:
 def _ordered(value: Value, depth: int) -> Value:
     if depth < 0:
         raise TypeError(f"nested deeper than {MAX_DEPTH}")
-    if value is None or type(value) in (bool, str, bytes):
+    if type(value) in _PLAIN:
         return value
     if type(value) is int:
-        if not -(1 << 64) <= value < 1 << 64:
+        if not _LEAST <= value < _BEYOND:
             raise TypeError("integer outside 64 bits")
         return value
     if type(value) is list:
-        return [_ordered(item, depth - 1) for item in value]
+        # Statements are flat lists: what needs no second look is passed on here, without a call for each.
+        return [
+            item
+            if (kind := type(item)) in _PLAIN or (kind is int and _LEAST <= item < _BEYOND)  # type: ignore[operator]  # an int
+            else _ordered(item, depth - 1)
+            for item in value
+        ]
     if type(value) is dict:
         if any(type(key) is not int for key in value):
             raise TypeError("map keys are integers")

@@ -86,6 +86,10 @@ class Fields:
             raise TypeError(f"{self._place} is not an array")
         return value
 
+    def none(self) -> bool:
+        """Whether null is next; it is taken then."""
+        return self._skip_none()
+
     def items_or_none(self) -> list[cbor.Value] | None:
         return None if self._skip_none() else self.items()
 

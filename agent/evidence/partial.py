@@ -22,12 +22,15 @@ from agent.evidence.batch import (
     BatchIdentity,
     SealedBatch,
     decode_header,
+    read_second,
+    second_of,
 )
+from agent.evidence.countersignature import HEADER_COUNTERSIGNATURE, Countersignature
 from agent.evidence.errors import MalformedError, ProofError, UnsupportedError
 from agent.evidence.fields import Fields
 
 VERSION: Final = 3
-"""Of the wire form; version 1 is the whole batch, with the same signed header. There is no 2 (a vector)."""
+"""Of the wire form; versions 1 and 2 are the whole batch, with the same signed header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,7 @@ class PartialBatch:
     nodes: tuple[Node, ...]
     """Leaves and gaps, in order."""
     signature: bytes
+    countersignature: Countersignature | None = None
 
     @property
     def identity(self) -> BatchIdentity:
@@ -98,7 +102,7 @@ class PartialBatch:
 
     def encode(self) -> bytes:
         """The wire form: [3, COSE_Sign1 with detached payload, [leaf or [leaves, hash]]]."""
-        sign1 = cose.Sign1(self.protected, {}, None, self.signature).encode()
+        sign1 = cose.Sign1(self.protected, second_of(self.countersignature), None, self.signature).encode()
         nodes: list[cbor.Value] = [[n.leaves, n.root] if isinstance(n, Gap) else n for n in self.nodes]
         return cbor.encode([VERSION, sign1, nodes])
 
@@ -128,14 +132,16 @@ def decode_partial(encoded: bytes) -> PartialBatch:
     if version != VERSION:
         raise UnsupportedError(f"partial batch: version {version} is not known here")
     sign1 = cose.decode_sign1(sign1_bytes, what="batch signature")
-    if sign1.payload is not None or sign1.unprotected:
-        raise MalformedError("batch signature: the payload must be detached and the unprotected header empty")
+    if sign1.payload is not None or not set(sign1.unprotected) <= {HEADER_COUNTERSIGNATURE}:
+        raise MalformedError(
+            "batch signature: the payload must be detached, and the unprotected header empty or a countersignature"
+        )
     header = decode_header(sign1.protected)
     nodes = tuple(map(_node, items))
     if not any(isinstance(node, Gap) for node in nodes):
-        raise MalformedError("partial batch: nothing is left out of it; a whole batch has version 1")
+        raise MalformedError("partial batch: nothing is left out of it; a whole batch has version 1 or 2")
     tree = _grown(nodes, header.identity.leaf_count)
-    return PartialBatch(header, sign1.protected, tree.hash, nodes, sign1.signature)
+    return PartialBatch(header, sign1.protected, tree.hash, nodes, sign1.signature, read_second(sign1))
 
 
 def cut(batch: AnyBatch, keep: Collection[int]) -> AnyBatch:
@@ -145,7 +151,7 @@ def cut(batch: AnyBatch, keep: Collection[int]) -> AnyBatch:
     left = tuple(_nodes(_cut(tree, 0, keep)))
     if not any(isinstance(node, Gap) for node in left):
         return batch
-    return PartialBatch(batch.header, batch.protected, batch.root, left, batch.signature)
+    return PartialBatch(batch.header, batch.protected, batch.root, left, batch.signature, batch.countersignature)
 
 
 def receipts(batch: AnyBatch, indexes: Iterable[int]) -> list[bytes]:
@@ -157,7 +163,10 @@ def receipts(batch: AnyBatch, indexes: Iterable[int]) -> list[bytes]:
     for index in indexes:
         path: list[cbor.Value] = list(_path(tree, index))
         proof = cbor.encode([tree.size, index, path])
-        unprotected: dict[int, cbor.Value] = {HEADER_VDP: {PROOF_INCLUSION: [proof]}}
+        unprotected: dict[int, cbor.Value] = {
+            HEADER_VDP: {PROOF_INCLUSION: [proof]},
+            **second_of(batch.countersignature),
+        }
         encoded.append(cose.Sign1(batch.protected, unprotected, None, batch.signature).encode())
     return encoded
 

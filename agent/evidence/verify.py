@@ -7,14 +7,15 @@ proto/EVIDENCE.md section 7, step by step. Nothing is fetched and nothing is rem
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from agent.evidence import batch as batches
-from agent.evidence import merkle, statements
+from agent.evidence import cose, merkle, statements
 from agent.evidence.batch import BatchHeader, BatchIdentity
 from agent.evidence.cose import VerifyKey
+from agent.evidence.countersignature import Countersignature, Policy
 from agent.evidence.errors import MalformedError, ProofError, SignatureError
 from agent.evidence.partial import AnyBatch, PartialBatch, decode_any, numbered_leaves
 from agent.evidence.statements import Sealing, Statement
@@ -23,7 +24,7 @@ from agent.measure.reading import Reading
 
 @dataclass(frozen=True, slots=True)
 class TrustedKey:
-    """A key that was enrolled for one gateway. It proves nothing about another one."""
+    """An epoch of one gateway's keys, as enrolled. It proves nothing about another gateway."""
 
     gateway_id: str
     key: VerifyKey
@@ -31,6 +32,9 @@ class TrustedKey:
     """Where its epoch begins: it speaks for later batches only. None: from the first on."""
     until: ChainPosition | None = None
     """The last batch of its epoch (proto/IDENTITY.md section 6). None: it has not ended."""
+    countersigner: VerifyKey | None = None
+    """The key of the countersignatures; None: none was enrolled."""
+    policy: Policy = Policy.EITHER
 
     def require_epoch(self, batch: BatchIdentity, root: bytes) -> None:
         """Raises SignatureError for a batch that this key signed and was not the gateway's key for."""
@@ -57,6 +61,8 @@ class VerifiedStatement:
     batch: BatchIdentity
     root: bytes
     key_id: bytes
+    proven_by: tuple[int, ...]
+    """COSE numbers of the signatures over the root that hold: the first one, the countersignature, or both."""
 
     @property
     def hash(self) -> bytes:
@@ -73,6 +79,8 @@ class VerifiedBatch:
     """None in a batch that was thinned down to nothing: when it was sealed is not shown any more."""
     statements: tuple[VerifiedStatement, ...]
     """The leaves that are there, in order; of a whole batch the first is the sealing."""
+    proven_by: tuple[int, ...]
+    """As in VerifiedStatement."""
 
     @property
     def absent(self) -> int:
@@ -105,9 +113,7 @@ class Verifier:
         Raises MalformedError, UnsupportedError, SignatureError or ProofError. Order among batches: `follow`.
         """
         sealed = decode_any(encoded)
-        trusted = self._trusted_for(sealed.header)
-        trusted.key.verify(sealed.to_be_signed, sealed.signature)
-        trusted.require_epoch(sealed.identity, sealed.root)
+        proven_by = self._judge(sealed.header, sealed.protected, sealed.root, sealed.signature, sealed.countersignature)
         read = tuple(
             VerifiedStatement(
                 statement=_leaf(leaf, index, sealed.identity),
@@ -116,11 +122,17 @@ class Verifier:
                 batch=sealed.identity,
                 root=sealed.root,
                 key_id=sealed.header.key_id,
+                proven_by=proven_by,
             )
             for index, leaf in numbered_leaves(sealed)
         )
         sealing = read[0].statement if read else None
-        return VerifiedBatch(sealed=sealed, sealing=sealing if isinstance(sealing, Sealing) else None, statements=read)
+        return VerifiedBatch(
+            sealed=sealed,
+            sealing=sealing if isinstance(sealing, Sealing) else None,
+            statements=read,
+            proven_by=proven_by,
+        )
 
     def verify_receipt(self, receipt: bytes, statement: bytes) -> VerifiedStatement:
         """That the gateway signed exactly these statement bytes. Raises as `verify_batch`.
@@ -130,14 +142,13 @@ class Verifier:
         """
         read = batches.decode_receipt(receipt)
         identity = read.header.identity
-        trusted = self._trusted_for(read.header)
+        self._epoch_of(read.header)
         if read.tree_size != identity.leaf_count:
             raise ProofError(
                 f"receipt: proof for a tree of {read.tree_size} leaves, the signed header says {identity.leaf_count}"
             )
         root = merkle.root_from_path(merkle.leaf_hash(statement), read.index, read.tree_size, read.path)
-        read.sign1.verify(trusted.key, payload=root)
-        trusted.require_epoch(identity, root)
+        proven_by = self._judge(read.header, read.sign1.protected, root, read.sign1.signature, read.countersignature)
         return VerifiedStatement(
             statement=_leaf(statement, read.index, identity),
             encoded=statement,
@@ -145,17 +156,71 @@ class Verifier:
             batch=identity,
             root=root,
             key_id=read.header.key_id,
+            proven_by=proven_by,
         )
 
-    def _trusted_for(self, header: BatchHeader) -> TrustedKey:
-        trusted = self._keys.get((header.identity.gateway_id, header.key_id))
-        if trusted is None:
+    def _judge(
+        self, header: BatchHeader, protected: bytes, root: bytes, signature: bytes, second: Countersignature | None
+    ) -> tuple[int, ...]:
+        """The signatures that hold, by their algorithms, where they are enough for the epoch's policy.
+
+        Raises SignatureError or UnsupportedError.
+        """
+        epoch = self._epoch_of(header)
+        if epoch.policy is Policy.PQ_ONLY:
+            first: SignatureError | None = SignatureError("the first signature is not looked at")
+        else:
+            first = _fault(lambda: epoch.key.verify(cose.to_be_signed(protected, root), signature))
+        second_fault = _fault(lambda: _check_second(second, epoch.countersigner, protected, root, signature))
+        match epoch.policy:
+            case Policy.EITHER:
+                # Of a batch with one signature that one's fault is the news.
+                fault = None if second_fault is None else first
+            case Policy.BOTH:
+                fault = first or second_fault
+            case Policy.PQ_ONLY:
+                fault = second_fault
+        if fault is not None:
+            raise SignatureError(f"{fault} (policy {epoch.policy.value})") from fault
+        epoch.require_epoch(header.identity, root)
+        algorithms = [] if first is not None else [epoch.key.algorithm]
+        if second_fault is None and epoch.countersigner is not None:
+            algorithms.append(epoch.countersigner.algorithm)
+        return tuple(algorithms)
+
+    def _epoch_of(self, header: BatchHeader) -> TrustedKey:
+        epoch = self._keys.get((header.identity.gateway_id, header.key_id))
+        if epoch is None:
             raise SignatureError(
                 f"key {header.key_id.hex()[:16]} is not trusted for gateway {header.identity.gateway_id[:80]!r}: "
                 "enrol it, or ask where this came from"
             )
-        trusted.key.require_algorithm(header.algorithm)
-        return trusted
+        epoch.key.require_algorithm(header.algorithm)
+        return epoch
+
+
+def _fault(check: Callable[[], None]) -> SignatureError | None:
+    try:
+        check()
+    except SignatureError as fault:
+        return fault
+    return None
+
+
+def _check_second(
+    second: Countersignature | None, key: VerifyKey | None, protected: bytes, root: bytes, first_signature: bytes
+) -> None:
+    """Raises SignatureError unless there is a countersignature by the enrolled key, and it holds."""
+    if second is None:
+        raise SignatureError("there is no countersignature")
+    if key is None:
+        raise SignatureError("there is a countersignature, and no key for it was enrolled")
+    if second.key_id != key.key_id:
+        raise SignatureError(f"the countersignature is by key {second.key_id.hex()[:16]}, which is not enrolled")
+    try:
+        second.verify(key, body_protected=protected, root=root, first_signature=first_signature)
+    except SignatureError as error:
+        raise SignatureError(f"countersignature: {error}") from error
 
 
 def _leaf(encoded: bytes, index: int, batch: BatchIdentity) -> Statement:

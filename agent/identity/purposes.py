@@ -12,6 +12,9 @@ UPLINK_KEY: Final = b"uplink-tls"
 SITE_CA_KEY: Final = b"site-ca"
 """Certifies the site's chargers (OCPP security profile 3)."""
 
+COUNTERSIGN_WRAP_KEY: Final = b"countersign-wrap"
+"""Opens the file of the ML-DSA key that countersigns batches: no token of today holds such a key itself."""
+
 
 def device_key(device_id: str) -> bytes:
     """The key of one settled device: it signs that device's channel."""

@@ -64,7 +64,8 @@ class Step:
     oddities: tuple[Oddity, ...]
 
 
-@dataclass(frozen=True, slots=True)
+# The three below live for one step and are never handed out. Freezing them would cost a tenth of the step.
+@dataclass(slots=True)
 class _Outcome:
     """The registers' part of a step."""
 
@@ -90,7 +91,9 @@ def step(
     said = _Said.of(sample, device)
     if said.empty:
         return Step(state, None, ())
-    quality = _clock_flags(at) | Quality(int(sample.flags))
+    quality = _clock_flags(at)
+    if sample.flags is not SampleFlag.NONE:
+        quality |= Quality(int(sample.flags))
     if state is None:
         registers = said.as_origin(at.wall_us)
         fresh = MeterState(
@@ -101,7 +104,8 @@ def step(
         outcome = _registers(state, said, sample, at.wall_us, device)
         if _gap(state, at, device) and SampleFlag.QUEUED not in sample.flags:
             quality |= Quality.AFTER_GAP | Quality.ESTIMATED
-    quality |= outcome.quality
+    if outcome.quality is not Quality.GOOD:
+        quality |= outcome.quality
     oddities = outcome.oddities
     after = outcome.state
     if said.power_rejected:
@@ -109,12 +113,7 @@ def step(
         text = f"power of {sample.power_w} W is beyond the ratings of {device.device_id} and is left out"
         after, told = _once(after, Oddity("meter.power_rejected", text), at.wall_us)
         oddities += told
-    after = replace(
-        after,
-        sequence=after.sequence + 1,
-        timestamp_us=max(after.timestamp_us, at.wall_us),
-        monotonic_s=at.monotonic_s if after.monotonic_s is None else max(after.monotonic_s, at.monotonic_s),
-    )
+    after = after.moved_on(at.wall_us, at.monotonic_s)
     reading = Reading(
         device_id=device.device_id,
         incarnation=incarnation,
@@ -143,7 +142,7 @@ def _source(sample: Sample, shown: Registers) -> ValueSource:
     return sample.source
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Said:
     """The sample's values that can be what they claim."""
 
@@ -209,31 +208,35 @@ def _registers(state: MeterState, said: _Said, sample: Sample, at_us: int, devic
         text = "the meter gives a register that it did not give before"
         return _new_epoch(state, said, at_us, Oddity("meter.register_appeared", text))
     judged = _judge(state.registers, said, at_us, device)
-    if judged.verdicts & {Verdict.FELL, Verdict.JUMPED}:
+    if judged.doubtful:
         return _doubt(state, judged, said, at_us, device)
     quality = Quality.REGISTER_HELD if judged.held else Quality.GOOD
     if state.held and not judged.held:
         quality |= Quality.ESTIMATED
-    rolled = tuple(
-        Oddity("meter.register_rolled_over", f"the {name} register passed its limit and goes on from there")
-        for name, before, now in (
-            ("import", state.registers.imported, judged.registers.imported),
-            ("export", state.registers.exported, judged.registers.exported),
-        )
-        if before is not None and now is not None and now.offset != before.offset
+    rolled = (
+        *_rolled("import", state.registers.imported, judged.registers.imported),
+        *_rolled("export", state.registers.exported, judged.registers.exported),
     )
     net_wh = judged.registers.net_wh - state.registers.net_wh
-    after = replace(state, registers=judged.registers, doubt=None, held=judged.held)
+    after = state.believing(judged.registers, held=judged.held)
     return _Outcome(after, judged.registers, net_wh, quality, rolled)
 
 
-@dataclass(frozen=True, slots=True)
+def _rolled(name: str, before: Register | None, now: Register | None) -> tuple[Oddity, ...]:
+    if before is None or now is None or now.offset == before.offset:
+        return ()
+    return (Oddity("meter.register_rolled_over", f"the {name} register passed its limit and goes on from there"),)
+
+
+@dataclass(slots=True)
 class _Judged:
     """Both registers after a look: what may be believed, and why the rest may not."""
 
     registers: Registers
     """The new look, where a register is missing or slipped the last good one."""
-    verdicts: frozenset[Verdict]
+    doubtful: bool
+    """A register fell or jumped."""
+    fell: bool
     held: bool
     """A register of the last good look is repeated."""
     waking: bool
@@ -241,9 +244,8 @@ class _Judged:
 
 
 def _judge(last: Registers, said: _Said, at_us: int, device: MeteredDevice) -> _Judged:
-    verdicts = set()
-    held = False
-    fallen = set()
+    held = doubtful = False
+    fallen = []
     kept: list[Register | None] = []
     for register, value, rated_w in (
         (last.imported, said.imported, device.rated_import_w),
@@ -254,24 +256,26 @@ def _judge(last: Registers, said: _Said, at_us: int, device: MeteredDevice) -> _
             kept.append(register)
             continue
         verdict, now = look(register, value, at_us, rated_w)
-        verdicts.add(verdict)
+        if verdict is Verdict.GOOD:
+            kept.append(now)
+            continue
         if verdict is Verdict.FELL:
-            fallen.add(value)
-        held |= verdict is Verdict.SLIPPED
-        kept.append(register if verdict is Verdict.SLIPPED else now)
-    return _Judged(Registers(kept[0], kept[1]), frozenset(verdicts), held, waking=fallen == {0})
+            fallen.append(value)
+        slipped = verdict is Verdict.SLIPPED
+        held |= slipped
+        doubtful |= not slipped
+        kept.append(register if slipped else now)
+    waking = bool(fallen) and not any(fallen)
+    return _Judged(Registers(kept[0], kept[1]), doubtful, bool(fallen), held, waking)
 
 
 def _doubt(state: MeterState, judged: _Judged, said: _Said, at_us: int, device: MeteredDevice) -> _Outcome:
     """Hold the last good registers, until enough looks agree that the meter means it."""
-    reset = Verdict.FELL in judged.verdicts
+    reset = judged.fell
     doubt = state.doubt
     if doubt is not None and doubt.reset is reset and doubt.newest.known:
         agrees = _judge(doubt.newest, said, at_us, device)
-        if agrees.verdicts & {Verdict.FELL, Verdict.JUMPED}:
-            doubt = None
-        else:
-            doubt = replace(doubt, newest=agrees.registers, looks=doubt.looks + 1)
+        doubt = None if agrees.doubtful else replace(doubt, newest=agrees.registers, looks=doubt.looks + 1)
     else:
         doubt = None
     if doubt is None:

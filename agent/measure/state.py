@@ -73,6 +73,36 @@ class MeterState:
     quiet: tuple[tuple[str, int], ...] = ()
     """Oddities that can come back every second, by code, and until when they are not reported again."""
 
+    # Every reading takes both of these steps: spelt out, they cost a fifth of `dataclasses.replace`.
+
+    def believing(self, registers: Registers, *, held: bool) -> MeterState:
+        """With these registers as the last good look, and no doubt left."""
+        return MeterState(
+            sequence=self.sequence,
+            meter_epoch=self.meter_epoch,
+            meter_id=self.meter_id,
+            registers=registers,
+            timestamp_us=self.timestamp_us,
+            monotonic_s=self.monotonic_s,
+            held=held,
+            doubt=None,
+            quiet=self.quiet,
+        )
+
+    def moved_on(self, wall_us: int, monotonic_s: float) -> MeterState:
+        """One reading later, at this moment on both clocks."""
+        return MeterState(
+            sequence=self.sequence + 1,
+            meter_epoch=self.meter_epoch,
+            meter_id=self.meter_id,
+            registers=self.registers,
+            timestamp_us=max(self.timestamp_us, wall_us),
+            monotonic_s=monotonic_s if self.monotonic_s is None else max(self.monotonic_s, monotonic_s),
+            held=self.held,
+            doubt=self.doubt,
+            quiet=self.quiet,
+        )
+
     @staticmethod
     def from_reading(last: Reading, last_with_registers: Reading | None = None) -> MeterState:
         """The state after `last`, where no note is left. Roll-overs, doubts and the meter's name are forgotten.

@@ -27,6 +27,8 @@ from drivers.device import Sample
 
 NOTE_PREFIX: Final = "meter/"
 MOST_WAITING: Final = 20_000
+MOST_AT_ONCE: Final = 2048
+"""Samples measured in one go and committed together: a backlog must not hold up the loop, and with it control."""
 MOST_SIGNED_KEPT: Final = 256
 """Samples whose values are given up and whose signatures are not, while the store cannot take them; the newest."""
 RETRY_S: Final = 1.0
@@ -104,8 +106,20 @@ class Measuring:
             await self._commit()
 
     async def _commit(self) -> None:
+        """Everything that waited when it began, MOST_AT_ONCE samples to a transaction."""
+        left = len(self._waiting)
         self._arrived.clear()
-        taken, self._waiting = self._waiting, deque()
+        # What arrives meanwhile may make room by dropping some of these.
+        while (now := min(left, MOST_AT_ONCE, len(self._waiting))) > 0:
+            taken = [self._waiting.popleft() for _ in range(now)]
+            left -= now
+            try:
+                await self._commit_these(taken)
+            except BaseException:
+                self._arrived.set()
+                raise
+
+    async def _commit_these(self, taken: Sequence[Sample]) -> None:
         states = dict(self._states)
         made: list[Statement] = []
         readings: dict[str, Reading] = {}
@@ -124,7 +138,9 @@ class Measuring:
             signed = [signed_statement(value, sample.device_id, at.wall_us) for value in sample.signed]
             made += signed
             if done.reading is not None:
-                reading = replace(done.reading, signed_values=references(signed[:MOST_SIGNED_VALUES]))
+                reading = done.reading
+                if signed:
+                    reading = replace(reading, signed_values=references(signed[:MOST_SIGNED_VALUES]))
                 made.append(reading)
                 readings[sample.device_id] = reading
             for oddity in done.oddities:
@@ -142,7 +158,6 @@ class Measuring:
             await self._desk.put(made, _notes(states, readings))
         except StoreError:
             self._waiting.extendleft(reversed(taken))
-            self._arrived.set()
             raise
         # Sequences count only now: a put that failed has used none.
         self._states = states

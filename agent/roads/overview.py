@@ -128,8 +128,21 @@ def _part_lines(parts: Parts) -> tuple[PartLine, ...]:
             detail="there is no platform" if parts.settings.platform is None else "" if link is None else link.detail,
         ),
         _commands_line(parts),
+        *_countersignature_line(parts),
         *([] if parts.certificates is None else [parts.certificates]),
     )
+
+
+def _countersignature_line(parts: Parts) -> tuple[PartLine, ...]:
+    """Where it is configured: that roots are signed twice, and how far the second key is protected."""
+    if parts.settings.evidence.countersign == "no":
+        return ()
+    trouble = next((problem.sentence for problem in parts.noted if problem.subject == "countersignature"), "")
+    kept = "its key is in a file, encrypted under a key of the token, and in memory while the agent runs"
+    line = PartLine(
+        name="countersignature", ok=not trouble, state=parts.settings.evidence.countersign, detail=trouble or kept
+    )
+    return (line,)
 
 
 _UNSIGNED: Final = {

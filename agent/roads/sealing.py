@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -30,6 +30,12 @@ RETRY_MOST_S: Final = 5.0
 log = structlog.get_logger()
 
 
+class Countersigner(Protocol):
+    """Signs a sealed batch a second time (`agent.identity.countersigner`)."""
+
+    async def countersign(self, sealed: SealedBatch) -> SealedBatch: ...
+
+
 class Sealer:
     """One for the gateway. `run` it in a task of its own. `on_sealed` is told of each batch once it is committed."""
 
@@ -45,6 +51,7 @@ class Sealer:
         key_protection: KeyProtection,
         policy: SealPolicy,
         on_sealed: Callable[[SealedBatch], None],
+        countersigner: Countersigner | None = None,
     ) -> None:
         self._store = store
         self._desk = desk
@@ -55,6 +62,7 @@ class Sealer:
         self._key_protection = key_protection
         self._policy = policy
         self._on_sealed = on_sealed
+        self._countersigner = countersigner
         self._sealing = asyncio.Lock()
         self.trouble = ""
         """Why nothing is sealed; empty while it is."""
@@ -142,6 +150,8 @@ class Sealer:
             key_id=key_id_of(self._signer.public_key_der),
         )
         sealed = batches.seal(unsigned, await self._signer.sign(unsigned.to_be_signed))
+        if self._countersigner is not None:
+            sealed = await self._countersigner.countersign(sealed)
         await self._store.seal(
             StoredBatch(
                 incarnation=incarnation,

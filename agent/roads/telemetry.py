@@ -8,7 +8,6 @@ from typing import Final
 from agent.evidence import batch as batches
 from agent.evidence import statements
 from agent.evidence.batch import SealedBatch
-from agent.evidence.statements import Kind
 from agent.measure.reading import Reading
 from agent.uplink.telemetry import telemetry_of
 from proto.energysettlement.v1.device_pb2 import DeviceTelemetry
@@ -19,15 +18,15 @@ MOST_LIVE: Final = 256
 
 def live_telemetry(batch: SealedBatch) -> Iterator[tuple[str, DeviceTelemetry]]:
     """(device id, telemetry) of the newest readings of a batch, in their order."""
-    found: list[tuple[int, Reading]] = []
-    for index, leaf in enumerate(batch.leaves):
-        if not index:
-            continue
-        statement = statements.decode(leaf)
-        if statements.kind_of(statement) is Kind.READING:
-            assert isinstance(statement, Reading)
-            found.append((index, statement))
-    newest = found[-MOST_LIVE:]
+    newest: list[tuple[int, Reading]] = []
+    # From the end: of a large batch most leaves are never read here.
+    for index in range(len(batch.leaves) - 1, 0, -1):
+        statement = statements.decode(batch.leaves[index])
+        if isinstance(statement, Reading):
+            newest.append((index, statement))
+            if len(newest) == MOST_LIVE:
+                break
+    newest.reverse()
     receipts = batches.receipts(batch, [index for index, _ in newest])
     for (index, reading), receipt in zip(newest, receipts, strict=True):
         yield reading.device_id, telemetry_of(reading, batch.leaves[index], receipt)

@@ -12,6 +12,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import Final
 
 import cbor2
@@ -36,6 +37,8 @@ PLACE_NOTE: Final = "thinning/place/"
 COUNT_NOTE: Final = "thinning/readings"
 RUN_BATCHES: Final = 3_600
 """Merged in one go: an hour at one batch a second."""
+RUN_US: Final = 6 * 3_600_000_000
+"""Longest time that one run covers: within it a statement is found by the time that it begins with."""
 STEP_BATCHES: Final = 128
 """Read, or cut in one transaction."""
 FINE_STATEMENTS_BATCHES: Final = 64
@@ -188,7 +191,8 @@ class Thinner:
         after = int(await self._store.note(place_note) or b"0")
         before_us = now_us - round(YOUNGEST_S * 1e6)
         live = await self._live_at(now_us)
-        while run := await self._store.thinnable(after, before_us, RUN_BATCHES):
+        while found := await self._store.thinnable(after, before_us, RUN_BATCHES):
+            run = _first_run(found)
             after = run[-1].place
             merged = await self._merge(run, live)
             old = old_batches(run[0].incarnation, run[0].number, [batch.root for batch in run])
@@ -307,6 +311,12 @@ class Thinner:
         if code not in self._said:
             self._said.add(code)
             self._on_alarm(severity, code, "store", text)
+
+
+def _first_run(found: Sequence[PlacedBatch]) -> Sequence[PlacedBatch]:
+    """The batches up to the first that ends too late; at least one."""
+    end_us = found[0].first_us + RUN_US
+    return list(takewhile(lambda batch: batch.last_us < end_us, found)) or found[:1]
 
 
 def make_thinner(settings: Settings, *, store: Store, desk: Desk, clock: Clock, alarms: Alarms) -> Thinner:

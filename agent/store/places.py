@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from agent.store import bodies, spans
 from agent.store.query import Query, as_number
+
+WRONG_CLOCK_US: Final = 2 * 86_400_000_000
+PLACES_OF: Final = (
+    "SELECT b.batch FROM batch b INDEXED BY batch_by_time "
+    "WHERE b.last_timestamp_us >= ?1 AND b.first_timestamp_us < ?2 AND EXISTS "
+    "(SELECT 1 FROM span p WHERE p.batch = b.batch AND p.series IN "
+    "(SELECT series FROM series WHERE device_id = ?3 AND (?4 IS NULL OR kind = ?4))) ORDER BY b.batch"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +68,8 @@ class Places(Query):
     async def thinnable(self, after_place: int, before_us: int, limit: int) -> list[PlacedBatch]:
         """The oldest batches that nobody acknowledged, behind a place, all of one incarnation and without gaps.
 
-        Up to the first that has something of `before_us` or later; at most `limit`.
+        Up to the first that has something of `before_us` or later; at most `limit`. What is days later has its time
+        from a clock that was wrong, and holds nothing up.
         """
         rows = await self._all(
             "SELECT batch, incarnation, number, root, leaf_count, first_timestamp_us, last_timestamp_us FROM batch b "
@@ -71,7 +81,8 @@ class Places(Query):
         found: list[PlacedBatch] = []
         for row in rows:
             batch = PlacedBatch(*row)
-            if batch.last_us >= before_us or (found and batch.incarnation != found[0].incarnation):
+            young = before_us <= batch.last_us < before_us + WRONG_CLOCK_US
+            if young or (found and batch.incarnation != found[0].incarnation):
                 break
             found.append(batch)
         return found
@@ -114,18 +125,28 @@ class Places(Query):
         found = await self.bodies_between(place, place)
         return found[0][1] if found else None
 
-    async def batches_with(self, device_id: str, from_us: int, to_us: int) -> list[PlacedBatch]:
-        """Batches with statements of a device, of any kind, and of a time: from_us <= timestamp < to_us, in order."""
+    async def places_of(self, device_id: str, from_us: int, to_us: int, kind: int | None = None) -> list[int]:
+        """Places of batches with statements of a device, of a kind or any: from_us <= timestamp < to_us. In order.
+
+        A batch may have them at other times: its spans tell.
+        """
+        rows = await self._all(PLACES_OF, from_us, to_us, device_id, kind)
+        return [as_number(row[0]) for row in rows]
+
+    async def placed(self, place: int) -> PlacedBatch | None:
+        """The batch at a place; None: it is gone."""
         rows = await self._all(
-            "SELECT b.batch, b.incarnation, b.number, b.root, b.leaf_count, b.first_timestamp_us, b.last_timestamp_us "
-            "FROM batch b INDEXED BY batch_by_time WHERE b.last_timestamp_us >= ?1 AND b.first_timestamp_us < ?2 AND "
-            "EXISTS (SELECT 1 FROM span p WHERE p.batch = b.batch AND p.series IN "
-            "(SELECT series FROM series WHERE device_id = ?3)) ORDER BY b.batch",
-            from_us,
-            to_us,
-            device_id,
+            "SELECT batch, incarnation, number, root, leaf_count, first_timestamp_us, last_timestamp_us FROM batch "
+            "WHERE batch = ?",
+            place,
         )
-        return [PlacedBatch(*row) for row in rows]
+        return PlacedBatch(*rows[0]) if rows else None
+
+    async def device_ids(self) -> list[str]:
+        """Devices that anything was ever stored of."""
+        return [
+            row[0] for row in await self._all("SELECT DISTINCT device_id FROM series WHERE device_id != '' ORDER BY 1")
+        ]
 
     async def of_kind_between(self, kind: int, first_place: int, last_place: int) -> list[tuple[str | None, bytes]]:
         """(device, statement) of a kind in batches between two places, in order of the batches."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
+
+import orjson
 
 from agent.store import bodies, spans
 from agent.store.errors import StoreError
@@ -44,19 +47,22 @@ class Reader(Places):
 
     async def queued(self, limit: int = 4095, most_bytes: int = 1 << 20) -> list[QueuedRow]:
         """The statements that wait longest, in order of `put`: at most `limit` and `most_bytes`, but at least one."""
-        rows = await self._all(
+        # One row of JSON: the interpreter's lock is given up once, and not for every statement.
+        ((listed,),) = await self._all(
+            "SELECT json_group_array(json_array(place, kind, device_id, sequence, timestamp_us, hex(encoded), urgent)) "
+            "FROM (SELECT *, sum(length(encoded)) OVER (ORDER BY place) AS running FROM ("
             "SELECT q.place, s.kind, s.device_id, q.sequence, q.timestamp_us, q.encoded, q.urgent "
-            "FROM queue q JOIN series s USING (series) ORDER BY q.place LIMIT ?",
+            "FROM queue q JOIN series s USING (series) ORDER BY q.place LIMIT ?)) "
+            "WHERE running <= ? OR place = (SELECT min(place) FROM queue)",
             limit,
+            most_bytes,
         )
-        taken: list[QueuedRow] = []
-        size = 0
-        for place, kind, device_id, sequence, timestamp_us, encoded, urgent in rows:
-            size += len(encoded)
-            if taken and size > most_bytes:
-                break
-            taken.append(QueuedRow(place, kind, device_id or None, sequence, timestamp_us, encoded, bool(urgent)))
-        return taken
+        return [
+            QueuedRow(place, kind, device_id or None, sequence, timestamp_us, bytes.fromhex(encoded), bool(urgent))
+            for place, kind, device_id, sequence, timestamp_us, encoded, urgent in sorted(
+                orjson.loads(listed), key=itemgetter(0)
+            )
+        ]
 
     async def last_batch(self) -> tuple[int, int, bytes] | None:
         """(incarnation, number, root) of the newest batch of this incarnation; None before its first."""

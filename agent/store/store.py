@@ -11,11 +11,13 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
 import aiosqlite
+import orjson
 import structlog
 
 from agent.store import bodies, files, spans
@@ -25,7 +27,7 @@ from agent.store.reader import Reader
 from agent.store.room import PRUNE_BATCHES, Cut, Kept, cut_some, prune_some
 from agent.store.rows import ChannelRow, Counts, Queued, Stage, StoredBatch
 from agent.store.schema import BLOCK_BITS
-from agent.store.writer import Put, Series, Writer, insert_statements, write_notes
+from agent.store.writer import Put, Series, Writer, insert_rows, insert_statements, write_notes
 
 PAGE_BYTES: Final = 4096
 RESERVE_BYTES: Final = 4 << 20
@@ -181,12 +183,14 @@ class Store(Reader):
             number, root = rows[0] if rows else (0, bytes(32))
             if (batch.number, batch.previous_root) != (number + 1, root):
                 raise ConflictError(f"batch {batch.number} does not follow batch {number} of root {root.hex()[:16]}")
-            queued = await _rows(
+            # One row of JSON: the interpreter's lock is given up once, and not for every statement.
+            ((listed,),) = await _rows(
                 connection,
-                "SELECT series, sequence, timestamp_us, length(encoded), urgent FROM queue WHERE place <= ? "
-                "ORDER BY place",
+                "SELECT json_group_array(json_array(place, series, sequence, timestamp_us, length(encoded), urgent)) "
+                "FROM (SELECT * FROM queue WHERE place <= ? ORDER BY place)",
                 (up_to_rowid,),
             )
+            queued = [row[1:] for row in sorted(orjson.loads(listed), key=itemgetter(0))]
             if not queued or len(queued) != batch.leaf_count - 1:
                 raise ConflictError(
                     f"batch {batch.number} of {batch.leaf_count} leaves would replace {len(queued)} queued statements"
@@ -210,9 +214,10 @@ class Store(Reader):
                 sequences = [leaf.sequence for leaf in leaves if leaf.sequence is not None]
                 ends = min(sequences, default=None), max(sequences, default=None)
                 rows_of_spans.append((place, series, *ends, spans.encode(leaves)))
-            await connection.executemany("INSERT INTO span VALUES (?, ?, ?, ?, ?)", rows_of_spans)
-            await connection.executemany(
-                "INSERT OR IGNORE INTO block VALUES (?, ?, ?)",
+            await insert_rows(connection, "INSERT INTO span", rows_of_spans)
+            await insert_rows(
+                connection,
+                "INSERT OR IGNORE INTO block",
                 [(series, place >> BLOCK_BITS, first) for _, series, first, _, _ in rows_of_spans],
             )
             await connection.execute("DELETE FROM queue WHERE place <= ?", (up_to_rowid,))

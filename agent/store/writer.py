@@ -13,6 +13,7 @@ import sqlite3
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final, Generic, TypeVar
 
 import aiosqlite
@@ -28,6 +29,8 @@ PENDING_BYTES: Final = 16 << 20
 """Callers of non-urgent writes wait while this much is pending."""
 RESERVE_RETRY_S: Final = 5.0
 """How often a full disk is asked whether it has room for the reserve again."""
+_ROWS_TO_A_STATEMENT: Final = (2048, 256, 32, 4, 1)
+"""A few sizes, so that SQLite finds each statement prepared."""
 
 T = TypeVar("T")
 _log = structlog.get_logger()
@@ -321,16 +324,27 @@ async def insert_statements(connection: aiosqlite.Connection, series: Series, st
         (await series.number(connection, s.device_id, s.kind), s.sequence, s.timestamp_us, s.urgent, s.encoded)
         for s in statements
     ]
-    await connection.executemany(
-        "INSERT INTO queue (series, sequence, timestamp_us, urgent, encoded) VALUES (?, ?, ?, ?, ?)", rows
-    )
+    await insert_rows(connection, "INSERT INTO queue (series, sequence, timestamp_us, urgent, encoded)", rows)
+
+
+async def insert_rows(connection: aiosqlite.Connection, insert: str, rows: Sequence[Sequence[object]]) -> None:
+    """`insert` (up to VALUES) of rows of one width, many to a statement, within the current transaction.
+
+    `executemany` gives up the interpreter's lock for every row, and a busy event loop lets it wait 5 ms each time.
+    """
+    at = 0
+    for size in _ROWS_TO_A_STATEMENT:
+        while len(rows) - at >= size:
+            marks = ", ".join([f"({', '.join('?' * len(rows[at]))})"] * size)
+            await connection.execute(f"{insert} VALUES {marks}", list(chain.from_iterable(rows[at : at + size])))
+            at += size
 
 
 async def write_notes(connection: aiosqlite.Connection, notes: Mapping[str, bytes | None]) -> None:
     """Set notes, or delete those whose value is None, within the current transaction."""
     kept = [(key, value) for key, value in notes.items() if value is not None]
     if kept:
-        await connection.executemany("INSERT OR REPLACE INTO note VALUES (?, ?)", kept)
+        await insert_rows(connection, "INSERT OR REPLACE INTO note", kept)
     if len(kept) < len(notes):
         gone = [(key,) for key, value in notes.items() if value is None]
         await connection.executemany("DELETE FROM note WHERE key = ?", gone)

@@ -22,6 +22,7 @@ from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass, To
 from pkcs11.constants import DEFAULT
 
 from agent.evidence.errors import EvidenceError
+from agent.token import wrapping
 from agent.token.errors import (
     KeyExistsError,
     KeyMissingError,
@@ -297,6 +298,22 @@ class Cryptoki:
                 private_template=dict(_PRIVATE_TEMPLATE),
             )
         return self.find(key_id)
+
+    def wrapping_key(self, key_id: bytes) -> bytes:
+        """Public half of the key that opens secrets, made now when there is none. Raises as `generate`."""
+        try:
+            return wrapping.public_half(self._live(), key_id)
+        except KeyMissingError:
+            pass
+        if int(Mechanism.RSA_PKCS_OAEP) not in self._mechanisms or self._token is None:
+            raise KeyRefusedError(f"key {name_of(key_id)}: the token cannot decrypt (CKM_RSA_PKCS_OAEP)")
+        with self._token.open(rw=True) as session:
+            wrapping.generate(session, key_id)
+        return wrapping.public_half(self._live(), key_id)
+
+    def unwrap(self, key_id: bytes, encrypted: bytes) -> bytes:
+        """What was encrypted to the key of `wrapping_key`. Raises KeyMissingError, KeyRefusedError or PKCS11Error."""
+        return wrapping.decrypt(self._live(), key_id, encrypted)
 
     def _objects(self, attributes: dict[Attribute, object]) -> list[pkcs11.Object]:
         return list(self._live().get_objects(attributes))

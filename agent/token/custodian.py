@@ -125,6 +125,14 @@ class Custodian:
         _log.info("token.key_created", key=name_of(key_id), curve=curve.name)
         return made
 
+    def wrapping_key(self, key_id: bytes) -> bytes:
+        """Raises KeyRefusedError or TokenUnavailableError."""
+        return self._ceremony(lambda: self._cryptoki.wrapping_key(key_id))
+
+    def unwrap(self, key_id: bytes, encrypted: bytes) -> bytes:
+        """Raises KeyRefusedError, also for what was encrypted to another key, or TokenUnavailableError."""
+        return self._ceremony(lambda: self._cryptoki.unwrap(key_id, encrypted))
+
     # Upkeep
 
     def upkeep(self) -> float:

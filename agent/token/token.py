@@ -175,6 +175,19 @@ class Token:
         name = key_id.decode("utf-8") if label is None else label
         return await self._ask(lambda: self._custodian.create_key(key_id, name, curve), CEREMONY_DEADLINE_S)
 
+    # Secrets that the token guards
+
+    async def wrapping_key(self, key_id: bytes) -> bytes:
+        """SubjectPublicKeyInfo (RSA) of a key that opens secrets (`wrapping.encrypt_to`), made now when there is none.
+
+        Raises KeyRefusedError or TokenUnavailableError.
+        """
+        return await self._ask(lambda: self._custodian.wrapping_key(key_id), CEREMONY_DEADLINE_S)
+
+    async def unwrap(self, key_id: bytes, encrypted: bytes) -> bytes:
+        """The secret. Raises KeyRefusedError, also for what was encrypted to another key, or TokenUnavailableError."""
+        return await self._ask(lambda: self._custodian.unwrap(key_id, encrypted), CEREMONY_DEADLINE_S)
+
     # For PinnedSigner
 
     def pin_of(self, key_id: bytes) -> bytes | None:

@@ -21,6 +21,7 @@ from agent.config import PlatformSettings
 from agent.evidence import cbor
 from agent.evidence.cose import HEADER_ALG, HEADER_KID, Sign1, key_id_of, to_be_signed
 from agent.uplink.errors import CredentialsError
+from agent.uplink.key_exchange import prefer_hybrid
 from drivers.device import Signer
 
 TOKEN_VALID_S: Final = 300
@@ -79,6 +80,7 @@ def tls_context(ca_file: Path, server_name: str | None, certificate: Path | None
     context = _ContextFor(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.expected = server_name
+    prefer_hybrid(context)
     _reading(ca_file, lambda: context.load_verify_locations(ca_file))
     if certificate is not None and key is not None:
         mode = _reading(key, lambda: key.stat().st_mode)

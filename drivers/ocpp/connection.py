@@ -12,6 +12,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 
+from drivers.ocpp.discretion import action_name, label_of
 from drivers.ocpp.errors import (
     CallError,
     CallRefusedError,
@@ -42,8 +43,6 @@ from drivers.ocpp.station import Reaction
 
 LOGGED_FAULTS: Final = 3
 """Of one connection; a charger that sends nonsense sends much of it."""
-LOGGED_CHARACTERS: Final = 64
-"""Of a frame that we send."""
 MESSAGES_PER_S: Final = 50.0
 """In the long run, of one charger. An honest one sends a few a minute, and its queue after an outage one by one."""
 MESSAGES_AT_ONCE: Final = 200.0
@@ -94,6 +93,8 @@ class Connection:
         self._asked = asyncio.Event()
         self._sooner = asyncio.Event()
         self._ended = False
+        self._sends = 0
+        self._sending_since_s = 0.0
         self._faults = 0
         self._log = _log.bind(charger=charger_id)
 
@@ -106,7 +107,7 @@ class Connection:
         """Returns when the socket is closed, by whomever."""
         try:
             async with asyncio.TaskGroup() as group:
-                beside = [group.create_task(self._write()), group.create_task(self._expire())]
+                beside = [group.create_task(each) for each in (self._write(), self._expire(), self._watch_sends())]
                 await self._read()
                 for task in beside:
                     task.cancel()
@@ -210,19 +211,27 @@ class Connection:
         texts = self._engine.frames_to_send()
         if not texts:
             return
-        stuck = asyncio.get_running_loop().call_later(SEND_WITHIN_S, self._give_up)
+        if not self._sends:
+            self._sending_since_s = self._monotonic_s()
+        self._sends += 1
         try:
             for text in texts:
-                # Kind, id and action, and no more: what follows may hold a password. To read along: `ocpp tap`.
-                self._log.debug("ocpp_sent", frame=text[:LOGGED_CHARACTERS])
+                # No more: what follows may hold a password. To read along: `ocpp tap`.
+                self._log.debug("ocpp_sent", frame=label_of(text))
                 await self._socket.send(text)
         finally:
-            stuck.cancel()
+            self._sends -= 1
+            self._sending_since_s = self._monotonic_s()  # one that has gone through: the others do, too
 
-    def _give_up(self) -> None:
-        """Ends a send that is stuck, by ending the connection."""
-        self._on_trouble("charger.slow_reader", f"took nothing from us for {SEND_WITHIN_S:.0f} s; closed")
-        self.drop()
+    async def _watch_sends(self) -> None:
+        """Ends a send that is stuck, by ending the connection. One look now and then for all of them: a timer for each
+        costs as much as the answer that it watches."""
+        while True:
+            await asyncio.sleep(SEND_WITHIN_S / 4)
+            if self._sends and self._monotonic_s() - self._sending_since_s >= SEND_WITHIN_S:
+                self._on_trouble("charger.slow_reader", f"took nothing from us for {SEND_WITHIN_S:.0f} s; closed")
+                self.drop()
+                return
 
     async def _take(self, event: Event) -> None:
         match event:
@@ -246,7 +255,7 @@ class Connection:
             case LateAnswer():
                 self._log.info("ocpp_late_answer", action=event.action)
             case RepeatedCall():
-                self._log.info("ocpp_repeated_call", action=event.action[:64])
+                self._log.info("ocpp_repeated_call", action=action_name(event.action))
             case PeerFault():
                 await self._fault(event)
 

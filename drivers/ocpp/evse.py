@@ -37,6 +37,7 @@ TRUST_AGAIN_S: Final = 900.0
 """After a discharge that did not show on the meter, before another is tried with the same car."""
 TAKEN_BACK_S: Final = 60.0
 """The 0 W that takes a discharge back holds at least so long, or until somebody orders something else."""
+_NOT_LIVE: Final = SampleFlag.QUEUED | SampleFlag.ESTIMATED
 
 _log = structlog.get_logger()
 
@@ -179,7 +180,7 @@ class OcppEvse:
 
     def take(self, sample: Sample) -> None:
         """A sample of this EVSE."""
-        if not sample.flags & (SampleFlag.QUEUED | SampleFlag.ESTIMATED):
+        if sample.flags is SampleFlag.NONE or not sample.flags & _NOT_LIVE:
             self._obedience.metered(sample.power_w, sample.export_register_milliwatt_hours, sample.monotonic_s)
         if self._emit is not None:
             self._emit(sample)

@@ -9,13 +9,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from drivers.sunspec.codec import Decoder, Layout, Value, layout
 from drivers.sunspec.connection import Words
 from drivers.sunspec.errors import ModbusExceptionError
 from drivers.sunspec.models import Model
-from drivers.sunspec.pdu import octets_of
 from drivers.sunspec.relearning import Relearning
 from drivers.sunspec.stretches import Part, Placed, Stretch, arrange, bare_values, factors_of, plan
 from drivers.sunspec.transport import MOST_READ
@@ -111,7 +110,9 @@ class MapPoll:
         self._relearning = Relearning.known(since_s) if refusals else Relearning()
         self._refused = False
         """Something was, in the poll that is under way."""
-        self._planned: list[Stretch] = []
+        self._early: list[Stretch] = []
+        self._late: list[Stretch] = []
+        """Read after what is far."""
         self._far: _Far | None = None
         self._torn: list[Placed] = []
         self._plan([placed for placed in self._wanted if not self._is_hidden(placed)])
@@ -130,66 +131,81 @@ class MapPoll:
 
     async def _read(self, read: Read) -> MapLook:
         self._torn = []
+        self._early, early = await self._take_near(self._early, read)
+        rows = [] if self._far is None else await self._read_apart(self._far, early, read)
+        self._late, late = await self._take_near(self._late, read)
+        if self._torn:
+            # Refused for what lies between value and factor, it seems: each is asked for alone.
+            apart = [*self._torn, *(self._far.wanted if self._far is not None else ())]
+            self._far, self._torn = _Far(self._parts, apart, (), self._barriers), []
+            self._early, self._late = sorted([*self._early, *self._late], key=_address), []
+            early, late = [*early, *late], []
+            rows = await self._read_apart(self._far, early, read)
         values: list[dict[str, Value]] = [{}] * len(self._parts)
-        moment: float | None = None
-        before = self._planned
-        self._planned, taken = await self._take(self._planned, read, bare=False)
-        if self._planned != before:
-            self._barriers |= _seams(self._planned)
-        for stretch, words in taken:
+        for stretch, words in (*early, *late):
             for owner in stretch.parts:
                 found = owner.decode(words.octets, owner.start)
                 # The first stretch of a model makes its dict: copying a thousand values counts.
                 values[owner.part] = values[owner.part] | found if values[owner.part] else found
-            moment = words.monotonic_s if moment is None else moment
-        if self._torn:
-            # Refused for what lies between value and factor, it seems: each is asked for alone.
-            apart = [*self._torn, *(self._far.wanted if self._far is not None else ())]
-            self._far, self._torn = _Far(self._parts, apart, self._barriers), []
         if self._far is not None:
-            far_moment = await self._read_far(self._far, taken, values, read)
-            moment = far_moment if moment is None else moment
-        return MapLook(tuple(values), moment)
+            await self._add_firm(self._far, rows, late, values, read)
+        moments = [words.monotonic_s for _, words in (*early[:1], *late[:1])] + [row.monotonic_s for row in rows[:1]]
+        return MapLook(tuple(values), min(moments, default=None))
 
-    async def _read_far(
-        self,
-        far: _Far,
-        near: Sequence[tuple[Stretch, Words]],
-        values: list[dict[str, Value]],
-        read: Read,
-    ) -> float | None:
-        """Values apart from their scale factors: the factor is read before and after, and must not have moved.
+    async def _take_near(self, planned: list[Stretch], read: Read) -> tuple[list[Stretch], list[tuple[Stretch, Words]]]:
+        kept, taken = await self._take(planned, read, bare=False)
+        if kept != planned:
+            self._barriers |= _seams(kept)
+        return kept, taken
 
-        `near` was read just before, and holds most of the factors.
-        """
-        before = _words_at(far.factor_addresses, near)
-        missing = [
-            stretch for stretch in far.factors if not before.keys() >= set(stretch.addresses) & far.factor_addresses
-        ]
-        _, more = await self._take(missing, read, bare=True)
-        before |= _words_at(far.factor_addresses, more)
+    async def _read_apart(self, far: _Far, early: Sequence[tuple[Stretch, Words]], read: Read) -> list[_Row]:
+        """Values apart from their scale factors, with the factors as they were before. `early` holds most of those."""
+        factors = _octets_at(far.factor_addresses, early)
+        await self._take_factors(far, factors, far.along, read)
         planned = far.values
         far.values, taken = await self._take(planned, read, bare=True)
         if far.values != planned:
             self._barriers |= _seams(far.values)
-        planned = far.factors
-        far.factors, again = await self._take(planned, read, bare=True)
-        if far.factors != planned:
-            self._barriers |= _seams(far.factors)
-        after = _words_at(far.factor_addresses, again)
-        firm = {at: word for at, word in after.items() if before.get(at) == word}
-        seen = {at: word for stretch, words in taken for at, word in enumerate(words.words, stretch.first)}
+        rows: list[_Row] = []
+        for stretch, words in taken:
+            factors = _octets_at(far.along, [(stretch, words)]) | factors
+            for placed in stretch.placed:
+                point = far.points.get((placed.part, placed.field.path))
+                factor = b"" if point is None else factors.get(point.factor_address, b"")
+                if point is not None and (factor or point.factor_address == NO_FACTOR):
+                    start = 2 * (placed.first - stretch.first)
+                    octets = words.octets[start : start + 2 * placed.field.point.size]
+                    rows.append(_Row(point, octets, factor, words.monotonic_s))
+        return rows
+
+    async def _add_firm(
+        self,
+        far: _Far,
+        rows: Sequence[_Row],
+        late: Sequence[tuple[Stretch, Words]],
+        values: list[dict[str, Value]],
+        read: Read,
+    ) -> None:
+        """Adds those whose factor is still the same to the values. `late` was read after them."""
+        after = _octets_at(far.factor_addresses, late)
+        await self._take_factors(far, after, frozenset(), read)
         found: dict[int, dict[str, Value]] = {}
-        for point in far.points:
-            own = [seen.get(at) for at in point.value_addresses]
-            if point.factor_address is not None:
-                own.append(firm.get(point.factor_address))
-            row = [word for word in own if word is not None]
-            if len(row) == len(own):
-                found.setdefault(point.part, {}).update(point.decode(octets_of(row)))
+        for row in rows:
+            if after.get(row.point.factor_address, b"") == row.factor:
+                found.setdefault(row.point.part, {}).update(row.point.decode(row.octets + row.factor))
         for part, more_values in found.items():
             values[part] = values[part] | more_values
-        return taken[0][1].monotonic_s if taken else None
+
+    async def _take_factors(self, far: _Far, factors: dict[int, bytes], others: Collection[int], read: Read) -> None:
+        """Adds those that are neither in `factors` nor read otherwise."""
+        there = {*factors, *others}
+        wanted = far.factor_addresses - there
+        planned = [stretch for stretch in far.factors if not wanted.isdisjoint(stretch.addresses)]
+        kept, taken = await self._take(planned, read, bare=True)
+        if kept != planned:
+            self._barriers |= _seams(kept)
+            far.factors = sorted([*(one for one in far.factors if one not in planned), *kept], key=_address)
+        factors.update(_octets_at(far.factor_addresses, taken))
 
     async def _take(
         self, planned: list[Stretch], read: Read, *, bare: bool
@@ -223,9 +239,11 @@ class MapPoll:
 
     def _plan(self, wanted: Sequence[Placed]) -> None:
         together = [placed for placed in wanted if (placed.part, placed.field.path) not in self._apart]
-        self._planned, apart = arrange(self._parts, together, self._barriers)
-        apart += [placed for placed in wanted if (placed.part, placed.field.path) in self._apart]
-        self._far = _Far(self._parts, apart, self._barriers) if apart else None
+        arranged = arrange(self._parts, together, self._barriers)
+        self._early, self._late = arranged.early, arranged.late
+        torn = [placed for placed in wanted if (placed.part, placed.field.path) in self._apart]
+        apart = [*arranged.apart, *torn]
+        self._far = _Far(self._parts, apart, arranged.along, self._barriers) if apart else None
 
     def _is_hidden(self, placed: Placed) -> bool:
         """Whether the value is, or the scale factor without which it means nothing."""
@@ -295,43 +313,63 @@ def _seams(planned: Sequence[Stretch]) -> set[int]:
 class _Far:
     """Points that are read apart from their scale factors."""
 
-    def __init__(self, parts: Sequence[Part], wanted: Sequence[Placed], barriers: Collection[int]) -> None:
+    def __init__(
+        self, parts: Sequence[Part], wanted: Sequence[Placed], along: Sequence[Placed], barriers: Collection[int]
+    ) -> None:
+        """`along`: factors that are read with the values."""
         self.wanted = wanted
+        self.along = frozenset(placed.first for placed in along)
         factors = factors_of(parts, wanted)
         self.factor_addresses = frozenset(placed.first for placed in factors)
         self.factors = plan(parts, factors, bare=True, barriers=barriers)
-        self.values = plan(parts, bare_values(parts, wanted), bare=True, barriers=barriers)
-        self.points = [_FarPoint.of(parts[placed.part].address, placed) for placed in wanted]
+        self.values = plan(parts, [*bare_values(parts, wanted), *along], bare=True, barriers=barriers)
+        self.points = {
+            (placed.part, placed.field.path): _FarPoint.of(parts[placed.part].address, placed) for placed in wanted
+        }
+        """By part and path."""
+
+
+NO_FACTOR: Final = -1
+"""In the place of an address."""
 
 
 @dataclass(frozen=True, slots=True)
 class _FarPoint:
-    """One point apart from its factor, decoded from its own words with the factor's behind them."""
+    """One point apart from its factor, decoded from its own octets with the factor's behind them."""
 
     part: int
-    value_addresses: range
-    factor_address: int | None
+    factor_address: int
+    """NO_FACTOR where it has none, or a constant one."""
     decode: Callable[[bytes], dict[str, Value]]
 
     @classmethod
     def of(cls, address: int, placed: Placed) -> _FarPoint:
         field = placed.field
-        factor = None if field.factor_offset is None else address + field.factor_offset
-        behind = replace(field, offset=0, factor_offset=None if factor is None else field.point.size)
-        return cls(
-            placed.part,
-            range(address + field.offset, address + field.end),
-            factor,
-            Decoder([behind], 0, field.point.size + (factor is not None)),
-        )
+        factor = NO_FACTOR if field.factor_offset is None else address + field.factor_offset
+        behind = replace(field, offset=0, factor_offset=None if field.factor_offset is None else field.point.size)
+        return cls(placed.part, factor, Decoder([behind], 0, field.point.size + (field.factor_offset is not None)))
 
 
-def _words_at(addresses: Collection[int], taken: Sequence[tuple[Stretch, Words]]) -> dict[int, int]:
-    """Those of the addresses that were read, with their words."""
-    found: dict[int, int] = {}
+class _Row(NamedTuple):
+    """A value that was read apart."""
+
+    point: _FarPoint
+    octets: bytes
+    factor: bytes
+    """As it was before; empty where it has none."""
+    monotonic_s: float
+
+
+def _octets_at(addresses: Collection[int], taken: Sequence[tuple[Stretch, Words]]) -> dict[int, bytes]:
+    """Those of the addresses that were read, with their octets: the last ones."""
+    found: dict[int, bytes] = {}
     for stretch, words in taken:
         for at in addresses:
             if at in stretch.addresses:
                 place = 2 * (at - stretch.first)
-                found[at] = int.from_bytes(words.octets[place : place + 2], "big")
+                found[at] = words.octets[place : place + 2]
     return found
+
+
+def _address(stretch: Stretch) -> int:
+    return stretch.first

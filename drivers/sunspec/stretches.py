@@ -2,13 +2,15 @@
 
 A stretch is one request. It may reach over several models: what lies between them is read along. Factors move between
 reads, so a value and its factor come from one stretch; a value too far from its factor is read bare, and its factor
-before and after it. A barrier is an address that no stretch may reach over: the device refuses what lies before it.
+before and after it, by stretches that hold it anyway where there are two: they are put in that order. A barrier is an
+address that no stretch may reach over: the device refuses what lies before it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from drivers.sunspec.codec import Field, Layout, Value
 from drivers.sunspec.transport import MOST_READ
@@ -83,10 +85,20 @@ class Stretch:
         return self.placed[:middle], self.placed[middle:]
 
 
-def arrange(
-    parts: Sequence[Part], wanted: Sequence[Placed], barriers: Collection[int] = ()
-) -> tuple[list[Stretch], list[Placed]]:
-    """(requests in order of address, points that are better read apart from their factors), for few requests in all.
+class Arrangement(NamedTuple):
+    """What to read, in this order."""
+
+    early: list[Stretch]
+    apart: list[Placed]
+    """Points to read without their factors."""
+    along: list[Placed]
+    """Factors of theirs that are read with them, each before its values."""
+    late: list[Stretch]
+    """They hold factors that were read before, once more."""
+
+
+def arrange(parts: Sequence[Part], wanted: Sequence[Placed], barriers: Collection[int] = ()) -> Arrangement:
+    """Requests in order of address but for the late ones, and what is better read apart, for few requests in all.
 
     Apart are points too far from their factors, and of long models those for which much would be read twice.
     """
@@ -97,11 +109,19 @@ def arrange(
     }
     loose: frozenset[int] = frozenset()
     groups, apart = _grouped(wanted, loose, barriers=barriers)
+    order = _ordered(parts, groups, apart, barriers)
     for number in (number for number, extent in extents.items() if extent > MOST_READ):
         other_groups, other_apart = _grouped(wanted, loose | {number}, barriers=barriers)
-        if _requests(parts, other_groups, other_apart) < _requests(parts, groups, apart):
-            loose, groups, apart = loose | {number}, other_groups, other_apart
-    return [_stretch(parts, group, bare=False) for group in groups], apart
+        other = _ordered(parts, other_groups, other_apart, barriers)
+        if other.requests < order.requests:
+            loose, groups, apart, order = loose | {number}, other_groups, other_apart, other
+    stretches = [_stretch(parts, group, bare=False) for group in groups]
+    return Arrangement(
+        early=[stretch for index, stretch in enumerate(stretches) if index not in order.late],
+        apart=apart,
+        along=order.along,
+        late=[stretch for index, stretch in enumerate(stretches) if index in order.late],
+    )
 
 
 def plan(
@@ -128,12 +148,39 @@ def bare_values(parts: Sequence[Part], apart: Iterable[Placed]) -> list[Placed]:
     return [Placed.bare(placed.part, parts[placed.part].address, placed.field) for placed in apart]
 
 
-def _requests(parts: Sequence[Part], groups: Sequence[tuple[Placed, ...]], apart: Sequence[Placed]) -> int:
-    factors = factors_of(parts, apart)
-    known = [(group[0].first, max(placed.end for placed in group)) for group in groups]
-    unknown = [at for at in factors if not any(first <= at.first < end for first, end in known)]
-    extra = (bare_values(parts, apart), factors, unknown)
-    return len(groups) + sum(len(_grouped(placed)[0]) for placed in extra)
+class _Order(NamedTuple):
+    requests: int
+    along: list[Placed]
+    late: frozenset[int]
+    """Indices of groups."""
+
+
+def _ordered(
+    parts: Sequence[Part], groups: Sequence[tuple[Placed, ...]], apart: Sequence[Placed], barriers: Collection[int]
+) -> _Order:
+    """How to read the groups and what is apart: all groups first, or the last one that holds a factor after its values.
+
+    Whichever takes fewer requests, with those for factors that no group holds at the right time.
+    """
+    factors, values = factors_of(parts, apart), bare_values(parts, apart)
+    spans = [(group[0].first, max(placed.end for placed in group)) for group in groups]
+    holding = [[index for index, (first, end) in enumerate(spans) if first <= at.first < end] for at in factors]
+
+    def in_order(late: frozenset[int]) -> _Order:
+        not_before = [at for at, held in zip(factors, holding, strict=True) if late.issuperset(held)]
+        not_after = [at for at, held in zip(factors, holding, strict=True) if late.isdisjoint(held)]
+        along = [at for at in not_before if late and _precedes(at, values)]
+        extra = ([*values, *along], [at for at in not_before if at not in along], not_after)
+        return _Order(len(groups) + sum(len(_grouped(some, barriers=barriers)[0]) for some in extra), along, late)
+
+    plain, folded = in_order(frozenset()), in_order(frozenset(held[-1] for held in holding if held))
+    return folded if folded.requests < plain.requests else plain
+
+
+def _precedes(factor: Placed, values: Sequence[Placed]) -> bool:
+    """Whether it lies before all values that it is the factor of: it is read no later than they are then."""
+    own = [at.first for at in values if (at.part, at.field.factor_offset) == (factor.part, factor.field.offset)]
+    return factor.first < min(own)
 
 
 def _grouped(

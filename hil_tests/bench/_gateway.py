@@ -13,6 +13,9 @@ from typing import Any, Final
 
 import aiohttp
 
+from agent.cli.init import choose_softhsm
+from agent.config import TokenSettings, read_secret
+from agent.token.token import Token
 from hil_tests.rig.demo.child import Child, StageError, run_to_end
 from hil_tests.rig.demo.stage import AGENT, ENVIRONMENT, PLATFORM, free_ports
 
@@ -103,6 +106,14 @@ async def install(folder: Path) -> Installed:
         environment=ENVIRONMENT,
     )  # fmt: skip
     return Installed(folder, str(initialised["gateway_id"]), enrolled)
+
+
+def installed_token(installed: Installed) -> Token:
+    """Its SoftHSM token, in this process, not started."""
+    pin = f"file:{installed.state_dir / 'token-pin'}"
+    settings = TokenSettings(label=TOKEN_LABEL, pin_secret=pin)
+    choose_softhsm(settings, installed.state_dir)
+    return Token(module=settings.module, label=TOKEN_LABEL, read_pin=lambda: read_secret(pin))
 
 
 @contextlib.asynccontextmanager

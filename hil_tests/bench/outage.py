@@ -11,13 +11,12 @@ import asyncio
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from agent.cli.init import choose_softhsm
 from agent.clock import Clock
-from agent.config import TokenSettings, read_secret
 from agent.evidence.batch import KeyProtection
 from agent.evidence.seal import SealPolicy
 from agent.identity.purposes import EVIDENCE_KEY
@@ -29,7 +28,7 @@ from agent.store import Store
 from agent.store.files import DATABASE
 from agent.token.token import Token
 from drivers.device import Sample
-from hil_tests.bench._gateway import TOKEN_LABEL, Installed, Site, device_ids, gateway_over, install
+from hil_tests.bench._gateway import Installed, Site, device_ids, gateway_over, install, installed_token
 from hil_tests.bench.sunspec import serving
 from hil_tests.rig.demo.child import StageError
 
@@ -51,7 +50,7 @@ def run(progress: Callable[[str], None], *, hours: int = HOURS) -> dict[str, flo
 async def _measure(progress: Callable[[str], None], folder: Path, ports: Sequence[int], hours: int) -> dict[str, float]:
     installed = await install(folder)
     readings = DEVICES * hours * HOUR_S
-    written = await _store_a_day(progress, installed, hours)
+    written = await store_a_day(progress, installed, hours)
     counted = DEVICES * min(hours, COUNTED_HOURS) * HOUR_S
     on_disk = (installed.state_dir / DATABASE).stat().st_size
     progress(f"{on_disk / readings:.1f} bytes on disk for each of {readings} readings, {written / counted:.1f} written")
@@ -64,13 +63,8 @@ async def _measure(progress: Callable[[str], None], folder: Path, ports: Sequenc
     }
 
 
-async def _store_a_day(progress: Callable[[str], None], installed: Installed, hours: int) -> int:
+async def store_a_day(progress: Callable[[str], None], installed: Installed, hours: int) -> int:
     """Bytes that the kernel was given to write for the counted hours."""
-    pin = f"file:{installed.state_dir / 'token-pin'}"
-    settings = TokenSettings(label=TOKEN_LABEL, pin_secret=pin)
-    choose_softhsm(settings, installed.state_dir)
-    token = Token(module=settings.module, label=TOKEN_LABEL, read_pin=lambda: read_secret(pin))
-    token.start()
     began_us, began_s = time.time_ns() // 1000 - hours * HOUR_S * 1_000_000, time.monotonic()
     elapsed_s = 0
     clock = Clock(
@@ -78,8 +72,7 @@ async def _store_a_day(progress: Callable[[str], None], installed: Installed, ho
         monotonic_s=lambda: began_s + elapsed_s,
         kernel_error_us=lambda: 1_000,
     )
-    try:
-        await token.wait_ready()
+    async with token_of(installed) as token:
         signer = token.signer(EVIDENCE_KEY)
         await signer.meet()
         async with await Store.open(installed.state_dir) as store:
@@ -97,24 +90,34 @@ async def _store_a_day(progress: Callable[[str], None], installed: Installed, ho
                 policy=SealPolicy(),
                 on_sealed=lambda _: None,
             )
-            before, written = _written_bytes(), 0
+            before, written = written_bytes(), 0
             for elapsed_s in range(1, hours * HOUR_S + 1):
                 for place, device in enumerate(devices):
                     measuring.offer(_sample(device.device_id, place, clock.monotonic_s(), elapsed_s))
                 await measuring.commit_waiting()
                 await sealer.seal_once()
                 if elapsed_s == COUNTED_HOURS * HOUR_S:
-                    written = _written_bytes() - before
+                    written = written_bytes() - before
                     await store._write.execute("PRAGMA synchronous = OFF")
                 if elapsed_s % HOUR_S == 0:
                     progress(f"{elapsed_s // HOUR_S} h stored in {time.monotonic() - began_s:.0f} s")
         await asyncio.to_thread(os.sync)
-    finally:
-        await token.close()
     return written
 
 
-def _written_bytes() -> int:
+@asynccontextmanager
+async def token_of(installed: Installed) -> AsyncIterator[Token]:
+    """The token of an installed gateway, ready."""
+    token = installed_token(installed)
+    token.start()
+    try:
+        await token.wait_ready()
+        yield token
+    finally:
+        await token.close()
+
+
+def written_bytes() -> int:
     """Of this process, as the kernel counts what it has to write to disks."""
     for line in Path("/proc/self/io").read_text(encoding="ascii").splitlines():
         if line.startswith("write_bytes:"):

@@ -41,6 +41,9 @@ class Rule(StrEnum):
     UNVERIFIED = "a batch that does not verify"
     FORGOTTEN = "what was acknowledged is not at the platform"
     CONFLICT = "the platform was shown what contradicts itself"
+    CHANNEL_FORK = "a channel's version has two states, or one was signed that must not be"
+    CHANNEL_LOST = "a stage of a channel's state that was kept is gone"
+    UNSETTLED = "the channel did not get on again after the fault"
     STUCK = "the gateway did not get on again after the fault"
     DIED = "the gateway ended by itself"
 
@@ -63,6 +66,20 @@ Place = tuple[int, int]
 """(incarnation, number) of a batch."""
 
 
+@dataclass(frozen=True, slots=True)
+class ChannelStage:
+    """One stage of one state of a channel, as the store was given it."""
+
+    incarnation: int
+    version: int
+    stage: int
+    encoded: bytes
+
+    @property
+    def text(self) -> str:
+        return f"state {self.incarnation}.{self.version}, stage {self.stage}"
+
+
 @dataclass(slots=True)
 class Told:
     """What the store promised to its callers: written down outside of it, when the call had returned."""
@@ -76,9 +93,12 @@ class Told:
     shown: dict[tuple[int, int, bytes], None] = field(default_factory=dict)
     """Incarnation, number and root of batches whose readings somebody outside was shown, in order."""
 
+    channel: list[ChannelStage] = field(default_factory=list)
+    """Stages of the states of a settled device's channel."""
+
     def copy(self) -> Told:
         """What was told so far: taken before looking, for what is told later need not be found."""
-        return Told([*self.puts], [*self.sealed], {**self.acknowledged}, {**self.shown})
+        return Told([*self.puts], [*self.sealed], {**self.acknowledged}, {**self.shown}, [*self.channel])
 
 
 @dataclass(frozen=True, slots=True)

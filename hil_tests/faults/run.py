@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from hil_tests.faults import disk, kills, outside, storage, two
+from hil_tests.faults import broker, channels, disk, kills, outside, storage, two
 from hil_tests.faults.judge import LOSSES, Violation
-from hil_tests.faults.world import Sweep, Tokens, World, tokens, world
+from hil_tests.faults.setting import world
+from hil_tests.faults.world import Carrier, Sweep, Tokens, World, tokens
 
 Strike = Callable[[World, random.Random], Awaitable[str]]
 """Does the harm and undoes it, with the gateway running or starting again; says what exactly was done."""
@@ -46,6 +47,31 @@ KINDS: Final[Mapping[str, Strike]] = {
     "platform_loses_last_second": outside.platform_loses_its_last_second,
     "two_at_once": two.two_at_once,
 }
+MQTT_KINDS: Final[Mapping[str, Strike]] = {
+    "mqtt_broker_killed": broker.killed,
+    "mqtt_broker_frozen": broker.frozen,
+    "mqtt_session_lost": broker.session_lost,
+    "mqtt_kill": kills.at_random,
+    "mqtt_kill_at_commit": kills.at_commit_while_running,
+    "mqtt_power_cut": kills.power_cut,
+    "mqtt_token_loss": outside.token_loss,
+    "mqtt_link_cut": outside.link_cut,
+    "mqtt_half_open": outside.half_open,
+    "mqtt_frozen_platform": outside.frozen_platform,
+    "mqtt_mixed_acknowledgements": outside.mixed_acknowledgements,
+    "mqtt_no_acknowledgements": outside.no_acknowledgements,
+    "mqtt_platform_killed": outside.platform_killed,
+    "mqtt_platform_loses_last_second": outside.platform_loses_its_last_second,
+}
+"""The same gateway and platform with a broker between them: other rows, for a row has one carrier."""
+CHANNEL_KINDS: Final[Mapping[str, Strike]] = {
+    "channel_kill_at_stage": channels.killed_at_a_stage,
+    "channel_replay": channels.messages_replayed,
+    "channel_platform_ahead": channels.platform_ahead,
+}
+"""Of a gateway with a settled device."""
+ALL_KINDS: Final[Mapping[str, Strike]] = {**KINDS, **MQTT_KINDS, **CHANNEL_KINDS}
+OF_CARRIER: Final = {Carrier.GRPC: KINDS, Carrier.MQTT: MQTT_KINDS, Carrier.SETTLING: CHANNEL_KINDS}
 OFTEN: Final = (
     "kill", "kill_at_commit_of_start", "kill_at_commit_of_first_start", "kill_at_commit", "kill_in_write", "power_cut",
     "two_at_once",
@@ -97,7 +123,7 @@ def plan(count: int, seed: int) -> list[str]:
     chance = random.Random(seed)
     planned: list[str] = []
     while len(planned) < count:
-        some = [*KINDS]
+        some = [*ALL_KINDS]
         if planned:
             some += OFTEN * 2
         chance.shuffle(some)
@@ -118,10 +144,13 @@ async def run(
     planned = plan(count, seed) if kinds is None else list(kinds)
     sweep = Sweep()
     async with tokens(token, _folder(folder, "token")) as held:
-        while outcome.faults < len(planned):
-            first = outcome.faults
-            some = planned[first : first + ROW]
-            await _row(_folder(folder, f"row-{first}"), held, shim, some, sweep, outcome, say)
+        for carrier in Carrier:
+            left = [kind for kind in planned if kind in OF_CARRIER[carrier]]
+            while left:
+                first = outcome.faults
+                at = _folder(folder, f"row-{first}")
+                await _row(at, held, shim, carrier, left[:ROW], sweep, outcome, say)
+                left = left[outcome.faults - first :]
     outcome.seconds = time.monotonic() - began_s
     return outcome
 
@@ -136,6 +165,7 @@ async def _row(
     folder: Path,
     held: Tokens,
     shim: Path,
+    carrier: Carrier,
     kinds: Sequence[str],
     sweep: Sweep,
     outcome: Outcome,
@@ -146,13 +176,13 @@ async def _row(
     A gateway that was harmed once would show the same harm after every later fault.
     """
     first = outcome.faults
-    async with world(folder, held, shim, outcome.seed + first) as at:
+    async with world(folder, held, shim, outcome.seed + first, carrier) as at:
         at.sweep = sweep
         await _check(at, f"{first} start", outcome, say)
         for number, kind in enumerate(kinds, start=first + 1):
             outcome.counts[kind] += 1
             # A stream of its own for each fault: one that draws more does not move those after it.
-            detail = await KINDS[kind](at, random.Random(f"{outcome.seed}/{number}"))
+            detail = await ALL_KINDS[kind](at, random.Random(f"{outcome.seed}/{number}"))
             if not await _check(at, f"{number} {kind} ({detail})", outcome, say):
                 break
         else:
@@ -166,7 +196,8 @@ async def _check(at: World, where: str, outcome: Outcome, say: Say, *, complete:
     """Whether the gateway gets on, and nothing is wrong."""
     began_s = time.monotonic()
     stuck = await at.gets_on()
-    found = [*([stuck] if stuck is not None else []), *await at.judged(complete=complete)]
+    found = [*([stuck] if stuck is not None else []), *at.found, *await at.judged(complete=complete)]
+    at.found.clear()
     outcome.violations += [(where, violation) for violation in found]
     say(f"{where}: got on in {time.monotonic() - began_s:.1f} s" + "".join(f"\n    {each}" for each in found))
     return not found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sqlite3
@@ -11,18 +12,21 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
+from urllib.request import urlopen
 
 from agent.cli.init import Initialised, make_keys
 from agent.config import TokenSettings
-from agent.identity.keys import verify_key_from_pem
-from agent.store import Reader, StoreError
+from agent.store import Reader, Stage, StoreError
+from agent.store.files import DATABASE
+from hil_tests.faults import channel_judge
 from hil_tests.faults.disk import Disk
-from hil_tests.faults.judge import AtPlatform, Held, Judge, Rule, Told, Violation
+from hil_tests.faults.judge import AtPlatform, ChannelStage, Held, Judge, Rule, Told, Violation
 from hil_tests.faults.source import DEVICES
+from hil_tests.rig.broker import PLATFORM, Broker, client_files
 from hil_tests.rig.demo.child import Child
-from hil_tests.rig.demo.stage import free_ports
 from hil_tests.rig.link import Link
 from hil_tests.rig.platform.book import Kind
 from hil_tests.rig.platform.enrol import Practice
@@ -36,6 +40,18 @@ LOOK_EVERY_S: Final = 0.02
 STALL_S: Final = 2
 LAST_SECOND_US: Final = 1_000_000
 NAME: Final = "faults"
+SETTLED: Final = DEVICES[0]
+"""The settlement point, where there is one."""
+SETTLES_S: Final = 60.0
+
+
+class Carrier(StrEnum):
+    """Between gateway and platform."""
+
+    GRPC = "gRPC"
+    MQTT = "MQTT"
+    SETTLING = "gRPC, with a settled device"
+    """Windows of 5 s: the others have none, for an hour of a clock that jumps is hundreds of windows."""
 
 
 class WorldError(Exception):
@@ -51,6 +67,7 @@ class Tokens:
         self.gateway_id = made.gateway_id
         self.request = (made.enrolment_dir / "uplink.csr").read_bytes()
         self.evidence_pem = made.enrolment_dir / "evidence.pem"
+        self.device_pem = made.enrolment_dir / f"device-{SETTLED}.pem"
 
     @property
     def pin_file(self) -> Path:
@@ -68,7 +85,8 @@ async def tokens(which: str, folder: Path) -> AsyncIterator[Tokens]:
         pin_file.write_text(token.pin, encoding="ascii")
         os.environ.update(token.environment)  # PKCS#11 modules read it in this process
         settings = TokenSettings(module=token.module, label=token.label, pin_secret=f"file:{pin_file}")
-        yield Tokens(folder, token, await make_keys(settings, token.pin, name=NAME, state_dir=folder, settled=()))
+        made = await make_keys(settings, token.pin, name=NAME, state_dir=folder, settled=(SETTLED,))
+        yield Tokens(folder, token, made)
     finally:
         for name, value in before.items():
             if value is None:
@@ -93,10 +111,24 @@ class Sweep:
 
 
 class World:
-    """Made by `world`."""
+    """Made by `setting.world`."""
 
-    def __init__(self, folder: Path, held: Tokens, disk: Disk, link: Link, platform_port: int, seed: int) -> None:
-        """Use `world`."""
+    def __init__(
+        self,
+        folder: Path,
+        held: Tokens,
+        disk: Disk,
+        link: Link,
+        platform_port: int,
+        seed: int,
+        broker: Broker | None = None,
+    ) -> None:
+        """Use `setting.world`."""
+        self.broker = broker
+        """None where the carrier is gRPC."""
+        self.found: list[Violation] = []
+        """What a fault itself found wrong, until the next judgement takes it."""
+        self.page_port = 0
         self.folder = folder
         self.tokens = held
         self.disk = disk
@@ -178,6 +210,8 @@ class World:
             match words:
                 case {"put": list(statements)}:
                     self.told.puts += [bytes.fromhex(each) for each in statements]
+                case {"channel": list(rows)}:
+                    self.told.channel += [ChannelStage(i, v, s, bytes.fromhex(e)) for i, v, s, e in rows]
                 case {"sealed": [int(incarnation), int(number), str(root)]}:
                     self.told.sealed.append(((incarnation, number), bytes.fromhex(root)))
                 case {"acknowledged": [int(incarnation), int(number)]}:
@@ -211,6 +245,32 @@ class World:
         stage = "puts" if len(self.told.puts) == puts else "seals" if len(self.told.sealed) == sealed else "is heard"
         return Violation(Rule.STUCK, f"nothing new {stage} within {within_s:g} s: {self.gateway.words()}")
 
+    async def settles(self, within_s: float = SETTLES_S) -> None:
+        """Wait until another state of the channel is signed by both sides; what does not come is found wrong."""
+        before = max((each.version for each in self._closed()), default=0)
+        deadline_s = time.monotonic() + within_s
+        while time.monotonic() < deadline_s:
+            if max((each.version for each in self._closed()), default=0) > before:
+                return
+            await asyncio.sleep(LOOK_EVERY_S)
+        self.found.append(Violation(Rule.UNSETTLED, f"no state after {before} within {within_s:g} s"))
+
+    def _closed(self) -> list[ChannelStage]:
+        self.listen()
+        return [each for each in self.told.channel if each.stage == Stage.COUNTERSIGNED]
+
+    async def channels_frozen(self) -> int:
+        """By the gateway's own page; 0 while it does not answer."""
+
+        def ask() -> int:
+            try:
+                with urlopen(f"http://127.0.0.1:{self.page_port}/api/status", timeout=2) as answer:
+                    return int(json.load(answer)["settlement"]["channels_frozen"])
+            except OSError:
+                return 0
+
+        return await asyncio.to_thread(ask)
+
     async def begin_anew(self, arm: Callable[[Disk], None]) -> None:
         """Another first start: of a gateway without a store, at a platform that has never heard of it."""
         await self.gateway.kill()
@@ -237,12 +297,21 @@ class World:
         self.platform = await Child.start(
             "platform",
             ("-m", "hil_tests.faults.platform", str(self.folder / "platform"), "--port", str(self._platform_port),
-             "--seed", str(self._seed + self._starts)),
+             "--seed", str(self._seed + self._starts), *self._at_broker()),
             folder=self.folder,
             environment={"PYTHONUNBUFFERED": "1"},
         )  # fmt: skip
         self._heard_afar = 0
         await self.platform.hear("ready")
+
+    def _at_broker(self) -> tuple[str, ...]:
+        if self.broker is None:
+            return ()
+        files = client_files(self.practice, self.folder / "clients", PLATFORM)
+        return (
+            "--broker-port", str(self.broker.port), "--broker-certificate", str(files.certificate),
+            "--broker-key", str(files.key),
+        )  # fmt: skip
 
     async def acknowledge(self, how: str) -> None:
         """How the platform acknowledges from now on."""
@@ -285,7 +354,21 @@ class World:
             held = await self._held()
         except StoreError as error:
             return [Violation(Rule.LOST, f"the store cannot be read: {error}")] if told.puts else []
-        return self.judge.look(told, held, platform)
+        return [*self.judge.look(told, held, platform), *channel_judge.look(told.channel, *self._channel())]
+
+    def _channel(self) -> tuple[list[ChannelStage], list[bytes]]:
+        """What store and platform hold of the channel, the platform's first."""
+        book = sqlite3.connect(f"file:{self._book}?mode=ro", uri=True)
+        store = sqlite3.connect(f"file:{self.state_dir / DATABASE}?mode=ro", uri=True)
+        try:
+            states = [
+                octets for (octets,) in book.execute("SELECT octets FROM entry WHERE kind = ?", (Kind.CHANNEL.value,))
+            ]
+            rows = store.execute("SELECT incarnation, version, stage, encoded FROM channel_state").fetchall()
+        finally:
+            book.close()
+            store.close()
+        return [ChannelStage(*row) for row in rows], states
 
     def _at_platform(self, *, complete: bool) -> AtPlatform:
         connection = sqlite3.connect(f"file:{self._book}?mode=ro", uri=True)
@@ -317,68 +400,3 @@ class World:
             if not held.queued and set(held.batches) <= set(platform.batches):
                 return
             await asyncio.sleep(0.1)
-
-
-@contextlib.asynccontextmanager
-async def world(folder: Path, held: Tokens, shim: Path, seed: int) -> AsyncIterator[World]:
-    """A fresh gateway and platform, both running. Everything that was started ends with the context.
-
-    `folder` is there and empty.
-    """
-    state_dir = folder / "state"
-    platform_port, page_port = free_ports(2)
-    practice = Practice.make(folder / "platform")
-    evidence_key = verify_key_from_pem(held.evidence_pem.read_bytes(), what="evidence key")
-    practice.enrol(held.request, {"evidence": evidence_key.public_key_der})
-    async with Link("127.0.0.1", platform_port) as link:
-        (folder / "gateway.toml").write_text(
-            _configuration(held, practice, state_dir, link.address, page_port), encoding="utf-8"
-        )
-        made = World(folder, held, Disk(shim, state_dir, folder), link, platform_port, seed)
-        await made.start_platform()
-        try:
-            await made.start_gateway()
-            try:
-                yield made
-            finally:
-                await made.gateway.kill()
-        finally:
-            made.freeze_platform(False)
-            await made.platform.kill()
-
-
-def _configuration(held: Tokens, practice: Practice, state_dir: Path, address: str, page_port: int) -> str:
-    devices = "\n".join(
-        f'[[device]]\nid = "{device_id}"\nkind = "meter"\ndriver = "sunspec"\naddress = "tcp://127.0.0.1:1"\n'
-        f"unit = {unit}\n"
-        for unit, device_id in enumerate(DEVICES, start=1)
-    )
-    return f"""\
-[gateway]
-name = "{NAME}"
-state_dir = "{state_dir}"
-
-[token]
-module = "{held.token.module}"
-label = "{held.token.label}"
-pin_secret = "file:{held.pin_file}"
-
-[evidence]
-linger_s = 0.1
-
-[platform]
-endpoints = ["{address}"]
-server_name = "localhost"
-ca_file = "{practice.public_file("ca")}"
-certificate_file = "{practice.certificate_file(NAME)}"
-platform_key_file = "{practice.public_file("platform")}"
-trust_root_file = "{practice.public_file("trust-root")}"
-trust_list_file = "{practice.trust_list_file}"
-reconnect_least_s = 0.1
-reconnect_most_s = 1.0
-stall_s = {STALL_S}
-
-[web]
-listen = "127.0.0.1:{page_port}"
-
-{devices}"""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import getpass
 import shutil
+import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -60,7 +61,8 @@ class Broker:
     async def start(self) -> None:
         """Returns once it listens."""
         program = mosquitto()
-        assert program is not None
+        if program is None:
+            raise RuntimeError("mosquitto is not installed: install the package mosquitto")
         self._folder.mkdir(parents=True, exist_ok=True)
         access = self._folder / "acl"
         access.write_text(f"user {PLATFORM}\ntopic readwrite esp1/#\npattern readwrite esp1/+/%u/#\n", encoding="utf-8")
@@ -96,6 +98,15 @@ class Broker:
             with contextlib.suppress(ProcessLookupError):
                 process.kill() if kill else process.terminate()
             await process.wait()
+
+    def freeze(self, frozen: bool) -> None:
+        """Its process stands still, and the kernel goes on taking what is sent to it."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)
+
+    def forget(self) -> None:
+        """While it is down: no session, no message and no retained one is left of what it had kept."""
+        (self._folder / "mosquitto.db").unlink(missing_ok=True)
 
     def words(self) -> str:
         """What it has logged."""

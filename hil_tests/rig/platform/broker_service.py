@@ -39,6 +39,8 @@ class BrokerService:
         self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id=PLATFORM, protocol=paho.MQTTv5)
         self._client.tls_set_context(context)
         self._client.max_inflight_messages_set(1000)
+        # A broker that comes back finds its platform soon.
+        self._client.reconnect_delay_set(min_delay=1, max_delay=1)
 
     async def __aenter__(self) -> BrokerService:
         loop = asyncio.get_running_loop()

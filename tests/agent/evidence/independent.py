@@ -15,7 +15,7 @@ from typing import Any
 import cbor2
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
@@ -272,23 +272,59 @@ def check_signature(public_key_der: bytes, alg: int, message: bytes, signature: 
         refuse_unless(alg == -19, "algorithm")
         public.verify(signature, message)
         return
+    if isinstance(public, mldsa.MLDSA65PublicKey):
+        refuse_unless(alg == -49, "algorithm")
+        public.verify(signature, message)
+        return
     assert isinstance(public, ec.EllipticCurvePublicKey)
     refuse_unless(CURVES.get(alg) == public.curve.name and len(signature) == 64, "algorithm or length")
     r, s = int.from_bytes(signature[:32]), int.from_bytes(signature[32:])
     public.verify(encode_dss_signature(r, s), message, ec.ECDSA(hashes.SHA256()))
 
 
+def holds(public_key_der: bytes, alg: int, message: bytes, signature: bytes) -> bool:
+    try:
+        check_signature(public_key_der, alg, message, signature)
+    except (InvalidSignature, RefusedError):
+        return False
+    return True
+
+
 class Verifier:
     """Section 7; keys by (gateway id, key id): (algorithm, SubjectPublicKeyInfo)."""
 
-    def __init__(self, keys: dict[tuple[str, bytes], tuple[int, bytes]]) -> None:
+    def __init__(
+        self,
+        keys: dict[tuple[str, bytes], tuple[int, bytes]],
+        seconds: dict[tuple[str, bytes], bytes] | None = None,
+        policy: str = "either",
+    ) -> None:
+        """`seconds`: SubjectPublicKeyInfo of the ML-DSA-65 key beside a first key, by that one's place in `keys`."""
         self.keys = keys
+        self.seconds = seconds or {}
+        self.policy = policy
 
-    def check(self, header: Header, protected: bytes, root: bytes, signature: bytes) -> None:
+    def check(self, header: Header, protected: bytes, root: bytes, signature: bytes, second: Any = None) -> None:
         refuse_unless((header.gateway_id, header.kid) in self.keys, "no trusted key")
         alg, public_key_der = self.keys[header.gateway_id, header.kid]
         refuse_unless(alg == header.alg, "algorithm")
-        check_signature(public_key_der, alg, dump(["Signature1", protected, b"", root], 0), signature)
+        first_holds = holds(public_key_der, alg, dump(["Signature1", protected, b"", root], 0), signature)
+        second_holds = False
+        key = self.seconds.get((header.gateway_id, header.kid))
+        if second is not None:
+            second_protected, unprotected, second_signature = second
+            labels = strict(second_protected)
+            refuse_unless(unprotected == {} and set(labels) == {1, 4, 16} and len(labels[4]) == 32, "section 15")
+            refuse_unless(labels[1] == -49 and labels[16] == "v2g-gateway/batch-countersignature", "algorithm or typ")
+            structure = ["CounterSignatureV2", protected, second_protected, b"", root, [signature]]
+            if key is not None and labels[4] == sha256(key):
+                second_holds = holds(key, -49, dump(structure, 0), second_signature)
+        enough = {
+            "either": first_holds or second_holds,
+            "both": first_holds and second_holds,
+            "pq-only": second_holds,
+        }
+        refuse_unless(enough[self.policy], "signature")
 
     def leaf(self, encoded: bytes, index: int, header: Header) -> None:
         fields = statement(encoded)
@@ -300,13 +336,13 @@ class Verifier:
         version, sign1, nodes = strict(encoded)
         refuse_unless(version == 3 and isinstance(nodes, list), "version or nodes")
         protected, unprotected, payload, signature = sign1_of(sign1)
-        refuse_unless(unprotected == {} and payload is None, "envelope")
+        refuse_unless(set(unprotected) <= {11} and payload is None, "envelope")
         header = header_of(protected)
         leaves: dict[int, bytes] = {}
         left = list(nodes)
         root, whole, _ = subtree(left, 0, header.leaf_count, leaves)
         refuse_unless(not left and not whole, "nodes")
-        self.check(header, protected, root, signature)
+        self.check(header, protected, root, signature, unprotected.get(11))
         for index, leaf in leaves.items():
             self.leaf(leaf, index, header)
         return header, root, leaves
@@ -320,13 +356,13 @@ class Verifier:
 
     def batch(self, encoded: bytes) -> tuple[Header, bytes]:
         version, sign1, leaves = strict(encoded)
-        refuse_unless(version == 1 and all(isinstance(leaf, bytes) for leaf in leaves), "version or leaves")
+        refuse_unless(version in (1, 2) and all(isinstance(leaf, bytes) for leaf in leaves), "version or leaves")
         protected, unprotected, payload, signature = sign1_of(sign1)
-        refuse_unless(unprotected == {} and payload is None, "envelope")
+        refuse_unless(set(unprotected) == ({11} if version == 2 else set()) and payload is None, "envelope")
         header = header_of(protected)
         refuse_unless(len(leaves) == header.leaf_count, "leaf count")
         root = root_of(leaves)
-        self.check(header, protected, root, signature)
+        self.check(header, protected, root, signature, unprotected.get(11))
         for index, leaf in enumerate(leaves):
             self.leaf(leaf, index, header)
         return header, root
@@ -334,14 +370,16 @@ class Verifier:
     def receipt(self, encoded: bytes, leaf: bytes) -> tuple[int, bytes]:
         refuse_unless(len(encoded) <= 16_384, "size")
         protected, unprotected, payload, signature = sign1_of(encoded)
-        refuse_unless(payload is None and set(unprotected) == {396} and set(unprotected[396]) == {-1}, "envelope")
+        refuse_unless(
+            payload is None and set(unprotected) - {11} == {396} and set(unprotected[396]) == {-1}, "envelope"
+        )
         (proof,) = unprotected[396][-1]
         size, index, path = strict(proof)
         refuse_unless(all(len(p) == 32 for p in path), "path")
         header = header_of(protected)
         refuse_unless(size == header.leaf_count, "tree size")
         root = climb(leaf, index, size, path)
-        self.check(header, protected, root, signature)
+        self.check(header, protected, root, signature, unprotected.get(11))
         self.leaf(leaf, index, header)
         return index, root
 

@@ -279,3 +279,14 @@ def test_the_page_says_whose_commands_are_obeyed() -> None:
     assert said("refuse")[:2] == (True, "unsigned ones are refused")
     assert said("all")[:2] == (False, "UNSIGNED ONES ARE OBEYED")
     assert "no trust list" in said("refuse")[2]
+
+
+def test_a_second_signature_is_shown_with_how_its_key_is_kept() -> None:
+    assert not [p for p in overview.snapshot(parts()).parts if p.name == "countersignature"]
+    twice = Settings.model_validate({"token": {"label": "t"}, "evidence": {"countersign": "ml-dsa-65"}})
+    (line,) = (p for p in overview.snapshot(parts(settings=twice)).parts if p.name == "countersignature")
+    assert (line.ok, line.state) == (True, "ml-dsa-65")
+    assert "in a file, encrypted under a key of the token" in line.detail
+    wrong = Problem(severity=Verdict.ATTENTION, subject="countersignature", sentence="is damaged")
+    (line,) = (p for p in overview.snapshot(parts(settings=twice, noted=[wrong])).parts if p.name == "countersignature")
+    assert (line.ok, line.detail) == (False, "is damaged")

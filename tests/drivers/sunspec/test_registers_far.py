@@ -7,7 +7,7 @@ import pytest
 from drivers.sunspec.codec import Layout, layout
 from drivers.sunspec.connection import Words
 from drivers.sunspec.pdu import octets_of
-from drivers.sunspec.registers import ModelPoll, layout_of
+from drivers.sunspec.registers import MapLook, MapPoll, ModelPoll, layout_of
 from drivers.sunspec.relearning import RELEARN_LEAST_S, RELEARN_S
 from tests.drivers.sunspec.fakes import FakeDevice, definition, model_words
 from tests.drivers.sunspec.test_registers import reading
@@ -151,3 +151,50 @@ async def test_a_factor_that_moves_between_reads_never_tears_a_value() -> None:
     poll = ModelPoll(layout(definition(103), 50), 100, ["W", "Hz", "WH"])
     for _ in range(8):
         assert (await poll.read(read, 0.0)).values["W"].in_parts(1) == 5000
+
+
+def trips(factor: int, seconds: int) -> list[int]:
+    """Models 709 and 710 side by side, as a real device has them: each ends 6 registers too far from its factors."""
+    words: list[int] = []
+    for number in (709, 710):
+        model = [number, 135, *[0] * 135]
+        for at, name in definition(number).count_places.items():
+            model[at] = {"NPt": 5, "NCrvSet": 2}[name]
+        for path, field in layout(definition(number), 135, model).fields.items():
+            kind = path.rpartition(".")[2]
+            raw = {"Tms": seconds, "Hz": 5000, "ActPt": 5, "Tms_SF": factor & 0xFFFF, "Hz_SF": 0xFFFE}.get(kind)
+            if raw is not None:
+                model[field.offset : field.end] = [0] * (field.point.size - 1) + [raw]
+        words += model
+    return words
+
+
+def polled_trips() -> MapPoll:
+    words = trips(0, 5000)
+    places = [(layout(definition(n), 135, words[at : at + 137]), 100 + at) for n, at in ((709, 0), (710, 137))]
+    return MapPoll((place, address, place.fields) for place, address in places)
+
+
+def trip_times(look: MapLook) -> list[int | float | str]:
+    return [value.scaled() for values in look.values for path, value in values.items() if path.endswith(".Tms")]
+
+
+async def test_stretches_that_hold_a_factor_twice_are_read_around_what_is_far_from_it() -> None:
+    device = FakeDevice(dict(enumerate(trips(0, 5000), 100)))
+    look = await polled_trips().read(reading(device), 0.0)
+    assert trip_times(look) == [5000] * 60, "three curves of five points in each of two sets, of both models"
+    assert len(device.reads) == 5
+
+
+@pytest.mark.parametrize("after", range(6))
+async def test_a_factor_that_moves_between_any_two_requests_makes_no_value_wrong(after: int) -> None:
+    device = FakeDevice({})
+
+    async def read(address: int, count: int) -> Words:
+        # 5000 s by the factor 0 is 500 s by the factor 1.
+        device.store(100, trips(0, 5000) if len(device.reads) < after else trips(1, 500))
+        return Words(octets_of(device.read(address, count)), 1.0, 3.0)
+
+    times = trip_times(await polled_trips().read(read, 0.0))
+    assert set(times) == {5000}
+    assert len(times) >= 50, "only what is far may be missing"

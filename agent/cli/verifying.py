@@ -1,0 +1,265 @@
+"""`v2g-gateway verify`: what a file of evidence proves and what not, for a person and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from agent.cli import evidence
+from agent.cli.options import JsonOption
+from agent.cli.output import console, emit_json, fail, os_error, plain
+from agent.cli.policy import CountersignerOption, PolicyError, PolicyOption, Second, second_of
+from agent.cli.signed_values import signed_values_json, signed_values_lines
+from agent.cli.thinned import thinned_json, thinned_lines
+from agent.evidence.batch import MAX_RECEIPT_BYTES, decode_receipt
+from agent.evidence.bundle import BundleHead
+from agent.evidence.cose import VerifyKey, key_id_of
+from agent.evidence.errors import EvidenceError, MalformedError
+from agent.evidence.plain import fields_of
+from agent.evidence.proof import MAGIC, MAX_BYTES, decode_proof, verify_proof
+from agent.evidence.statements import SettlementWindow, kind_of
+from agent.evidence.verify import VerifiedStatement, Verifier
+from agent.identity.errors import IdentityError
+from agent.identity.keys import verify_key_from_pem
+from agent.ledger.errors import LedgerError
+from agent.ledger.state import SignedState, decode_signed
+
+NOT_PROVEN = (
+    "This proves who signed what, and in which order. It does not prove that a device told the truth:\n"
+    "each reading says how its value was obtained (open bus, authenticated link, signed by the meter)."
+)
+
+
+def verify(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="What `export` or `prove` wrote, one batch, or one receipt.")
+    ],
+    gateway: Annotated[str | None, typer.Option(metavar="DID", help="The gateway that you trust: did:key:...")] = None,
+    key: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="A public key that you trust, PEM; may be repeated.")
+    ] = None,
+    history: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="History of a did:v2g gateway: its keys, each for its part.")
+    ] = None,
+    policy: PolicyOption = "either",
+    countersigner: CountersignerOption = None,
+    statement: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With a receipt: the statement's exact bytes.")
+    ] = None,
+    device_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With a proof: the device's key that you trust, PEM.")
+    ] = None,
+    platform_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With a proof: the platform's key that you trust, PEM.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Verify evidence, and say what it proves and what it does not. Exit code 1 when anything does not hold."""
+    try:
+        second = second_of(policy, countersigner)
+        trusted = Trusted(gateway, key or [], history, second, device_key, platform_key)
+        with file.open("rb") as opened:
+            beginning = opened.read(32)
+            opened.seek(0)
+            if MAGIC.encode() in beginning:
+                single = _proof(opened.read(MAX_BYTES + 1), trusted)
+            elif beginning[:2] == b"\xd2\x84":
+                single = _receipt(opened.read(MAX_RECEIPT_BYTES + 1), statement, trusted)
+            else:
+                single = None
+                found = evidence.verify_file(opened, gateway, key or [], history, second)
+    except (evidence.VerifyError, EvidenceError, LedgerError, PolicyError) as error:
+        fail(f"{file}: {error}", as_json=as_json)
+    except OSError as error:
+        fail(os_error(error, file), as_json=as_json)
+    if single is not None:
+        _show_single(file, single, as_json)
+        return
+    if as_json:
+        emit_json(_findings_json(found))
+    else:
+        for line in _findings_lines(file, found):
+            console.print(line, highlight=False, soft_wrap=True)
+    raise typer.Exit(0 if found.holds else 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Single:
+    """One statement that is proven, and its way up."""
+
+    gateway_id: str
+    statement: VerifiedStatement
+    window: VerifiedStatement | None = None
+    state: SignedState | None = None
+    lacking: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Trusted:
+    """What the person at the terminal trusts."""
+
+    gateway: str | None
+    keys: list[Path]
+    history: Path | None
+    second: Second
+    device_key: Path | None = None
+    platform_key: Path | None = None
+
+    def verifier(self, gateway_id: str) -> Verifier:
+        """For what is said to be of a gateway. Raises VerifyError."""
+        head = BundleHead(gateway_id, ())
+        return Verifier(evidence.trusted_keys(head, self.gateway, self.keys, self.history, self.second))
+
+
+def _receipt(encoded: bytes, statement: Path | None, trusted: Trusted) -> Single:
+    """Raises VerifyError, EvidenceError, OSError."""
+    if statement is None:
+        raise evidence.VerifyError("a receipt proves a statement that is not in it: name its file with --statement")
+    gateway_id = decode_receipt(encoded).header.identity.gateway_id
+    verifier = trusted.verifier(gateway_id)
+    return Single(gateway_id, verifier.verify_receipt(encoded, statement.read_bytes()))
+
+
+def _proof(encoded: bytes, trusted: Trusted) -> Single:
+    """Raises VerifyError, EvidenceError, LedgerError, OSError."""
+    proof = decode_proof(encoded)
+    proven = verify_proof(proof, trusted.verifier(proof.gateway_id))
+    if proof.channel is None:
+        lacking = ["that it is settled: there is no channel state in the file"]
+        if proven.window is None:
+            lacking.insert(0, "that it is in a settlement window: there is none in the file")
+        return Single(proof.gateway_id, proven.reading, proven.window, None, tuple(lacking))
+    assert proof.window is not None
+    signed = decode_signed(proof.channel.signed_state)
+    state, window = signed.state, proven.window
+    assert window is not None
+    assert isinstance(window.statement, SettlementWindow)
+    if proof.channel.path.root(proof.window.window.statement) != state.windows_root:
+        raise MalformedError("proof: the path does not lead from the window to the root of the channel state")
+    w = window.statement
+    if not (state.window_start_us <= w.window_start_us and w.window_end_us <= state.window_end_us):
+        raise MalformedError("proof: the window is not of the time that the channel state adds")
+    lacking = []
+    theirs = None if trusted.device_key is None else _key(trusted.device_key, "--device-key")
+    if theirs is None:
+        lacking.append(f"that the device's key (SHA-256 {state.key_id.hex()}) is the enrolled one: give --device-key")
+        if key_id_of(proof.channel.device_key_der) != state.key_id:
+            raise MalformedError("proof: the key in the file is not the one that the channel state names")
+        theirs = VerifyKey(state.algorithm, proof.channel.device_key_der)
+    platform = None if trusted.platform_key is None else _key(trusted.platform_key, "--platform-key")
+    if platform is None:
+        lacking.append("that the platform signed the channel state: give --platform-key")
+    signed.verify(theirs, platform)
+    return Single(proof.gateway_id, proven.reading, window, signed, tuple(lacking))
+
+
+def _key(path: Path, option: str) -> VerifyKey:
+    try:
+        return verify_key_from_pem(path.read_bytes(), what=f"{option} {path}")
+    except IdentityError as error:
+        raise evidence.VerifyError(str(error)) from error
+
+
+def _show_single(file: Path, single: Single, as_json: bool) -> None:
+    s, w, state = single.statement, single.window, single.state
+    if as_json:
+        emit_json(
+            {
+                "ok": True,
+                "gateway_id": single.gateway_id,
+                "kind": kind_of(s.statement).name.lower(),
+                "statement": fields_of(s.statement),
+                "incarnation": s.batch.incarnation,
+                "batch_number": s.batch.number,
+                "index": s.index,
+                "window": None if w is None else fields_of(w.statement),
+                "channel_state": None if state is None else state.state.digest.hex(),
+                "not_proven": list(single.lacking),
+            }
+        )
+        return
+    lines = [
+        f"{file}: one {kind_of(s.statement).name.lower().replace('_', ' ')}, leaf {s.index} of batch {s.batch.number} "
+        f"of incarnation {s.batch.incarnation}.",
+        *(f"  {name} {value}" for name, value in fields_of(s.statement).items()),
+        f"It was signed by {single.gateway_id}.",
+    ]
+    if w is not None and isinstance(w.statement, SettlementWindow):
+        v = w.statement
+        lines.append(
+            f"It is one of {v.reading_count} readings of the window from {_time(v.window_start_us)} to "
+            f"{_time(v.window_end_us)}, {v.net_energy_wh:+d} Wh, signed by the same gateway."
+        )
+    if state is not None:
+        lines.append(f"That window is in {state.state}, signed with the device's key.")
+    lines += [f"Not proven: {text}." for text in single.lacking]
+    for line in [*lines, NOT_PROVEN]:
+        console.print("\n".join(map(plain, line.split("\n"))), markup=False, highlight=False, soft_wrap=True)
+
+
+def _findings_json(found: evidence.Findings) -> dict[str, object]:
+    scope = found.scope
+    return {
+        "ok": found.holds,
+        "gateway_id": found.gateway_id,
+        "device_id": None if scope is None else scope.device_id,
+        "missing_readings": None if scope is None else found.missing,
+        "batches": found.batches,
+        "statements": found.statements,
+        "first_number": found.first_number,
+        "last_number": found.last_number,
+        "first_us": found.first_us,
+        "last_us": found.last_us,
+        "incarnations": found.incarnations,
+        "chain_break": None if found.chain_break is None else found.chain_break.why,
+        "contradictions": found.contradictions,
+        "false_claims": found.false_claims,
+        "signed_values": signed_values_json(found.signed),
+        "signatures": found.signatures.as_json(),
+        "thinned": thinned_json(found.thinned),
+    }
+
+
+def _findings_lines(file: Path, found: evidence.Findings) -> Iterator[str]:
+    """With markup."""
+    counted = ", ".join(f"{count} {kind}" for kind, count in found.statements.items()) or "no statements"
+    yield escape(f"{file}: {found.batches} batches, {counted}.")
+    if found.chain_break is not None:
+        yield f"[red]The chain breaks:[/] {escape(plain(found.chain_break.why))}"
+    for subject in found.contradictions:
+        yield f"[red]Two contents under one identity:[/] {escape(plain(subject))}"
+    for claim in found.false_claims:
+        yield f"[red]Not so:[/] {escape(plain(claim))}"
+    for line in (*signed_values_lines(found.signed), *thinned_lines(found.thinned), *found.signatures.lines()):
+        yield escape(plain(line))
+    if len(found.incarnations) > 1:
+        lives = ", ".join(map(str, found.incarnations))
+        text = f"It has incarnations {lives}: the gateway's store was lost or a backup restored. Ask its owner why."
+        yield f"[yellow]{text}[/]"
+    if not found.holds:
+        return
+    yield f"All of it was signed by {escape(plain(found.gateway_id))},"
+    if not found.batches:
+        yield "There is nothing in it."
+    elif found.scope is not None:
+        device = escape(plain(found.scope.device_id))
+        yield f"each batch by itself: this is an extract of {device} and no run of the chain."
+        yield (
+            "From its first to its last reading there is no gap in the sequence."
+            if not found.missing
+            else f"[yellow]{found.missing} readings between its first and its last are not in it.[/]"
+        )
+    else:
+        several = " of the last incarnation." if len(found.incarnations) > 1 else "."
+        yield f"in one unbroken chain of batches {found.first_number} to {found.last_number}{several}"
+    yield NOT_PROVEN
+
+
+def _time(us: int) -> str:
+    return datetime.fromtimestamp(us / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S")
