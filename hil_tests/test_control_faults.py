@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.control import controller as controller_module
+from agent.control import intake
 from agent.control.command import CommandType, Mode
 from agent.control.notes import decode_entry
 from agent.control.plan import Plan
@@ -123,7 +123,7 @@ async def test_a_curtail_that_came_again_before_the_store_was_read_keeps_its_fir
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else the note of the second life stays in the store, and another restart ends the command once more."""
-    monkeypatch.setattr(controller_module, "RESTORE_PATIENCE_S", 0.0)
+    monkeypatch.setattr(intake, "RESTORE_PATIENCE_S", 0.0)
     async with running(tmp_path) as site:
         message = await command(
             site.clock, "c1", 60, type=CommandType.CURTAIL, mode=Mode.EXPORT_LIMIT, targets=("pv",), power_w=2_000
@@ -175,7 +175,7 @@ def _notes_away(site: Site) -> Callable[[], None]:
 async def test_what_was_used_before_a_start_stays_used_although_a_command_came_before_the_store_was_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(controller_module, "RESTORE_PATIENCE_S", 0.0)
+    monkeypatch.setattr(intake, "RESTORE_PATIENCE_S", 0.0)
     async with running(tmp_path) as site:
         used = await command(site.clock, "used", 60)
         await site.give(used)

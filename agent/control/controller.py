@@ -18,59 +18,44 @@ import structlog
 
 from agent.clock import Clock, ClockQuality, Instant
 from agent.config import BoundsSettings, ControlSettings, DeviceSettings, FrequencySettings, InputSettings, SiteSettings
-from agent.control.admission import HORIZON_US, Admitted, Duplicate, Nothing, Policy, Refused, Undecided, judge
-from agent.control.answers import Answers
-from agent.control.book import Book, Change
+from agent.control.admission import HORIZON_US, Policy
+from agent.control.bookkeeping import Bookkeeping
 from agent.control.bounds_watch import BoundsWatch
 from agent.control.decision_log import DecisionLog
 from agent.control.decisions import Cause
 from agent.control.dispatcher import Dispatcher
-from agent.control.errors import ControlError, RestoreError
+from agent.control.errors import ControlError
 from agent.control.feed_keeper import FeedKeeper
 from agent.control.feeds import FeedRules
 from agent.control.forecast import Foreseen, foresee
-from agent.control.foresight import shortfall
 from agent.control.holds import Holds
 from agent.control.input_watch import InputWatch
+from agent.control.intake import Around, Intake
 from agent.control.needing import Wish
-from agent.control.notes import (
-    BOUNDS_KEY,
-    DEVICES_KEY,
-    PREFIX,
-    changed_notes,
-    decode_names,
-    encode_names,
-    entry_key,
-    restore,
-)
+from agent.control.notes import DEVICES_KEY, PREFIX, decode_names, encode_names
 from agent.control.onlooker import Onlooker
 from agent.control.order import Now, Order
 from agent.control.override import Override
-from agent.control.plain import plain_hash
 from agent.control.plan import METER_SUBJECT, Plan, make_plan, orders_to_give, stop_order
 from agent.control.recorder import Desk, Notes, Recorder
-from agent.control.schedule_admission import ScheduleKnown, ScheduleRefused
-from agent.control.schedule_keeper import ScheduleKeeper, Taken
+from agent.control.schedule_keeper import ScheduleKeeper
 from agent.control.site import SiteView
 from agent.control.site_watch import SiteWatch
 from agent.control.snapshot import ControlSnapshot, show_command, show_device
-from agent.control.stop import StopButton
+from agent.control.stop import StopButton, StopWatch
+from agent.control.surroundings import Surroundings
 from agent.control.tally import Register
-from agent.control.undecided import UndecidedMessages, Waiting
+from agent.control.undecided import Waiting
 from agent.control.viewing import register_of, settings_view, with_day_of
-from agent.evidence.statements import Alarm, CommandReceipt, CommandState, Severity, Statement
+from agent.evidence.statements import Alarm, Severity
 from agent.identity.trust import TrustList
 from drivers.device import Device, Sample, SampleFlag
 from proto.energysettlement.v1 import device_pb2
 
 LEAST_BETWEEN_PLANS_S: Final = 0.2
 """Meter samples do not bring a plan more often; commands and STOP do."""
-RESTORE_PATIENCE_S: Final = 5.0
-"""Commands wait so long for the stored ones to be read; then what restricts goes ahead."""
-STOP_FILE_RETRY_S: Final = 5.0
 REGISTER_OLD_S: Final = 30.0
 """Energy of a command is counted from a register at most so old: an older one holds what came before the command."""
-MOST_UNRECORDED: Final = 5_000
 
 log = structlog.get_logger()
 
@@ -107,7 +92,6 @@ class Controller:
         self._site_rating_w = max(site.import_limit_w, site.export_limit_w)
         self._gateway_id = gateway_id
         self._clock = clock
-        self._trust = trust
         self._notes = notes
         self._controllable = {name: devices[name] for name in self._settings.controllable if name in devices}
         self._looks = Onlooker(devices)
@@ -115,33 +99,14 @@ class Controller:
             self._controllable, looks=self._looks, lease_s=control.lease_s, monotonic_s=clock.monotonic_s
         )
         self._recorder = Recorder(desk)
-        self._button = StopButton(stop_file)
-        self._stop_to_keep = asyncio.Event()
-        self._book = Book()
-        self._written = Book()
+        self._stop = StopWatch(StopButton(stop_file), self._alarm)
+        self._books = Bookkeeping(self._recorder)
         self._restored = False
         self._started_s = clock.monotonic_s()
         self._time_known = not clock.rebooted
         self._registers: dict[str, tuple[Register, float]] = {}
         """With the monotonic time of their measurement."""
-        self._undecided = UndecidedMessages()
-        self._answers = Answers(self._started_s)
-        self._refused = 0
-        self._flooded = False
-        self._watch = SiteWatch(
-            self._settings,
-            self._looks,
-            held=self._dispatcher.held,
-            say=self._alarm,
-            started_s=self._started_s,
-            booted=booted,
-            draw=draw,
-        )
         self._schedules = ScheduleKeeper(draw)
-        self._bounds = BoundsWatch(bounds or BoundsSettings())
-        self._inputs = InputWatch(
-            inputs, say=self._alarm, press=self._press_wired, changed=self._hurry, monotonic_s=clock.monotonic_s
-        )
         self._decisions = DecisionLog(
             record_folder,
             software=software,
@@ -149,13 +114,43 @@ class Controller:
             say=self._alarm,
             monotonic_s=clock.monotonic_s,
         )
-        self._holds = Holds(
-            {name: partial(self._looks.status, name) for name in self._controllable},
+        self._around = Surroundings(
+            watch=SiteWatch(
+                self._settings,
+                self._looks,
+                held=self._dispatcher.held,
+                say=self._alarm,
+                started_s=self._started_s,
+                booted=booted,
+                draw=draw,
+            ),
+            bounds=BoundsWatch(bounds or BoundsSettings()),
+            holds=Holds(
+                {name: partial(self._looks.status, name) for name in self._controllable},
+                say=self._alarm,
+                keep=self._keep_hold,
+            ),
+            inputs=InputWatch(
+                inputs, say=self._alarm, press=self._press_wired, changed=self._hurry, monotonic_s=clock.monotonic_s
+            ),
+            feeds=feeds or FeedKeeper(FeedRules()),
             say=self._alarm,
-            keep=self._keep_hold,
         )
-        self._feeds = feeds or FeedKeeper(FeedRules())
-        self._stopped_by: str | None = None
+        self._intake = Intake(
+            Around(
+                policy=self._policy,
+                trust=trust,
+                look=self._look,
+                restored=lambda: self._restored,
+                changed=self._hurry,
+                monotonic_s=clock.monotonic_s,
+                say=self._alarm,
+            ),
+            books=self._books,
+            schedules=self._schedules,
+            recorder=self._recorder,
+            decisions=self._decisions,
+        )
         self._trouble = ""
         """Why no plan can be made; empty while one can."""
         self._in_devices: frozenset[str] | None = None
@@ -178,24 +173,17 @@ class Controller:
         """
         if not message.command_id and not message.authorization:
             return
-        self._take(Waiting(message, device_id, self._clock.monotonic_s()), self._now(received))
+        self._intake.take(Waiting(message, device_id, self._clock.monotonic_s()), self._now(received))
         self._hurry()
 
     async def receive_signed(self, kind: str, signed: bytes, received: Instant) -> None:
         """Take a schedule or a value of a feed. Never raises for what the peer sent."""
         now = self._now(received)
         if kind == "schedule":
-            match self._schedules.receive(signed, self._policy(), self._trust(), now):
-                case ScheduleRefused(hash_, reason, alarm):
-                    self._refuse(Refused(hash_, "schedule", reason, alarm=alarm), now)
-                case ScheduleKnown(agreed):
-                    self._answer_again(agreed.hash, agreed.receipts)
-                case Taken() as taken:
-                    notes = self._schedules.take_notes()
-                    self._recorder.submit(taken.receipts, notes, lambda: self._schedule_committed(taken.hash))
+            self._intake.take_schedule(signed, now)
             self._hurry()
         elif kind == "feed" and now.time_known:
-            self._feeds.receive(signed, now.wall_us)
+            self._around.feeds.receive(signed, now.wall_us)
 
     def on_sample(self, sample: Sample) -> None:
         """Every sample of every device, as it comes. Never blocks."""
@@ -209,17 +197,16 @@ class Controller:
 
     def stop(self, by: str) -> None:
         """Local STOP, at once; needs nothing but this process (SAFETY 1)."""
-        self._button.press(by)
-        self._stop_to_keep.set()
+        self._stop.press(by)
         self._hurry()
 
     def _press_wired(self, by: str) -> None:
-        if self._button.pressed_by() is None:
+        if self._stop.pressed_by() is None:
             self.stop(by)
 
     def clear_stop(self, by: str) -> None:
         """End of local STOP. Raises StopNotClearedError while its file cannot be removed."""
-        self._button.clear(by)
+        self._stop.clear(by)
         self._hurry()
 
     def add(self, settings: DeviceSettings, device: Device) -> None:
@@ -229,25 +216,25 @@ class Controller:
             controllable={**self._settings.controllable, device.device_id: settings},
             day=with_day_of(self._settings.day, settings),
         )
-        self._watch.use(self._settings)
+        self._around.watch.use(self._settings)
         self._controllable[device.device_id] = device
         self._dispatcher.add(device)
-        self._holds.add(device.device_id, partial(self._looks.status, device.device_id))
+        self._around.holds.add(device.device_id, partial(self._looks.status, device.device_id))
         self._wake.set()
 
     def wish(self, device_id: str, wish: Wish) -> None:
         """What the driver of the car at a charger needs until when. Raises WishError."""
-        self._watch.day.wish(device_id, wish, self._clock.now().wall_us)
+        self._around.watch.day.wish(device_id, wish, self._clock.now().wall_us)
 
     def override(self, device_id: str, power_w: int | None, duration_s: float, by: str) -> Override:
         """Hold a device by hand: at a power, or (None) left to itself. Raises OverrideError."""
-        hold = self._holds.begin(device_id, power_w, duration_s, by, self._now(self._clock.now()))
+        hold = self._around.holds.begin(device_id, power_w, duration_s, by, self._now(self._clock.now()))
         self._hurry()
         return hold
 
     def end_override(self, device_id: str, by: str) -> None:
         """Give a device back to commands and defaults. Raises OverrideError."""
-        self._holds.end(device_id, by)
+        self._around.holds.end(device_id, by)
         self._hurry()
 
     # -- out --------------------------------------------------------------------------------------------------------
@@ -255,13 +242,13 @@ class Controller:
     def snapshot(self) -> ControlSnapshot:
         """The state of control for people. Cheap."""
         entries = sorted(
-            self._book.entries.values(),
+            self._books.book.entries.values(),
             key=lambda e: (e.state.final, -e.order.received_us if e.state.final else e.order.command.start_us),
         )
         view = self._view
         return ControlSnapshot(
-            stopped_by=self._button.pressed_by(),
-            safe_mode=self._watch.safe_mode,
+            stopped_by=self._stop.pressed_by(),
+            safe_mode=self._around.watch.safe_mode,
             islanded=view.islanded if view is not None else False,
             time_known=self._time_known,
             restored=self._restored,
@@ -271,9 +258,9 @@ class Controller:
             commands=tuple(show_command(entry, self._plan.commands.get(entry.order.hash)) for entry in entries),
             schedules=self._schedules.lines(view, self._plan),
             deviations=self._schedules.deviations,
-            feeds=self._feeds.lines(self._clock.now().wall_us),
-            inputs=self._inputs.states(),
-            refused=self._refused,
+            feeds=self._around.feeds.lines(self._clock.now().wall_us),
+            inputs=self._around.inputs.states(),
+            refused=self._intake.refused,
             unrecorded=self._recorder.backlog,
             store_trouble=self._recorder.trouble,
         )
@@ -290,14 +277,14 @@ class Controller:
             raise ControlError("no plan was made yet, or the time is not known: nothing can be foreseen")
         if not wall_us <= at_us <= wall_us + HORIZON_US:
             raise ControlError("that moment is over, or more than 7 days away: beyond that no command reaches")
-        changes = (self._book.next_change_us(at_us), self._schedules.next_change_us(at_us))
+        changes = (self._books.book.next_change_us(at_us), self._schedules.next_change_us(at_us))
         change_us = min((each for each in changes if each is not None), default=None)
-        return foresee(self._view, self._book, self._schedules.orders, at_us, next_change_us=change_us)
+        return foresee(self._view, self._books.book, self._schedules.orders, at_us, next_change_us=change_us)
 
     def commands_in_force(self, device_id: str, start_us: int, end_us: int) -> tuple[bytes, ...]:
         """Hashes of the commands that were in force for a device between two moments, for its settlement window."""
         is_meter = device_id == self._settings.meter_id
-        return self._book.in_force_between(device_id, start_us, end_us, is_meter=is_meter)
+        return self._books.book.in_force_between(device_id, start_us, end_us, is_meter=is_meter)
 
     async def run(self) -> None:
         """Control the site until cancelled."""
@@ -305,8 +292,8 @@ class Controller:
             tasks.create_task(self._record(), name="control recorder")
             tasks.create_task(self._dispatcher.run(), name="control dispatcher")
             tasks.create_task(self._decisions.run(), name="control decisions")
-            tasks.create_task(self._inputs.run(), name="control inputs")
-            tasks.create_task(self._keep_stop(), name="control stop file")
+            tasks.create_task(self._around.inputs.run(), name="control inputs")
+            tasks.create_task(self._stop.run(), name="control stop file")
             tasks.create_task(self._plan_for_ever(), name="control plan")
 
     # -- inside -----------------------------------------------------------------------------------------------------
@@ -330,17 +317,9 @@ class Controller:
             self._trouble = f"no plan can be made: {error!r}"[:400]
             log.exception("control.cannot_plan")
             self._alarm(Severity.CRITICAL, "control.cannot_plan", "control", self._trouble)
-        pressed_by = self._button.pressed_by()
+        pressed_by = self._stop.pressed_by()
         if pressed_by is not None:
             self._dispatcher.follow({name: stop_order(name, pressed_by) for name in self._controllable})
-
-    async def _keep_stop(self) -> None:
-        """Make a local STOP outlast a power cut; nothing waits for it."""
-        while True:
-            await self._stop_to_keep.wait()
-            self._stop_to_keep.clear()
-            while not await asyncio.to_thread(self._button.keep):  # noqa: ASYNC110 - no event tells of a disk with room
-                await asyncio.sleep(STOP_FILE_RETRY_S)
 
     async def _rest(self) -> None:
         """Until it is time for another plan: after the interval, sooner for a meter sample, at once for STOP."""
@@ -353,7 +332,7 @@ class Controller:
     def _until_next_s(self) -> float:
         """To the next plan: at the moment at which a command starts or ends, if that is sooner than the interval."""
         wall_us = self._clock.now().wall_us
-        changes = (self._book.next_change_us(wall_us), self._schedules.next_change_us(wall_us))
+        changes = (self._books.book.next_change_us(wall_us), self._schedules.next_change_us(wall_us))
         change_us = min((each for each in changes if each is not None), default=None)
         if change_us is None or not self._time_known:
             return self._control.interval_s
@@ -380,31 +359,14 @@ class Controller:
                 log.warning("control.cannot_restore", error=str(error))
                 await asyncio.sleep(delay_s)
                 delay_s = min(5.0, delay_s * 2)
-        restored, faults = restore(stored)
-        # A command that came again meanwhile goes on with the life that it had, not with two.
-        twice = restored.entries.keys() & self._book.entries.keys()
-        self._recorder.drop(twice, {entry_key(order_hash) for order_hash in twice})
-        self._book = self._book.joined(restored)
-        # The replay windows are written anew: those that wait to be written know of nothing before this start.
-        self._written = replace(self._book, windows={})
+        commands, damaged = self._books.restore(stored)
         self._restored = True
         self._in_devices = decode_names(stored.get(DEVICES_KEY))
         self._dispatcher.touch(self._in_devices)
-        faults = (
-            *faults,
-            *self._holds.restore(stored),
-            *self._watch.day.restore(stored),
-            *self._schedules.restore(stored),
-            *self._feeds.restore(stored),
-        )
-        if BOUNDS_KEY in stored:
-            try:
-                self._bounds.restore(stored[BOUNDS_KEY])
-            except RestoreError as error:
-                faults = (*faults, f"{BOUNDS_KEY}: {error}")
+        faults = (*damaged, *self._around.restore(stored), *self._schedules.restore(stored))
         for fault in faults:
             self._alarm(Severity.WARNING, "command.note_damaged", fault.partition(":")[0], fault[:400])
-        log.info("control.restored", commands=len(restored.entries), damaged=len(faults))
+        log.info("control.restored", commands=commands, damaged=len(faults))
         self._hurry()
 
     def _now(self, instant: Instant) -> Now:
@@ -418,38 +380,28 @@ class Controller:
         """One plan."""
         instant = self._clock.now()
         now = self._now(instant)
-        for waiting in self._undecided.take():
-            self._take(waiting, now)
-        self._inputs.look()
-        self._note_stop()
-        self._adopt(self._book.settle(now))
-        orders = (*self._book.candidates(now), *self._schedules.orders(now))
-        view = self._look(now, instant.monotonic_s, orders)
+        self._intake.take_undecided(now)
+        self._around.inputs.look()
+        self._stop.look()
+        self._books.adopt(self._books.book.settle(now))
+        orders = (*self._books.book.candidates(now), *self._schedules.orders(now))
+        view = self._look(now, orders)
         plan = make_plan(view)
         self._dispatcher.follow(orders_to_give(view, plan))
         self._decisions.note(Cause.TURN, view, plan)
         self._note_devices()
-        self._recorder.submit((), self._watch.day.take_notes())
-        counted = self._bounds.after(view, plan)
-        if counted is not None and self._restored:
-            self._recorder.submit((), {BOUNDS_KEY: counted})
+        self._recorder.submit((), self._around.notes_after(view, plan))
         self._view, self._plan = view, plan
         outcomes = {order_hash: command.outcome for order_hash, command in plan.commands.items()}
         registers = self._fresh_registers(instant.monotonic_s)
-        self._adopt(self._book.observe(outcomes, registers, now))
+        self._books.adopt(self._books.book.observe(outcomes, registers, now))
         said = self._schedules.follow(view, plan, registers, view.spot)
-        self._recorder.submit(said, self._schedules.take_notes() | self._feeds.take_notes())
-        self._tidy(now)
+        self._recorder.submit(said, self._schedules.take_notes())
+        for order_hash in self._books.tidy(now):
+            self._intake.forget(order_hash)
 
-    def _look(self, now: Now, monotonic_s: float, orders: tuple[Order, ...]) -> SiteView:
-        view = self._watch.look(now, monotonic_s, orders=orders, stop=self._stopped_by)
-        return replace(
-            view,
-            bounds=self._bounds.allow(now),
-            overrides=self._holds.standing(now),
-            inputs=self._inputs.clamps(),
-            spot=self._feeds.look(view.frequency.millihertz, now.wall_us, self._alarm) if now.time_known else None,
-        )
+    def _look(self, now: Now, orders: tuple[Order, ...]) -> SiteView:
+        return self._around.look(now, self._clock.monotonic_s(), orders=orders, stop=self._stop.stopped_by)
 
     def _note_devices(self) -> None:
         """Note which devices hold something of ours: one without a timer of its own would keep it over our death."""
@@ -463,27 +415,6 @@ class Controller:
             name: register for name, (register, at_s) in self._registers.items() if monotonic_s - at_s <= REGISTER_OLD_S
         }
 
-    def _note_stop(self) -> None:
-        pressed_by = self._button.pressed_by()
-        if pressed_by is not None and self._stopped_by is None:
-            self._stop_to_keep.set()
-            self._alarm(Severity.CRITICAL, "site.stop", "site", f"local STOP by {pressed_by}")
-        elif pressed_by is None and self._stopped_by is not None:
-            self._alarm(Severity.INFO, "site.stop_cleared", "site", f"the local STOP by {self._stopped_by} was cleared")
-        self._stopped_by = pressed_by
-
-    def _tidy(self, now: Now) -> None:
-        self._book, gone = self._book.tidied(now)
-        if gone:
-            kept = {h: e for h, e in self._written.entries.items() if h in self._book.entries}
-            notes: dict[str, bytes | None] = {**changed_notes(replace(self._written, entries=kept), self._book)}
-            self._written = self._book
-            self._recorder.submit((), notes | {entry_key(order_hash): None for order_hash in gone})
-            for order_hash in gone:
-                self._answers.forget(order_hash)
-
-    # -- messages ---------------------------------------------------------------------------------------------------
-
     def _policy(self) -> Policy:
         return Policy(
             gateway_id=self._gateway_id(),
@@ -493,93 +424,7 @@ class Controller:
             site_rating_w=self._site_rating_w,
         )
 
-    def _take(self, taken: Waiting, now: Now) -> None:
-        """Judge a message and do what follows; one that cannot be judged waits."""
-        message, device_id = taken.message, taken.device_id
-        policy = self._policy()
-        decision = judge(message, device_id, policy, self._trust(), self._book, now)
-        restrictive = isinstance(decision, Admitted) and decision.order.command.restrictive
-        if isinstance(decision, Admitted) and self._recorder.backlog > MOST_UNRECORDED * (1 + restrictive):
-            decision = Undecided("nothing can be recorded at present, and too much waits for it", restrictive)
-        if not self._restored and not (restrictive and self._waited_for_store()):
-            decision = Undecided("the stored commands have not been read yet", restrictive=restrictive)
-        elif not policy.gateway_id and message.authorization:
-            decision = Undecided("the gateway's own key has not been seen yet", restrictive=restrictive)
-        match decision:
-            case Undecided(reason) if not self._undecided.keep(taken, self._clock.monotonic_s()):
-                self._refuse(Refused(plain_hash(message, device_id), message.command_id[:255], reason), now)
-            case Nothing() | Undecided():
-                pass
-            case Refused():
-                self._refuse(decision, now)
-            case Duplicate(entry):
-                if entry.durable:
-                    self._answer_again(entry.order.hash, entry.receipts)
-            case Admitted(order):
-                self._admit(order, now)
-
-    def _waited_for_store(self) -> bool:
-        return self._clock.monotonic_s() - self._started_s >= RESTORE_PATIENCE_S
-
-    def _admit(self, order: Order, now: Now) -> None:
-        # What the plan could make of it, were it alone and its time now, decides between ACCEPTED and PARTIAL.
-        view = self._look(now, self._clock.monotonic_s(), (order,))
-        view = replace(view, bounds=view.bounds.without_ramp)
-        plan = make_plan(view)
-        self._decisions.note(Cause.ADMISSION, view, plan)
-        alone = plan.commands[order.hash]
-        reason = (alone.reason or "it can do less now") if alone.short else shortfall(order.command, view)
-        state = CommandState.PARTIAL if reason else CommandState.ACCEPTED
-        log.info("control.command", command=order.command_id, hash=order.hash.hex()[:16], state=state.name)
-        self._answers.note(order.hash, self._clock.monotonic_s())
-        self._adopt(self._book.admitted(order, state, reason, now), lambda: self._committed(order.hash))
-
-    def _schedule_committed(self, schedule_hash: bytes) -> None:
-        self._schedules.committed(schedule_hash)
-        self._hurry()
-
-    def _committed(self, order_hash: bytes) -> None:
-        self._book = self._book.committed(order_hash)
-        self._hurry()
-
-    def _refuse(self, refusal: Refused, now: Now) -> None:
-        self._refused += 1
-        answered = self._answers.refusal(refusal.hash)
-        if answered is not None:
-            self._answer_again(refusal.hash, (answered,))
-            return
-        monotonic_s = self._clock.monotonic_s()
-        if self._recorder.backlog > MOST_UNRECORDED or not self._answers.may_refuse(monotonic_s):
-            if not self._flooded:
-                self._flooded = True
-                text = "more messages are refused than can be answered; they are counted only"
-                self._alarm(Severity.WARNING, "command.flood", refusal.command_id, text)
-            return
-        self._flooded = False
-        log.warning("control.refused", command=refusal.command_id, reason=refusal.reason)
-        if refusal.alarm:
-            self._alarm(Severity.CRITICAL, "command.equivocation", refusal.command_id, refusal.reason)
-        change = self._book.refused(refusal.hash, refusal.command_id, refusal.order, refusal.reason, now)
-        self._adopt(change)
-        self._answers.note(refusal.hash, monotonic_s)
-        if refusal.order is None:
-            self._answers.keep_refusal(refusal.hash, change.receipts[0])
-
-    def _answer_again(self, key: bytes, receipts: tuple[CommandReceipt, ...]) -> None:
-        """The same receipts for the same message, and not more often than they can be of use."""
-        if self._answers.is_due(key, self._clock.monotonic_s()):
-            self._answers.note(key, self._clock.monotonic_s())
-            self._recorder.submit(receipts, {})
-
     # -- recording --------------------------------------------------------------------------------------------------
-
-    def _adopt(self, change: Change, on_committed: Callable[[], None] | None = None) -> None:
-        """Take a new book, and have receipts and notes written together."""
-        self._book = change.book
-        notes = changed_notes(self._written, change.book)
-        self._written = change.book
-        statements: tuple[Statement, ...] = change.receipts
-        self._recorder.submit(statements, notes, on_committed)
 
     def _keep_hold(self, notes: Mapping[str, bytes | None], then: Callable[[], None] | None) -> None:
         def committed() -> None:

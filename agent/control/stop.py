@@ -6,6 +6,7 @@ also press it by making the file (the command line does) and clear it by removin
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from pathlib import Path
@@ -14,8 +15,11 @@ from typing import Final
 import structlog
 
 from agent.control.errors import ControlError, quoted
+from agent.control.frequency_watch import Say
+from agent.evidence.statements import Severity
 
 MOST_BYTES: Final = 200
+STOP_FILE_RETRY_S: Final = 5.0
 
 log = structlog.get_logger()
 
@@ -99,3 +103,45 @@ class StopButton:
         self._in_file = True
         self._pressed_by = self._pressed_by or (quoted(words) if words else f"the file {self._file}")
         return self._pressed_by
+
+
+class StopWatch:
+    """The button from plan to plan: kept on the disk without anybody waiting for it, each change an alarm."""
+
+    def __init__(self, button: StopButton, say: Say) -> None:
+        self._button = button
+        self._say = say
+        self._to_keep = asyncio.Event()
+        self.stopped_by: str | None = None
+        """As the newest look saw it."""
+
+    def press(self, by: str) -> None:
+        """STOP, at once."""
+        self._button.press(by)
+        self._to_keep.set()
+
+    def clear(self, by: str) -> None:
+        """End of STOP. Raises StopNotClearedError while its file cannot be removed."""
+        self._button.clear(by)
+
+    def pressed_by(self) -> str | None:
+        """Who pressed it; None when it is not pressed. Cheap, and never raises."""
+        return self._button.pressed_by()
+
+    def look(self) -> None:
+        """Whether it is pressed now."""
+        pressed_by = self._button.pressed_by()
+        if pressed_by is not None and self.stopped_by is None:
+            self._to_keep.set()
+            self._say(Severity.CRITICAL, "site.stop", "site", f"local STOP by {pressed_by}")
+        elif pressed_by is None and self.stopped_by is not None:
+            self._say(Severity.INFO, "site.stop_cleared", "site", f"the local STOP by {self.stopped_by} was cleared")
+        self.stopped_by = pressed_by
+
+    async def run(self) -> None:
+        """Make a local STOP outlast a power cut."""
+        while True:
+            await self._to_keep.wait()
+            self._to_keep.clear()
+            while not await asyncio.to_thread(self._button.keep):  # noqa: ASYNC110 - no event tells of a disk with room
+                await asyncio.sleep(STOP_FILE_RETRY_S)

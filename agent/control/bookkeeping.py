@@ -1,0 +1,52 @@
+"""The book of commands as it is, and as it is written: receipts and notes of a change are recorded together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from agent.control.book import Book, Change
+from agent.control.notes import changed_notes, entry_key, restore
+from agent.control.order import Now
+from agent.control.recorder import Recorder
+
+
+class Bookkeeping:
+    """One for the gateway."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._written = Book()
+        self.book = Book()
+
+    def adopt(self, change: Change, on_committed: Callable[[], None] | None = None) -> None:
+        """Take a new book, and have receipts and notes written together."""
+        self.book = change.book
+        notes = changed_notes(self._written, change.book)
+        self._written = change.book
+        self._recorder.submit(change.receipts, notes, on_committed)
+
+    def committed(self, order_hash: bytes) -> None:
+        """The store has this command: it may act."""
+        self.book = self.book.committed(order_hash)
+
+    def restore(self, stored: Mapping[str, bytes]) -> tuple[int, tuple[str, ...]]:
+        """Go on with what an earlier run has written: how many commands, and a sentence for each damaged note."""
+        restored, faults = restore(stored)
+        # A command that came again meanwhile goes on with the life that it had, not with two.
+        twice = restored.entries.keys() & self.book.entries.keys()
+        self._recorder.drop(twice, {entry_key(order_hash) for order_hash in twice})
+        self.book = self.book.joined(restored)
+        # The replay windows are written anew: those that wait to be written know of nothing before this start.
+        self._written = replace(self.book, windows={})
+        return len(restored.entries), tuple(faults)
+
+    def tidy(self, now: Now) -> tuple[bytes, ...]:
+        """Forget what is over for long; which commands that were."""
+        self.book, gone = self.book.tidied(now)
+        if gone:
+            kept = {h: e for h, e in self._written.entries.items() if h in self.book.entries}
+            notes: dict[str, bytes | None] = {**changed_notes(replace(self._written, entries=kept), self.book)}
+            self._written = self.book
+            self._recorder.submit((), notes | {entry_key(order_hash): None for order_hash in gone})
+        return gone
