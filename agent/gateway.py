@@ -147,6 +147,8 @@ class Gateway:
             control=settings.control,
             bounds=settings.bounds,
             inputs=settings.input,
+            record_folder=settings.gateway.state_dir / "decisions",
+            software=self._version,
             frequency=settings.frequency,
             gateway_id=lambda: self._gateway_id,
             stop_file=settings.control.gateway_stop_file or settings.gateway.state_dir / "STOP",
@@ -483,9 +485,11 @@ class Gateway:
         for device_id, telemetry in live_telemetry(batch):
             self._uplink.live(device_id, telemetry)
 
-    def _offer(self, bid: FlexibilityBid) -> None:
-        if self._uplink is not None:
-            self._uplink.offer(bid)
+    def _offer(self, bid: FlexibilityBid) -> bool:
+        if self._uplink is None:
+            return False
+        self._uplink.offer(bid)
+        return True
 
     async def _send_channel(self, frame: ChannelFrame) -> None:
         if self._uplink is None:

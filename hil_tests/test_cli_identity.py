@@ -35,6 +35,22 @@ PATIENCE_S = 60.0
 pytestmark = pytest.mark.skipif(softhsm_module() is None, reason="SoftHSM is not installed (package softhsm2)")
 
 
+def write_parties(folder: Path) -> None:
+    """The keys of an owner and an operator, and the file that names them."""
+    owner, operator = ec.generate_private_key(ec.SECP256R1()), ed25519.Ed25519PrivateKey.generate()
+    for name, key in (("owner", owner), ("operator", operator)):
+        public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        (folder / f"{name}.pem").write_bytes(public)
+        secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        (folder / f"{name}.key.pem").write_bytes(secret)
+    (folder / "subject.toml").write_text(
+        'location = "52.5201,13.4099"\n'
+        '[owner]\nname = "A. Owner"\nkey_file = "owner.pem"\n'
+        '[operator]\nname = "Grid Ltd"\nkey_file = "operator.pem"\n'
+        '[[rating]]\nname = "export"\nvalue = 30000\nunit = "W"\ncertificate = "Body, no. 1"\n'
+    )
+
+
 class Desk:
     """A gateway's folder, and its owner's and operator's desks."""
 
@@ -42,18 +58,7 @@ class Desk:
         self.folder = folder
         self.config = folder / "etc" / "gateway.toml"
         self.state_dir = folder / "state"
-        owner, operator = ec.generate_private_key(ec.SECP256R1()), ed25519.Ed25519PrivateKey.generate()
-        for name, key in (("owner", owner), ("operator", operator)):
-            public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-            (folder / f"{name}.pem").write_bytes(public)
-            secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-            (folder / f"{name}.key.pem").write_bytes(secret)
-        (folder / "subject.toml").write_text(
-            'location = "52.5201,13.4099"\n'
-            '[owner]\nname = "A. Owner"\nkey_file = "owner.pem"\n'
-            '[operator]\nname = "Grid Ltd"\nkey_file = "operator.pem"\n'
-            '[[rating]]\nname = "export"\nvalue = 30000\nunit = "W"\ncertificate = "Body, no. 1"\n'
-        )
+        write_parties(folder)
 
     def run(self, *arguments: str | Path, code: int = 0, where: bool = True) -> Any:
         """The JSON answer of a command."""

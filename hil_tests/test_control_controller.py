@@ -24,8 +24,9 @@ from agent.control.authorization import authorize
 from agent.control.command import Command, CommandType, Mode, Point, grid_command
 from agent.control.controller import Controller
 from agent.control.feed_keeper import FeedKeeper
-from agent.evidence.statements import Alarm, CommandReceipt, CommandState, Statement, decode, encode
-from agent.store import Queued, Store, StoreFullError
+from agent.evidence.statements import Alarm, CommandReceipt, CommandState, Statement, decode
+from agent.roads.desk import row_of
+from agent.store import Store, StoreFullError
 from drivers.device import (
     DeviceKind,
     DeviceStatus,
@@ -100,7 +101,7 @@ class StoreDesk:
     async def put(self, taken: Sequence[Statement], notes: Mapping[str, bytes | None]) -> None:
         if self.full:
             raise StoreFullError("the disk is full; make room")
-        await self.store.put([Queued(2, None, None, 1, encode(s), True) for s in taken], notes)
+        await self.store.put([row_of(s) for s in taken], notes)
         self.taken += taken
 
     async def notes(self, prefix: str) -> Mapping[str, bytes]:
@@ -153,6 +154,7 @@ async def running(
     bounds: BoundsSettings | None = None,
     feeds: FeedKeeper | None = None,
     inputs: Sequence[InputSettings] = (),
+    record_folder: Path | None = None,
 ) -> AsyncIterator[Site]:
     clock = clock or Clock(kernel_error_us=lambda: 1_000)
     devices = {d.id: FakeDevice(d.id, d.kind, clock.monotonic_s) for d in DEVICES}
@@ -174,6 +176,7 @@ async def running(
             bounds=bounds,
             feeds=feeds,
             inputs=inputs,
+            record_folder=record_folder,
         )
         site = Site(controller, dict(devices), desk, clock)
         try:

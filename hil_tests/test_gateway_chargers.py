@@ -88,7 +88,7 @@ async def test_chargers_are_listed_limited_tapped_and_strangers_wait(site: Gatew
     assert await stage.gateway.end() == 0
 
 
-async def test_what_a_charger_reports_about_its_security_is_in_the_evidence(site: GatewaySite) -> None:
+async def test_what_a_charger_reports_about_its_security_and_faults_is_in_the_evidence(site: GatewaySite) -> None:
     stage = site.stage
     await stage.start_gateway()
     await site.shows(lambda s: bool(s["gateway_id"]), "the gateway's name")
@@ -99,12 +99,16 @@ async def test_what_a_charger_reports_about_its_security_is_in_the_evidence(site
         listening = asyncio.create_task(charger.run())
         await charger.boot()
         await charger.ask("SecurityEventNotification", {"type": "TamperDetectionActivated", "timestamp": stamp()})
+        broken = {"timestamp": stamp(), "connectorStatus": "Faulted", "evseId": 1, "connectorId": 1}
+        await charger.ask("StatusNotification", broken)
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
     await site.shows(lambda s: s["evidence"]["queued"] == 0 and s["evidence"]["sealed"] > 0, "everything sealed")
     assert await stage.gateway.end() == 0
     exported = await stage.export()
-    assert b"TamperDetectionActivated" in await asyncio.to_thread(exported.read_bytes)
+    evidence = await asyncio.to_thread(exported.read_bytes)
+    assert b"TamperDetectionActivated" in evidence
+    assert b"charger.faulted" in evidence
 
 
 async def authorization(site: GatewaySite, charger_id: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 
 import pytest
 import pytest_asyncio
@@ -71,3 +72,29 @@ async def test_q03_a_charger_that_obeys_nothing_is_found_out_and_in_the_evidence
     await until(gives_nothing, "it is not told to discharge again")
     alarms = [alarm for alarm in (await site.page())["alarms"] if alarm["code"] == "charger.disobeys"]
     assert any("goes back to 0 W" in alarm["text"] for alarm in alarms)
+
+
+async def test_k15_a_driver_s_departure_goes_before_a_rest_and_what_will_happen_is_told(site: GatewaySite) -> None:
+    config = ("--config", str(site.stage.config))
+    await site.issue(type="IDLE", duration_s=90, targets=[CAR])
+    await site.delivers(0, CAR)
+    soon = datetime.fromtimestamp(time.time() + 60, UTC).isoformat()
+    foreseen = await site.stage.run("plan", "--at", soon, *config)
+    assert "IDLE" in str(foreseen["orders"])
+    leaves = datetime.fromtimestamp(time.time() + 900, UTC).isoformat()
+    wish = await site.stage.run("chargers", "departure", CAR, "--at", leaves, "--kwh", "9", *config)
+    assert wish["ok"]
+
+    async def charges() -> bool:
+        return await site.power_w(CAR) > 1_000
+
+    await until(charges, "the departure goes before the rest")
+    await site.shows(lambda s: "departure" in str(line_of(s, CAR)), "why it charges")
+    await site.stage.run("chargers", "departure", CAR, "--clear", *config)
+    await site.delivers(0, CAR)
+
+
+async def test_flexibility_is_offered_to_the_platform_by_itself(site: GatewaySite) -> None:
+    await site.told("bid", gateway_id=site.stage.gateway_id)
+    offered = await site.stage.run("envelope", "--config", str(site.stage.config))
+    assert {"power_up_w", "energy_down_wh", "windows_missed"} <= offered.keys()

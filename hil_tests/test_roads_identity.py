@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -28,12 +29,13 @@ from agent.roads import identity as module
 from agent.roads.desk import Desk
 from agent.roads.identity import IdentityKeeper
 from agent.roads.sealing import Sealer
-from agent.store import Store
+from agent.store import Store, StoreInUseError
 from agent.store.files import write_durably
 from agent.token.token import Token
 from drivers.device import SignerUnavailableError
 from hil_tests.identity_cases import OPERATOR, OWNER, SUBJECT, THIEF, rotated, sign
-from hil_tests.rig.token import SoftHsm, make_softhsm, softhsm_module
+from hil_tests.rig.token import ScratchToken, make_softhsm, softhsm_module
+from hil_tests.rig.tpm import SoftTpm, tpm_module
 from hil_tests.roads_parts import BOOT_ID, PATIENCE_S, START_US, HandClock, reading, running, until
 
 pytestmark = pytest.mark.skipif(softhsm_module() is None, reason="SoftHSM is not installed (package softhsm2)")
@@ -42,7 +44,7 @@ pytestmark = pytest.mark.skipif(softhsm_module() is None, reason="SoftHSM is not
 class Box:
     """A gateway of a token, a state directory, and what would run on them."""
 
-    def __init__(self, folder: Path, softhsm: SoftHsm) -> None:
+    def __init__(self, folder: Path, softhsm: ScratchToken) -> None:
         self.state_dir = folder / "state"
         self.softhsm = softhsm
         self.hand = HandClock()
@@ -165,6 +167,32 @@ def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Box:
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(module, "LOOK_EVERY_S", 0.02)
     return Box(tmp_path, softhsm)
+
+
+@pytest.mark.skipif(tpm_module() is None, reason="swtpm, tpm2-abrmd or tpm2-pkcs11 is not installed")
+async def test_a_key_in_a_tpm_is_rotated_under_a_running_sealer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tpm = SoftTpm(tmp_path / "tpm")
+    try:
+        for name, value in tpm.environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(module, "LOOK_EVERY_S", 0.02)
+        box = Box(tmp_path, tpm)
+        await box.created(tmp_path)
+        rotate = sign(orders.draft(await box.propose(Kind.ROTATE)), OWNER, OPERATOR)
+        async with box.alive() as life:
+            sealer = await life.start()
+            await life.seal(sealer)
+            async with running(life.keeper.run(sealer)):
+                box.files.write_order(rotate)
+                await until(lambda: not box.files.order_file.exists(), f"the order is done; {life.keeper.trouble}")
+            await life.seal(sealer)
+        first, second = await box.batches()
+        assert (box.state.number, first_break([first, second])) == (1, None)
+        assert first.sealed.header.key_id != second.sealed.header.key_id
+    finally:
+        tpm.close()
 
 
 @pytest.mark.parametrize(
@@ -303,6 +331,36 @@ async def test_a_commit_that_was_made_although_the_disk_failed_after_it_counts(
     assert len(await box.batches()) == 2
 
 
+async def test_told_to_stop_between_commit_and_key_change_the_old_key_seals_nothing_more(
+    box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await box.created(tmp_path)
+    rotate = sign(orders.draft(await box.propose(Kind.ROTATE)), OWNER, OPERATOR)
+    committed, go_on = threading.Event(), threading.Event()
+
+    def slow(path: Path, content: bytes) -> None:
+        write_durably(path, content)
+        if path == box.files.history_file:
+            committed.set()
+            assert go_on.wait(PATIENCE_S)
+
+    async with box.alive() as life:
+        sealer = await life.start()
+        await life.seal(sealer)
+        box.files.write_order(rotate)
+        monkeypatch.setattr(folder_module, "write_durably", slow)
+        keeping = asyncio.create_task(life.keeper.run(sealer))
+        await until(committed.is_set, "the history is on disk")
+        keeping.cancel()
+        sealing = asyncio.create_task(life.seal(sealer))
+        await asyncio.sleep(0)
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await keeping
+        await sealing
+    assert len({batch.sealed.header.key_id for batch in await box.batches()}) == 2
+
+
 async def test_while_the_token_is_away_the_order_waits_and_is_carried_out_when_it_is_back(
     box: Box, tmp_path: Path
 ) -> None:
@@ -360,18 +418,34 @@ async def test_a_damaged_history_lets_nothing_sign_under_another_name(box: Box, 
         await life.seal(await life.start())
 
 
-async def test_a_gateway_that_sealed_under_its_keys_name_keeps_it(box: Box, tmp_path: Path) -> None:
+async def test_a_gateway_that_sealed_under_its_keys_name_keeps_it_unless_it_begins_anew(
+    box: Box, tmp_path: Path
+) -> None:
     async with box.alive() as life:
         await life.token.create_key(b"evidence")
         sealer = await life.start()
         await life.seal(sealer)
         name = did_of(await life.token.signer(b"evidence").meet())
     order = await box.propose(Kind.CREATE, subject_file=subject_file(tmp_path))
-    with pytest.raises(work.OrderError, match="under the name of its key"):
-        await work.carry_out(box.settings, sign(orders.draft(order), OWNER, OPERATOR))
+    signed = sign(orders.draft(order), OWNER, OPERATOR)
+    with pytest.raises(work.OrderError, match="no batch changes its name"):
+        await work.carry_out(box.settings, signed)
     assert box.files.history() is None
     async with box.alive() as life:
         assert (await life.keeper.bring_up())[0] == name
+        with pytest.raises(StoreInUseError):
+            await work.carry_out(box.settings, signed, anew=True)
+
+    state, _ = await work.carry_out(box.settings, signed, anew=True)
+    async with box.alive() as life:
+        await life.seal(await life.start())
+    (batch,) = await box.batches()
+    assert batch.identity.gateway_id == state.gateway_id
+    assert batch.identity.incarnation == 2, "numbers of the former store may have been seen by somebody"
+    assert len(list(box.state_dir.glob("evidence.db.former-1-1"))) == 1
+    rotate = sign(orders.draft(await box.propose(Kind.ROTATE)), OWNER, OPERATOR)
+    with pytest.raises(work.OrderError, match="for the first order only"):
+        await work.carry_out(box.settings, rotate, anew=True)
 
 
 async def test_a_rotation_never_leads_into_a_dead_end(box: Box, tmp_path: Path) -> None:

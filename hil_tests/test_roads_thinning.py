@@ -178,7 +178,7 @@ async def test_the_oldest_readings_are_merged_to_minutes_then_quarters_and_no_en
     batches = await all_of(box.store)
     judge(batches, 700)
     assert box.thinner.merged_readings == 700 * DEVICES
-    assert await box.store.used_bytes() < before
+    assert await box.store.used_bytes() < before * 0.9, "three devices: headers and signatures are most of it"
     assert {each.slot_s for each in in_force(batches)} <= {60, 900}
     assert (Severity.WARNING, "evidence.thinning") in box.alarms
     assert box.alarms.count((Severity.WARNING, "evidence.thinning")) == 1

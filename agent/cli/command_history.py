@@ -95,8 +95,8 @@ def commands(
 ) -> None:
     """Commands with their receipts, the newest first: what was asked, what was answered, what was delivered."""
     now_us = time.time_ns() // 1000
-    from_us = 0 if since is None else _moment_of(since, now_us, "--since", as_json)
-    to_us = 2**62 if until is None else _moment_of(until, now_us, "--until", as_json)
+    from_us = 0 if since is None else moment_of(since, now_us, "--since", as_json)
+    to_us = 2**62 if until is None else moment_of(until, now_us, "--until", as_json)
     states = _states_of(state or [], as_json)
     state_dir = settings_of(config, as_json).gateway.state_dir
     try:
@@ -149,10 +149,12 @@ def _decoded(stored: Iterable[bytes]) -> Iterable[CommandReceipt]:
 
 
 def moment(timestamp_us: int) -> str:
+    """For people."""
     return datetime.fromtimestamp(timestamp_us / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
-def _moment_of(text: str, now_us: int, option: str, as_json: bool) -> int:
+def moment_of(text: str, now_us: int, option: str, as_json: bool) -> int:
+    """Unix microseconds of "2h" (ago) or an ISO time; the end of the command for anything else."""
     ago_s = seconds_of(text)
     if ago_s is not None:
         return now_us - round(ago_s * 1e6)

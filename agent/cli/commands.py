@@ -20,6 +20,7 @@ from agent.cli import identity as identity_commands
 from agent.cli import init as initialising
 from agent.cli import override as holding
 from agent.cli import plan as planning
+from agent.cli import replay as replaying
 from agent.cli import seal_pin as sealing_pin
 from agent.cli import simulate as simulating
 from agent.cli import why as explaining
@@ -62,6 +63,7 @@ app.command()(planning.plan)
 app.command()(simulating.simulate)
 app.command()(command_history.commands)
 app.command()(holding.override)
+app.command()(replaying.replay)
 
 
 @app.callback()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, time
+from datetime import UTC, datetime, time, tzinfo
 from typing import Annotated
-from zoneinfo import ZoneInfo
 
 import typer
 
@@ -13,7 +12,7 @@ from agent.cli.asking import settings_of, who
 from agent.cli.client import AgentUnreachableError, RefusedError, order
 from agent.cli.options import ConfigOption, JsonOption
 from agent.cli.output import console, emit_json, fail, plain
-from agent.config import DEFAULT_PATH
+from agent.config import DEFAULT_PATH, zone_of
 from agent.control.needing import next_local_us
 
 
@@ -32,7 +31,7 @@ def departure(
         fail("give --at, --kwh or both; or --clear alone", code=2, as_json=as_json)
     settings = settings_of(config, as_json)
     try:
-        departure_us = None if at is None else moment_us(at, ZoneInfo(settings.site.timezone), datetime.now(UTC))
+        departure_us = None if at is None else moment_us(at, zone_of(settings.site.timezone), datetime.now(UTC))
     except ValueError as error:
         fail(str(error), code=2, as_json=as_json)
     energy_wh = None if kwh is None else round(kwh * 1000)
@@ -50,7 +49,7 @@ def departure(
     console.print(plain(text), markup=False, highlight=False)
 
 
-def moment_us(text: str, zone: ZoneInfo, now: datetime) -> int:
+def moment_us(text: str, zone: tzinfo, now: datetime) -> int:
     """Unix microseconds of "07:30" (the next one there) or of an RFC 3339 time. Raises ValueError."""
     if re.fullmatch(r"([01]?[0-9]|2[0-3]):[0-5][0-9]", text):
         return next_local_us(time.fromisoformat(text.zfill(5)), zone, round(now.timestamp() * 1e6))

@@ -259,6 +259,10 @@ def review(file: OrderArgument, as_json: JsonOption = False) -> None:
 @app.command()
 def apply(
     file: OrderArgument,
+    begin_anew: Annotated[
+        bool,
+        typer.Option("--begin-anew", help="create: set aside what was measured under the key's name, and begin empty."),
+    ] = False,
     config: ConfigOption = DEFAULT_PATH,
     as_json: JsonOption = False,
 ) -> None:
@@ -266,7 +270,7 @@ def apply(
     settings = settings_of(config, as_json)
     envelope = _order_in(file, as_json)
     try:
-        state, done = asyncio.run(work.carry_out(settings, envelope))
+        state, done = asyncio.run(work.carry_out(settings, envelope, anew=begin_anew))
     except TROUBLES as error:
         fail(str(error), as_json=as_json)
     except OSError as error:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -40,7 +40,7 @@ from agent.identity.subject import (
 )
 from agent.roads.identity import IdentityKeeper
 from agent.store import Store, StoreInUseError
-from agent.store.files import DATABASE, Lock, begin_after
+from agent.store.files import DATABASE, Lock, begin_after, begin_anew
 from agent.token.errors import KeyExistsError, TokenError
 from agent.token.pin import read_pin
 from agent.token.token import Curve, Token
@@ -208,8 +208,10 @@ def sign_order(envelope: Cosigned, private_pem: bytes, passphrase: bytes | None)
 # -- Carrying out -----------------------------------------------------------------------------------------------------
 
 
-async def carry_out(settings: Settings, envelope: Cosigned) -> tuple[IdentityState, bool]:
+async def carry_out(settings: Settings, envelope: Cosigned, *, anew: bool = False) -> tuple[IdentityState, bool]:
     """Have an order carried out: by the agent that runs, or here when none does.
+
+    anew: a first order may set the evidence under the key's name aside, whole.
 
     Gives the state, and False when the agent has not come to it yet. Raises OrderError, HistoryError,
     SignerUnavailableError, StoreError or OSError.
@@ -219,7 +221,13 @@ async def carry_out(settings: Settings, envelope: Cosigned) -> tuple[IdentitySta
     held = folder.history()
     order = history.check_order(None if held is None else held.state, envelope)
     if order.kind is Kind.RECOVER and order.believed is not None:
-        _begin_later(state_dir, order.believed.incarnation)
+        with _locked(state_dir):
+            begin_after(state_dir, order.believed.incarnation)
+    if anew and order.kind is not Kind.CREATE:
+        raise OrderError("--begin-anew is for the first order only: a name that is there goes on with its evidence")
+    if anew:
+        with _locked(state_dir):
+            begin_anew(state_dir)
     try:
         store = await Store.open(state_dir)
     except StoreInUseError:
@@ -238,10 +246,12 @@ async def carry_out(settings: Settings, envelope: Cosigned) -> tuple[IdentitySta
         return keeper.state, True
 
 
-def _begin_later(state_dir: Path, incarnation: int) -> None:
+@contextmanager
+def _locked(state_dir: Path) -> Iterator[None]:
+    """No agent runs meanwhile. Raises StoreInUseError."""
     lock = Lock(state_dir)
     try:
-        begin_after(state_dir, incarnation)
+        yield
     finally:
         lock.release()
 
@@ -275,11 +285,8 @@ async def adopt(state_dir: Path, encoded: bytes) -> IdentityState:
                 raise OrderError(
                     "this gateway has evidence of its own under the name of its key; a replacement begins with none"
                 )
-    lock = Lock(state_dir)
-    try:
+    with _locked(state_dir):
         if held is not None and not history.continues(entries, held.entries):
             raise OrderError(f"this gateway has a history of {held.state.gateway_id}, which that one does not continue")
         folder.write_history(entries)
-    finally:
-        lock.release()
     return state

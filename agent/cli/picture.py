@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 from typing import Final
 from xml.sax.saxutils import escape
-from zoneinfo import ZoneInfo
 
 from agent.control.simulation import Outcome
 
@@ -25,7 +24,7 @@ TICKS: Final = (60, 300, 900, 1_800, 3_600, 7_200, 10_800, 21_600, 43_200, 86_40
 MOST_BARS: Final = 60
 
 
-def draw(outcome: Outcome, *, title: str, zone: ZoneInfo) -> str:
+def draw(outcome: Outcome, *, title: str, zone: tzinfo) -> str:
     """The whole picture."""
     names = sorted({name for point in outcome.points for name in point.powers_w})
     colours = {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(names)}
@@ -143,9 +142,7 @@ def _bar(begin: float, end: float, y: float, colour: str) -> str:
     return f'<rect x="{begin:.1f}" y="{y + 2}" width="{max(1.0, end - begin):.1f}" height="18" rx="3" fill="{colour}"/>'
 
 
-def _time_axis(
-    outcome: Outcome, across: Callable[[int], float], top: float, bottom: float, zone: ZoneInfo
-) -> list[str]:
+def _time_axis(outcome: Outcome, across: Callable[[int], float], top: float, bottom: float, zone: tzinfo) -> list[str]:
     span_s = (outcome.until_us - outcome.from_us) / 1e6
     every_s = next((each for each in TICKS if span_s / each <= 14), TICKS[-1] * max(1, round(span_s / 86_400 / 10)))
     begin = datetime.fromtimestamp(outcome.from_us / 1e6, zone)

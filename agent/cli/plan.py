@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Annotated
-from zoneinfo import ZoneInfo
 
 import typer
 
@@ -14,7 +13,7 @@ from agent.cli.departure import moment_us
 from agent.cli.options import ConfigOption, JsonOption
 from agent.cli.output import console, emit_json, fail, field, plain
 from agent.cli.status import band
-from agent.config import DEFAULT_PATH
+from agent.config import DEFAULT_PATH, zone_of
 
 
 def plan(
@@ -25,7 +24,7 @@ def plan(
     """What will happen then and why: commands that were sent ahead, schedules, departures, defaults."""
     settings = settings_of(config, as_json)
     try:
-        at_us = moment_us(at, ZoneInfo(settings.site.timezone), datetime.now(UTC))
+        at_us = moment_us(at, zone_of(settings.site.timezone), datetime.now(UTC))
     except ValueError as error:
         fail(str(error), code=2, as_json=as_json)
     try:

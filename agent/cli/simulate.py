@@ -7,7 +7,6 @@ from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
-from zoneinfo import ZoneInfo
 
 import typer
 
@@ -15,6 +14,7 @@ from agent.cli.asking import settings_of
 from agent.cli.options import JsonOption
 from agent.cli.output import console, emit_json, fail, os_error, plain, table
 from agent.cli.picture import draw
+from agent.config import zone_of
 from agent.control.scenario import CommandLine, Event, ScenarioError, read_scenario
 from agent.control.simulation import Outcome, Simulation
 
@@ -51,7 +51,7 @@ def simulate(
     took_s = time.perf_counter() - begun_s
     title = f"{settings.gateway.name}: {scenario.name}"
     try:
-        out.write_text(draw(outcome, title=title, zone=ZoneInfo(settings.site.timezone)), encoding="utf-8")
+        out.write_text(draw(outcome, title=title, zone=zone_of(settings.site.timezone)), encoding="utf-8")
     except OSError as error:
         fail(os_error(error, out), as_json=as_json)
     if as_json:

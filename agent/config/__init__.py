@@ -22,7 +22,7 @@ from agent.config.settings import (
     UnsignedCommands,
     WebSettings,
 )
-from agent.config.values import MQTT_SCHEME, is_loopback, split_address
+from agent.config.values import MQTT_SCHEME, is_loopback, split_address, zone_of
 
 __all__ = [
     "DEFAULT_PATH",
@@ -47,4 +47,5 @@ __all__ = [
     "read_secret",
     "read_settings",
     "split_address",
+    "zone_of",
 ]

@@ -213,6 +213,9 @@ class ControlSettings(Section):
     gateway_stop_file: Path | None = Field(
         None, description="Local STOP holds while this file exists; default: STOP in the state directory"
     )
+    record_days: int = Field(
+        7, ge=0, le=3650, description="Decisions with their inputs are kept so long for `replay`, days; 0: not recorded"
+    )
     mandate: list[MandateSettings] = Field([], max_length=1000)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import Annotated, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -52,9 +53,14 @@ def _endpoint(value: str) -> str:
     return value
 
 
+def zone_of(name: str) -> tzinfo:
+    """The time zone of a name. UTC needs no tz database: a small image may have none. Raises as ZoneInfo does."""
+    return UTC if name == "UTC" else ZoneInfo(name)
+
+
 def _timezone(value: str) -> str:
     try:
-        ZoneInfo(value)
+        zone_of(value)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise ValueError('is not in the tz database; write "Europe/Berlin", "Australia/Sydney" or "UTC"') from None
     return value

@@ -22,6 +22,8 @@ from agent.control.admission import HORIZON_US, Admitted, Duplicate, Nothing, Po
 from agent.control.answers import Answers
 from agent.control.book import Book, Change
 from agent.control.bounds_watch import BoundsWatch
+from agent.control.decision_log import DecisionLog
+from agent.control.decisions import Cause
 from agent.control.dispatcher import Dispatcher
 from agent.control.errors import ControlError, RestoreError
 from agent.control.feed_keeper import FeedKeeper
@@ -55,7 +57,7 @@ from agent.control.snapshot import ControlSnapshot, show_command, show_device
 from agent.control.stop import StopButton
 from agent.control.tally import Register
 from agent.control.undecided import UndecidedMessages, Waiting
-from agent.control.viewing import register_of, settings_view
+from agent.control.viewing import register_of, settings_view, with_day_of
 from agent.evidence.statements import Alarm, CommandReceipt, CommandState, Severity, Statement
 from agent.identity.trust import TrustList
 from drivers.device import Device, Sample, SampleFlag
@@ -92,6 +94,8 @@ class Controller:
         notes: Notes,
         bounds: BoundsSettings | None = None,
         inputs: Sequence[InputSettings] = (),
+        record_folder: Path | None = None,
+        software: str = "",
         booted: bool = False,
         feeds: FeedKeeper | None = None,
         draw: Callable[[], float] = random.random,
@@ -137,6 +141,13 @@ class Controller:
         self._bounds = BoundsWatch(bounds or BoundsSettings())
         self._inputs = InputWatch(
             inputs, say=self._alarm, press=self._press_wired, changed=self._hurry, monotonic_s=clock.monotonic_s
+        )
+        self._decisions = DecisionLog(
+            record_folder,
+            software=software,
+            days=control.record_days,
+            say=self._alarm,
+            monotonic_s=clock.monotonic_s,
         )
         self._holds = Holds(
             {name: partial(self._looks.status, name) for name in self._controllable},
@@ -214,7 +225,9 @@ class Controller:
     def add(self, settings: DeviceSettings, device: Device) -> None:
         """Another device from now on. It is in the mapping that this was made with already."""
         self._settings = replace(
-            self._settings, controllable={**self._settings.controllable, device.device_id: settings}
+            self._settings,
+            controllable={**self._settings.controllable, device.device_id: settings},
+            day=with_day_of(self._settings.day, settings),
         )
         self._watch.use(self._settings)
         self._controllable[device.device_id] = device
@@ -291,6 +304,7 @@ class Controller:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._record(), name="control recorder")
             tasks.create_task(self._dispatcher.run(), name="control dispatcher")
+            tasks.create_task(self._decisions.run(), name="control decisions")
             tasks.create_task(self._inputs.run(), name="control inputs")
             tasks.create_task(self._keep_stop(), name="control stop file")
             tasks.create_task(self._plan_for_ever(), name="control plan")
@@ -413,6 +427,7 @@ class Controller:
         view = self._look(now, instant.monotonic_s, orders)
         plan = make_plan(view)
         self._dispatcher.follow(orders_to_give(view, plan))
+        self._decisions.note(Cause.TURN, view, plan)
         self._note_devices()
         self._recorder.submit((), self._watch.day.take_notes())
         counted = self._bounds.after(view, plan)
@@ -509,7 +524,10 @@ class Controller:
     def _admit(self, order: Order, now: Now) -> None:
         # What the plan could make of it, were it alone and its time now, decides between ACCEPTED and PARTIAL.
         view = self._look(now, self._clock.monotonic_s(), (order,))
-        alone = make_plan(replace(view, bounds=view.bounds.without_ramp)).commands[order.hash]
+        view = replace(view, bounds=view.bounds.without_ramp)
+        plan = make_plan(view)
+        self._decisions.note(Cause.ADMISSION, view, plan)
+        alone = plan.commands[order.hash]
         reason = (alone.reason or "it can do less now") if alone.short else shortfall(order.command, view)
         state = CommandState.PARTIAL if reason else CommandState.ACCEPTED
         log.info("control.command", command=order.command_id, hash=order.hash.hex()[:16], state=state.name)

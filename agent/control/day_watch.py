@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import tzinfo
 from typing import Final
 
 from agent.control.day import DayState, SunPace, step_day, with_day
@@ -22,9 +23,10 @@ NEED: Final = PREFIX + "need/"
 class DaySettings:
     """What the configuration says, by charger."""
 
-    days: Mapping[str, CarDay]
-    needs: Mapping[str, DefaultNeed]
+    zone: tzinfo
     pace: SunPace
+    days: Mapping[str, CarDay] = field(default_factory=dict)
+    needs: Mapping[str, DefaultNeed] = field(default_factory=dict)
 
 
 class DayWatch:
@@ -36,6 +38,10 @@ class DayWatch:
         self._needs: dict[str, CarNeed] = {}
         self._written: dict[str, CarNeed] = {}
         self._restored = False
+
+    def use(self, settings: DaySettings) -> None:
+        """From now on; chargers may have been added."""
+        self._settings = settings
 
     def look(self, site: SiteView, registers: Mapping[str, Register], now_s: float) -> SiteView:
         """The view with the day in it. `registers`: what the chargers' meters show."""

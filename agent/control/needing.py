@@ -7,9 +7,8 @@ restart, a pause and a discharge change nothing about it.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta, tzinfo
 from typing import Final
-from zoneinfo import ZoneInfo
 
 from agent.control.errors import ControlError, RestoreError
 from agent.control.order import Now
@@ -31,7 +30,7 @@ class DefaultNeed:
     """What the owner's configuration says of cars that say nothing."""
 
     departure: time | None = None
-    zone: ZoneInfo
+    zone: tzinfo
     energy_wh: int | None = None
 
 
@@ -106,7 +105,7 @@ def in_need(car: VehicleSession, need: CarNeed, register: Register | None) -> Ve
     return replace(car, energy_needed_wh=left_wh, departure_timestamp_us=departure_us)
 
 
-def next_local_us(at: time, zone: ZoneInfo, now_us: int) -> int:
+def next_local_us(at: time, zone: tzinfo, now_us: int) -> int:
     """The next moment at which clocks there show that time, Unix microseconds."""
     here = datetime.fromtimestamp(now_us // 1_000_000, UTC).astimezone(zone)
     for days in range(3):

@@ -9,6 +9,8 @@ from typing import Final
 from agent.control.coming_back import ComingBack, begin, step
 from agent.control.day_watch import DayWatch
 from agent.control.frequency_watch import FrequencyWatch, Say
+from agent.control.meter_doubt import MeterDoubt, MeterShown
+from agent.control.meter_doubt import step as step_doubt
 from agent.control.onlooker import Onlooker
 from agent.control.order import Now, Order
 from agent.control.site import Held, SiteView
@@ -51,6 +53,7 @@ class SiteWatch:
         self._started_s = started_s
         self._metered = False
         """Whether the grid meter has ever spoken."""
+        self._doubt = MeterDoubt()
         self._safe_mode = SafeMode()
         self._islanded = False
         self._draw = draw
@@ -63,6 +66,7 @@ class SiteWatch:
     def use(self, settings: SiteSettingsView) -> None:
         """From now on; devices may have been added."""
         self._settings = settings
+        self.day.use(settings.day)
 
     @property
     def safe_mode(self) -> str | None:
@@ -75,9 +79,14 @@ class SiteWatch:
         view = view_site(self._settings, statuses, self._held, now, monotonic_s, orders=orders, stop=stop)
         meter = statuses.get(self._settings.meter_id) if self._settings.meter_id is not None else None
         self._metered |= meter is not None and meter.last_sample is not None
+        doubted = self._doubt_meter(view, meter, monotonic_s)
+        if doubted:
+            view = replace(view, meter=None)
         reason = None
         if is_islanded(statuses.values()):
             reason = "the site is not connected to the public grid"
+        elif doubted:
+            reason = doubted
         elif view.meter is None and self._settings.meter_id is not None and self._meter_is_due(monotonic_s):
             reason = f"the grid meter {self._settings.meter_id} gives no believable power"
         self._step_safe_mode(reason, monotonic_s)
@@ -93,6 +102,20 @@ class SiteWatch:
         )
         view = replace(view, safe_mode=self._safe_mode.reason, frequency=frequency, coming_back=self._coming_back)
         return self.day.look(view, _registers(statuses), monotonic_s)
+
+    def _doubt_meter(self, view: SiteView, meter: DeviceStatus | None, monotonic_s: float) -> str:
+        """Why the grid meter is not believed although it speaks; empty while it is."""
+        sample = meter.last_sample if meter is not None else None
+        if view.meter is None or sample is None or self._settings.meter_id is None:
+            return ""
+        shown = MeterShown(
+            power_w=view.meter.power_w,
+            registers=(sample.import_register_milliwatt_hours, sample.export_register_milliwatt_hours),
+            grid=(sample.voltage_millivolts, sample.frequency_millihertz),
+        )
+        powers_w = {name: device.present_w for name, device in view.devices.items() if device.online}
+        self._doubt = step_doubt(self._doubt, shown, powers_w, monotonic_s)
+        return self._doubt.sentence(self._settings.meter_id)
 
     def _step_return(self, view: SiteView, monotonic_s: float) -> None:
         """SAFETY 7. Another cause while one return is under way begins a new one."""

@@ -6,12 +6,11 @@ Pure: the controller hands in the statuses and the moment.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import time
 from typing import Final
-from zoneinfo import ZoneInfo
 
-from agent.config import ControlSettings, DeviceSettings, FrequencySettings, SiteSettings
+from agent.config import ControlSettings, DeviceSettings, FrequencySettings, SiteSettings, zone_of
 from agent.control.coming_back import ReturnPace
 from agent.control.day import SunPace
 from agent.control.day_watch import DaySettings
@@ -92,23 +91,28 @@ def settings_view(
 
 
 def _day_settings(site: SiteSettings, control: ControlSettings, devices: Sequence[DeviceSettings]) -> DaySettings:
-    zone = ZoneInfo(site.timezone)
-    return DaySettings(
-        days={d.id: CarDay(d.day) for d in devices if d.day is not None},
-        needs={
-            d.id: DefaultNeed(
-                departure=None if d.departure_time is None else time.fromisoformat(d.departure_time),
-                zone=zone,
-                energy_wh=d.departure_energy_wh,
-            )
-            for d in devices
-        },
+    day = DaySettings(
+        zone=zone_of(site.timezone),
         pace=SunPace(
             start_after_s=control.surplus_start_after_s,
             stop_after_s=control.surplus_stop_after_s,
             least_s=control.surplus_least_s,
         ),
     )
+    for device in devices:
+        day = with_day_of(day, device)
+    return day
+
+
+def with_day_of(day: DaySettings, device: DeviceSettings) -> DaySettings:
+    """The days with another device's."""
+    need = DefaultNeed(
+        departure=None if device.departure_time is None else time.fromisoformat(device.departure_time),
+        zone=day.zone,
+        energy_wh=device.departure_energy_wh,
+    )
+    days = day.days if device.day is None else {**day.days, device.id: CarDay(device.day)}
+    return replace(day, days=days, needs={**day.needs, device.id: need})
 
 
 def grid_meter_of(devices: Sequence[DeviceSettings]) -> str | None:

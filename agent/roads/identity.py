@@ -166,28 +166,36 @@ class IdentityKeeper:
         entry = history.encode_entry(envelope, seal)
         entries = (*(() if self._held is None else self._held.entries), entry)
         held = Held(entries, history.step(state, entry))
+        commit = asyncio.create_task(self._commit(held))
         try:
-            await asyncio.to_thread(self._folder.write_history, entries)
+            await asyncio.shield(commit)
+        except asyncio.CancelledError:
+            # The file may be there already: nothing may be sealed by the old key after that.
+            await commit
+            raise
+        log.info("identity.entry", kind=order.kind.name, number=order.number, gateway_id=held.state.gateway_id)
+        self._on_entry(order)
+
+    async def _commit(self, held: Held) -> None:
+        """Once the history is on disk its key signs the next batch. Raises OSError when it is not."""
+        try:
+            await asyncio.to_thread(self._folder.write_history, held.entries)
         except OSError:
             # It may be there all the same (the disk failed after the rename): then the old key has ended.
             found = await asyncio.to_thread(self._folder.history)
             if found is None or found.state.head != held.state.head:
                 raise
         self._take(held)
-        log.info("identity.entry", kind=order.kind.name, number=order.number, gateway_id=held.state.gateway_id)
-        self._on_entry(order)
 
     async def _closing(self, order: Order) -> ChainPosition | None:
         """The last batch before the entry. Raises HistoryError or StoreError when the order does not go with it."""
         last = await self._store.last_batch()
         incarnation = self._store.incarnation
-        if order.kind is Kind.CREATE and (last is not None or incarnation > 1):
+        if order.kind is Kind.CREATE and (self._sealer is not None or await self._store.incarnations()):
             raise HistoryError(
-                "this gateway has sealed evidence under the name of its key, which it keeps; a history begins with a "
-                "new gateway"
+                "this gateway has a name, its key's, and evidence under it, and no batch changes its name: stop the "
+                "agent, and apply the order with --begin-anew"
             )
-        if order.kind is Kind.CREATE and self._sealer is not None:
-            raise HistoryError("this agent runs under the name of its key; create the history before its first start")
         if order.kind is Kind.RECOVER and order.believed is not None and incarnation <= order.believed.incarnation:
             raise HistoryError(
                 f"its last believed batch is of incarnation {order.believed.incarnation}, and this store is "

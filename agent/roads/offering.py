@@ -48,7 +48,8 @@ class Sources:
     """The site at the newest plan."""
     acknowledged: Callable[[], int | None]
     """Number of the newest batch that the platform acknowledged."""
-    offer: Callable[[FlexibilityBid], None]
+    offer: Callable[[FlexibilityBid], bool]
+    """Whether there is a link at all that takes it, up or not."""
     say: Callable[[Severity, str, str, str], None]
 
 
@@ -72,9 +73,10 @@ class Offering:
             await self._count()
             now_s = self._clock.monotonic_s()
             if now_s - offered_s >= OFFER_EVERY_S and self.compute():
-                offered_s = now_s
                 now_us = self._clock.now().wall_us
-                self._sources.offer(bid_of(self.envelope, self.windows, self._aggregator_id, now_us))
+                bid = bid_of(self.envelope, self.windows, self._aggregator_id, now_us)
+                if self._sources.offer(bid):
+                    offered_s = now_s
             await asyncio.sleep(LOOK_EVERY_S)
 
     def compute(self) -> bool:

@@ -123,10 +123,18 @@ def _read_incarnation_file(folder: Path) -> int:
     return int(text) if re.fullmatch(rb"[0-9]{1,18}\n", text) else 0
 
 
+def begin_anew(folder: Path) -> Path | None:
+    """Have the next opening begin an empty store, and say where the present one went; None when there is none.
+
+    The caller holds the lock.
+    """
+    return set_aside(folder, "former") if (folder / DATABASE).exists() else None
+
+
 def set_aside(folder: Path, why: str) -> Path:
     """Move the database away, never deleting it, with its log: the log may hold the newest commits.
 
-    `why`: "damaged" or "replaced". Raises OSError.
+    `why`: "damaged", "replaced" or "former". Raises OSError.
     """
     noted = _read_incarnation_file(folder)
     serial = 1
@@ -141,7 +149,9 @@ def set_aside(folder: Path, why: str) -> Path:
 
 
 def _highest_set_aside(folder: Path) -> int:
-    found = (re.fullmatch(rf"{re.escape(DATABASE)}\.(?:damaged|replaced)-(\d+)-\d+", p.name) for p in folder.iterdir())
+    found = (
+        re.fullmatch(rf"{re.escape(DATABASE)}\.(?:damaged|replaced|former)-(\d+)-\d+", p.name) for p in folder.iterdir()
+    )
     return max((int(match.group(1)) for match in found if match), default=0)
 
 

@@ -75,12 +75,16 @@ async def cut_some(
     )
     if waiting:
         raise ConflictError("what stands for the leaves is not sealed yet")
+    ends = min((cut.place for cut in cuts), default=0), max((cut.place for cut in cuts), default=0)
+    held = {place for (place,) in await _rows(connection, "SELECT batch FROM body WHERE batch BETWEEN ? AND ?", ends)}
+    there = sorted((cut for cut in cuts if cut.place in held), key=lambda cut: cut.place)
+    # Deleted first: a row that is only replaced by a shorter one leaves its page as empty as that makes it.
+    await connection.executemany("DELETE FROM body WHERE batch = ?", [(cut.place,) for cut in there])
+    await connection.executemany(
+        "INSERT INTO body VALUES (?, ?)", [(cut.place, bodies.pack(cut.encoded)) for cut in there]
+    )
     gone = 0
-    for cut in cuts:
-        packed = bodies.pack(cut.encoded)
-        cursor = await connection.execute("UPDATE body SET encoded = ? WHERE batch = ?", (packed, cut.place))
-        if cursor.rowcount != 1:
-            continue
+    for cut in there:
         gone += await _cut_spans(connection, cut)
     await write_notes(connection, notes)
     return gone

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, NotRequired, TypedDict, cast
+from typing import Final, cast
 
 from drivers.ocpp.messages import IdToken
 from drivers.ocpp.schemas import Json, JsonObject
@@ -20,14 +20,6 @@ from drivers.ocpp.tokens import CENTRAL, EMAID, LONGEST_TOKEN, NOBODY, SiteToken
 REMEMBERED_REMOTE_TOKENS: Final = 16
 CACHE_US: Final = 86_400_000_000
 """For so long a charger may trust an answer in its cache without asking again."""
-
-
-class AuthorizeRequest(TypedDict):
-    """Authorize (C01), as far as it is read here."""
-
-    idToken: IdToken
-    certificate: NotRequired[str]
-    iso15118CertificateHashData: NotRequired[list[Json]]
 
 
 @dataclass(slots=True)

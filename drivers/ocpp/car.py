@@ -40,12 +40,14 @@ class Car(VehicleSession):
 
     def charged_to(self, permille: int, monotonic_s: float, wall_us: int) -> Car:
         """The same with another state of charge."""
-        return replace(
-            self,
-            state_of_charge_permille=permille,
-            state_of_charge_monotonic_s=monotonic_s,
-            state_of_charge_wall_us=wall_us,
-        )
+        # With every message of its meter: half the price of `replace`.
+        car = object.__new__(Car)
+        for name in _NAMES:
+            object.__setattr__(car, name, getattr(self, name))
+        object.__setattr__(car, "state_of_charge_permille", permille)
+        object.__setattr__(car, "state_of_charge_monotonic_s", monotonic_s)
+        object.__setattr__(car, "state_of_charge_wall_us", wall_us)
+        return car
 
     def encode(self) -> JsonObject:
         """What must survive a restart."""
@@ -90,6 +92,9 @@ class Car(VehicleSession):
         if now is not None and self.told_above_minimum_at_permille is not None and self.battery_capacity_wh is not None:
             left_wh += (now - self.told_above_minimum_at_permille) * self.battery_capacity_wh // 1000
         return left_wh <= 0
+
+
+_NAMES: Final = tuple(field.name for field in fields(Car))
 
 
 def read_needs(needs: ChargingNeeds, car: Car, monotonic_s: float, wall_us: int) -> Car:

@@ -13,7 +13,6 @@ from websockets.asyncio.server import ServerConnection
 
 from drivers.device import DeviceRefusedError, DeviceUnreachableError, Journal, LinkState
 from drivers.ocpp import provisioning
-from drivers.ocpp.authorisation import AuthorizeRequest
 from drivers.ocpp.certificates import Certificates, Issued
 from drivers.ocpp.complaints import Complaints
 from drivers.ocpp.connection import Connection
@@ -30,7 +29,7 @@ from drivers.ocpp.errors import (
     OwnMistakeError,
 )
 from drivers.ocpp.evse import OcppEvse
-from drivers.ocpp.messages import StatusAnswer
+from drivers.ocpp.messages import AuthorizeRequest, StatusAnswer
 from drivers.ocpp.pace import Pace
 from drivers.ocpp.profiles import RateUnit
 from drivers.ocpp.revocation import Revocations

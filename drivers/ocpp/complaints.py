@@ -57,6 +57,6 @@ class Complaints:
     def pass_on(self, notice: Notice) -> None:
         """What came of a message: told, as far as the charger has not too much to tell."""
         if self._pace.allows(1, self._monotonic_s()):
-            self.say(notice.code, notice.text)
+            self.say(notice.code, notice.text, notice.device_id)
         else:
             self.trouble("charger.flood", f"has so much to tell that some is left out; first {notice.code}")

@@ -12,6 +12,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 
+from drivers.ocpp.discretion import action_name, label_of
 from drivers.ocpp.errors import (
     CallError,
     CallRefusedError,
@@ -42,8 +43,6 @@ from drivers.ocpp.station import Reaction
 
 LOGGED_FAULTS: Final = 3
 """Of one connection; a charger that sends nonsense sends much of it."""
-LOGGED_CHARACTERS: Final = 64
-"""Of a frame that we send."""
 MESSAGES_PER_S: Final = 50.0
 """In the long run, of one charger. An honest one sends a few a minute, and its queue after an outage one by one."""
 MESSAGES_AT_ONCE: Final = 200.0
@@ -217,8 +216,8 @@ class Connection:
         self._sends += 1
         try:
             for text in texts:
-                # Kind, id and action, and no more: what follows may hold a password. To read along: `ocpp tap`.
-                self._log.debug("ocpp_sent", frame=text[:LOGGED_CHARACTERS])
+                # No more: what follows may hold a password. To read along: `ocpp tap`.
+                self._log.debug("ocpp_sent", frame=label_of(text))
                 await self._socket.send(text)
         finally:
             self._sends -= 1
@@ -256,7 +255,7 @@ class Connection:
             case LateAnswer():
                 self._log.info("ocpp_late_answer", action=event.action)
             case RepeatedCall():
-                self._log.info("ocpp_repeated_call", action=event.action[:64])
+                self._log.info("ocpp_repeated_call", action=action_name(event.action))
             case PeerFault():
                 await self._fault(event)
 

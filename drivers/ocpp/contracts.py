@@ -7,14 +7,18 @@ chain that the charger passes on because it does not know the root itself. Revoc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from itertools import pairwise
-from typing import Final
+from typing import Final, cast
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
+
+from drivers.ocpp.messages import AuthorizeRequest
+from drivers.ocpp.ocsp import issued_by_one_of, read_hash_data
+from drivers.ocpp.schemas import Json
 
 LONGEST_CHAIN: Final = 5
 LONGEST_PEM: Final = 10_000
@@ -30,6 +34,31 @@ class ContractStatus(StrEnum):
     CHAIN_ERROR = "CertChainError"
     NO_CERTIFICATE = "NoCertificateAvailable"
     CANCELLED = "ContractCancelled"
+
+
+def judge_contract(
+    asked: AuthorizeRequest, roots: Sequence[x509.Certificate], now: datetime, *, on_the_list: bool
+) -> ContractStatus:
+    """Plug and charge (C07): the owner's list names the contract, the chain or its hashes say whose it is."""
+    if "certificate" in asked:
+        status = judge_chain(asked["certificate"], roots, now)
+        named = contract_of(asked["certificate"])
+        if status is ContractStatus.ACCEPTED and named != plain_contract(asked["idToken"]["idToken"]):
+            return ContractStatus.CHAIN_ERROR  # a good certificate, of another contract
+        if status is not ContractStatus.ACCEPTED:
+            return status
+    elif roots and not _from_known_root(asked, roots):
+        # The charger has judged the chain by roots of its own; whose contracts are good here is the owner's word.
+        return ContractStatus.CHAIN_ERROR
+    return ContractStatus.ACCEPTED if on_the_list else ContractStatus.CANCELLED
+
+
+def _from_known_root(asked: AuthorizeRequest, roots: Sequence[x509.Certificate]) -> bool:
+    try:
+        data = cast(list[Mapping[str, Json]], asked.get("iso15118CertificateHashData", []))
+        return issued_by_one_of([read_hash_data(each) for each in data], roots)
+    except ValueError:
+        return False
 
 
 def judge_chain(pem: str, roots: Sequence[x509.Certificate], now: datetime) -> ContractStatus:

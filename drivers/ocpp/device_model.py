@@ -98,6 +98,15 @@ class _Report:
     named: set[VariableKey] = field(default_factory=set)
 
 
+class Alert(NamedTuple):
+    """An event that somebody should hear of."""
+
+    text: str
+    evse_id: int
+    """0: the charger itself."""
+    cleared: bool
+
+
 class DeviceModel:
     """The device model of one charger."""
 
@@ -166,9 +175,9 @@ class DeviceModel:
         if key.variable.casefold() not in SECRET_VARIABLES:
             known.attributes.setdefault(attribute, {})["value"] = value
 
-    def take_events(self, payload: JsonObject) -> list[str]:
-        """NotifyEvent (N07). A sentence for each that somebody should hear of."""
-        told: list[str] = []
+    def take_events(self, payload: JsonObject) -> list[Alert]:
+        """NotifyEvent (N07). What somebody should hear of."""
+        told: list[Alert] = []
         for event in cast(list[JsonObject], payload["eventData"]):
             key, value = key_of(event), str(event.get("actualValue", ""))
             self.take_value(key, value)
@@ -183,8 +192,12 @@ class DeviceModel:
                     "text": str(event.get("techInfo", ""))[:200],
                 }
             )
-            if event["trigger"] == ALERT and not cleared:
-                told.append(f"{quoted(str(key), 120)} is {quoted(value, 60)} {quoted(event.get('techInfo', ''), 100)}")
+            if event["trigger"] == ALERT:
+                how = "is well again with" if cleared else "is"
+                text = f"{quoted(str(key), 120)} {how} {quoted(value, 60)} {quoted(event.get('techInfo', ''), 100)}"
+                if "severity" in event:
+                    text += f", severity {event['severity']}"
+                told.append(Alert(text, key.evse_id, cleared))
         return told
 
     def take_monitors(self, payload: JsonObject) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import NotRequired, TypedDict
 
+from drivers.ocpp.schemas import Json
+
 
 class ChargingStation(TypedDict):
     vendorName: str
@@ -32,6 +34,14 @@ class StatusNotification(TypedDict):
 class IdToken(TypedDict):
     idToken: str
     type: str
+
+
+class AuthorizeRequest(TypedDict):
+    """Authorize (C01), as far as it is read here."""
+
+    idToken: IdToken
+    certificate: NotRequired[str]
+    iso15118CertificateHashData: NotRequired[list[Json]]
 
 
 class Authorize(TypedDict):

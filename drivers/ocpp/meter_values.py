@@ -215,7 +215,8 @@ class _Table:
         unit, multiplier = "", 0
         if "unitOfMeasure" in value:
             unit = value["unitOfMeasure"].get("unit", "")
-            multiplier = int(value["unitOfMeasure"].get("multiplier", 0))
+            if "multiplier" in value["unitOfMeasure"]:
+                multiplier = int(value["unitOfMeasure"]["multiplier"])
         sent = (value.get("measurand", IMPORT_REGISTER), value.get("location", OUTLET), value.get("phase", ""), unit)
         known = _KNOWN.get(sent) or _learn(sent, complaints)
         if known is None:

@@ -17,6 +17,8 @@ from drivers.ocpp.session import Notice
 
 MOST_RESERVATIONS: Final = 100
 MOST_LOGS: Final = 20
+MOST_ALERTS: Final = 20
+"""Of one message that are told one by one."""
 MOST_PARTS: Final = 100
 """Of what a charger tells about one customer; each has 512 characters at most."""
 
@@ -72,7 +74,9 @@ class ReportOutcome:
 class Reports:
     """All that one charger reported."""
 
-    def __init__(self) -> None:
+    def __init__(self, device_ids: Mapping[int, str] | None = None) -> None:
+        """`device_ids`: the site's name of each EVSE."""
+        self.device_ids = dict(device_ids or {})
         self.model = DeviceModel()
         self.reservations: dict[int, JsonObject] = {}
         """By id: device, token (masked), until_us."""
@@ -107,7 +111,17 @@ class Reports:
 
     def _event(self, payload: JsonObject) -> ReportOutcome:
         alerts = self.model.take_events(payload)
-        notices = [Notice("charger.event", text) for text in alerts[:5]]
+        notices = [
+            Notice(
+                "charger.event_cleared" if alert.cleared else "charger.event",
+                alert.text,
+                self.device_ids.get(alert.evse_id, ""),
+            )
+            for alert in alerts[:MOST_ALERTS]
+        ]
+        if len(alerts) > MOST_ALERTS:
+            text = f"{len(alerts) - MOST_ALERTS} more alerts came in one message and are not told one by one"
+            notices.append(Notice("charger.event", text))
         return ReportOutcome(notices=notices, model_changed=bool(alerts))
 
     def _monitoring(self, payload: JsonObject) -> ReportOutcome:

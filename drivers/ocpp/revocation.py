@@ -20,7 +20,7 @@ import structlog
 from cryptography import x509
 
 from drivers.device import Journal
-from drivers.ocpp.authorisation import AuthorizeRequest
+from drivers.ocpp.messages import AuthorizeRequest
 from drivers.ocpp.ocsp import (
     Answer,
     CertId,

@@ -21,6 +21,7 @@ from enum import Enum, IntEnum
 from typing import Final, TypeAlias
 
 from drivers.ocpp import frames
+from drivers.ocpp.discretion import action_name, without_secrets
 from drivers.ocpp.errors import ErrorCode, NotInVersionError, OwnMistakeError, QueueFullError, quoted
 from drivers.ocpp.schemas import Direction, JsonObject, Version, schemas
 
@@ -328,7 +329,7 @@ class RpcEngine:
 
     def _refusal(self, call: frames.Call, id_in_use: bool) -> tuple[ErrorCode, str] | None:
         if not self._schemas.knows(call.action):
-            return ErrorCode.NOT_IMPLEMENTED, f"no action {quoted(call.action)} in {self.version}"
+            return ErrorCode.NOT_IMPLEMENTED, f"no action {action_name(call.action)} in {self.version}"
         if id_in_use:
             return ErrorCode.RPC_FRAMEWORK_ERROR, "another call with this message id is being answered"
         if len(self._unanswered) >= MOST_UNANSWERED:
@@ -364,13 +365,14 @@ class RpcEngine:
             self._unexpected(error.message_id, events)
             return
         self._faults_in_a_row = 0
-        description = f"{quoted(error.code, 50)}: {quoted(error.description, 120)}"
+        code, text = (without_secrets(part, asked.text) for part in (error.code, error.description))
+        description = f"{quoted(code, 50)}: {quoted(text, 120)}"
         failed = CallFailed(error.message_id, asked.action, Failure.REFUSED, error.code[:50], description)
         self._end(error.message_id, failed, events)
 
     def _receive_send(self, told: frames.Send, events: list[Event]) -> None:
         if not self._schemas.knows_send(told.action):
-            self._fault(ErrorCode.NOT_IMPLEMENTED, f"nobody may SEND {quoted(told.action)}", events)
+            self._fault(ErrorCode.NOT_IMPLEMENTED, f"nobody may SEND {action_name(told.action)}", events)
         elif violation := self._schemas.violation(told.action, Direction.SEND, told.payload):
             self._fault(violation.code, violation.description, events)
         else:
@@ -384,14 +386,15 @@ class RpcEngine:
             self._unexpected(error.message_id, events)
             return
         self._faults_in_a_row = 0
-        events.append(AnswerRefused(error.message_id, answered.action, error.code[:50], quoted(error.description, 120)))
+        code, text = (without_secrets(part, answered.text) for part in (error.code, error.description))
+        events.append(AnswerRefused(error.message_id, answered.action, code[:50], quoted(text, 120)))
 
     def _unexpected(self, message_id: str, events: list[Event]) -> None:
         action = self._late.pop(message_id, None)
         if action is not None:
             events.append(LateAnswer(message_id, action))
             return
-        self._fault(ErrorCode.RPC_FRAMEWORK_ERROR, f"an answer to nothing that was asked: {quoted(message_id)}", events)
+        self._fault(ErrorCode.RPC_FRAMEWORK_ERROR, "an answer to nothing that was asked", events)
 
     def _fault(self, code: ErrorCode, description: str, events: list[Event]) -> None:
         self._faults_in_a_row += 1

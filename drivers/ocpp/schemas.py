@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum, StrEnum
+from enum import StrEnum
 from importlib.resources import files
 from typing import Final, TypeAlias, cast
 
@@ -50,7 +50,7 @@ CODE_OF_KEYWORD: Final[Mapping[str, ErrorCode]] = {
 """Any other keyword (unknown properties, formats) is a FormatViolation."""
 
 
-class Direction(Enum):
+class Direction(StrEnum):
     """Which half of an action a payload is."""
 
     REQUEST = "Request"
@@ -82,7 +82,12 @@ class Schemas:
                 schema = loosened(name, orjson.loads(entry.read_bytes().removeprefix(b"\xef\xbb\xbf")))
                 definitions = schema.get("definitions", {})
                 assert isinstance(definitions, dict)
-                self._validators[name] = jsonschema_rs.validator_for(schema, formats={"date-time": is_timestamp})
+                self._validators[name] = jsonschema_rs.validator_for(
+                    # Values stay out of what is said of them: they may be tokens and passwords.
+                    schema,
+                    formats={"date-time": is_timestamp},
+                    mask="the value",
+                )
                 self._integers[name] = _integers(schema, definitions, {})
 
     def knows(self, action: str) -> bool:
@@ -97,17 +102,17 @@ class Schemas:
         """The first thing that is wrong with a payload of an action that is known in this direction; None when it is
         as specified."""
         try:
-            self._validators[action + direction.value].validate(payload)
+            self._validators[action + direction].validate(payload)
         except jsonschema_rs.ValidationError as error:
             where = "/".join(str(part) for part in error.instance_path) or "payload"
             code = CODE_OF_KEYWORD.get(error.kind.name, ErrorCode.FORMAT_VIOLATION)
-            return Violation(code, f"{action}{direction.value}, {where}: {quoted(error.message, 160)}")
+            return Violation(code, f"{action}{direction.value}, {where}: {_said(error)}")
         return None
 
     def make_whole(self, action: str, direction: Direction, payload: JsonObject) -> None:
         """Where integers belong and one was sent as 1.0, which is the same to JSON and the schemas, make it an integer.
         The payload fits its schema."""
-        _make_whole(payload, self._integers[action + direction.value])
+        _make_whole(payload, self._integers[action + direction])
 
 
 class _Integers(dict[str, "_Integers | None"]):
@@ -143,6 +148,14 @@ def _make_whole(payload: JsonObject, integers: _Integers) -> None:
         elif type(value) is list:
             for each in value:
                 _make_whole(each, inner)  # type: ignore[arg-type]  # by its schema; a cast costs as much as the look
+
+
+def _said(error: jsonschema_rs.ValidationError) -> str:
+    """What is wrong, without anything that the message held: values are masked, and names of properties that nobody
+    knows may be anything, too."""
+    if error.kind.name == "additionalProperties":
+        return "there are properties that the specification does not name"
+    return quoted(error.message, 160)
 
 
 @functools.cache

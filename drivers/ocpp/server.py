@@ -56,7 +56,8 @@ class OcppServer:
     Use `run()` as a task, or the object as an async context (then a taken port raises OSError).
     `on_event(code, subject, text)` must not block; the subject is a device id or an OCPP identity. Codes:
     charger.refused, charger.second_socket, charger.bad_frame, charger.flood, charger.slow_reader,
-    charger.answer_refused, charger.replaced, charger.unknown_evse, charger.faulted, charger.clock,
+    charger.answer_refused, charger.replaced, charger.unknown_evse, charger.faulted, charger.fault_ended,
+    charger.event, charger.event_cleared, charger.certificate, charger.certificate_revoked, charger.clock,
     charger.meter_values, charger.register_back, charger.dead_man, charger.disobeys, charger.external_limit,
     charger.security_event, charger.memory, charger.listen, charger.meter_key, charger.signed_value_wrong,
     charger.signed_value_unverifiable, charger.signed_value_differs, charger.signed_values_left_out,

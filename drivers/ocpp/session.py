@@ -52,6 +52,8 @@ class Notice:
 
     code: str
     text: str
+    device_id: str = ""
+    """Of the EVSE that it is about; empty: about the charger."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,7 +88,9 @@ class EvseSession:
         self.connectors: dict[int, str] = {}
         """connectorId -> Available, Occupied, Reserved, Unavailable or Faulted."""
         self.transaction: Transaction | None = None
-        self.car = Car()
+        self._car = Car()
+        self._charge: tuple[int, float, int] | None = None
+        """Its newest state of charge, with both times: one comes with each value, and few are looked at."""
         self.smart = SmartCharging(settings)
         self.ended: deque[str] = deque(maxlen=REMEMBERED_ENDED)
         self.import_register_milliwatt_hours: int | None = None
@@ -104,6 +108,17 @@ class EvseSession:
         self._signed_values = SignedValues(settings.meter_key)
 
     # --- what others want to know
+
+    @property
+    def car(self) -> Car:
+        """What is known of it; nothing while there is none."""
+        if self._charge is not None:
+            self._car, self._charge = self._car.charged_to(*self._charge), None
+        return self._car
+
+    @car.setter
+    def car(self, car: Car) -> None:
+        self._car, self._charge = car, None
 
     @property
     def occupied(self) -> bool:
@@ -136,8 +151,12 @@ class EvseSession:
         before = self.connectors.get(connector_id)
         if len(self.connectors) < 100 or before is not None:
             self.connectors[connector_id] = status
+        here = self.settings.device_id
         if status != before and status == "Faulted":
-            outcome.notices.append(Notice("charger.faulted", f"connector {connector_id} reports a fault"))
+            outcome.notices.append(Notice("charger.faulted", f"connector {connector_id} reports a fault", here))
+        elif status != before and before == "Faulted":
+            text = f"connector {connector_id} reports its fault no longer; it is {status}"
+            outcome.notices.append(Notice("charger.fault_ended", text, here))
         if not self.occupied:
             self._known_idle = True
             outcome.changed = self._forget_car()
@@ -335,7 +354,7 @@ class EvseSession:
             self.export_register_milliwatt_hours = look.export_register_milliwatt_hours
         if look.state_of_charge_permille is not None:
             wall_us = now.wall_us - round((now.monotonic_s - monotonic_s) * 1e6)
-            self.car = self.car.charged_to(look.state_of_charge_permille, monotonic_s, wall_us)
+            self._charge = (look.state_of_charge_permille, monotonic_s, wall_us)
             if self.transaction is not None and monotonic_s - self._state_of_charge_kept_s >= KEEP_STATE_OF_CHARGE_S:
                 # Not with every value: after a restart one of the last minute will do (SAFETY 9).
                 self._state_of_charge_kept_s, outcome.changed = monotonic_s, True

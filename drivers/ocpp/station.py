@@ -7,18 +7,20 @@ remember, a boot) is in the Reaction, for the shell to carry out.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, cast
 
-import orjson
 from cryptography import x509
 
 from drivers.device import Sample, ValueSource
-from drivers.ocpp.authorisation import Authority, AuthorizeRequest, LocalList
-from drivers.ocpp.contracts import ContractStatus, contract_of, judge_chain, plain_contract
+from drivers.ocpp import memory
+from drivers.ocpp.authorisation import Authority, LocalList
+from drivers.ocpp.contracts import ContractStatus, judge_contract
+from drivers.ocpp.device_model import key_of
 from drivers.ocpp.errors import ErrorCode, quoted
 from drivers.ocpp.messages import (
+    AuthorizeRequest,
     BootNotification,
     ClearedChargingLimit,
     MeterValues,
@@ -31,16 +33,16 @@ from drivers.ocpp.messages import (
     StatusNotification,
     TransactionEvent,
 )
-from drivers.ocpp.ocsp import issued_by_one_of, nothing_known, read_hash_data
+from drivers.ocpp.ocsp import nothing_known
 from drivers.ocpp.reports import Reports
 from drivers.ocpp.schemas import Json, JsonObject, Version
-from drivers.ocpp.sequence import SequenceLog
-from drivers.ocpp.session import Car, EvseSession, Moment, Notice, Outcome, Transaction
+from drivers.ocpp.session import EvseSession, Moment, Notice, Outcome
 from drivers.ocpp.settings import ChargerSettings
 from drivers.ocpp.standing import Standing
 from drivers.ocpp.timestamps import format_timestamp
-from drivers.ocpp.tokens import SiteTokens, Verdict
+from drivers.ocpp.tokens import SiteTokens
 
+CONNECTOR_STATES: Final = frozenset({"Available", "Occupied", "Reserved", "Unavailable", "Faulted"})
 MOST_SERIALS: Final = 8
 """Certificates of one charger that are good after a revocation: the newest."""
 
@@ -81,12 +83,14 @@ class StationSession:
         """Vendor, model and serial number for a person, once the charger told."""
         self.version: Version | None = None
         """Of the protocol, by the connection that began last; None before the first."""
-        self._serial = ""
-        self._generation = 1
+        self.serial = ""
+        """Once the charger told it: another one is another charger."""
+        self.generation = 1
+        """How many chargers this has been, counted by their serial numbers."""
         self._heartbeat_s = heartbeat_s
         self.authority = Authority(evses, SiteTokens() if tokens is None else tokens)
         self._contract_roots = contract_roots
-        self.reports = Reports()
+        self.reports = Reports({settings.evse_id: settings.device_id for settings in evses})
         self.local_list = LocalList()
         self.standing = Standing.ACCEPTED
         self.certificate: dict[str, Json] = {}
@@ -122,12 +126,15 @@ class StationSession:
             return _HANDLERS[action](self, payload, now)
         report = self.reports.handle(action, payload)
         if report is not None:
-            return Reaction(
+            reaction = Reaction(
                 answer=report.answer,
                 notices=report.notices,
                 remember=report.remember,
                 model_changed=report.model_changed,
             )
+            if action == "NotifyEvent":
+                self._connector_events(payload, reaction)
+            return reaction
         if action in _FIXED_ANSWERS:
             return Reaction(answer=dict(_FIXED_ANSWERS[action]))
         return Reaction(refusal=(ErrorCode.NOT_SUPPORTED, f"this CSMS does not take {action}"))
@@ -144,7 +151,7 @@ class StationSession:
     @property
     def names(self) -> frozenset[str]:
         """What a certificate may call this charger."""
-        return frozenset({self.charger_id, self._serial} - {""})
+        return frozenset({self.charger_id, self.serial} - {""})
 
     def certified(self, serial: str, not_after_us: int) -> None:
         """The site's CA gave it a certificate."""
@@ -172,70 +179,20 @@ class StationSession:
 
     def encode(self) -> bytes:
         """What must survive a restart."""
-        evses: dict[str, Json] = {}
-        for number, evse in self.evses.items():
-            transaction = evse.transaction
-            evses[str(number)] = {
-                "transaction": None if transaction is None else asdict(transaction),
-                "ended": list(evse.ended),
-                "sequence": evse.sequence.encode(),
-                "limit_w": evse.limit_w,
-                "car": evse.car.encode(),
-                # Registers move while a transaction runs: then the next message knows better.
-                "import": evse.import_register_milliwatt_hours if transaction is None else None,
-                "export": evse.export_register_milliwatt_hours if transaction is None else None,
-            }
-        return orjson.dumps(
-            {
-                "serial": self._serial,
-                "identity": self.identity,
-                "generation": self._generation,
-                "standing": self.standing.value,
-                "certificate": self.certificate,
-                "local_list": self.local_list.encode(),
-                "reports": self.reports.encode(),
-                "evses": evses,
-            }
-        )
+        return memory.encode(self)
 
     def restore(self, remembered: bytes, now: Moment | None = None) -> None:
         """Go on from what `encode` gave; without a time no car's state of charge counts.
 
         Raises ValueError when it is damaged; nothing has changed then.
         """
-        try:
-            state = orjson.loads(remembered)
-            serial, identity, generation = str(state["serial"]), str(state["identity"]), int(state["generation"])
-            evses = [
-                (
-                    self.evses[int(number)],
-                    None if kept["transaction"] is None else Transaction(**kept["transaction"]),
-                    [str(transaction_id) for transaction_id in kept["ended"]],
-                    Car.restored(kept["car"], *((None, None) if now is None else (now.monotonic_s, now.wall_us))),
-                    kept["import"],
-                    kept["export"],
-                    _sequence(kept.get("sequence")),
-                    kept.get("limit_w"),
-                )
-                for number, kept in state["evses"].items()
-                if int(number) in self.evses
-            ]
-            certificate = dict(state.get("certificate", {}))
-            standing, local, reports = Standing(state.get("standing", "Accepted")), LocalList(), Reports()
-            if "reports" in state:  # absent in what an earlier version kept
-                local.restore(state["local_list"])
-                reports.restore(state["reports"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"what was remembered of charger {self.charger_id} is damaged: {error}") from error
-        self._serial, self.identity, self._generation = serial, identity, generation
-        self.standing, self.local_list = standing, local
-        self.certificate = certificate
-        self.reports.reservations = reports.reservations
+        kept = memory.decode(remembered, self.charger_id, self.evses, now)
+        self.serial, self.identity, self.generation = kept.serial, kept.identity, kept.generation
+        self.standing, self.local_list, self.certificate = kept.standing, kept.local_list, kept.certificate
+        self.reports.reservations = kept.reservations
         self._name_meters()
-        for evse, transaction, ended, car, taken, given, log, limit_w in evses:
-            evse.transaction, evse.car, evse.sequence, evse.limit_w = transaction, car, log, limit_w
-            evse.ended.extend(ended)
-            evse.import_register_milliwatt_hours, evse.export_register_milliwatt_hours = taken, given
+        for evse, life in kept.evses:
+            life.give_to(evse)
 
     # --- actions
 
@@ -252,13 +209,13 @@ class StationSession:
         )
         serial = station.get("serialNumber", "")
         identity = quoted(" ".join((station["vendorName"], station["model"], serial)).strip(), 100)
-        if serial and self._serial and serial != self._serial:
-            self._generation += 1
+        if serial and self.serial and serial != self.serial:
+            self.generation += 1
             self._name_meters()
-            text = f"serial number is {quoted(serial)} and was {quoted(self._serial)}: another charger, another meter"
+            text = f"serial number is {quoted(serial)} and was {quoted(self.serial)}: another charger, another meter"
             reaction.notices.append(Notice("charger.replaced", text))
         if identity != self.identity:
-            self.identity, self._serial = identity, serial or self._serial
+            self.identity, self.serial = identity, serial or self.serial
             reaction.remember = True
         return reaction
 
@@ -273,39 +230,27 @@ class StationSession:
             self._add(evse.connector_status(int(status["connectorId"]), status["connectorStatus"]), reaction)
         return reaction
 
+    def _connector_events(self, payload: JsonObject, reaction: Reaction) -> None:
+        """Chargers that tell the state of a connector by its variable, in place of StatusNotification (G01, 2.1)."""
+        for event in cast(list[JsonObject], payload["eventData"]):
+            key, status = key_of(event), str(event.get("actualValue", ""))
+            name = (key.component.casefold(), key.variable.casefold())
+            if name == ("connector", "availabilitystate") and status in CONNECTOR_STATES and key.evse_id in self.evses:
+                outcome = self.evses[key.evse_id].connector_status(key.connector_id or 1, status)
+                self._add(outcome, reaction)
+
     def _authorize(self, payload: JsonObject, now: Moment) -> Reaction:
         asked = cast(AuthorizeRequest, payload)
         token = asked["idToken"]
         verdict = self.authority.judge(token, self._device_ids(self.evses.values()), now.wall_us)
         answer: JsonObject = {"idTokenInfo": self.authority.info(verdict, now.wall_us)}
         if "certificate" in asked or "iso15118CertificateHashData" in asked:
-            status = self._contract(asked, verdict, now)
+            at = datetime.fromtimestamp(now.wall_us / 1e6, UTC)
+            status = judge_contract(asked, self._contract_roots, at, on_the_list=verdict.accepted)
             answer["certificateStatus"] = status.value
             if verdict.accepted and status is not ContractStatus.ACCEPTED:
                 answer["idTokenInfo"] = {"status": "Invalid"}
         return Reaction(answer=answer)
-
-    def _contract(self, asked: AuthorizeRequest, verdict: Verdict, now: Moment) -> ContractStatus:
-        """Plug and charge (C07): the owner's list names the contract, the chain proves that it is one."""
-        if "certificate" in asked:
-            at = datetime.fromtimestamp(now.wall_us / 1e6, UTC)
-            status = judge_chain(asked["certificate"], self._contract_roots, at)
-            named = contract_of(asked["certificate"])
-            if status is ContractStatus.ACCEPTED and named != plain_contract(asked["idToken"]["idToken"]):
-                return ContractStatus.CHAIN_ERROR  # a good certificate, of another contract
-            if status is not ContractStatus.ACCEPTED:
-                return status
-        elif self._contract_roots and not self._from_known_root(asked):
-            # The charger has judged the chain by roots of its own; whose contracts are good here is the owner's word.
-            return ContractStatus.CHAIN_ERROR
-        return ContractStatus.ACCEPTED if verdict.accepted else ContractStatus.CANCELLED
-
-    def _from_known_root(self, asked: AuthorizeRequest) -> bool:
-        try:
-            data = cast(list[Mapping[str, Json]], asked.get("iso15118CertificateHashData", []))
-            return issued_by_one_of([read_hash_data(each) for each in data], self._contract_roots)
-        except ValueError:
-            return False
 
     def _chain_status(self, payload: JsonObject, now: Moment) -> Reaction:
         return Reaction(answer=nothing_known(payload, now.wall_us))
@@ -402,7 +347,7 @@ class StationSession:
         return [evse.settings.device_id for evse in evses]
 
     def _meter_id(self, evse_id: int) -> str:
-        replaced = "" if self._generation == 1 else f"/{self._generation}"
+        replaced = "" if self.generation == 1 else f"/{self.generation}"
         return f"ocpp/{self.charger_id}/{evse_id}{replaced}"
 
     def _name_meters(self) -> None:
@@ -443,13 +388,6 @@ class StationSession:
         reaction.samples += outcome.samples
         reaction.notices += outcome.notices
         reaction.remember |= outcome.changed
-
-
-def _sequence(kept: Mapping[str, Json] | None) -> SequenceLog:
-    log = SequenceLog()
-    if kept is not None:  # absent in what an earlier version kept
-        log.restore(kept)
-    return log
 
 
 _Handler = Callable[[StationSession, JsonObject, Moment], Reaction]

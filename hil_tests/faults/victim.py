@@ -6,7 +6,8 @@ writes a line for each call that has returned. All else is `v2g-gateway run`.
 
 Lines on stdout: {"put": [hex of a statement, ...]}, {"sealed": [incarnation, number, hex of the root]},
 {"acknowledged": [incarnation, number]}. Orders on stdin, JSON lines: {"do": "clock", "offset_s": -3600, "held": true}
-sets the system clock; `held`: by NTP, which the kernel then says.
+sets the system clock; `held`: by NTP, which the kernel then says. {"do": "die", "stage": 0}: it is killed when the next
+state of a channel has been committed at that stage. Such a commit is {"channel": [[incarnation, version, stage, hex]]}.
 """
 
 from __future__ import annotations
@@ -14,17 +15,19 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import agent.clock
 import agent.gateway
 from agent.clock import Clock
 from agent.config import Settings
 from agent.roads.devices import SiteDevices
-from agent.store import ChannelRow, Queued, Store, StoredBatch
+from agent.store import ChannelRow, Queued, Stage, Store, StoredBatch
 from drivers.device import (
     Capabilities,
     DeadMan,
@@ -46,6 +49,16 @@ def tell(**words: object) -> None:
     os.write(1, json.dumps(words).encode() + b"\n")
 
 
+@dataclass(slots=True)
+class Doom:
+    """The commit that this process shall not outlive: of a channel's state, at this stage."""
+
+    stage: Stage | None = None
+
+
+doom = Doom()
+
+
 class TellingStore(Store):
     """The store, and a witness of what it has promised."""
 
@@ -56,6 +69,10 @@ class TellingStore(Store):
         channel: Sequence[ChannelRow] = (),
     ) -> None:
         await super().put(statements, notes, channel)
+        if channel:
+            tell(channel=[[row.incarnation, row.version, int(row.stage), row.encoded.hex()] for row in channel])
+            if any(row.stage is doom.stage for row in channel):
+                os.kill(os.getpid(), signal.SIGKILL)
         if statements:
             tell(put=[statement.encoded.hex() for statement in statements])
 
@@ -120,10 +137,10 @@ class KnownMeter:
 
 
 def known_devices(
-    settings: Settings, *, store: Store, clock: Clock, on_event: Callable[[str, str, str], None], **_: object
+    settings: Settings, *, store: Store, clock: Clock, on_event: Callable[[str, str, str], None], **approvals: object
 ) -> SiteDevices:
     """In place of the configured drivers."""
-    del store, on_event
+    del store, on_event, approvals
     devices = {device.id: KnownMeter(device.id) for device in settings.device}
     return SiteDevices({**devices}, None, ConnectionPool(clock.monotonic_s), {})
 
@@ -150,6 +167,9 @@ def take_orders(clock: SystemClock) -> None:
             case {"do": "clock", "offset_s": int(offset_s), "held": bool(held)}:
                 clock.offset_ns, clock.held = offset_s * 10**9, held
                 tell(done="clock")
+            case {"do": "die", "stage": int(stage)}:
+                doom.stage = Stage(stage)
+                tell(done="die")
             case other:
                 tell(error=f"unknown order {other}")
     os._exit(1)

@@ -243,6 +243,7 @@ class Platform:
     def take_bid(self, gateway_id: str, bid: FlexibilityBid) -> None:
         """The newest of each gateway is kept."""
         self.bids[gateway_id] = bid
+        self._say({"event": "bid", "gateway_id": gateway_id, "power_up_kw": bid.power_up_kw})
 
     def _send(self, gateway_id: str, issued: Issued) -> bool:
         link = self._links.get(gateway_id)

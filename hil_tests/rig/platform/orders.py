@@ -9,7 +9,7 @@ device (connection; IDLE: device); `targets` device ids ([]); `audience` ("did:k
 `priority` 0 to 2 (0); `campaign`; `cancels` hex hashes; `resume` (false); `signed_by` operational, governance, both or
 nobody (operational); `stream` a device id: send it on that device's own stream and not on the gateway's link;
 `spoiled` signature (a bit of it is flipped) or power (the plain field says twice what was signed): a message that a
-gateway must refuse.
+gateway must refuse. `start_us`, Unix time, goes in place of `start_in_s`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from proto.energysettlement.v1.device_pb2 import GridCommand
 _KNOWN = frozenset({
     "id", "type", "duration_s", "power_w", "start_in_s", "mode", "point", "targets", "audience", "max_energy_wh",
     "price_micro_per_kwh", "currency", "issuer", "epoch", "sequence", "priority", "campaign", "cancels", "resume",
-    "signed_by", "spoiled", "stream",
+    "signed_by", "spoiled", "start_us", "stream",
 })  # fmt: skip
 
 
@@ -119,7 +119,7 @@ async def issue(
 
 def _command(order: dict[str, object], gateway_id: str, now_us: int, next_sequence: int) -> Command:
     type_ = CommandType[str(order["type"])]
-    start_us = now_us + _microseconds(order.get("start_in_s", 0))
+    start_us = _number(order.get("start_us", now_us + _microseconds(order.get("start_in_s", 0))))
     default_mode = "export_limit" if type_ is CommandType.CURTAIL else "setpoint"
     default_point = "device" if type_ is CommandType.IDLE else "connection"
     price = order.get("price_micro_per_kwh")

@@ -22,7 +22,9 @@ from agent.evidence.cose import key_id_of
 from agent.evidence.errors import EvidenceError, MalformedError, SignatureError
 from agent.evidence.statements import Alarm, Sealing, Severity, Statement
 from agent.identity.did import did_of
+from agent.identity.history import encode_history, replay
 from drivers.device import SignatureVerdict
+from hil_tests.identity_cases import epoch_cases
 from hil_tests.signed_value_cases import METER_KEY, WRONG_VALUE, record, signed_reading, signed_value
 from tests.agent.identity.software import SoftwareSigner
 from tests.agent.roads.readings import reading
@@ -249,3 +251,28 @@ def test_a_signed_value_that_is_not_in_the_file_is_counted_and_no_fault() -> Non
 
 def test_where_no_meter_signs_nothing_is_said_of_it() -> None:
     assert list(signed_values_lines(verify_file(BytesIO(GOOD), GATEWAY, []).signed)) == []
+
+
+def test_a_gateway_with_a_history_is_verified_by_it_and_by_nothing_less(tmp_path: Path) -> None:
+    two = list(epoch_cases())[1]  # the last batch of the first key
+    held = tmp_path / "history.cose"
+    held.write_bytes(encode_history(two.entries))
+    state = replay(two.entries)
+    head = BundleHead(state.gateway_id, ())
+    content = head.encode() + encode_batch_item(two.batch)
+    assert verify_file(BytesIO(content), state.gateway_id, [], held).batches == 1
+    with pytest.raises(VerifyError, match="--history FILE"):
+        verify_file(BytesIO(content), state.gateway_id, [])
+    with pytest.raises(VerifyError, match="not of did:v2g:zOther"):
+        verify_file(BytesIO(content), "did:v2g:zOther", [], held)
+    with pytest.raises(VerifyError, match="the history is of"):
+        verify_file(BytesIO(BundleHead(GATEWAY, ()).encode()), None, [], held)
+    with pytest.raises(VerifyError, match="No such file"):
+        verify_file(BytesIO(content), None, [], tmp_path / "nowhere")
+    held.write_bytes(b"noise")
+    with pytest.raises(VerifyError, match="history"):
+        verify_file(BytesIO(content), None, [], held)
+    late = next(case for case in epoch_cases() if case.name == "the first key after it ended")
+    held.write_bytes(encode_history(late.entries))
+    with pytest.raises(SignatureError, match="batch 1 of the file"):
+        verify_file(BytesIO(head.encode() + encode_batch_item(late.batch)), None, [], held)

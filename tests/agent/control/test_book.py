@@ -286,10 +286,17 @@ class BookMachine(RuleBasedStateMachine):
         self.now_us += seconds * 1_000_000
         self._take(self.book.settle(Now(wall_us=self.now_us, time_known=time_known)))
 
-    @rule(responded=st.booleans(), in_force=st.booleans(), shown=st.integers(-(10**9), 10**9))
-    def look(self, responded: bool, in_force: bool, shown: int) -> None:
+    @rule(
+        responded=st.booleans(),
+        in_force=st.booleans(),
+        shown=st.integers(-(10**9), 10**9),
+        held=st.sampled_from(["", "battery is held at 0 W locally by owner"]),
+    )
+    def look(self, responded: bool, in_force: bool, shown: int, held: str) -> None:
         now = _at(self.now_us)
-        outcome = Outcome(in_force=in_force, reason="", responded=responded and in_force, counted_devices=("battery",))
+        outcome = Outcome(
+            in_force=in_force, reason="", responded=responded and in_force, counted_devices=("battery",), held=held
+        )
         outcomes = {order.hash: outcome for order in self.book.candidates(now)}
         self._take(self.book.observe(outcomes, {"battery": Register("m", shown)}, now))
 

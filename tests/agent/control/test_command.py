@@ -31,7 +31,7 @@ from tests.agent.control.support import SOME_COMMAND, curtail
 
 commands = st.builds(
     Command,
-    audience=st.sampled_from(["did:key:zDnaeTestGateway1", "zone:north"]),
+    audience=st.sampled_from(["did:key:zDnaeTestGateway1", "did:v2g:zQmdmnm3m7Bqms7PqpQ", "zone:north"]),
     targets=st.lists(st.sampled_from(["a", "b-1", "c"]), unique=True).map(tuple),
     mode=st.just(Mode.SETPOINT),
     point=st.sampled_from(Point),

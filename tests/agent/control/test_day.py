@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.control.day import DayState, SunPace, step_day, with_day
@@ -232,6 +232,7 @@ def test_where_not_all_that_must_can_charge_those_with_the_most_time_pause() -> 
     assert plan.orders["car-2"].highest_w == 0
 
 
+@settings(max_examples=40)
 @given(
     suns=st.lists(st.tuples(st.integers(0, 12_000), st.integers(1, 30)), min_size=1, max_size=20),
     battery=st.booleans(),

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.config import DeviceSettings
 from agent.control.day import SunPace
 from agent.control.day_watch import NEED, DaySettings, DayWatch
 from agent.control.errors import RestoreError
@@ -25,7 +26,9 @@ from agent.control.needing import (
     step_need,
 )
 from agent.control.order import Now
+from agent.control.site import CarDay
 from agent.control.tally import Register
+from agent.control.viewing import with_day_of
 from drivers.device import VehicleSession
 from tests.agent.control.support import HOUR_US, NOW, PLAIN, START_US, site
 
@@ -133,7 +136,7 @@ def test_a_wish_that_cannot_be_meant_is_refused() -> None:
 
 
 def _watch() -> DayWatch:
-    return DayWatch(DaySettings(days={}, needs={}, pace=SunPace()))
+    return DayWatch(DaySettings(zone=BERLIN, pace=SunPace()))
 
 
 def test_a_wish_and_what_was_charged_survive_a_restart() -> None:
@@ -168,3 +171,18 @@ def test_a_car_that_has_gone_takes_its_need_with_it() -> None:
 def test_damaged_notes_are_named_and_cost_nothing_else() -> None:
     watch = _watch()
     assert "need/plain" in watch.restore({NEED + "plain": b"junk"})[0]
+
+
+def test_a_charger_that_is_added_has_its_day_at_once() -> None:
+    settings = DaySettings(zone=BERLIN, pace=SunPace())
+    watch = DayWatch(settings)
+    added = DeviceSettings.model_validate(
+        {"id": "plain", "kind": "charger", "driver": "ocpp", "charger_id": "C", "day": "departure",
+         "departure_time": "07:30", "departure_energy_wh": 9_000}
+    )  # fmt: skip
+    assert watch.look(site(PLAIN), {}, 1.0).devices["plain"].day is None
+    watch.use(with_day_of(settings, added))
+    seen = watch.look(site(PLAIN), {}, 2.0).devices["plain"]
+    assert seen.day is CarDay.DEPARTURE
+    assert seen.vehicle is not None
+    assert seen.vehicle.energy_needed_wh == 9_000

@@ -31,6 +31,7 @@ class Site:
     booted: bool = False
     flags: SampleFlag = SampleFlag.NONE
     meter_w: int | None = 500
+    battery_w: int = 0
     frequency_millihertz: int | None = 50_000
     response: bool = True
     said: list[tuple[str, str]] = field(default_factory=list)
@@ -68,7 +69,7 @@ class _Device:
     kind: DeviceKind
 
     def status(self) -> DeviceStatus:
-        power_w = self.site.meter_w if self.kind is DeviceKind.METER else 0
+        power_w = self.site.meter_w if self.kind is DeviceKind.METER else self.site.battery_w
         sample = Sample(
             device_id=self.device_id,
             monotonic_s=self.site.now_s,
@@ -153,3 +154,18 @@ def test_a_frequency_that_is_lost_is_said_once_where_it_is_answered() -> None:
         for _ in range(20):
             site.look()
         assert site.codes == codes
+
+
+def test_a_meter_with_the_wrong_sign_is_safe_mode_with_its_name_and_counts_as_lost() -> None:
+    """SAFETY 8: reversed."""
+    site = Site()
+    for battery_w in (0, 5_000, 0, 5_000, 0):
+        site.battery_w, site.meter_w = battery_w, 500 - battery_w
+        view = site.look(after_s=10)
+    assert view.meter is None
+    assert "the grid meter grid counts the wrong way" in (view.safe_mode or "")
+    assert site.codes == ["site.safe_mode"]
+    for battery_w in (5_000, 0, 5_000):
+        site.battery_w, site.meter_w = battery_w, 500 + battery_w
+        view = site.look(after_s=10)
+    assert view.meter is not None

@@ -31,6 +31,7 @@ class _Parts:
     """What an offering asks, in a test's hands."""
 
     def __init__(self, notes: _Notes) -> None:
+        self.enrolled = True
         self.number: int | None = 5
         self.now_us = START_US
         self.bids: list[FlexibilityBid] = []
@@ -40,13 +41,17 @@ class _Parts:
             Sources(
                 view=lambda: site(BATTERY),
                 acknowledged=lambda: self.number,
-                offer=self.bids.append,
+                offer=self._offer,
                 say=lambda severity, code, subject, text: self.said.append((severity, text)),
             ),
             clock=self.clock,
             notes=notes,
             aggregator_id="agg-1",
         )
+
+    def _offer(self, bid: FlexibilityBid) -> bool:
+        self.bids.append(bid)
+        return self.enrolled
 
 
 def test_a_bid_has_the_platforms_fields() -> None:
@@ -109,5 +114,20 @@ async def test_a_bid_goes_out_and_missed_windows_are_said_and_kept(monkeypatch: 
     await again.offering.looked()
     assert not again.offering.windows.removed
     assert NOTE in notes.kept
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_without_a_link_that_could_ever_take_it_a_bid_is_made_again_each_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("agent.roads.offering.LOOK_EVERY_S", 0.01)
+    parts = _Parts(_Notes())
+    parts.enrolled = False
+    task = asyncio.create_task(parts.offering.run())
+    await _until(lambda: len(parts.bids) >= 3)
+    parts.enrolled = True
+    before = len(parts.bids)
+    await _until(lambda: len(parts.bids) > before)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
 from drivers.ocpp import revocation
-from drivers.ocpp.authorisation import AuthorizeRequest
+from drivers.ocpp.messages import AuthorizeRequest
 from drivers.ocpp.ocsp import (
     CertId,
     Word,

@@ -1,0 +1,120 @@
+"""`v2g-gateway replay FROM TO`: the recorded inputs of a time through the same core again, byte for byte."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from agent.cli.asking import settings_of
+from agent.cli.command_history import moment, moment_of
+from agent.cli.options import ConfigOption, JsonOption
+from agent.cli.output import console, emit_json, fail, os_error, plain
+from agent.config import DEFAULT_PATH
+from agent.control.audit import Audited, audit, statements_of
+from agent.control.decision_log import CODE, segments
+from agent.evidence import statements
+from agent.evidence.errors import EvidenceError
+from agent.evidence.kinds import Kind
+from agent.evidence.statements import Alarm
+from agent.store import Store, StoreError
+
+FOLDER: Final = "decisions"
+MOST_FAULTS: Final = 20
+
+
+def replay(
+    from_: Annotated[str, typer.Argument(metavar="FROM", help="2h (ago), 7d, or 2026-03-01T12:00Z.")],
+    to: Annotated[str, typer.Argument(metavar="TO", help="The same; 0s is now.")],
+    config: ConfigOption = DEFAULT_PATH,
+    as_json: JsonOption = False,
+) -> None:
+    """Let every decision of a time be made again from what the gateway saw then, and compare byte by byte.
+
+    Exit code 1 when one comes out otherwise, or when the record is not what was signed. Needs no running agent.
+    """
+    now_us = time.time_ns() // 1000
+    from_us, to_us = moment_of(from_, now_us, "FROM", as_json), moment_of(to, now_us, "TO", as_json)
+    if to_us < from_us:
+        fail("TO is before FROM", as_json=as_json, code=2)
+    state_dir = settings_of(config, as_json).gateway.state_dir
+    try:
+        paths = segments(state_dir / FOLDER)
+        alarms = asyncio.run(_alarms(state_dir))
+        found = audit(_of_the_time(paths, from_us, to_us), statements_of(alarms), from_us, to_us)
+    except StoreError as error:
+        fail(str(error), as_json=as_json)
+    except OSError as error:
+        fail(os_error(error, state_dir / FOLDER), as_json=as_json)
+    if not found.decisions and not found.faults:
+        fail(f"no decision of that time is recorded in {state_dir / FOLDER}", as_json=as_json)
+    if as_json:
+        emit_json(_as_json(found))
+    else:
+        _tell(found)
+    raise typer.Exit(0 if found.holds else 1)
+
+
+def _of_the_time(paths: list[Path], from_us: int, to_us: int) -> list[Path]:
+    """Segments by the time at which they begin: the one that began before FROM may hold its first decisions."""
+    begun = [int(path.name.partition(".")[0]) for path in paths]
+    return [
+        path
+        for path, start_us, next_us in zip(paths, begun, [*begun[1:], 2**63], strict=True)
+        if start_us <= to_us and next_us >= from_us
+    ]
+
+
+async def _alarms(state_dir: Path) -> list[Alarm]:
+    async with Store.beside(state_dir) as store:
+        stored = await store.statements(None, Kind.ALARM, 0, 2**62)
+    found = []
+    for encoded in stored:
+        try:
+            statement = statements.decode(encoded)
+        except EvidenceError:
+            continue
+        if isinstance(statement, Alarm) and statement.code == CODE:
+            found.append(statement)
+    return found
+
+
+def _as_json(found: Audited) -> dict[str, object]:
+    first = found.first_difference
+    return {
+        "ok": found.holds,
+        "decisions": found.decisions,
+        "same": found.same,
+        "signed": found.signed,
+        "first_us": found.first_us,
+        "last_us": found.last_us,
+        "first_difference": None
+        if first is None
+        else {"at_us": first.at_us, "segment": first.segment, "number": first.number, "what": first.what},
+        "faults": found.faults,
+        "gaps": [{"from_us": a, "to_us": b} for a, b in found.gaps],
+        "software": sorted(found.software),
+    }
+
+
+def _tell(found: Audited) -> None:
+    def say(text: str) -> None:
+        console.print(plain(text), markup=False, highlight=False, soft_wrap=True)
+
+    if found.first_us is not None and found.last_us is not None:
+        say(f"{found.decisions} decisions from {moment(found.first_us)} to {moment(found.last_us)}.")
+    first = found.first_difference
+    if first is None:
+        say(f"All {found.same} come out the same, byte for byte.")
+    else:
+        say(f"{found.same} come out the same. The first that does not, at {moment(first.at_us)}: {first.what}")
+    say(f"{found.signed} of them are in the part of the record that signed statements vouch for.")
+    for from_us, to_us in found.gaps[:MOST_FAULTS]:
+        say(f"Nothing is recorded from {moment(from_us)} to {moment(to_us)}.")
+    for fault in found.faults[:MOST_FAULTS]:
+        say(f"Does not hold: {fault}")
+    if len(found.software) > 1:
+        say(f"Several versions decided: {', '.join(sorted(found.software))}.")

@@ -1,0 +1,173 @@
+"""Bad input that all of control must bear: contradictions, nothing to control, a million commands, who has left."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.control.admission import Refused, judge
+from agent.control.authorization import authorize
+from agent.control.book import MAX_KEPT, MAX_OPEN, Book
+from agent.control.command import CommandType, Mode, Point, grid_command
+from agent.control.errors import CommandFormatError
+from agent.control.inputs import InputClamp
+from agent.control.order import Now
+from agent.control.plan import make_plan
+from agent.control.site import SiteView
+from agent.evidence.statements import CommandState
+from drivers.device import DeviceKind
+from tests.agent.control.strategies import sites
+from tests.agent.control.support import (
+    BATTERY,
+    HOUR_US,
+    LIMITS,
+    MINUTE_US,
+    NOW,
+    OPERATOR,
+    SOME_COMMAND,
+    START_US,
+    curtail,
+    order_of,
+    policy,
+    site,
+    trust_list,
+)
+
+
+@given(sites(), st.integers(0, 3))
+def test_clamps_that_contradict_one_another_leave_no_empty_band_and_bring_everything_to_rest(
+    view: SiteView, more: int
+) -> None:
+    """No import and no export by command, by contract and by wire, and setpoints both ways beside them."""
+    limits = (
+        replace(curtail(0), mode=Mode.EXPORT_LIMIT, point=Point.CONNECTION),
+        replace(curtail(0), mode=Mode.IMPORT_LIMIT, point=Point.CONNECTION),
+        replace(curtail(0), mode=Mode.EXPORT_LIMIT),
+        replace(curtail(0), mode=Mode.IMPORT_LIMIT),
+    )
+    wishes = [
+        replace(SOME_COMMAND, type=type_, targets=(), power_w=9_000)
+        for type_ in (CommandType.CHARGE, CommandType.DISCHARGE)
+    ]
+    orders = tuple(order_of(command, f"c{n}") for n, command in enumerate((*limits, *wishes[: more + 1])))
+    tight = replace(
+        view,
+        orders=orders,
+        limits=replace(view.limits, import_limit_w=0, export_limit_w=0),
+        inputs=(InputClamp(name="wire", export_limit_w=0, import_limit_w=0),),
+    )
+    plan = make_plan(tight)
+    for name, order in plan.orders.items():
+        if order.lowest_w is not None and order.highest_w is not None:
+            assert order.lowest_w <= order.highest_w
+        device = view.devices[name]
+        importing = device.online and device.kind is not DeviceKind.PV and not view.islanded
+        if importing and order.highest_w is not None and view.meter is not None and view.stop is None:
+            assert order.highest_w <= 0 or device.vehicle is not None or device.present_w != 0
+    assert plan == make_plan(tight)
+
+
+@given(st.booleans(), st.booleans())
+def test_a_site_with_nothing_to_control_makes_a_plan_of_nothing(metered: bool, ordered: bool) -> None:
+    orders = (order_of(SOME_COMMAND), order_of(curtail(0), "limit")) if ordered else ()
+    view = replace(site(BATTERY, house_w=900 if metered else None, orders=orders), devices={})
+    plan = make_plan(view)
+    assert plan.orders == {}
+    assert len(plan.commands) == len(orders)
+    assert not any(command.responded and command.planned_w for command in plan.commands.values())
+
+
+async def test_a_command_to_a_site_with_nothing_to_control_is_refused_with_that_reason() -> None:
+    command = replace(SOME_COMMAND, targets=())
+    message = grid_command("c", command, await authorize(command, OPERATOR))
+    nothing = replace(policy(), controllable=frozenset())
+    decision = judge(message, None, nothing, trust_list(), Book(), NOW)
+    assert isinstance(decision, Refused)
+    assert "nothing can be controlled at this site" in decision.reason
+
+
+def test_a_stored_command_for_a_device_that_has_left_ends_once_and_says_why() -> None:
+    order = order_of(replace(SOME_COMMAND, targets=("gone",)))
+    plan = make_plan(site(BATTERY, orders=(order,)))
+    assert plan.orders["battery"].released
+    outcome = plan.commands[order.hash].outcome
+    assert not outcome.in_force
+    book = Book().admitted(order, CommandState.ACCEPTED, "", NOW).book.committed(order.hash)
+    book = book.observe({order.hash: outcome}, {}, NOW).book
+    ended = book.settle(Now(wall_us=SOME_COMMAND.end_us))
+    (final,) = ended.receipts
+    assert final.state is CommandState.EXPIRED
+    assert "names no device that is here" in final.reason
+    assert ended.book.settle(Now(wall_us=SOME_COMMAND.end_us + HOUR_US)).receipts == ()
+
+
+def test_a_million_commands_take_no_more_room_than_the_book_has() -> None:
+    """As many as a test has time for; each day of them fills the same room, and what was ordered is still known."""
+    book, kept, now = Book(), 0, NOW
+    for number in range(6_000):
+        now = replace(NOW, wall_us=START_US + number * MINUTE_US)
+        command = replace(
+            SOME_COMMAND, sequence=number, start_us=now.wall_us, end_us=now.wall_us + MINUTE_US, power_w=60,
+            targets=(("battery",), ("car",), ("pv",))[number % 3],
+        )  # fmt: skip
+        if book.room_for(command):
+            order = order_of(command, f"c{number}", received_us=now.wall_us)
+            book = book.admitted(order, CommandState.ACCEPTED, "", now).book
+        if number % 50 == 0:
+            book, _ = book.settle(now).book.tidied(now)
+            kept = max(kept, len(book.entries))
+    assert kept <= MAX_OPEN + MAX_KEPT
+    assert len(book.windows) == 1
+    assert sum(len(hours) for hours in book.forgotten.values()) <= 26
+    assert 0 < book.ordered("grid", now.wall_us - 24 * HOUR_US).energy_wh <= 25 * 60
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"end_us": START_US - 1},
+        {"end_us": START_US},
+        {"power_w": -1},
+        {"power_w": 10**12},
+        {"end_us": 2**63},
+        {"sequence": -1},
+    ],
+)
+def test_a_body_with_a_negative_window_an_absurd_power_or_a_number_out_of_range_cannot_even_be_made(
+    changes: dict[str, int],
+) -> None:
+    with pytest.raises(CommandFormatError):
+        replace(SOME_COMMAND, **changes)  # type: ignore[arg-type]  # fields of Command
+
+
+async def test_a_far_future_is_refused_although_it_is_well_signed() -> None:
+    command = replace(SOME_COMMAND, start_us=2**52, end_us=2**53 - 1)
+    message = grid_command("c", command, await authorize(command, OPERATOR))
+    decision = judge(message, None, policy(), trust_list(), Book(), NOW)
+    assert isinstance(decision, Refused)
+    assert "horizon" in decision.reason
+
+
+@given(st.floats(), st.floats(), st.integers(-(2**63), 2**63 - 1), st.integers(0, 9))
+def test_no_number_in_a_plain_message_gets_past_as_power(power: float, price: float, until: int, type_: int) -> None:
+    from proto.energysettlement.v1.device_pb2 import GridCommand
+
+    message = GridCommand(command_id="u", valid_until_timestamp_us=until)
+    message.power_limit_kw, message.price_per_kwh_cents = power, price
+    message.type = type_  # type: ignore[assignment]  # unknown types arrive as numbers
+    decision = judge(message, "battery", replace(policy(), unsigned="all"), None, Book(), NOW)  # type: ignore[arg-type]
+    if not isinstance(decision, Refused):
+        ordered = decision.order.command  # type: ignore[union-attr]
+        assert ordered.type is CommandType.IDLE or (math.isfinite(power) and power >= -0.0005)
+        assert START_US < ordered.end_us <= START_US + 7 * 24 * HOUR_US
+
+
+def test_limits_of_nothing_at_all_are_borne() -> None:
+    nothing = replace(LIMITS, import_limit_w=0, export_limit_w=0, phase_limit_w=0, house_reserve_w=0, phases=1)
+    for house_w in (None, -(10**9), 0, 10**9):
+        plan = make_plan(site(house_w=house_w, limits=nothing))
+        assert set(plan.orders) == {"battery", "car", "plain", "pv"}

@@ -1,0 +1,86 @@
+"""A grid meter with the wrong sign, or that stands still, is noticed and named; an oscillating one is no crime."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.control.meter_doubt import CONVICTS, EVERY_S, STILL_S, MeterDoubt, MeterShown, step
+
+
+class Bench:
+    """A meter over devices and a house."""
+
+    def __init__(self, sign: int = 1) -> None:
+        self.sign, self.now_s, self.register = sign, 0.0, 0
+        self.doubt = MeterDoubt()
+
+    def look(self, battery_w: int, house_w: int = 800, after_s: float = EVERY_S) -> str:
+        self.now_s += after_s
+        self.register += 1
+        power_w = self.sign * (battery_w + house_w)
+        shown = MeterShown(power_w=power_w, registers=(self.register, None), grid=(230_000, 50_000))
+        self.doubt = step(self.doubt, shown, {"battery": battery_w}, self.now_s)
+        return self.doubt.sentence("grid")
+
+
+def test_a_meter_that_is_wired_the_wrong_way_round_is_named_with_what_to_do() -> None:
+    bench = Bench(sign=-1)
+    said = [bench.look(power_w) for power_w in (0, 5_000, 0, -5_000, 0)]
+    assert said[: CONVICTS - 1] == [""] * (CONVICTS - 1)
+    assert "meter grid counts the wrong way" in said[-1]
+    assert "turn its wires or current transformers round" in said[-1]
+    bench.sign = 1
+    bench.doubt = MeterDoubt(turned_round=True)
+    assert [bool(bench.look(power_w)) for power_w in (0, 5_000, 0, 5_000)] == [True, True, True, False]
+
+
+@given(st.lists(st.tuples(st.integers(-10_000, 10_000), st.integers(-300, 3_000)), max_size=60))
+def test_a_right_meter_is_never_convicted_by_a_house_that_is_smaller_than_the_devices_steps(
+    looks: list[tuple[int, int]],
+) -> None:
+    bench, house_w, last_w = Bench(), 800, 0
+    for battery_w, more_w in looks:
+        # Never as much against the devices, four times running, as they moved themselves.
+        house_w = max(0, min(3_000, house_w + max(-abs(battery_w - last_w), min(abs(battery_w - last_w), more_w))))
+        last_w = battery_w
+        assert "wrong way" not in bench.look(battery_w, house_w)
+
+
+def test_an_oscillating_meter_is_not_taken_for_one_with_the_wrong_sign() -> None:
+    bench, dice = Bench(), random.Random(7)
+    for number in range(500):
+        assert bench.look(3_000 if number % 2 else -3_000, 800 + dice.choice((-2_500, 2_500)), 1.0) == ""
+
+
+def test_a_battery_that_covers_the_house_by_itself_tells_nothing() -> None:
+    bench = Bench()
+    for house_w in (500, 4_000, 800, 6_000, 300, 5_000):
+        assert bench.look(-house_w, house_w) == ""
+
+
+def test_a_meter_that_stands_still_is_named_and_one_that_moves_again_is_believed() -> None:
+    doubt, shown = MeterDoubt(), MeterShown(power_w=1_200, registers=(5, 6), grid=(230_123, 50_012))
+    for second in range(int(STILL_S) + 2):
+        doubt = step(doubt, shown, {}, float(second))
+    assert "stands still" in doubt.sentence("grid")
+    doubt = step(doubt, MeterShown(power_w=1_200, registers=(6, 6), grid=(230_123, 50_012)), {}, 40.0)
+    assert doubt.sentence("grid") == ""
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        MeterShown(power_w=0, registers=(1,), grid=(50_000,)),
+        MeterShown(power_w=5, registers=(None, None), grid=(50_000,)),
+        MeterShown(power_w=5, registers=(7,), grid=(None, None)),
+    ],
+)
+def test_a_calm_meter_without_power_or_other_values_is_no_still_one(shown: MeterShown) -> None:
+    doubt = MeterDoubt()
+    for second in range(100):
+        doubt = step(doubt, shown, {}, float(second))
+    assert doubt.sentence("grid") == ""

@@ -1,0 +1,67 @@
+"""What an installer is told about days, departures, time zones and feeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from zoneinfo import ZoneInfoNotFoundError
+
+import pytest
+
+from agent.config import ConfigError, read_settings, zone_of
+
+TOKEN = '[token]\nlabel = "demo"\n'
+CHARGER = '[[device]]\nid = "car-1"\nkind = "charger"\ndriver = "ocpp"\ncharger_id = "CS-1"\n'
+PV = '[[device]]\nid = "pv-1"\nkind = "pv"\ndriver = "sunspec"\naddress = "tcp://127.0.0.1:1503"\n'
+SOURCE = '[[feeds.source]]\nname = "a"\nkey_file = "/etc/a.pem"\n'
+
+
+def _refusal(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "gateway.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_settings(path)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (TOKEN + CHARGER + 'day = "later"\n', "device.1.day"),
+        (TOKEN + PV + 'day = "surplus"\n', "for a charger's car"),
+        (TOKEN + PV + 'departure_time = "07:30"\n', "for a charger's car"),
+        (TOKEN + CHARGER + 'departure_time = "25:00"\n', "07:30"),
+        (TOKEN + CHARGER + 'day = "departure"\ndeparture_time = "07:30"\n', "go together"),
+        (TOKEN + CHARGER + "departure_energy_wh = -1\n", "departure_energy_wh"),
+        (TOKEN + '[site]\ntimezone = "Middle/Earth"\n', "tz database"),
+        (TOKEN + '[site]\ntimezone = "/etc/passwd"\n', "tz database"),
+        (TOKEN + SOURCE, "2 sources must agree, and there are 1"),
+        (TOKEN + SOURCE + SOURCE, "names of sources must differ"),
+        (TOKEN + SOURCE.replace("/etc/", ""), "whole path"),
+        (TOKEN + "[feeds]\nneeded = 0\n", "feeds.needed"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_its_key(tmp_path: Path, text: str, says: str) -> None:
+    assert says in _refusal(tmp_path, text)
+
+
+def test_a_site_with_everything_set_loads(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.toml"
+    path.write_text(
+        TOKEN
+        + '[site]\ntimezone = "Europe/Berlin"\n[feeds]\nneeded = 1\n'
+        + SOURCE
+        + CHARGER
+        + 'day = "departure"\ndeparture_time = "07:30"\ndeparture_energy_wh = 10000\n'
+    )
+    device = read_settings(path).device[0]
+    assert (device.day, device.departure_time, device.departure_energy_wh) == ("departure", "07:30", 10_000)
+
+
+def test_utc_needs_no_tz_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(name: str) -> object:
+        raise ZoneInfoNotFoundError(name)
+
+    monkeypatch.setattr("agent.config.values.ZoneInfo", none)
+    assert str(zone_of("UTC")) == "UTC"
+    with pytest.raises(ZoneInfoNotFoundError):
+        zone_of("Europe/Berlin")
