@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.control import controller as controller_module
 from agent.control import intake
 from agent.control.command import CommandType, Mode
 from agent.control.notes import decode_entry

@@ -62,10 +62,10 @@ class Findings:
     contradictions: tuple[str, ...]
     false_claims: tuple[str, ...]
     """What statements say of meters' signatures and is not so; at most MOST_CLAIMS."""
-    signatures: SignatureCount
-    """Which signatures over the roots hold."""
     signed: SignedValueCheck
     """What meters signed themselves."""
+    signatures: SignatureCount
+    """Which signatures over the roots hold."""
     thinned: ThinningCheck
     """Leaves that are not there, and what stands for them."""
 
@@ -171,7 +171,7 @@ def open_evidence(file: BinaryIO) -> Evidence:
     file.seek(0)
     if beginning.lstrip()[:1] == b"{":
         return Evidence(*read_json(file))
-    if beginning[:2] in (b"\x83\x01", b"\x83\x02", b"\x83\x03"):
+    if beginning[:2] in (b"\x83\x01", b"\x83\x03"):
         encoded = file.read(MAX_BATCH_BYTES + 1)
         return Evidence(BundleHead(decode_any(encoded).identity.gateway_id, ()), iter([encoded]))
     return Evidence(*read_bundle(file))
@@ -194,7 +194,7 @@ def verify_file(
         try:
             batch = verifier.verify_batch(encoded)
         except EvidenceError as error:
-            raise type(error)(f"batch {count} of the file{looked.up_to}: {error}") from error
+            raise type(error)(f"batch {count} of the file{_after(looked.last)}: {error}") from error
         if batch.identity.gateway_id != head.gateway_id:
             raise MalformedError(f"batch {count} of the file is of another gateway: {batch.identity.gateway_id[:80]}")
         looked.see(batch)
@@ -212,44 +212,40 @@ class _Looked:
         self._contradictions: list[str] = []
         self._signed, self._thinned, self._false_claims = SignedValueCheck(), ThinningCheck(), list[str]()
         self._first: VerifiedBatch | None = None
-        self._last: VerifiedBatch | None = None
+        self.last: VerifiedBatch | None = None
+        """Up to where everything held."""
         self._chain_break: ChainBreak | None = None
         self._incarnations: dict[int, None] = {}
         self._times: list[int] = []
         self._runs: dict[int, tuple[int, int, int]] = {}
         """By incarnation: first and last sequence of an extract's device, and how many there are."""
 
-    @property
-    def up_to(self) -> str:
-        """Where everything held so far, for the words about what comes next."""
-        return "" if self._last is None else f", the one after {self._last.position.text}"
-
     def see(self, batch: VerifiedBatch) -> None:
         """The next batch."""
-        self._signatures.see(batch)
         said = [s.statement for s in batch.statements if not isinstance(s.statement, Sealing)]
         self._kinds.update(kind_of(statement).name.lower() for statement in said)
+        self._signatures.see(batch)
         self._thinned.see(batch)
         self._contradictions.extend(found.subject for found in self._witness.see_batch(batch))
         self._false_claims += [claim for s in batch.statements for claim in self._signed.see(s.statement, s.hash)]
         if self._head.scope is not None:
             self._see_extract(batch, said, self._head.scope)
         elif self._chain_break is None:
-            after = None if self._last is None else self._last.position
+            after = None if self.last is None else self.last.position
             self._chain_break = verify.first_break([batch], after=after)
         self._incarnations.setdefault(batch.identity.incarnation)
         if batch.sealing is not None:
             self._times = [*self._times[:1], batch.sealing.sealed_at_us]
-        self._first, self._last = self._first or batch, batch
+        self._first, self.last = self._first or batch, batch
 
     def _see_extract(self, batch: VerifiedBatch, said: Sequence[Statement], scope: Scope) -> None:
         """Batches of an extract are no chain, but in its order, and about one device."""
         i = batch.identity
-        if self._last is not None and self._chain_break is None:
-            before = self._last.identity
+        if self.last is not None and self._chain_break is None:
+            before = self.last.identity
             if (i.incarnation, i.number) <= (before.incarnation, before.number):
                 why = f"extract: batch {i.number} of incarnation {i.incarnation} after batch {before.number}"
-                self._chain_break = ChainBreak(self._last.position, i, why)
+                self._chain_break = ChainBreak(self.last.position, i, why)
         for statement in said:
             if getattr(statement, "device_id", scope.device_id) != scope.device_id:
                 self._false_claims.append(
@@ -267,7 +263,7 @@ class _Looked:
 
     def findings(self, count: int) -> Findings:
         """What all of it proves."""
-        first, last = self._first, self._last
+        first, last = self._first, self.last
         claims = [*self._false_claims, *self._thinned.false_claims()]
         return Findings(
             gateway_id=self._head.gateway_id,
@@ -283,7 +279,14 @@ class _Looked:
             chain_break=self._chain_break,
             contradictions=tuple(self._contradictions),
             false_claims=tuple(claims[:MOST_CLAIMS]),
-            signatures=self._signatures,
             signed=self._signed,
+            signatures=self._signatures,
             thinned=self._thinned,
         )
+
+
+def _after(last: VerifiedBatch | None) -> str:
+    """Up to where everything held."""
+    if last is None:
+        return ""
+    return f", the one after batch {last.identity.number} of incarnation {last.identity.incarnation}"

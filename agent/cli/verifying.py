@@ -63,14 +63,13 @@ def verify(
     """Verify evidence, and say what it proves and what it does not. Exit code 1 when anything does not hold."""
     try:
         second = second_of(policy, countersigner)
+        trusted = Trusted(gateway, key or [], history, device_key, platform_key, second)
         with file.open("rb") as opened:
             beginning = opened.read(32)
             opened.seek(0)
             if MAGIC.encode() in beginning:
-                trusted = Trusted(gateway, key or [], history, device_key, platform_key, second)
                 single = _proof(opened.read(MAX_BYTES + 1), trusted)
             elif beginning[:2] == b"\xd2\x84":
-                trusted = Trusted(gateway, key or [], history, second=second)
                 single = _receipt(opened.read(MAX_RECEIPT_BYTES + 1), statement, trusted)
             else:
                 single = None
@@ -221,8 +220,8 @@ def _findings_json(found: evidence.Findings) -> dict[str, object]:
         "chain_break": None if found.chain_break is None else found.chain_break.why,
         "contradictions": found.contradictions,
         "false_claims": found.false_claims,
-        "signatures": found.signatures.as_json(),
         "signed_values": signed_values_json(found.signed),
+        "signatures": found.signatures.as_json(),
         "thinned": thinned_json(found.thinned),
     }
 
@@ -237,7 +236,7 @@ def _findings_lines(file: Path, found: evidence.Findings) -> Iterator[str]:
         yield f"[red]Two contents under one identity:[/] {escape(plain(subject))}"
     for claim in found.false_claims:
         yield f"[red]Not so:[/] {escape(plain(claim))}"
-    for line in (*found.signatures.lines(), *signed_values_lines(found.signed), *thinned_lines(found.thinned)):
+    for line in (*signed_values_lines(found.signed), *thinned_lines(found.thinned), *found.signatures.lines()):
         yield escape(plain(line))
     if len(found.incarnations) > 1:
         lives = ", ".join(map(str, found.incarnations))
