@@ -10,73 +10,66 @@ import asyncio
 import contextlib
 import functools
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import asdict
-from typing import Final, TypeVar
+from collections.abc import AsyncIterator
+from typing import Final
 
 import structlog
 
-from agent.clock import Clock, ClockQuality
+from agent.clock import Clock
 from agent.config import Settings
 from agent.control.controller import Controller
 from agent.control.errors import ControlError
 from agent.control.feed_keeper import FeedKeeper
-from agent.control.needing import Wish
 from agent.evidence.batch import KeyProtection, SealedBatch
 from agent.evidence.seal import SealPolicy
 from agent.evidence.statements import Severity
-from agent.identity.countersigner import MlDsaCountersigner, open_countersigner
-from agent.identity.errors import HistoryError, IdentityError
-from agent.identity.keys import verify_key_from_pem
 from agent.identity.orders import Order
-from agent.identity.purposes import UPLINK_KEY, device_key
+from agent.identity.purposes import UPLINK_KEY
 from agent.identity.trust import TrustList
-from agent.identity.trust_roots import trust_roots_from_pem
 from agent.roads import overview
 from agent.roads.adopting import Approvals
 from agent.roads.alarms import Alarms
 from agent.roads.certificates import CertificateWatch, certificates_of, reload_into
 from agent.roads.desk import Desk
-from agent.roads.devices import channel_terms, make_devices, metered
+from agent.roads.devices import make_devices, metered
+from agent.roads.enrolled import wait_enrolled
 from agent.roads.facts import facts, installed_version
 from agent.roads.feeding import feed_rules
 from agent.roads.identity import IdentityKeeper
 from agent.roads.linking import make_uplink
 from agent.roads.measuring import Measuring
 from agent.roads.offering import Offering, Sources
+from agent.roads.patience import patiently
+from agent.roads.people import People
+from agent.roads.problems import Problems
 from agent.roads.sealing import Sealer
+from agent.roads.sealing_keys import wait_countersigner, wait_name_and_key
 from agent.roads.server_certificate import FILE as SERVER_CERTIFICATE
 from agent.roads.server_certificate import keep_server_certificate
-from agent.roads.settling import SettledDevice, Settling
+from agent.roads.settling import Settling
 from agent.roads.site_ca import bring_up_site_ca
 from agent.roads.supervise import Supervisor, cancel_all
 from agent.roads.telemetry import live_telemetry
 from agent.roads.thinning import make_thinner
 from agent.roads.trusting import TrustKeeper
-from agent.status import EvidenceLine, Problem, Snapshot, Verdict
+from agent.roads.upkeep import CLOCK_NOTE, Upkeep
+from agent.status import Snapshot
 from agent.store import Store, StoreError
 from agent.token.pin import read_pin
 from agent.token.token import Token
 from agent.uplink.errors import LinkDownError
 from agent.uplink.session import UplinkIdentity
 from agent.uplink.uplink import Uplink
-from drivers.device import Device, Sample, Signer, SignerUnavailableError
-from drivers.ocpp.reception import Reception
+from drivers.device import Device, Sample, SignerUnavailableError
 from drivers.ocpp.server import OcppServer
 from firmware_attest.measurement import installed_root, measure_software
 from proto.energysettlement.v1.gateway_pb2 import ChannelFrame, FlexibilityBid
 
-CLOCK_NOTE: Final = "clock"
-CLOCK_NOTE_EVERY_S: Final = 60.0
-COME_UP_RETRY_S: Final = 1.0
-ENROLMENT_RETRY_S: Final = 10.0
 JUST_BOOTED_S: Final = 300.0
 """Linux counts monotonic time from its boot: a gateway that starts so early has come up with its machine."""
 TLS_SIGN_S: Final = 10.0
 LAST_SEAL_S: Final = 5.0
 LAST_SEND_S: Final = 3.0
-
-T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -100,7 +93,7 @@ class Gateway:
         self._started_s = clock.monotonic_s()
         self._version = installed_version()
         self._gateway_id = ""
-        self._problems: dict[str, Problem] = {}
+        self._problems = Problems()
         self._trust: TrustKeeper | None = None
         self._identity = IdentityKeeper(
             settings.gateway.state_dir, token=token, store=store, clock=clock, on_entry=self._on_identity_entry
@@ -139,7 +132,7 @@ class Gateway:
             clock=clock,
             on_alarm=self._alarms.raise_alarm,
         )
-        feeds = FeedKeeper(feed_rules(settings.feeds, self.note_problem))
+        feeds = FeedKeeper(feed_rules(settings.feeds, self._problems.note))
         self._controller = Controller(
             devices=self._site.devices,
             device_settings=settings.device,
@@ -171,7 +164,19 @@ class Gateway:
             notes=store,
             aggregator_id="" if settings.platform is None else settings.platform.aggregator_id,
         )
-        self._counts = EvidenceLine(readings=0, queued=0, sealed=0, acknowledged=0, batches_waiting=0)
+        self.people = People(
+            self._controller,
+            offering=self._offering,
+            site=self._site,
+            reload_tokens=lambda: self._site.reload_tokens(self._settings),
+        )
+        self._upkeep = Upkeep(
+            store,
+            clock=clock,
+            measuring=self._measuring,
+            thinner=self._thinner,
+            most_bytes=settings.evidence.most_mib << 20,
+        )
         self._core_tasks: list[asyncio.Task[None]] = []
         self._up_tasks: list[asyncio.Task[None]] = []
         self._device_tasks: list[asyncio.Task[None]] = []
@@ -200,7 +205,7 @@ class Gateway:
                 gateway = Gateway(settings, store=store, clock=clock, token=token, approvals=approvals)
                 await gateway._restore()
                 yield gateway
-                await gateway._note_clock()
+                await gateway._upkeep.note_clock()
             finally:
                 await token.close()
 
@@ -217,7 +222,7 @@ class Gateway:
             self._alarms.raise_alarm(Severity.CRITICAL, "store.restored", "store", text)
         if self._clock.rebooted:
             log.info("clock.rebooted")
-        await self._refresh_counts()
+        await self._upkeep.count()
 
     # -- Life -------------------------------------------------------------------------------------------------------
 
@@ -231,7 +236,7 @@ class Gateway:
                 ("measuring", self._measuring.run),
                 ("alarms", self._alarms.run),
                 ("offering", self._offering.run),
-                ("upkeep", self._upkeep),
+                ("upkeep", self._upkeep.run),
                 ("certificates", self._certificates.run),
                 ("space", self._thinner.run),
             ):
@@ -260,7 +265,7 @@ class Gateway:
             self._run_device(self._group, device)
         # The metering tree and the settings that bear on it are others now.
         self._up_tasks.append(
-            self._supervisor.once(self._group, "facts", functools.partial(self._patiently, self._state_facts))
+            self._supervisor.once(self._group, "facts", functools.partial(patiently, self._state_facts))
         )
 
     async def _come_up(self, group: asyncio.TaskGroup) -> None:
@@ -273,20 +278,8 @@ class Gateway:
         if self._uplink is None:
             await self._link_up(group)
 
-    async def _patiently(self, step: Callable[[], Awaitable[T]]) -> T:
-        """The result of a step, tried until neither the token nor the store stands in its way: both show why."""
-        waits = False
-        while True:
-            try:
-                return await step()
-            except (SignerUnavailableError, StoreError) as error:
-                if not waits:
-                    log.info("gateway.waits", reason=str(error))
-                waits = True
-                await asyncio.sleep(COME_UP_RETRY_S)
-
     async def _begin_sealing(self, group: asyncio.TaskGroup) -> None:
-        self._gateway_id, evidence = await self._name_and_key()
+        self._gateway_id, evidence = await wait_name_and_key(self._identity, self._problems)
         log.info("gateway.identity", gateway_id=self._gateway_id, incarnation=self._store.incarnation)
         self._sealer = Sealer(
             store=self._store,
@@ -300,43 +293,16 @@ class Gateway:
                 linger_s=self._settings.evidence.linger_s, linger_leaves=self._settings.evidence.linger_leaves
             ),
             on_sealed=self._on_sealed,
-            countersigner=await self._countersigner(),
+            countersigner=await wait_countersigner(self._settings, self._token, self._problems),
         )
         self._up_tasks.append(self._supervisor.keep(group, "sealing", self._sealer.run))
         orders = functools.partial(self._identity.run, self._sealer)
         self._up_tasks.append(self._supervisor.keep(group, "identity", orders))
-        state_facts = functools.partial(self._patiently, self._state_facts)
+        state_facts = functools.partial(patiently, self._state_facts)
         self._up_tasks.append(self._supervisor.once(group, "facts", state_facts))
         if self._site.ocpp is not None and self._settings.ocpp.site_ca:
             certify = functools.partial(self._certify, self._site.ocpp)
             self._up_tasks.append(self._supervisor.once(group, "site CA", certify))
-
-    async def _countersigner(self) -> MlDsaCountersigner | None:
-        """The second key, where it is configured. Without it nothing is sealed: what is wrong is shown meanwhile."""
-        if self._settings.evidence.countersign == "no":
-            return None
-
-        async def open_it() -> MlDsaCountersigner:
-            try:
-                return await open_countersigner(self._token, self._settings.gateway.state_dir)
-            except SignerUnavailableError as error:
-                self.note_problem("countersignature", f"{error}; readings are stored and wait for it")
-                raise
-
-        opened = await self._patiently(open_it)
-        self._problems.pop("countersignature", None)
-        return opened
-
-    async def _name_and_key(self) -> tuple[str, Signer]:
-        """As soon as the token is there, and the history where there is one: another name is never taken instead."""
-        while True:
-            try:
-                named = await self._patiently(self._identity.bring_up)
-                self._problems.pop("identity", None)
-                return named
-            except (HistoryError, OSError) as error:
-                self.note_problem("identity", f"nothing is sealed: {error}")
-                await asyncio.sleep(ENROLMENT_RETRY_S)
 
     def _on_identity_entry(self, order: Order) -> None:
         text = f"entry {order.number} of its history: {order.kind.name.lower()}"
@@ -354,17 +320,17 @@ class Gateway:
             state_dir=state_dir,
             name=self._settings.gateway.name,
             clock=self._clock,
-            note_problem=self.note_problem,
+            note_problem=self._problems.note,
         )
-        self.problem_solved("site CA")
+        self._problems.solved("site CA")
         if self._settings.ocpp.certificate_names:
             await keep_server_certificate(
                 authority,
                 self._settings.ocpp.certificate_names,
                 state_dir / SERVER_CERTIFICATE,
                 use=server.use_certificate,
-                note_problem=self.note_problem,
-                solved=self.problem_solved,
+                note_problem=self._problems.note,
+                solved=self._problems.solved,
             )
 
     async def _state_facts(self) -> None:
@@ -378,50 +344,28 @@ class Gateway:
         platform = self._settings.platform
         if platform is None:
             return
-        journal = self._store.journal("token")
-        while True:
-            try:
-                platform_key = verify_key_from_pem(
-                    await asyncio.to_thread(platform.platform_key_file.read_bytes), what=str(platform.platform_key_file)
-                )
-                roots = trust_roots_from_pem(
-                    await asyncio.to_thread(platform.trust_root_file.read_bytes),
-                    platform.trust_threshold,
-                    what=str(platform.trust_root_file),
-                )
-                uplink_signer = await self._token.pinned_signer(UPLINK_KEY, journal)
-                settled = [
-                    SettledDevice(
-                        device_id=device.id,
-                        period_s=device.period_s,
-                        signer=await self._token.pinned_signer(device_key(device.id), journal),
-                        terms=channel_terms(self._settings, self._gateway_id, device.id),
-                    )
-                    for device in self._settings.device
-                    if device.settled
-                ]
-                break
-            except (SignerUnavailableError, StoreError) as error:
-                log.info("gateway.waits", reason=str(error))
-                await asyncio.sleep(COME_UP_RETRY_S)
-            except (OSError, IdentityError) as error:
-                self.note_problem("enrolment", f"{error}; enrol this gateway, then it connects by itself")
-                await asyncio.sleep(ENROLMENT_RETRY_S)
-        self._problems.pop("enrolment", None)
-        self._trust = TrustKeeper(platform.trust_list_file, roots, store=self._store, clock=self._clock)
+        enrolled = await wait_enrolled(
+            platform,
+            self._settings,
+            self._gateway_id,
+            token=self._token,
+            journal=self._store.journal("token"),
+            problems=self._problems,
+        )
+        self._trust = TrustKeeper(platform.trust_list_file, enrolled.roots, store=self._store, clock=self._clock)
         # Before the link: a command that it brings must not be refused because nobody has looked yet.
         await self._trust.look()
         self._settling = Settling(
-            settled,
+            enrolled.settled,
             store=self._store,
             desk=self._desk,
             clock=self._clock,
-            platform_key=platform_key,
+            platform_key=enrolled.platform_key,
             window_s=self._settings.settlement.window_s,
             send=self._send_channel,
             commands_of=self._controller.commands_in_force,
         )
-        await self._patiently(self._settling.restore)
+        await patiently(self._settling.restore)
         self._uplink = make_uplink(
             platform,
             identity=UplinkIdentity(
@@ -432,9 +376,9 @@ class Gateway:
                 device_ids=tuple(self._site.devices),
                 history=self._identity.encoded_history,
             ),
-            signer=uplink_signer,
+            signer=enrolled.uplink,
             sign_blocking=lambda digest: self._token.sign_blocking(UPLINK_KEY, digest, TLS_SIGN_S),
-            platform_key=platform_key,
+            platform_key=enrolled.platform_key,
             outbox=self._store,
             clock=self._clock,
             settling=self._settling,
@@ -499,40 +443,6 @@ class Gateway:
     def _trust_list(self) -> TrustList | None:
         return None if self._trust is None else self._trust.current
 
-    async def _upkeep(self) -> None:
-        """The clock's note each minute, and the counts for the status page each second."""
-        noted_s = float("-inf")
-        noted_trust = False
-        while True:
-            now = self._clock.now()
-            trusted = now.quality is not ClockQuality.UNTRUSTED
-            await self._refresh_counts()
-            # Trust that was just won is noted at once: whoever is killed now would start again without it.
-            if now.monotonic_s - noted_s >= CLOCK_NOTE_EVERY_S or trusted != noted_trust:
-                await self._note_clock()
-                noted_s, noted_trust = now.monotonic_s, trusted
-            await asyncio.sleep(1.0)
-
-    async def _note_clock(self) -> None:
-        """Keep the clock's state over a restart. What cannot be kept on a full disk costs trust, and nothing else."""
-        try:
-            await self._store.set_note(CLOCK_NOTE, self._clock.state())
-        except StoreError as error:
-            log.warning("gateway.clock_not_noted", reason=str(error))
-
-    async def _refresh_counts(self) -> None:
-        counts = await self._store.counts()
-        self._counts = EvidenceLine(
-            readings=self._measuring.readings,
-            queued=counts.queued,
-            sealed=counts.sealed_statements,
-            acknowledged=counts.sealed_statements - counts.unacknowledged_statements,
-            batches_waiting=counts.unacknowledged_batches,
-            merged=self._thinner.merged_readings,
-            store_bytes=self._thinner.used_bytes,
-            store_most_bytes=self._settings.evidence.most_mib << 20,
-        )
-
     # -- Faces ------------------------------------------------------------------------------------------------------
 
     async def stop(self, by: str) -> None:
@@ -543,61 +453,13 @@ class Gateway:
         """End of local STOP; while its file cannot be removed it holds, and the page says so."""
         try:
             self._controller.clear_stop(by)
-            self._problems.pop("stop file", None)
+            self._problems.solved("stop file")
         except ControlError as error:
-            self.note_problem("stop file", str(error))
-
-    def override(self, device_id: str, power_w: int | None, duration_s: float, by: str) -> str:
-        """Hold a device by hand; a sentence of what was done. Raises ValueError."""
-        try:
-            return f"{device_id} is {self._controller.override(device_id, power_w, duration_s, by).sentence}"
-        except ControlError as error:
-            raise ValueError(str(error)) from error
-
-    def end_override(self, device_id: str, by: str) -> str:
-        """Give it back. Raises ValueError."""
-        try:
-            self._controller.end_override(device_id, by)
-        except ControlError as error:
-            raise ValueError(str(error)) from error
-        return f"{device_id} is held no more"
-
-    @property
-    def reception(self) -> Reception | None:
-        """The chargers, for people at the box."""
-        return None if self._site.ocpp is None else self._site.ocpp.reception
-
-    def reload_tokens(self) -> int:
-        """Read the file of allowed tokens again. Raises ValueError; the old ones stay then."""
-        return self._site.reload_tokens(self._settings)
-
-    def wish(self, device_id: str, energy_wh: int | None, departure_us: int | None) -> None:
-        """What the driver of the car at a charger needs until when. Raises ValueError."""
-        try:
-            self._controller.wish(device_id, Wish(energy_wh=energy_wh, departure_us=departure_us))
-        except ControlError as error:
-            raise ValueError(str(error)) from error
-
-    def foresee(self, at_us: int) -> dict[str, object]:
-        """What will happen then, as JSON. Raises ValueError."""
-        try:
-            return asdict(self._controller.foresee(at_us))
-        except ControlError as error:
-            raise ValueError(str(error)) from error
-
-    async def windows_looked_at(self) -> None:
-        """A person has looked at why the platform missed windows."""
-        await self._offering.looked()
+            self._problems.note("stop file", str(error))
 
     def note_problem(self, subject: str, sentence: str) -> None:
         """Something that a person should see to."""
-        if subject not in self._problems:
-            log.warning("gateway.problem", subject=subject, sentence=sentence)
-        self._problems[subject] = Problem(severity=Verdict.ATTENTION, subject=subject, sentence=sentence)
-
-    def problem_solved(self, subject: str) -> None:
-        """Nobody needs to see to it any more."""
-        self._problems.pop(subject, None)
+        self._problems.note(subject, sentence)
 
     def snapshot(self) -> Snapshot:
         """Everything at one moment. Cheap."""
@@ -614,7 +476,7 @@ class Gateway:
                 control_progress_s=self._controller.progress_s,
                 token=self._token.status,
                 link=None if self._uplink is None else self._uplink.status(),
-                evidence=self._counts,
+                evidence=self._upkeep.counts,
                 latest=self._measuring.latest,
                 store_trouble=self._measuring.trouble,
                 room_trouble=self._thinner.trouble,
@@ -627,7 +489,7 @@ class Gateway:
                 envelope=self._offering.envelope,
                 windows=self._offering.windows,
                 down=self._supervisor.down,
-                noted=(*self._problems.values(), *self._certificates.problems),
+                noted=(*self._problems.noted, *self._certificates.problems),
                 certificates=self._certificates.line,
             )
         )

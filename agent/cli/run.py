@@ -103,9 +103,9 @@ async def _faces(gateway: Gateway, settings: Settings) -> AsyncIterator[None]:
                 serve_locally(
                     gateway,
                     settings.gateway.state_dir / SOCKET_NAME,
-                    chargers=gateway,
-                    control=gateway,
-                    holds=gateway,
+                    chargers=gateway.people,
+                    control=gateway.people,
+                    holds=gateway.people,
                 )
             )
         except OSError as error:
