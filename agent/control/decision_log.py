@@ -23,7 +23,8 @@ WRITE_EVERY_S: Final = 5.0
 STATE_EVERY_S: Final = 900.0
 SEGMENT_S: Final = 3600.0
 RETRY_S: Final = 60.0
-MOST_WAITING: Final = 10_000
+MOST_WAITING: Final = 1_000
+"""Each is the whole site: a disk that hangs must not cost the memory."""
 MOST_FOLDER_BYTES: Final = 512 * 1024 * 1024
 LEAST_FREE_BYTES: Final = 256 * 1024 * 1024
 """Below this the disk is for evidence and commands."""

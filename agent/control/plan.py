@@ -21,7 +21,7 @@ from agent.control.rules.balance import limit_difference
 from agent.control.rules.defaults import set_default
 from agent.control.rules.draft import Draft, Rule
 from agent.control.rules.grid_code import answer_frequency, never_against
-from agent.control.rules.limits import limit_by_commands, limit_connection, limit_phases
+from agent.control.rules.limits import going_on_w, limit_by_commands, limit_connection, limit_phases
 from agent.control.rules.needs import keep_room, set_room
 from agent.control.rules.override import held_of, hold_locally
 from agent.control.rules.slowly import come_back_slowly
@@ -33,6 +33,8 @@ from drivers.device import DeviceKind
 TOLERANCE_W: Final = 100
 TOLERANCE_PERCENT: Final = 5
 """Obeyed is within the larger of the two of the target."""
+MOST_PASSES: Final = 4
+"""Over the limits: what is cut at the one side leaves less for the other."""
 METER_SUBJECT: Final = "connection"
 
 
@@ -133,13 +135,8 @@ def make_plan(site: SiteView) -> Plan:
     if site.meter is None:
         # Then the connection's static sums stand for the fuse too, and go before the grid's frequency.
         never_against(drafts, site)
-    limit_connection(drafts, targets, site)
-    if site.meter is not None:
-        never_against(drafts, site)
-    limit_phases(drafts, site)
-    limit_difference(drafts, site)
+    _limit_all(drafts, targets, site)
     for draft in drafts.values():
-        keep_room(draft)
         if not draft.view.online:
             draft.bind(Rule.SILENT)
         elif draft.view.follows is False:
@@ -149,6 +146,25 @@ def make_plan(site: SiteView) -> Plan:
         orders={name: _order(draft, site.now) for name, draft in drafts.items()},
         commands={target.order.hash: _command_plan(target, drafts, site) for target in targets},
     )
+
+
+def _limit_all(drafts: dict[str, Draft], targets: list[Target], site: SiteView) -> None:
+    """Connection, grid code and phases. What one of them ended was room for another device before: then once more.
+
+    Each pass only narrows. While the grid is in need nothing is narrowed again: its rule comes after the connection's.
+    """
+    for _ in range(MOST_PASSES):
+        before_w = going_on_w(drafts)
+        limit_connection(drafts, targets, site)
+        if site.meter is not None:
+            never_against(drafts, site)
+        limit_phases(drafts, site)
+        limit_difference(drafts, site)
+        for draft in drafts.values():
+            keep_room(draft)
+        after_w = going_on_w(drafts)
+        if site.meter is None or site.frequency.side != 0 or after_w == before_w:
+            break
 
 
 def orders_to_give(site: SiteView, plan: Plan) -> dict[str, DeviceOrder]:

@@ -357,6 +357,11 @@ def _export_now_w(draft: Draft) -> int:
     return present_w if draft.low is None else min(present_w, max(0, -draft.low))
 
 
+def going_on_w(drafts: Drafts) -> tuple[int, int]:
+    """Import and export that go on under the bands: each is room for the other."""
+    return sum(map(_import_now_w, drafts.values())), sum(map(_export_now_w, drafts.values()))
+
+
 def _granted_w(draft: Draft) -> int:
     held = draft.view.held
     if held is None:
