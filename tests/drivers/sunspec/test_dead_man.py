@@ -83,6 +83,15 @@ async def test_release_puts_back_what_was_found_and_writes_nothing_when_nothing_
     assert rig.device.status().setpoint is None
 
 
+async def test_a_band_without_a_limit_gives_the_limit_back() -> None:
+    rig = await Rig(pv(WMaxLimPct=950), DeviceKind.PV).ready()
+    before = dict(rig.fake.registers)
+    await rig.hold(-1000, None)
+    assert rig.fake.registers != before
+    await rig.hold(None, None)
+    assert rig.fake.registers == before
+
+
 async def test_what_was_found_survives_a_restart_in_the_middle_of_an_order() -> None:
     rig = await Rig(pv(), DeviceKind.PV).ready()
     before = dict(rig.fake.registers)
