@@ -97,7 +97,8 @@ def config_check(config: ConfigOption = DEFAULT_PATH, as_json: JsonOption = Fals
         platform = settings.platform is not None
         emit_json({"ok": True, "file": str(config), "devices": names, "platform": platform, "missing": missing})
         return
-    text = f"{config}: good. {len(names)} devices{': ' if names else ''}{', '.join(names)}."
+    counted = f"{len(names)} device{'' if len(names) == 1 else 's'}"
+    text = f"{config}: good. {counted}{': ' if names else ''}{', '.join(names)}."
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     if settings.platform is None:
         text = "There is no [platform]: the gateway measures, signs and stores, and takes no remote commands."
@@ -176,6 +177,10 @@ def init(
     said = ", ".join(made) if made else "nothing; everything was there"
     console.print(f"Made: {said}.", highlight=False, soft_wrap=True)
     console.print(f"For enrolment, give the platform what is in {done.enrolment_dir}.", highlight=False, soft_wrap=True)
+    if made:
+        there = "" if config_out == DEFAULT_PATH else f" --config {config_out}"
+        text = f"Next: describe the site in {config_out}, then v2g-gateway config check{there}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -297,7 +297,7 @@ def adopt(
     try:
         state = asyncio.run(work.adopt(settings.gateway.state_dir, file.read_bytes()))
     except TROUBLES as error:
-        fail(str(error), as_json=as_json)
+        fail(f"{file}: {error}", as_json=as_json)
     except OSError as error:
         fail(os_error(error, file), as_json=as_json)
     if as_json:
