@@ -33,7 +33,7 @@ from agent.store import Store, StoreError
 from agent.token.softhsm import SoftHsmError
 from drivers.device import SignerUnavailableError
 
-app = typer.Typer(help="Who this gateway is: its name, its keys, its owner and operator.", no_args_is_help=True)
+app = typer.Typer(help="Who this gateway is: name, keys, owner and operator.", no_args_is_help=True)
 
 ORDER_NAME: Final = "order.cose"
 TROUBLES: Final = (
@@ -146,7 +146,7 @@ def document(
 
 @app.command()
 def propose(
-    kind: Annotated[str, typer.Argument(help="create, rotate, change or recover.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="create, rotate, change or recover.")],
     out: OutOption = None,
     subject: SubjectOption = None,
     believed: Annotated[

@@ -32,9 +32,10 @@ def replay(
     config: ConfigOption = DEFAULT_PATH,
     as_json: JsonOption = False,
 ) -> None:
-    """Let every decision of a time be made again from what the gateway saw then, and compare byte by byte.
+    """Make every decision of a time again, and compare the bytes.
 
-    Exit code 1 when one comes out otherwise, or when the record is not what was signed. Needs no running agent.
+    Each from what the gateway saw then. Exit code 1 when one comes out otherwise, or when the record is not what
+    was signed. Needs no running agent.
     """
     now_us = time.time_ns() // 1000
     from_us, to_us = moment_of(from_, now_us, "FROM", as_json), moment_of(to, now_us, "TO", as_json)
