@@ -235,7 +235,10 @@ def sign(
         return
     for line in order_lines(order):
         _say(line)
-    _say(f"Signed by {name or 'key ' + by.key_id.hex()[:16]}. The order has {len(signed.signatures)} signatures.")
+    who = name or f"key {by.key_id.hex()[:16]}"
+    _say(f"Signed by {who}. The order has {_signatures(len(signed.signatures))}.")
+    if not name:
+        _say("The order does not name this key: it counts only as that of the owner or operator before the change.")
 
 
 @app.command()
@@ -253,7 +256,7 @@ def review(file: OrderArgument, as_json: JsonOption = False) -> None:
         return
     for line in order_lines(order):
         _say(line)
-    _say(f"{len(signed)} signatures. Not signed by: {', '.join(missing) or 'nobody that the order names'}.")
+    _say(f"{_signatures(len(signed))}. Not signed by: {', '.join(missing) or 'nobody that the order names'}.")
 
 
 @app.command()
@@ -347,6 +350,10 @@ def _published(settings: Settings) -> bytes | None:
         return verify_key_from_pem(pem, what="evidence.pem").public_key_der
     except (OSError, IdentityError):
         return None
+
+
+def _signatures(count: int) -> str:
+    return f"{count} signature{'' if count == 1 else 's'}"
 
 
 def _order_in(file: Path, as_json: bool) -> Cosigned:
