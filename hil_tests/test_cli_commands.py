@@ -72,7 +72,7 @@ def stop_file(config: Path) -> Path:
 def test_a_good_configuration_is_said_to_be_good(config: Path) -> None:
     done = command("config", "check", "--config", config)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "good. 1 devices: grid." in done.stdout
+    assert "good. 1 device: grid." in done.stdout
 
 
 def test_a_good_configuration_as_json(config: Path) -> None:

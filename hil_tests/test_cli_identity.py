@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
     PublicFormat,
+    load_pem_private_key,
 )
 from typer.testing import CliRunner
 
@@ -200,15 +201,19 @@ def test_an_order_is_signed_with_a_key_under_a_passphrase_and_not_with_another_k
     order = desk.folder / "order.cose"
     desk.run("identity", "propose", "create", "--subject", desk.folder / "subject.toml", "--out", order)
     locked = desk.folder / "locked.pem"
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = load_pem_private_key((desk.folder / "owner.key.pem").read_bytes(), None)
     locked.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"open sesame")))
     assert "cannot be read" in desk.run("identity", "sign", order, "--key", locked, where=False, code=1)["error"]
     asked = ["identity", "sign", str(order), "--key", str(locked), "--passphrase-stdin", "--json"]
     done = CliRunner().invoke(app, asked, input="open sesame\n")
     assert json.loads(done.stdout)["signatures"] == 1
-    # A stranger's signature beside both makes the order void, whoever put it there.
-    desk.signed(order, "owner", "operator")
-    assert "has no say in this" in desk.run("identity", "apply", order, code=1)["error"]
+    # A stranger's signature would make the order void, and cannot be taken back.
+    stranger, before = desk.folder / "stranger.pem", order.read_bytes()
+    p256 = ec.generate_private_key(ec.SECP256R1())
+    stranger.write_bytes(p256.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    said = desk.run("identity", "sign", order, "--key", stranger, where=False, code=1)["error"]
+    assert "neither that of A. Owner nor Grid Ltd" in said
+    assert order.read_bytes() == before
     weak = desk.folder / "weak.pem"
     p384 = ec.generate_private_key(ec.SECP384R1())
     weak.write_bytes(p384.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))

@@ -163,6 +163,29 @@ async def test_what_is_no_good_backup_is_refused_and_the_store_stays_as_it_was(t
         assert (store.incarnation, store.restored, store.set_aside) == (1, False, None)
 
 
+async def test_a_store_that_this_user_may_not_look_at_is_told_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(_: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", denied)
+    with pytest.raises(StoreError, match="try with sudo"):
+        async with Store.beside(tmp_path):
+            pass
+
+
+async def test_what_root_puts_back_belongs_to_the_owner_of_the_folder(tmp_path: Path) -> None:
+    await make(tmp_path / "state")
+    back_up(tmp_path / "state", tmp_path / "backup", silent)
+    fresh = tmp_path / "fresh"
+    fresh.mkdir()
+    if os.geteuid() == 0:
+        os.chown(fresh, 65534, 65534)
+    put_back(fresh, tmp_path / "backup", silent)
+    assert {path.stat().st_uid for path in fresh.iterdir()} == {fresh.stat().st_uid}
+
+
 async def test_a_backup_never_overwrites_a_file_and_leaves_none_when_it_fails(tmp_path: Path) -> None:
     await make(tmp_path / "state")
     (tmp_path / "there").write_text("mine")

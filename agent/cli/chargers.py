@@ -121,7 +121,7 @@ def show(name: NameArgument, config: ConfigOption = DEFAULT_PATH, as_json: JsonO
 @app.command()
 def variables(
     name: NameArgument,
-    text: Annotated[str, typer.Argument(metavar="[TEXT]", help="Only those whose name contains it.")] = "",
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="Only those whose name contains it.")] = "",
     refresh: Annotated[bool, typer.Option("--refresh", help="Ask the charger for a new report first.")] = False,
     config: ConfigOption = DEFAULT_PATH,
     as_json: JsonOption = False,
@@ -262,7 +262,7 @@ def order_(
     name: NameArgument,
     what: Annotated[str, typer.Argument(metavar="ORDER", help="unlock, reserve, availability, reset, set, ...")],
     arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="VALUE is JSON, or text, or @FILE.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="VALUE is JSON, or text, or @FILE.")
     ] = None,
     config: ConfigOption = DEFAULT_PATH,
     as_json: JsonOption = False,

@@ -93,7 +93,10 @@ def commands(
     config: ConfigOption = DEFAULT_PATH,
     as_json: JsonOption = False,
 ) -> None:
-    """Commands with their receipts, the newest first: what was asked, what was answered, what was delivered."""
+    """Commands with their receipts, the newest first.
+
+    What was asked, what was answered, what was delivered. Works without an agent.
+    """
     now_us = time.time_ns() // 1000
     from_us = 0 if since is None else moment_of(since, now_us, "--since", as_json)
     to_us = 2**62 if until is None else moment_of(until, now_us, "--until", as_json)

@@ -27,6 +27,7 @@ from agent.cli import why as explaining
 from agent.cli.asking import settings_of as _settings
 from agent.cli.asking import who as _who
 from agent.cli.client import AgentUnreachableError, ask
+from agent.cli.grouped import GroupedCommands
 from agent.cli.logs import configure
 from agent.cli.options import ConfigOption, JsonOption
 from agent.cli.output import console, emit_json, fail, field, os_error, plain
@@ -36,13 +37,14 @@ from agent.config import DEFAULT_PATH, SecretError, TokenSettings
 from agent.token.softhsm import SoftHsmError
 
 app = typer.Typer(
+    cls=GroupedCommands,
     help="Edge gateway for V2G chargers, inverters, batteries and meters: signed readings out, grid commands in.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"max_content_width": 110},
 )
-config_app = typer.Typer(help="The configuration file.", no_args_is_help=True)
+config_app = typer.Typer(help="Check the configuration file.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(identity_commands.app, name="identity")
 
@@ -97,7 +99,8 @@ def config_check(config: ConfigOption = DEFAULT_PATH, as_json: JsonOption = Fals
         platform = settings.platform is not None
         emit_json({"ok": True, "file": str(config), "devices": names, "platform": platform, "missing": missing})
         return
-    text = f"{config}: good. {len(names)} devices{': ' if names else ''}{', '.join(names)}."
+    counted = f"{len(names)} device{'' if len(names) == 1 else 's'}"
+    text = f"{config}: good. {counted}{': ' if names else ''}{', '.join(names)}."
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     if settings.platform is None:
         text = "There is no [platform]: the gateway measures, signs and stores, and takes no remote commands."
@@ -108,13 +111,17 @@ def config_check(config: ConfigOption = DEFAULT_PATH, as_json: JsonOption = Fals
 
 @app.command()
 def init(
-    state_dir: Annotated[Path, typer.Option(help="Where the gateway keeps its state.")] = Path("/var/lib/v2g-gateway"),
+    state_dir: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the gateway keeps its state.")] = Path(
+        "/var/lib/v2g-gateway"
+    ),
     config_out: Annotated[
-        Path, typer.Option(help="Where to write the configuration, unless it is there.")
+        Path, typer.Option(metavar="FILE", help="Where to write the configuration, unless it is there.")
     ] = DEFAULT_PATH,
-    name: Annotated[str, typer.Option(help="Name that people see.")] = "v2g-gateway",
-    module: Annotated[Path, typer.Option(help="PKCS#11 module.")] = Path("/usr/lib/softhsm/libsofthsm2.so"),
-    label: Annotated[str, typer.Option(help="Token label.")] = "v2g-gateway",
+    name: Annotated[str, typer.Option(metavar="NAME", help="Name that people see.")] = "v2g-gateway",
+    module: Annotated[Path, typer.Option(metavar="FILE", help="PKCS#11 module.")] = Path(
+        "/usr/lib/softhsm/libsofthsm2.so"
+    ),
+    label: Annotated[str, typer.Option(metavar="LABEL", help="Token label.")] = "v2g-gateway",
     pin_secret: Annotated[
         str | None,
         typer.Option(metavar="REFERENCE", help='Where the PIN is or goes: "file:/path" or "credential:NAME".'),
@@ -125,10 +132,10 @@ def init(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make what is missing: the token, its keys (they cannot leave it), a certificate request, and a configuration.
+    """Make what is missing: token, keys, request, configuration.
 
-    Safe to run again: nothing that is there is replaced. Keys of the settled devices of an existing configuration are
-    made too.
+    The keys cannot leave the token; the certificate request is for the platform. Safe to run again: nothing that is
+    there is replaced. Keys of the settled devices of an existing configuration are made too.
     """
     reference = pin_secret or f"file:{state_dir.resolve() / 'token-pin'}"
     devices, site_ca = list(settled or []), False
@@ -176,6 +183,10 @@ def init(
     said = ", ".join(made) if made else "nothing; everything was there"
     console.print(f"Made: {said}.", highlight=False, soft_wrap=True)
     console.print(f"For enrolment, give the platform what is in {done.enrolment_dir}.", highlight=False, soft_wrap=True)
+    if made:
+        there = "" if config_out == DEFAULT_PATH else f" --config {config_out}"
+        text = f"Next: describe the site in {config_out}, then v2g-gateway config check{there}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -207,7 +218,10 @@ def status(
 
 @app.command()
 def stop(config: ConfigOption = DEFAULT_PATH, as_json: JsonOption = False) -> None:
-    """Local STOP: all controllable power to its safe value, at once and until `clear-stop`. Needs no working agent."""
+    """Local STOP: all controllable power to its safe value, at once.
+
+    Until `clear-stop`, over restarts too. Needs no working agent.
+    """
     settings = _settings(config, as_json)
     file = settings.control.gateway_stop_file or settings.gateway.state_dir / "STOP"
     by = _who()
@@ -250,7 +264,7 @@ def _note_stop(file: Path, by: str) -> None:
 
 @app.command("clear-stop")
 def clear_stop(config: ConfigOption = DEFAULT_PATH, as_json: JsonOption = False) -> None:
-    """Take the local STOP back: the gateway controls the devices again."""
+    """Take the local STOP back: the gateway controls devices again."""
     settings = _settings(config, as_json)
     file = settings.control.gateway_stop_file or settings.gateway.state_dir / "STOP"
     try:

@@ -21,7 +21,9 @@ def departure(
     at: Annotated[
         str | None, typer.Option("--at", metavar="TIME", help="07:30 by [site] timezone, or RFC 3339.")
     ] = None,
-    kwh: Annotated[float | None, typer.Option(min=0, max=1000, help="Energy that it needs from now on.")] = None,
+    kwh: Annotated[
+        float | None, typer.Option(min=0, max=1000, metavar="KWH", help="Energy that it needs from now on, kWh.")
+    ] = None,
     clear: Annotated[bool, typer.Option("--clear", help="Take the driver's word back.")] = False,
     config: ConfigOption = DEFAULT_PATH,
     as_json: JsonOption = False,

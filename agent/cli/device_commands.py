@@ -57,7 +57,7 @@ DeviceArgument = Annotated[
 def read(
     device: DeviceArgument,
     models: Annotated[
-        list[int] | None, typer.Argument(metavar="[MODEL]...", help="SunSpec models to show; none is all of them.")
+        list[int] | None, typer.Argument(metavar="MODEL", help="SunSpec models to show; none is all of them.")
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Go on until Ctrl-C.")] = False,
     period_s: Annotated[
@@ -71,11 +71,11 @@ def read(
     take_line: TakeLineOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the points of a device with units; what it does not have is said to be not implemented.
+    """Show a device's points with their units.
 
-    Many devices take one connection only. While the agent runs and holds the device's line, what the agent measured is
-    shown instead; for all points stop the agent, or use --take-line with a device that takes several connections.
-    With --watch --json: one JSON value a line.
+    What it does not have is said to be not implemented. Many devices take one connection only. While the agent runs
+    and holds the device's line, what the agent measured is shown instead; for all points stop the agent, or use
+    --take-line with a device that takes several connections. With --watch --json: one JSON value a line.
     """
     settings, held = settings_and_held(config, take_line, as_json)
     wanted = _target(device, settings, unit, timeout_s, map_name, ca_file, as_json)
@@ -158,9 +158,10 @@ def record(
     take_line: TakeLineOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Save the registers of a SunSpec device to a file that `serve` plays back, to send to us.
+    """Save a SunSpec device's registers to a file, to send to us.
 
-    Serial numbers, network addresses, names and places are taken out of it. Nothing is written to the device.
+    `serve` plays it back. Serial numbers, network addresses, names and places are taken out of it. Nothing is
+    written to the device.
     """
     settings, held = settings_and_held(config, take_line, as_json)
     wanted = _target(device, settings, unit, timeout_s, None, ca_file, as_json)

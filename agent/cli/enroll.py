@@ -88,7 +88,9 @@ def enroll(
     config: ConfigOption = DEFAULT_PATH,
     as_json: JsonOption = False,
 ) -> None:
-    """Without options: write the requests for the platform. With what it gave back: check it and put it in its place.
+    """Enrol: write what the platform needs, install what it gives.
+
+    Without options: write the requests. With what the platform gave back: check it and put it in its place.
 
     The first time both codes are needed: the installer's for the platform's root, and the owner's confirmation of
     which gateway was enrolled. Later a new certificate is enough. Nothing is installed unless all of it is right.

@@ -20,7 +20,10 @@ def envelope(
     config: ConfigOption = DEFAULT_PATH,
     as_json: JsonOption = False,
 ) -> None:
-    """What the site could do otherwise for a quarter of an hour, as it is offered to the platform each minute."""
+    """What the site could do otherwise for a quarter of an hour.
+
+    It is offered to the platform each minute.
+    """
     state_dir = settings_of(config, as_json).gateway.state_dir
     try:
         if looked:

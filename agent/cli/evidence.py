@@ -125,7 +125,7 @@ def trusted_keys(
             raise VerifyError(str(error)) from error
     if not keys:
         raise VerifyError(
-            "name whom you trust: --gateway did:key:... (shown by v2g-gateway status), or --key FILE.pem; "
+            "name whom you trust: --gateway did:key:... (shown there by v2g-gateway identity show), or --key FILE.pem; "
             f"the file itself says that it is from {head.gateway_id[:80]}"
         )
     if gateway is None and head.gateway_id not in map(_name_of, keys):

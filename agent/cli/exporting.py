@@ -124,10 +124,10 @@ def export(
     config: ConfigOption = DEFAULT_PATH,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the evidence that this gateway holds to a file that `verify` reads. Works while the agent runs.
+    """Write the evidence that is held here to a file, for `verify`.
 
-    All of it is a run of the chain. Of one device and period it is an extract: each statement is proven by itself, and
-    gaps in its readings' sequence show what is not there.
+    Works while the agent runs. All of it is a run of the chain. Of one device and period it is an extract: each
+    statement is proven by itself, and gaps in its readings' sequence show what is not there.
     """
     if device is None and (from_ is not None or to is not None):
         fail("--from and --to need --device: the whole chain has no period", code=2, as_json=as_json)

@@ -33,7 +33,7 @@ from agent.store import Store, StoreError
 from agent.token.softhsm import SoftHsmError
 from drivers.device import SignerUnavailableError
 
-app = typer.Typer(help="Who this gateway is: its name, its keys, its owner and operator.", no_args_is_help=True)
+app = typer.Typer(help="Who this gateway is: name, keys, owner and operator.", no_args_is_help=True)
 
 ORDER_NAME: Final = "order.cose"
 TROUBLES: Final = (
@@ -146,7 +146,7 @@ def document(
 
 @app.command()
 def propose(
-    kind: Annotated[str, typer.Argument(help="create, rotate, change or recover.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="create, rotate, change or recover.")],
     out: OutOption = None,
     subject: SubjectOption = None,
     believed: Annotated[
@@ -235,7 +235,10 @@ def sign(
         return
     for line in order_lines(order):
         _say(line)
-    _say(f"Signed by {name or 'key ' + by.key_id.hex()[:16]}. The order has {len(signed.signatures)} signatures.")
+    who = name or f"key {by.key_id.hex()[:16]}"
+    _say(f"Signed by {who}. The order has {_signatures(len(signed.signatures))}.")
+    if not name:
+        _say("The order does not name this key: it counts only as that of the owner or operator before the change.")
 
 
 @app.command()
@@ -253,7 +256,7 @@ def review(file: OrderArgument, as_json: JsonOption = False) -> None:
         return
     for line in order_lines(order):
         _say(line)
-    _say(f"{len(signed)} signatures. Not signed by: {', '.join(missing) or 'nobody that the order names'}.")
+    _say(f"{_signatures(len(signed))}. Not signed by: {', '.join(missing) or 'nobody that the order names'}.")
 
 
 @app.command()
@@ -297,7 +300,7 @@ def adopt(
     try:
         state = asyncio.run(work.adopt(settings.gateway.state_dir, file.read_bytes()))
     except TROUBLES as error:
-        fail(str(error), as_json=as_json)
+        fail(f"{file}: {error}", as_json=as_json)
     except OSError as error:
         fail(os_error(error, file), as_json=as_json)
     if as_json:
@@ -347,6 +350,10 @@ def _published(settings: Settings) -> bytes | None:
         return verify_key_from_pem(pem, what="evidence.pem").public_key_der
     except (OSError, IdentityError):
         return None
+
+
+def _signatures(count: int) -> str:
+    return f"{count} signature{'' if count == 1 else 's'}"
 
 
 def _order_in(file: Path, as_json: bool) -> Cosigned:

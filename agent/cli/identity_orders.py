@@ -187,7 +187,10 @@ def sign_order(envelope: Cosigned, private_pem: bytes, passphrase: bytes | None)
     try:
         private = load_pem_private_key(private_pem, passphrase)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise OrderError(f"the private key cannot be read: {str(error)[:120]}") from error
+        raise OrderError(
+            f"the private key cannot be read: {str(error).partition('. ')[0][:120]}; PEM is right, and "
+            "--passphrase-stdin where it has a passphrase"
+        ) from error
     if not isinstance(private, ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey):
         raise OrderError("the private key is of a kind that is not used here; P-256, secp256k1 and Ed25519 are")
     public = private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -196,6 +199,10 @@ def sign_order(envelope: Cosigned, private_pem: bytes, passphrase: bytes | None)
         key_id = verify_key_of(public).key_id
         named = (order.subject.owner.key, order.subject.operator.key)
         key = next((key for key in named if key.key_id == key_id), verify_key_of(public))
+        if key not in named and order.kind is not orders.Kind.CHANGE:
+            # A signature cannot be taken back, and a stranger's makes the order void.
+            parties = " nor ".join(party.name for party in (order.subject.owner, order.subject.operator))
+            raise OrderError(f"this key is neither that of {parties}; nothing was signed")
         message = envelope.to_be_signed(key)
         if isinstance(private, ed25519.Ed25519PrivateKey):
             return envelope.with_signature(key, private.sign(message)), key

@@ -6,6 +6,20 @@ The running agent does without typer and rich: they cost memory on a small box a
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import typer
+
+
+def complete() -> typer.Typer:
+    """Every command; for people, not for `run`."""
+    from agent.cli import chargers, ocpp
+    from agent.cli.commands import app
+
+    app.add_typer(chargers.app, name="chargers")
+    app.add_typer(ocpp.app, name="ocpp")
+    return app
 
 
 def main() -> None:
@@ -15,12 +29,7 @@ def main() -> None:
         from agent.cli.run import main as run
 
         sys.exit(run(arguments[1:]))
-    from agent.cli import chargers, ocpp
-    from agent.cli.commands import app
-
-    app.add_typer(chargers.app, name="chargers")
-    app.add_typer(ocpp.app, name="ocpp")
-    app(prog_name="v2g-gateway")
+    complete()(prog_name="v2g-gateway")
 
 
 if __name__ == "__main__":

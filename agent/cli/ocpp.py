@@ -16,7 +16,7 @@ from agent.cli.options import ConfigOption, JsonOption
 from agent.cli.output import fail, field, plain
 from agent.config import DEFAULT_PATH
 
-app = typer.Typer(help="The protocol of the chargers.", no_args_is_help=True)
+app = typer.Typer(help="Watch what a charger and the gateway say to each other.", no_args_is_help=True)
 
 _ARROWS = {"charger": "charger -> ", "gateway": "gateway -> "}
 _MARKS = {"call": "", "answer": "answers ", "error": "refuses ", "note": ""}

@@ -14,7 +14,10 @@ from agent.cli.output import fail
 from agent.cli.places import MOST_UNIT
 from agent.config import Settings
 
-ConfigOption = Annotated[Path, typer.Option("--config", metavar="FILE", help="Configuration file.")]
+ConfigOption = Annotated[
+    # Not readable is for the reader to say, which knows what to do about it.
+    Path, typer.Option("--config", metavar="FILE", readable=False, help="Configuration file.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value for machines.")]
 
 INTERRUPTED: Final = 130

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,7 +38,8 @@ def fail(message: str, *, code: int = 1, as_json: bool = False) -> NoReturn:
 
 def os_error(error: OSError, path: Path) -> str:
     """What the system refused, and where: the file that the error names, else `path`."""
-    return f"{error.filename or path}: {error.strerror or error}"
+    sudo = "; try with sudo" if error.errno == errno.EACCES and os.geteuid() != 0 else ""
+    return f"{error.filename or path}: {error.strerror or error}{sudo}"
 
 
 def progress_bar() -> Progress:

@@ -30,7 +30,7 @@ def override(
     config: ConfigOption = DEFAULT_PATH,
     as_json: JsonOption = False,
 ) -> None:
-    """Hold a device here and now, above every setpoint from the network, for a time.
+    """Hold a device by hand, above every setpoint of the network.
 
     Limits, fuses, the car's needs and STOP still bind. Commands that it takes from become PARTIAL, and say so.
     """

@@ -21,7 +21,10 @@ def plan(
     config: ConfigOption = DEFAULT_PATH,
     as_json: JsonOption = False,
 ) -> None:
-    """What will happen then and why: commands that were sent ahead, schedules, departures, defaults."""
+    """What will happen at a time ahead, and why.
+
+    Commands that were sent ahead, schedules, departures, defaults.
+    """
     settings = settings_of(config, as_json)
     try:
         at_us = moment_us(at, zone_of(settings.site.timezone), datetime.now(UTC))

@@ -204,7 +204,7 @@ async def _channel_part(
 
 def prove(
     device: Annotated[str, typer.Argument(metavar="DEVICE", help="Id of the device.")],
-    sequence: Annotated[int | None, typer.Option(min=1, help="Sequence of the reading.")] = None,
+    sequence: Annotated[int | None, typer.Option(min=1, metavar="N", help="Sequence of the reading.")] = None,
     at: Annotated[
         str | None, typer.Option(metavar="TIME", help="Or the first at or after this: 2026-05-01T12:00:00Z.")
     ] = None,
@@ -212,7 +212,10 @@ def prove(
     config: ConfigOption = DEFAULT_PATH,
     as_json: JsonOption = False,
 ) -> None:
-    """Show that one reading is in its batch, its settlement window and the channel state; also while the agent runs."""
+    """Show that one reading is in its batch, window and channel.
+
+    The settlement window, and the channel state that both sides signed. Works while the agent runs.
+    """
     if (sequence is None) == (at is None):
         fail("give --sequence or --at: which reading?", code=2, as_json=as_json)
     settings = settings_of(config, as_json)

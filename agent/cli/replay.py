@@ -32,9 +32,10 @@ def replay(
     config: ConfigOption = DEFAULT_PATH,
     as_json: JsonOption = False,
 ) -> None:
-    """Let every decision of a time be made again from what the gateway saw then, and compare byte by byte.
+    """Make every decision of a time again, and compare the bytes.
 
-    Exit code 1 when one comes out otherwise, or when the record is not what was signed. Needs no running agent.
+    Each from what the gateway saw then. Exit code 1 when one comes out otherwise, or when the record is not what
+    was signed. Needs no running agent.
     """
     now_us = time.time_ns() // 1000
     from_us, to_us = moment_of(from_, now_us, "FROM", as_json), moment_of(to, now_us, "TO", as_json)
@@ -107,8 +108,10 @@ def _tell(found: Audited) -> None:
     if found.first_us is not None and found.last_us is not None:
         say(f"{found.decisions} decisions from {moment(found.first_us)} to {moment(found.last_us)}.")
     first = found.first_difference
-    if first is None:
+    if first is None and found.same == found.decisions:
         say(f"All {found.same} come out the same, byte for byte.")
+    elif first is None:
+        say(f"{found.same} come out the same, byte for byte; the others could not be made again.")
     else:
         say(f"{found.same} come out the same. The first that does not, at {moment(first.at_us)}: {first.what}")
     say(f"{found.signed} of them are in the part of the record that signed statements vouch for.")
@@ -116,5 +119,7 @@ def _tell(found: Audited) -> None:
         say(f"Nothing is recorded from {moment(from_us)} to {moment(to_us)}.")
     for fault in found.faults[:MOST_FAULTS]:
         say(f"Does not hold: {fault}")
+    if len(found.faults) > MOST_FAULTS:
+        say(f"And {len(found.faults) - MOST_FAULTS} more of these; --json has them all.")
     if len(found.software) > 1:
         say(f"Several versions decided: {', '.join(sorted(found.software))}.")

@@ -32,7 +32,7 @@ def scan(
     hosts: Annotated[
         list[str],
         typer.Argument(
-            metavar="WHERE...",
+            metavar="WHERE",
             help="HOST[:PORT]; a range, 192.0.2.10-30 or 192.0.2.0/24; tls://HOST; rtutcp://HOST:PORT; "
             "a serial port, rtu:///dev/ttyUSB0, whose baud rate and parity are found out.",
         ),
@@ -60,7 +60,7 @@ def scan(
     take_line: TakeLineOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what SunSpec devices are there, as a table and as ready configuration.
+    """Find SunSpec devices; print them as ready configuration.
 
     Nothing is written to them, unless --probe is given and consented to. Lines that the running agent holds are left
     alone. Exit code 1 when nothing was found, or a probed device is not as it was found.

@@ -29,12 +29,16 @@ def simulate(
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where the picture goes (SVG).")] = Path("simulation.svg"),
     hours: Annotated[
-        float | None, typer.Option(min=0.1, max=MOST_HOURS, help="From the first line on; absent: to the last end.")
+        float | None,
+        typer.Option(min=0.1, max=MOST_HOURS, metavar="H", help="From the first line on; absent: to the last end."),
     ] = None,
-    step_s: Annotated[float, typer.Option(min=1, max=60, help="Seconds from plan to plan.")] = 10.0,
+    step_s: Annotated[float, typer.Option(min=1, max=60, metavar="S", help="Seconds from plan to plan.")] = 10.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Replay days in seconds: the same plan, on devices with simple physics, and a picture of what came of it."""
+    """Days in seconds on simulated devices, drawn as a picture.
+
+    The gateway's own plan, on devices with simple physics.
+    """
     settings = settings_of(site, as_json)
     try:
         text = scenario.read_text(encoding="utf-8")

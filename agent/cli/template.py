@@ -48,6 +48,11 @@ _EXAMPLES: Final = """\
 #settled = true
 #fallback_import_w = 4140
 #local_tokens = ["04A1B2C3D4E5F6"]
+# When nobody commands: as late as time and energy allow. It may give back what its owner's mandate below permits.
+#day = "departure"
+#departure_time = "07:30"
+#departure_energy_wh = 20000
+#discharge = "v2x"
 # Where its meter signs (OCMF): the key as the meter shows it, never one that the charger sends.
 #meter_key_file = "/etc/v2g-gateway/cs-1.meter.pem"
 
@@ -79,7 +84,8 @@ _EXAMPLES: Final = """\
 
 _HEAD: Final = """\
 # Configuration of the V2G gateway. Check it with: v2g-gateway config check
-# A line that begins with # shows a default; take the # away to change it. Powers: + is import, - is export.
+# A line that begins with # shows a default; take the # away to change it. One that ends in = has none: absent, unless
+# it is required. Powers: + is import, - is export.
 # Secrets never stand here: a key that ends in _secret names a file ("file:/path") or a systemd credential
 # ("credential:NAME").
 """
@@ -87,6 +93,15 @@ _HEAD: Final = """\
 _PLATFORM: Final = (
     "# Without this section the gateway works alone: it measures, signs, stores, and obeys local rules.\n"
 )
+
+
+_LISTED: Final = {
+    "[[device]]": ("device",),
+    "[[control.mandate]]": ("control", "mandate"),
+    "[[feeds.source]]": ("feeds", "source"),
+    "[[input]]": ("input",),
+}
+"""Tables of which there may be several: examples show them, and each of their keys is explained."""
 
 
 def annotated_config(given: Given) -> str:
@@ -101,6 +116,10 @@ def annotated_config(given: Given) -> str:
         optional = name == "platform" and not values
         parts.append((_PLATFORM if name == "platform" else "") + _section(name, section, values, hide=optional))
     parts.append(_EXAMPLES)
+    for title, where in _LISTED.items():
+        model = config.model_at(where)
+        assert model is not None
+        parts.append(_reference(title, model))
     return "\n".join(parts)
 
 
@@ -116,6 +135,15 @@ def _section(name: str, model: type[BaseModel], values: Mapping[str, str | int |
             lines.append(f"#{key} =")
         else:
             lines.append(f"#{key} = {_toml(field.default)}")
+    return "\n".join(lines) + "\n"
+
+
+def _reference(title: str, model: type[BaseModel]) -> str:
+    lines = [f"# ---- Every key of {title}:"]
+    for key, field in model.model_fields.items():
+        default = "" if field.default in (PydanticUndefined, None) else f" Default: {_toml(field.default)}."
+        text = f"{key}: {_explain(field)}{default}"
+        lines.extend(textwrap.wrap(text, width=116, initial_indent="#   ", subsequent_indent="#       "))
     return "\n".join(lines) + "\n"
 
 

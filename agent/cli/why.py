@@ -21,7 +21,10 @@ def why(
     config: ConfigOption = DEFAULT_PATH,
     as_json: JsonOption = False,
 ) -> None:
-    """Why the devices do what they do: what is wanted, by whom, until when, and which rules bind."""
+    """Why each device does what it does.
+
+    What is wanted, by whom, until when, and which rules bind.
+    """
     try:
         status = ask(settings_of(config, as_json).gateway.state_dir, "/api/status")
     except AgentUnreachableError as error:

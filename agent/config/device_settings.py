@@ -31,17 +31,15 @@ class DeviceSettings(Section):
     settled: bool = Field(False, description="A settlement point: exactly one on any path of the metering tree")
     parent: DeviceId | None = Field(None, description="The meter that this device is behind")
     period_s: float = Field(1.0, ge=0.2, le=60, description="Telemetry period, s")
-    phases: list[Literal[1, 2, 3]] = Field([1, 2, 3], min_length=1, max_length=3, description="Phases it is on")
+    phases: list[Literal[1, 2, 3]] = Field([1, 2, 3], min_length=1, max_length=3, description="Phases that it is on")
     rated_import_w: int | None = Field(
         None, ge=0, le=10_000_000, description="Installer's bound below the nameplate, W"
     )
     rated_export_w: int | None = Field(
         None, ge=0, le=10_000_000, description="Installer's bound below the nameplate, W"
     )
-    fallback_import_w: int | None = Field(
-        None, ge=0, description="Static share when the gateway is silent, W (SAFETY 2)"
-    )
-    fallback_export_w: int | None = Field(None, ge=0, description="Static export share when the gateway is silent, W")
+    fallback_import_w: int | None = Field(None, ge=0, description="Its share of import while the gateway is silent, W")
+    fallback_export_w: int | None = Field(None, ge=0, description="Its share of export while the gateway is silent, W")
     # sunspec, modbus
     address: str | None = Field(
         None, description='"tcp://host:port", "tls://...", "rtutcp://..." or "rtu:///dev/ttyUSB0?baudrate=9600"'
@@ -56,7 +54,10 @@ class DeviceSettings(Section):
         None, min_length=1, max_length=253, description="tls://: name in the device's certificate; absent: the host"
     )
     map: str | None = Field(
-        None, min_length=1, max_length=500, description="modbus: a shipped register map, or the path of one"
+        None,
+        min_length=1,
+        max_length=500,
+        description="modbus: a shipped register map, such as eastron-sdm630, or the path of one",
     )
     # ocpp
     charger_id: str | None = Field(None, min_length=1, max_length=48, description="Charger's OCPP identity")

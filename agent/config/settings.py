@@ -36,9 +36,9 @@ class GatewaySettings(Section):
 class SiteSettings(Section):
     """[site]: the connection and what the contract allows."""
 
-    nominal_frequency_hz: Literal[50, 60] = Field(50, description="Grid's nominal frequency")
+    nominal_frequency_hz: Literal[50, 60] = Field(50, description="Grid's nominal frequency, Hz")
     phases: Literal[1, 3] = Field(3, description="Phases of the connection")
-    nominal_voltage_v: int = Field(230, ge=100, le=300, description="Line to neutral")
+    nominal_voltage_v: int = Field(230, ge=100, le=300, description="Line to neutral, V")
     fuse_a: int = Field(63, ge=6, le=4000, description="Main fuse per phase, A")
     phase_difference_a: int = Field(
         20, ge=0, le=4000, description="Most that devices may make one phase differ from another, A; 0: no limit"

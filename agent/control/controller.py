@@ -273,10 +273,14 @@ class Controller:
     def foresee(self, at_us: int) -> Foreseen:
         """What will happen at a moment within the horizon. Raises ControlError."""
         wall_us = self._clock.now().wall_us
-        if self._view is None or not self._time_known:
-            raise ControlError("no plan was made yet, or the time is not known: nothing can be foreseen")
-        if not wall_us <= at_us <= wall_us + HORIZON_US:
-            raise ControlError("that moment is over, or more than 7 days away: beyond that no command reaches")
+        if self._view is None:
+            raise ControlError("no plan was made yet; ask again in a moment")
+        if not self._time_known:
+            raise ControlError("the time is not known since the reboot (no NTP, no platform): nothing can be foreseen")
+        if at_us < wall_us:
+            raise ControlError("that moment is over; what was decided then: v2g-gateway replay, commands")
+        if at_us > wall_us + HORIZON_US:
+            raise ControlError("that moment is more than 7 days away: so far no command reaches")
         changes = (self._books.book.next_change_us(at_us), self._schedules.next_change_us(at_us))
         change_us = min((each for each in changes if each is not None), default=None)
         return foresee(self._view, self._books.book, self._schedules.orders, at_us, next_change_us=change_us)

@@ -112,7 +112,10 @@ def read_scenario(lines: Iterable[str], devices: Mapping[str, str]) -> list[Even
 
 
 def _event(text: str, number: int, devices: Mapping[str, str]) -> Event:
-    value = json.loads(text)
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ScenarioError(f"is no JSON: {error}") from error
     if not isinstance(value, dict) or "at" not in value or len(value) != 2:
         raise ScenarioError('is no object of "at" and one of command, schedule, car, world, fault, stop')
     moment = datetime.fromisoformat(_text(value, "at"))

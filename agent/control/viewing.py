@@ -6,7 +6,7 @@ Pure: the controller hands in the statuses and the moment.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import time
 from typing import Final
 
@@ -19,9 +19,10 @@ from agent.control.needing import DefaultNeed
 from agent.control.order import Now, Order
 from agent.control.site import CarDay, Defaults, DeviceView, Held, Mandate, MeterView, SiteLimits, SiteView
 from agent.control.tally import Register
-from drivers.device import DeviceKind, DeviceStatus, LinkState, Sample, SampleFlag
+from drivers.device import DeviceKind, DeviceStatus, LinkState, Sample, SampleFlag, VehicleSession
 
 NO_FREQUENCY: Final = GridFrequency()
+_OF_A_SESSION: Final = tuple(field.name for field in fields(VehicleSession))
 METER_STALE_S: Final = 5.0
 """SAFETY 8."""
 SAFE_MODE_DWELL_S: Final = 30.0
@@ -190,7 +191,7 @@ def _view_device(settings: DeviceSettings, status: DeviceStatus, held: Held | No
         sample_age_s=max(0.0, monotonic_s - sample.monotonic_s) if sample is not None else 0.0,
         state_of_charge_permille=sample.state_of_charge_permille if sample is not None else None,
         state_of_charge_age_s=soc_age_s,
-        vehicle=car,
+        vehicle=_session(car),
         held=held,
         follows=status.follows,
         phases=phases,
@@ -199,6 +200,13 @@ def _view_device(settings: DeviceSettings, status: DeviceStatus, held: Held | No
         fallback_import_w=settings.fallback_import_w,
         fallback_export_w=settings.fallback_export_w,
     )
+
+
+def _session(car: VehicleSession | None) -> VehicleSession | None:
+    """The session without what a driver adds of its own: the record of decisions reads back what a view says it is."""
+    if car is None or type(car) is VehicleSession:
+        return car
+    return VehicleSession(**{name: getattr(car, name) for name in _OF_A_SESSION})
 
 
 def _view_meter(

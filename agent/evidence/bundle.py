@@ -78,7 +78,9 @@ def read_bundle(file: BinaryIO) -> tuple[BundleHead, Iterator[bytes]]:
             known, gateway_id, keys = False, "", []
     if known and all(isinstance(key, bytes) for key in keys):
         return BundleHead(gateway_id, tuple(key for key in keys if isinstance(key, bytes)), scope), _batches(file)
-    raise MalformedError(f"not a bundle: it does not begin with [{MAGIC!r}, {VERSION} or {EXTRACT_VERSION}, ...]")
+    raise MalformedError(
+        f"not a bundle as `export` writes it: one begins with [{MAGIC}, {VERSION} or {EXTRACT_VERSION}, ...]"
+    )
 
 
 def _batches(file: BinaryIO) -> Iterator[bytes]:

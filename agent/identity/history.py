@@ -224,7 +224,7 @@ def decode_history(encoded: bytes) -> tuple[bytes, ...]:
     try:
         value = cbor.decode(encoded, what="history", most_bytes=MOST_HISTORY_BYTES)
     except EvidenceError as error:
-        raise HistoryError(str(error)) from error
+        raise HistoryError(f"this is no history of a gateway: {error}") from error
     match value:
         case [str(magic), int(version), list(listed)] if magic == MAGIC and type(version) is int:
             if version != FORMAT_VERSION:
@@ -233,7 +233,7 @@ def decode_history(encoded: bytes) -> tuple[bytes, ...]:
             if len(entries) == len(listed) and 1 <= len(entries) <= MOST_ENTRIES:
                 return entries
             raise HistoryError(f"history: 1 to {MOST_ENTRIES} entries, each a byte string, are right")
-    raise HistoryError(f"history: does not begin with [{MAGIC!r}, {FORMAT_VERSION}, ...]")
+    raise HistoryError(f"this is no history of a gateway: it does not begin with [{MAGIC}, {FORMAT_VERSION}, ...]")
 
 
 def _check_place(state: IdentityState | None, order: Order) -> None:

@@ -21,4 +21,4 @@ def verify_key_from_pem(pem: bytes, *, what: str) -> VerifyKey:
         public = load_pem_public_key(pem)
         return verify_key_of(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
     except (ValueError, UnsupportedAlgorithm, EvidenceError) as error:
-        raise KeyFileError(f"{what}: no public key that is used here, as PEM: {str(error)[:120]}") from error
+        raise KeyFileError(f"{what}: is no public key (PEM) of a kind that is used here") from error

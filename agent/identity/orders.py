@@ -109,7 +109,7 @@ def decode_envelope(encoded: bytes) -> Cosigned:
     try:
         return cosign.decode(encoded, typ=TYPE, what="order", most_bytes=MOST_BYTES)
     except EvidenceError as error:
-        raise HistoryError(str(error)) from error
+        raise HistoryError(f"this is no order as `identity propose` writes it: {error}") from error
 
 
 def decode_order(body: bytes) -> Order:

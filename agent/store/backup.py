@@ -57,7 +57,10 @@ def look_at(path: Path) -> Copy:
     """Check a backup whole. Raises StoreVersionError, StoreCorruptError, StoreError."""
     if not path.is_file():
         raise StoreError(f"{path}: there is no such file")
-    schema.check(path, whole=True)
+    try:
+        schema.check(path, whole=True)
+    except StoreCorruptError as error:
+        raise StoreCorruptError(f"{path}: is no backup, or a damaged one; take another") from error
     incarnation = schema.read_incarnation(path)
     if incarnation is None:
         raise StoreCorruptError(f"{path}: is the beginning of a store that was never finished")

@@ -46,5 +46,7 @@ def translated(error: sqlite3.Error, doing: str) -> StoreError:
         name = getattr(error, "sqlite_errorname", "SQLITE_IOERR")
         return StoreFullError(f"the disk failed ({name}) while {doing}: check the medium with `dmesg`")
     if code in (_CORRUPT, _NOTADB):
-        return StoreCorruptError(f"the database is damaged ({error}), found while {doing}: restart to set it aside")
+        return StoreCorruptError(
+            f"the database is damaged ({error}), found while {doing}: restart the agent, which sets it aside"
+        )
     return StoreError(f"{error} while {doing}")

@@ -48,7 +48,12 @@ class Lock:
         """Raises StoreInUseError, or StoreError when the folder cannot be used."""
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o750)
-            self._descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._descriptor = os.open(folder / LOCK, flags, 0o640)
+            if os.geteuid() == 0 and os.fstat(self._descriptor).st_nlink == 1:
+                # Root restores before the agent first ran: a file of root's would lock the service's user out.
+                owner = folder.stat()
+                os.fchown(self._descriptor, owner.st_uid, owner.st_gid)
         except OSError as error:
             raise StoreError(f"{folder}: cannot be used as state directory: {error.strerror}") from error
         try:

@@ -31,7 +31,11 @@ class Reader(Places):
     async def beside(state_dir: Path) -> AsyncIterator[Reader]:
         """Read a store that may be in use, taking no lock. Raises StoreError when there is none."""
         path = state_dir / DATABASE
-        if not path.exists():
+        try:
+            there = path.exists()
+        except PermissionError:
+            raise StoreError(f"{path}: only the gateway's user and root may read it; try with sudo") from None
+        if not there:
             raise StoreError(f"{path}: there is no store; the agent makes it when it first runs")
         connection = await connect(path, writing=False)
         try:

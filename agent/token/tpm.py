@@ -102,5 +102,7 @@ def _run(command: tuple[str, ...], folder: Path, given: bytes = b"") -> bytes:
         raise TpmError(f"{command[0]}: {type(error).__name__}; is there a TPM, and may this user open it?") from error
     if done.returncode != 0:
         said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise TpmError(f"{command[0]} failed: {(said or ['without a word'])[-1][:200]}")
+        raise TpmError(
+            f"{command[0]} failed: {(said or ['without a word'])[-1][:200]}; is there a TPM, and may this user open it?"
+        )
     return done.stdout

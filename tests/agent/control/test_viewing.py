@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from agent.config import ControlSettings, DeviceSettings, FrequencySettings, SiteSettings
+from agent.control import codec
+from agent.control.site import SiteView
 from agent.control.viewing import (
     SAFE_MODE_DWELL_S,
     SafeMode,
@@ -15,6 +17,7 @@ from agent.control.viewing import (
     view_site,
 )
 from drivers.device import DeviceKind, DeviceStatus, LinkState, Sample, SampleFlag
+from drivers.ocpp.car import Car
 from tests.agent.control.support import NOW
 
 
@@ -59,6 +62,18 @@ def test_a_device_that_was_never_reached_is_in_the_view_and_not_online() -> None
     assert list(view.devices) == ["pv"]
     assert not view.devices["pv"].online
     assert view.devices["pv"].most_export_w == 0
+
+
+def test_a_view_with_a_car_of_the_drivers_own_kind_comes_back_from_the_record_as_it_was() -> None:
+    charger = DeviceSettings(id="car", kind=DeviceKind.CHARGER, driver="ocpp", charger_id="CS-1")
+    settings = settings_view(SiteSettings(), ControlSettings(), FrequencySettings(), [*DEVICES, charger])
+    car = Car(token_id="T", transaction_id="t", max_charge_w=11_000, transfer_modes=("DC_BPT",), offers=((0, 1, 2),))
+    status = DeviceStatus(device_id="car", kind=DeviceKind.CHARGER, link=LinkState.ONLINE, detail="", vehicle=car)
+    view = view_site(settings, {"car": status}, lambda _: None, NOW, 100.0)
+    assert codec.decode(SiteView, codec.encode(view)) == view
+    seen = view.devices["car"].vehicle
+    assert seen is not None
+    assert (seen.token_id, seen.transaction_id, seen.max_charge_w) == ("T", "t", 11_000)
 
 
 def test_one_device_that_says_islanded_makes_the_site_islanded() -> None:
