@@ -136,8 +136,8 @@ run_tests() {
   say "==> Generated code is fresh"
   "$bin/python" -m hil_tests.generate_proto --check
   say "==> Tests"
-  # A file a core: most tests on real parts wait, and a file's fixtures are made once.
-  "$bin/python" -m pytest --numprocesses auto --dist loadfile "$@"
+  # One more than there are cores: most tests on real parts wait. Whole files, so that their fixtures are made once.
+  "$bin/python" -m pytest --numprocesses $(($(nproc) + 1)) --dist loadfile "$@"
 }
 
 # -- The service ------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""For all tests on real parts: the Hypothesis profiles of tests/, and an environment that none changes for the next."""
+"""For all tests on real parts: profiles and logs as in tests/, and an environment that none changes for the next."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from ssl import SSLContext
 
 import pytest
 
-from tests import conftest as profiles
+from tests.conftest import logs_as_before
 
-__all__ = ["profiles"]
+__all__ = ["logs_as_before"]
 
 
 @pytest.fixture(params=["ocpp2.1", "ocpp2.0.1"], ids=["2.1", "2.0.1"])

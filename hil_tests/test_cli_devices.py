@@ -47,14 +47,16 @@ from tests.drivers.sunspec.fakes import FIXTURES, REAL_DEVICES, battery
 NO_CONFIG = ("--config", "/nonexistent/gateway.toml")
 
 
-def started(*arguments: str | Path, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
+def started(
+    *arguments: str | Path, stdin: int = subprocess.DEVNULL, stderr: int = subprocess.PIPE
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "agent.cli.main", *map(str, arguments)],
         cwd=ROOT,
-        env={**os.environ, "COLUMNS": "200"},
+        env={**os.environ, "COLUMNS": "200", "TERM": "xterm"},
         stdin=stdin,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
     )
 
@@ -105,7 +107,7 @@ def free_port() -> int:
 # Scan
 
 
-async def test_a_scan_of_the_rig_is_its_configuration() -> None:
+async def test_a_scan_of_the_rig_is_its_configuration(tmp_path: Path) -> None:
     async with Site(SiteSettings()) as site:
         done = await command_beside("scan", *site.addresses.values(), "--json", "--units", "1", *NO_CONFIG)
         answer = json.loads(done.stdout)
@@ -115,7 +117,27 @@ async def test_a_scan_of_the_rig_is_its_configuration() -> None:
         assert [device.address for device in settings.device] == list(site.addresses.values())
         done = await command_beside("scan", *site.addresses.values(), *NO_CONFIG)
         assert done.returncode == 0
-        assert "[[device]]" in done.stdout
+        _, _, ready = done.stdout.partition("Ready configuration, for gateway.toml:\n")
+        file = tmp_path / "gateway.toml"
+        file.write_text(f'[gateway]\nstate_dir = "{tmp_path}"\n[token]\nlabel = "t"\n{ready}')
+        checked = await command_beside("config", "check", "--config", file)
+        assert (checked.returncode, checked.stderr) == (0, "")
+        assert "good. 3 devices: grid, pv-1, battery-1." in checked.stdout
+
+
+async def test_a_scan_shows_at_a_terminal_what_it_asks_and_how_far_it_is() -> None:
+    master, terminal = os.openpty()
+    try:
+        async with stranger(b"") as (address, _):
+            process = started("scan", address, "--units", "7", "--timeout-s", "0.4", *NO_CONFIG, stderr=terminal)
+            out, _ = await asyncio.to_thread(process.communicate, timeout=PATIENCE_S)
+        shown = os.read(master, 1 << 16).decode()
+        assert f"0 of 1 done, asking {address} unit 7" in shown
+        assert "asking" not in out, "what goes on is no result"
+        assert process.returncode == 1
+    finally:
+        os.close(master)
+        os.close(terminal)
 
 
 @pytest.mark.parametrize("line", ["rtu", "rtutcp"])

@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from agent.cli.client import SOCKET_NAME, RefusedError, order
 from agent.cli.commands import app
+from agent.cli.output import console
 from agent.control.controller import Controller
 from agent.control.errors import ControlError
 from agent.evidence.statements import Alarm, CommandState
@@ -45,7 +46,7 @@ class Box(FakeSite):
 
 
 def cli(*arguments: str | Path) -> Result:
-    return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(argument) for argument in arguments])
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture
@@ -75,7 +76,10 @@ async def held(site: Site, power_w: int) -> None:
     await site.until(lambda: battery.setpoint is not None and battery.power_w == power_w)
 
 
-async def test_a_hold_takes_the_device_says_so_survives_a_restart_and_ends(state_dir: Path, config: Path) -> None:
+async def test_a_hold_takes_the_device_says_so_survives_a_restart_and_ends(
+    state_dir: Path, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "_width", 200)  # whatever terminal the tests are started in
     async with box(state_dir) as site:
         message = await command(site.clock, "c1", 600)
         await site.give(message)

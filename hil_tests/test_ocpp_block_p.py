@@ -111,7 +111,7 @@ async def test_p_custom_data_in_an_answer_changes_nothing(charger: RawCharger, s
 async def test_p03_a_makers_trigger_is_sent_to_a_charger_of_2_1_only(charger: RawCharger, site: TlsSite) -> None:
     charger.answers["TriggerMessage"] = {"status": "Accepted"}
     if site.version == "ocpp2.0.1":
-        with pytest.raises(ValueError, match=r"CustomTrigger|customTrigger"):
+        with pytest.raises(ValueError, match="requestedMessage"):
             await site.order("trigger", custom="SelfTest")
         return
     assert (await site.order("trigger", custom="SelfTest"))["ok"] is True

@@ -15,7 +15,7 @@ from typing import Final
 
 from agent.control.allocation import Range, fill
 from agent.control.departure import DEPARTURE_RESERVE_S, slack_s
-from agent.control.rules.needs import given_since_permille
+from agent.control.rules.needs import given_since_permille, giving_w
 from agent.control.site import CarDay, DeviceView, SiteView
 from drivers.device import DeviceKind, VehicleSession
 
@@ -25,6 +25,8 @@ MUST_UNTIL_S: Final = 300.0
 ASLEEP_AFTER_S: Final = 60.0
 """A car that takes nothing for so long leaves the sun to the others, but for the least that wakes it."""
 ASLEEP_W: Final = 200
+SAME_WORD_S: Final = 0.5
+"""A state of charge that was measured later by more is another one."""
 AGAIN_PERMILLE: Final = 20
 """A car that was discharged to its owner's minimum gives again once it has so much more."""
 
@@ -52,6 +54,11 @@ class CarState:
     """It has become pressing: no command stands above it any more."""
     at_minimum: bool = False
     """It was discharged to its owner's minimum."""
+    measured_s: float | None = None
+    """When its state of charge was measured."""
+    given_ws: float | None = None
+    """The most that it can have given since; None: it has told no state of charge."""
+    looked_s: float = 0.0
     sunny: bool = False
     """Charges from the sun."""
     changed_s: float = float("-inf")
@@ -76,7 +83,7 @@ class DayState:
 def step_day(state: DayState, site: SiteView, pace: SunPace, now_s: float) -> DayState:
     """The state after one look. `now_s`: monotonic."""
     chargers = {name: d for name, d in site.devices.items() if d.kind is DeviceKind.CHARGER}
-    cars = {name: _departing(state.cars.get(name, CarState()), view, site) for name, view in chargers.items()}
+    cars = {name: _departing(state.cars.get(name, CarState()), view, site, now_s) for name, view in chargers.items()}
     state = replace(state, cars=cars, left_w=_left_w(site, cars))
     if site.frequency.side != 0:
         return state  # Closed loops freeze while the grid is in need (SAFETY 5).
@@ -92,13 +99,14 @@ def with_day(site: SiteView, state: DayState) -> SiteView:
             begun=car.begun,
             must_go_on=car.must,
             at_minimum=car.at_minimum,
+            given_ws=car.given_ws,
             sun_w=car.sun_w if car.sunny else None,
             sun_left_w=state.left_w,
         )
     return replace(site, devices=devices)
 
 
-def _departing(state: CarState, view: DeviceView, site: SiteView) -> CarState:
+def _departing(state: CarState, view: DeviceView, site: SiteView, now_s: float) -> CarState:
     car = view.vehicle
     if car is None or car.transaction_id != state.transaction_id:
         state = CarState(
@@ -109,7 +117,8 @@ def _departing(state: CarState, view: DeviceView, site: SiteView) -> CarState:
         )
     if car is None:
         return state
-    state = replace(state, at_minimum=_at_minimum(state, view, car, site))
+    state = _counted(state, view, now_s)
+    state = replace(state, at_minimum=_at_minimum(state, replace(view, given_ws=state.given_ws), car, site))
     charge_w = view.most_import_w if car.max_charge_w is None else min(view.most_import_w, car.max_charge_w)
     slack = slack_s(car, charge_w, site.now)
     if slack is None:
@@ -119,12 +128,24 @@ def _departing(state: CarState, view: DeviceView, site: SiteView) -> CarState:
     return replace(state, begun=begun, must=must)
 
 
+def _counted(state: CarState, view: DeviceView, now_s: float) -> CarState:
+    """With what it can have given until now: power changes between two words of a car, and all of it has flowed."""
+    age_s = view.state_of_charge_age_s
+    if age_s is None:
+        return replace(state, measured_s=None, given_ws=None, looked_s=now_s)
+    measured_s, power_w = now_s - age_s, giving_w(view)
+    if state.given_ws is None or state.measured_s is None or measured_s > state.measured_s + SAME_WORD_S:
+        return replace(state, measured_s=measured_s, given_ws=power_w * age_s, looked_s=now_s)
+    given_ws = state.given_ws + power_w * max(0.0, now_s - state.looked_s)
+    return replace(state, given_ws=given_ws, looked_s=now_s)
+
+
 def _at_minimum(state: CarState, view: DeviceView, car: VehicleSession, site: SiteView) -> bool:
     """Between two words of the car what it gave is counted at its most: its next word must not begin it anew."""
     mandate = site.mandates.get(car.token_id) if car.token_id is not None else None
     charge, age_s = car.state_of_charge_permille, view.state_of_charge_age_s
     if mandate is None or charge is None or age_s is None:
-        return False
+        return state.at_minimum
     if state.at_minimum:
         return charge < mandate.minimum_soc_permille + AGAIN_PERMILLE
     return charge - given_since_permille(view, car, age_s) <= mandate.minimum_soc_permille

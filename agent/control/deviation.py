@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from agent.control.command import Price
+from agent.control.command import MAX_TIME_US, Price
 from agent.control.errors import RestoreError
 from agent.control.schedule import STEP_US
 from agent.control.tally import Register
@@ -258,8 +258,8 @@ def _quarter(value: cbor.Value) -> Quarter:
     match value:
         case [
             int(start_us), bytes(schedule_hash), int(seen_us), int(power_w), int(scheduled), list(first),
-            list(devices), bool(commanded), str(reason), price,
-        ]:  # fmt: skip
+            list(devices), bool(commanded), str(reason), ([int(), str()] | None) as price,
+        ] if 0 <= start_us < MAX_TIME_US:  # fmt: skip
             registers = {}
             for item in first:
                 match item:
@@ -277,6 +277,6 @@ def _quarter(value: cbor.Value) -> Quarter:
                 devices=tuple(str(name) for name in devices),
                 commanded=commanded,
                 reason=reason,
-                price=Price(int(str(price[0])), str(price[1])) if isinstance(price, list) and len(price) == 2 else None,
+                price=None if price is None else Price(int(str(price[0])), str(price[1])),
             )
     raise RestoreError("deviations note: its open quarter is not laid out as version 1")

@@ -7,7 +7,7 @@ is made of what is measured on the site.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
@@ -108,6 +108,10 @@ class FeedKeeper:
             stored = decode_valid(note)
         except RestoreError as error:
             return [f"{NOTE}: {error}"]
+        # Who was taken out of the configuration meanwhile has no word any more.
+        enrolled = {source.name for source in self.rules.sources}
+        values = {key: v for key, v in stored.values.items() if v.source in enrolled and v.area == self.rules.area}
+        stored = replace(stored, values=values)
         self._book = FeedBook(values={**stored.values, **self._book.values}, valid={**stored.valid, **self._book.valid})
         return []
 

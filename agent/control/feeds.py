@@ -149,7 +149,7 @@ def agree(book: FeedBook, rules: FeedRules, now_us: int) -> FeedBook:
             since_us = max(0, min(now_us, max(each.at_us for each in agreed)))
             kept = valid.get(feed)
             agreed_us = now_us if feed is Feed.PRICE else since_us
-            if kept is None or agreed_us >= kept.agreed_us:
+            if kept is None or agreed_us >= kept.agreed_us or kept.agreed_us > now_us:  # a clock was wrong
                 valid[feed] = Valid(value=value, currency=agreed[0].currency, agreed_us=agreed_us, sources=len(agreed))
         elif any(kind is feed for kind, _ in book.values):
             doubts[feed] = f"{len(agreed)} of {len(fresh)} fresh sources agree, {rules.needed} are needed"

@@ -28,7 +28,8 @@ class Holds:
         self._say = say
         self._keep = keep
         self._holds: dict[str, Override] = {}
-        self._durable: set[str] = set()
+        self._waiting: dict[str, Override] = {}
+        """Those that allow power and are not in the store yet: the one before stands meanwhile."""
 
     def add(self, name: str, look: Look) -> None:
         """Another device that can be held from now on."""
@@ -48,12 +49,12 @@ class Holds:
             if not lowest_w <= power_w <= highest_w:
                 raise OverrideError(f"{name} can do {lowest_w} to {highest_w} W, not {power_w} W")
         hold = override_for(name, power_w, duration_s, by, now)
-        self._holds[name] = hold
-        self._durable.discard(name)
+        self._waiting.pop(name, None)
+        (self._holds if hold.restrictive else self._waiting)[name] = hold
 
         def committed() -> None:
-            if self._holds.get(name) is hold:
-                self._durable.add(name)
+            if self._waiting.get(name) is hold:
+                self._holds[name] = self._waiting.pop(name)
 
         self._keep({HOLD_PREFIX + name: encode(hold)}, committed)
         self._say(Severity.INFO, "device.override", name[:SUBJECT_MOST], f"{name} is {hold.sentence}")
@@ -61,20 +62,18 @@ class Holds:
 
     def end(self, device_id: str, by: str) -> None:
         """Give a device back to commands and defaults. Raises OverrideError."""
-        hold = self._holds.get(device_id)
+        hold = self._waiting.pop(device_id, None) or self._holds.get(device_id)
         if hold is None:
-            raise OverrideError(f"{device_id} is not held")
+            raise OverrideError(f"{quoted(device_id)} is not held")
         self._drop(hold, f"ended by {by}")
 
     def standing(self, now: Now) -> dict[str, Override]:
         """What holds now, by device; says which have ended."""
+        for name, hold in self._holds.items():
+            self._holds[name] = hold.counted(now)
         for hold in [hold for hold in self._holds.values() if hold.over(now)]:
             self._drop(hold, "its time is over")
-        return {
-            name: hold
-            for name, hold in sorted(self._holds.items())
-            if hold.stands(now) and (hold.restrictive or name in self._durable)
-        }
+        return {name: hold for name, hold in sorted(self._holds.items()) if hold.stands(now)}
 
     def restore(self, notes: Mapping[str, bytes]) -> list[str]:
         """Go on with what an earlier run held; a sentence for each note that cannot be read."""
@@ -84,17 +83,18 @@ class Holds:
                 continue
             try:
                 hold = decode(note)
+                if key != HOLD_PREFIX + hold.device_id:
+                    raise RestoreError(f"is about {quoted(hold.device_id)}")
             except RestoreError as error:
                 faults.append(f"{key}: {error}")
                 continue
-            if hold.device_id not in self._holds:  # what was said since is newer
+            if hold.device_id not in {*self._holds, *self._waiting}:  # what was said since is newer
                 self._holds[hold.device_id] = hold
-                self._durable.add(hold.device_id)
         return faults
 
     def _drop(self, hold: Override, why: str) -> None:
-        del self._holds[hold.device_id]
-        self._durable.discard(hold.device_id)
-        self._keep({HOLD_PREFIX + hold.device_id: None}, None)
+        self._holds.pop(hold.device_id, None)
+        if hold.device_id not in self._waiting:  # else the note is that one's already
+            self._keep({HOLD_PREFIX + hold.device_id: None}, None)
         text = f"{hold.device_id} is held no more, {why}; it was {hold.sentence}"
         self._say(Severity.INFO, "device.override_ended", hold.device_id[:SUBJECT_MOST], text)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta, tzinfo
 from typing import Final
 
+from agent.control.command import MAX_TIME_US
 from agent.control.errors import ControlError, RestoreError
 from agent.control.order import Now
 from agent.control.tally import Register
@@ -18,6 +19,8 @@ from agent.evidence.errors import EvidenceError
 from drivers.device import VehicleSession
 
 MOST_WH: Final = 1_000_000
+MOST_TOLD_WH: Final = 10**9
+"""Of a car or a configuration; a note with more is damaged."""
 MOST_AHEAD_US: Final = 7 * 86_400 * 1_000_000
 
 
@@ -101,7 +104,10 @@ def in_need(car: VehicleSession, need: CarNeed, register: Register | None) -> Ve
     # Who needs nothing has no target: what it gives is nobody's need.
     if left_wh and register and told_at and register.meter_id == told_at.meter_id:
         left_wh = max(0, left_wh - (register.net_milliwatt_hours - told_at.net_milliwatt_hours) // 1000)
-    departure_us = need.wish.departure_us or car.departure_timestamp_us or need.default_departure_us
+    told_us = car.departure_timestamp_us
+    if told_us is not None and not 0 < told_us < MAX_TIME_US:
+        told_us = None  # A car that leaves in the year 9999 has not said when.
+    departure_us = need.wish.departure_us or told_us or need.default_departure_us
     return replace(car, energy_needed_wh=left_wh, departure_timestamp_us=departure_us)
 
 
@@ -135,7 +141,9 @@ def decode_need(note: bytes) -> CarNeed:
             case [
                 1, str() | None as transaction_id, int() | None as wish_wh, int() | None as wish_us,
                 int() | None as energy_wh, str(by), register, int() | None as default_us,
-            ]:  # fmt: skip
+            ] if all(0 <= us < MAX_TIME_US for us in (wish_us or 0, default_us or 0)) and (
+                0 <= (energy_wh or 0) <= MOST_TOLD_WH
+            ):  # fmt: skip
                 return CarNeed(
                     transaction_id=transaction_id,
                     wish=Wish(energy_wh=wish_wh, departure_us=wish_us),

@@ -6,10 +6,11 @@ they narrow a command. A driver's "charge now" goes before it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
+from agent.control.command import MAX_TIME_US
 from agent.control.errors import ControlError, RestoreError
 from agent.control.order import Now
 from agent.evidence import cbor
@@ -54,6 +55,19 @@ class Override:
             return now.wall_us < self.until_us
         return self.restrictive and now.uptime_us < self.until_us - self.since_us
 
+    def counted(self, now: Now) -> Override:
+        """With its end by uptime, once the time is known: a clock that was set back makes it no longer than it was."""
+        if self.until_uptime_us is not None or not now.time_known:
+            return self
+        left_us = min(self.until_us - now.wall_us, self.until_us - self.since_us)
+        return replace(self, until_uptime_us=now.uptime_us + left_us)
+
+    def left_s(self, now: Now) -> float:
+        """Until its end."""
+        if self.until_uptime_us is not None:
+            return (self.until_uptime_us - now.uptime_us) / 1e6
+        return (self.until_us - now.wall_us) / 1e6
+
     def over(self, now: Now) -> bool:
         """Whether it will never hold again; one that waits for the time is not over."""
         return not self.stands(now) and (self.until_uptime_us is not None or now.time_known)
@@ -86,6 +100,8 @@ def decode(note: bytes) -> Override:
     except EvidenceError as error:
         raise RestoreError(str(error)) from error
     match value:
-        case [1, str(device_id), (int() | None) as power_w, int(since_us), int(until_us), str(by)]:
+        case [1, str(device_id), (int() | None) as power_w, int(since_us), int(until_us), str(by)] if (
+            0 <= since_us < until_us <= min(since_us + LONGEST_S * 1e6, MAX_TIME_US)
+        ):
             return Override(device_id=device_id, power_w=power_w, since_us=since_us, until_us=until_us, by=by)
     raise RestoreError("hold note: not laid out as version 1")

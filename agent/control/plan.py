@@ -26,7 +26,7 @@ from agent.control.rules.needs import keep_room, set_room
 from agent.control.rules.override import held_of, hold_locally
 from agent.control.rules.slowly import come_back_slowly
 from agent.control.rules.stop import stop_all
-from agent.control.rules.targets import Target, scope_of, sentence, set_targets
+from agent.control.rules.targets import Target, find_targets, sentence, set_targets
 from agent.control.site import SiteView
 from drivers.device import DeviceKind
 
@@ -118,17 +118,21 @@ def tolerance_w(power_w: int) -> int:
 def make_plan(site: SiteView) -> Plan:
     """The plan for this moment. Never raises: what cannot be done is said in reasons."""
     drafts = {name: Draft(view) for name, view in sorted(site.devices.items())}
-    prices = _prices(drafts, site)
+    targets = find_targets(drafts, site)
+    prices = _prices(targets, site)
     for name, draft in drafts.items():
         set_room(draft, site, prices.get(name))
         set_default(draft, site)
         hold_locally(draft, site)
-    targets = set_targets(drafts, site)
+    set_targets(drafts, targets, site)
     answer_frequency(drafts, site)
     for draft in drafts.values():
         keep_room(draft)
     limit_by_commands(drafts, targets)
     come_back_slowly(drafts, site)
+    if site.meter is None:
+        # Then the connection's static sums stand for the fuse too, and go before the grid's frequency.
+        never_against(drafts, site)
     limit_connection(drafts, targets, site)
     if site.meter is not None:
         never_against(drafts, site)
@@ -161,14 +165,14 @@ def orders_to_give(site: SiteView, plan: Plan) -> dict[str, DeviceOrder]:
     }
 
 
-def _prices(drafts: dict[str, Draft], site: SiteView) -> dict[str, Price | None]:
-    """By device: the price of the discharge that the highest command asks of it."""
-    prices: dict[str, Price | None] = {}
-    for order in site.orders:
-        if order.command.mode is Mode.SETPOINT and order.command.signed_power_w < 0:
-            for name in scope_of(order.command, drafts):
-                prices.setdefault(name, order.command.price or site.spot)
-    return prices
+def _prices(targets: list[Target], site: SiteView) -> dict[str, Price | None]:
+    """By device: the price of the discharge that has it. A command that waits, or is not followed, pays for nothing."""
+    return {
+        name: target.order.command.price or site.spot
+        for target in targets
+        if target.order.command.signed_power_w < 0
+        for name in target.taken
+    }
 
 
 def _order(draft: Draft, now: Now) -> DeviceOrder:

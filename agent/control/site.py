@@ -109,11 +109,13 @@ class DeviceView:
     day: CarDay | None = None
     """Of a charger; None: as the site's default says."""
     begun: bool = False
-    """Charging for the departure has begun (`day.py`, as the next four)."""
+    """Charging for the departure has begun (`day.py`, as the next five)."""
     must_go_on: bool = False
     """It is pressing, and was: a little time to spare does not end it."""
     at_minimum: bool = False
     """Its car has been discharged to its owner's minimum: a little more charge does not begin it again."""
+    given_ws: float | None = None
+    """The most that its car can have given since its state of charge was measured; None: it was not counted."""
     sun_w: int | None = None
     """Its part of the sun; None: it waits for more of it."""
     sun_left_w: int | None = None

@@ -21,11 +21,14 @@ from drivers.sunspec.discovery import (
 )
 from drivers.sunspec.errors import NoAnswerError, SunSpecError, WrongDeviceError
 from drivers.sunspec.measurement import (
+    FREQUENCY_PATHS,
     STATE_OF_CHARGE_PATHS,
     Measurement,
     MeasuringModel,
+    frequency_models,
     measuring_model,
     state_of_charge_permille,
+    tells_frequency,
 )
 from drivers.sunspec.meeting import keep, meet, profile_key
 from drivers.sunspec.models import Model, model_definition
@@ -63,6 +66,8 @@ class Contact:
     ratings: Ratings
     controls: Controls
     switch: GridSwitch
+    frequencies: tuple[ModelPoll, ...]
+    """Other models with a frequency, for where the measuring one tells none."""
     gauges: dict[int, ModelPoll]
     """Models with a state of charge, by number."""
     nameplate: Nameplate
@@ -82,6 +87,8 @@ class Contact:
     counters: Counters = field(default_factory=Counters)
     state_of_charge: tuple[float, int] | None = None
     """(moment, permille)."""
+    frequency_due_s: float = float("-inf")
+    """Not to be looked for elsewhere before: at night no model tells it."""
 
     async def is_current(self) -> bool:
         """Whether the same device still answers; asks it when the connection was opened anew since it last said so."""
@@ -97,6 +104,20 @@ class Contact:
                     f"{self.unit}: its map has changed ({path} of model {self.measured_by.number} at "
                     f"{self.measured_by.address} reads {seen.raw}); looking at it anew"
                 )
+        return look if tells_frequency(look.values) else await self._with_frequency(look, now_s)
+
+    async def _with_frequency(self, look: Look, now_s: float) -> Look:
+        """The look with the frequency of another model, where one tells it. A fault there costs no measurement."""
+        if look.monotonic_s is None or now_s < self.frequency_due_s:
+            return look
+        for poll in self.frequencies:
+            try:
+                elsewhere = (await poll.read(self.own.read, now_s)).values
+            except SunSpecError:
+                break
+            if tells_frequency(elsewhere):
+                return replace(look, values={**look.values, "Hz": elsewhere["Hz"]})
+        self.frequency_due_s = now_s + SLOW_PERIOD_S
         return look
 
     async def look_slowly(self, journal: Journal, now_s: float) -> SunSpecError | None:
@@ -145,7 +166,7 @@ class Contact:
     async def record_profile(self, journal: Journal) -> None:
         """Keep what was learned, where it is news: a record costs a durable write."""
         refusals = self.poll.refusals | self.standing_poll.refusals
-        for poll in self.gauges.values():
+        for poll in (*self.gauges.values(), *self.frequencies):
             refusals |= poll.refusals
         self.profile = replace(self.profile, refusals=refusals, gap_s=self.unit.connection.pace.learned_s)
         if is_news(self.profile, self.profile_on_record):
@@ -221,6 +242,9 @@ async def make_contact(
         ratings=rated,
         controls=controls,
         switch=switch,
+        frequencies=tuple(
+            model_poll(found, FREQUENCY_PATHS, known, now_s) for found in frequency_models(description, measured_by)
+        ),
         gauges=gauges,
         nameplate=nameplate,
         nameplate_due_s=now_s + (RATINGS_PERIOD_S if rated.are_known(kind) else 0.0),

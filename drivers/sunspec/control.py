@@ -257,7 +257,9 @@ class Controls:
         band = self._fallback
         # A battery's band is for its setpoint; released, it runs by its own control, within a legal cap.
         fallback_w = self._legal_cap_w if band is None or self._kind is DeviceKind.BATTERY else -band[0]
-        await control.engage(lambda state: limit_overlay(state, limit_w, reference_w, timer_s, fallback_w))
+        await control.engage(
+            lambda state: limit_overlay(state, control.at_most_w(limit_w), reference_w, timer_s, fallback_w)
+        )
 
     async def _engage_setpoint(self, control: HeldFunction, power_w: int, timer_s: int) -> None:
         reference_w = control.reference_w

@@ -2,6 +2,7 @@
 
 A write is the function's own registers, the switch once more, and a read-back. What was found at contact is recorded
 before the first write and is what `put_back` returns to; no later contact replaces it while an order of ours may stand.
+A limit that another master orders meanwhile is not fought: ours goes below it and never above, and it outlives ours.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from drivers.sunspec.controls import (
     Overlay,
     differences,
     function_span,
+    limit_in_force_w,
+    scaled_raw,
     timer_runs,
 )
 from drivers.sunspec.description import DeviceDescription, FoundModel
@@ -82,6 +85,10 @@ class HeldFunction:
         """Takes a setpoint as a percentage only."""
         self.disturbed = ""
         """What of an order of ours somebody else had changed by our next write; a sentence."""
+        self._others_limit_w: int | None = None
+        """What another master has limited the device to while an order of ours was in force; None: nothing."""
+        self._is_theirs = False
+        """That limit stands in the device, and nothing of ours since."""
         self._unit = unit
         self._model = model
         self._version = description.version
@@ -188,6 +195,7 @@ class HeldFunction:
         self._judge_countdown(before)
         self._notice_others(before)
         overlay = order(before)
+        self._is_theirs = False
         self._was_written, self._is_as_found, self._mark = True, False, _ENGAGED
         await self._remember_mark()
         await self._writer.write(before, overlay)
@@ -206,15 +214,21 @@ class HeldFunction:
         self._begin_countdown(after, overlay.get(self.function.timer, 0))
 
     async def put_back(self) -> None:
-        """Every setting of the function as it was found."""
+        """Every setting of the function as it was found, but for a limit that another master ordered since."""
         if self._is_as_found:
             return
-        self.order_ended()
         now = await self.read()
-        if now.settings != self.found:
+        self._notice_others(now)
+        theirs_w, is_theirs, seen = self._others_limit_w, self._is_theirs, self.disturbed
+        self.order_ended()
+        if theirs_w is not None:
+            self._others_limit_w, self._is_theirs, self.disturbed = theirs_w, True, seen
+        if not is_theirs and now.settings != self.found:
             wanted = now.with_settings(self.found)
             paths = self.function.one_by_one
             overlay = {path: number for path in paths if (number := wanted.number(path)) is not None}
+            if theirs_w is not None:
+                overlay |= self._as_limit(wanted, theirs_w)
             await self._writer.write(wanted, overlay)
             odd = differences(await self.read(), overlay, self.reference_w)
             if odd:
@@ -243,12 +257,15 @@ class HeldFunction:
             return False
         targets = targets or {self.function.enable: 0}
         if all(now.number(path) == target for path, target in targets.items()):
-            self.timer = Timer.PROVEN  # else it may have been somebody else
+            self.timer = Timer.PROVEN
+        else:
+            self._notice_others(now)
         return True
 
     def order_ended(self) -> None:
         """The device's own timer may have changed its registers since: that was nobody else."""
         self._ours, self.disturbed, self._countdown = {}, "", None
+        self._others_limit_w, self._is_theirs = None, False
 
     def _begin_countdown(self, after: FunctionState, timer_s: int) -> None:
         self._countdown = None
@@ -274,17 +291,49 @@ class HeldFunction:
         is_off_s = abs(counted.timer_s - passed_s - remaining_s)
         self.timer = Timer.COUNTS if remaining_s > 0 and is_off_s <= passed_s / 2 else Timer.STUCK
 
+    def at_most_w(self, limit_w: int) -> int:
+        """The limit to write for one of ours: not above what another master has ordered meanwhile."""
+        theirs_w = self._others_limit_w
+        if theirs_w is None or theirs_w >= limit_w:
+            return limit_w
+        self.disturbed = self.disturbed or (
+            f"{self.function.name}: another master limits it to {theirs_w} W, which stays the most"
+        )
+        return theirs_w
+
+    def _as_limit(self, state: FunctionState, limit_w: int) -> Overlay:
+        value, reference_w = state.value("WMaxLimPct"), self.reference_w
+        assert value is not None  # or it could not have been read as a limit
+        assert reference_w is not None
+        return {"WMaxLimPct": scaled_raw(limit_w, reference_w, value.factor), self.function.enable: 1}
+
     def _notice_others(self, now: FunctionState) -> None:
         """Other masters write too: that is told, and not fought. Called before each write of ours."""
         if not self._ours:
-            return  # a second attempt at the same order keeps what the first saw
+            # A second attempt at the same order keeps what the first saw, but not a limit that was lifted since.
+            theirs_w, now_w = self._others_limit_w, self._limit_of_others_w(now)
+            if theirs_w is not None:
+                # What stands now may be the lower one of ours, which an attempt that failed has left there.
+                is_certain = now_w is None or self._is_theirs
+                self._others_limit_w = now_w if is_certain else max(theirs_w, now_w or 0)
+            return
         changed = [
             f"{path} from {was} to {now.number(path)}" for path, was in self._ours.items() if now.number(path) != was
         ]
         self._ours, self.disturbed = {}, ""
         if changed:
+            self._others_limit_w = self._limit_of_others_w(now)
+            self._is_theirs = self._others_limit_w is not None
             self.disturbed = (
                 f"{self.function.name} was changed by somebody else, or by a restart, while an order of ours was in "
                 f"force ({', '.join(changed)}): is there another master?"
             )
             _log.warning("sunspec.other_master", unit=str(self._unit), seen=self.disturbed)
+
+    def _limit_of_others_w(self, now: FunctionState) -> int | None:
+        """The limit that the device holds now, which is not ours; None when it is none, or what a timer reverts to."""
+        reverts = self.function.reverts
+        if reverts and all(now.number(path) == now.number(to) for path, to in reverts):
+            return None
+        limit_w = limit_in_force_w(now, self.reference_w)
+        return None if limit_w is None or self.reference_w is None or limit_w >= self.reference_w else limit_w

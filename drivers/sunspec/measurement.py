@@ -112,6 +112,21 @@ def measuring_model(kind: DeviceKind, description: DeviceDescription) -> tuple[F
     return None if found is None else (found, _MODELS[found.number])
 
 
+def frequency_models(description: DeviceDescription, measured_by: FoundModel) -> tuple[FoundModel, ...]:
+    """Models that may tell a frequency beside the measuring one, the likeliest first."""
+    others = [
+        model
+        for model in description.models
+        if model.number in _FREQUENCY_ORDER and model != measured_by and not description.is_phantom(model)
+    ]
+    return tuple(sorted(others, key=lambda model: _FREQUENCY_ORDER[model.number])[:_MOST_FREQUENCY_MODELS])
+
+
+def tells_frequency(values: Values) -> bool:
+    """Whether the points of a model hold a frequency that a grid can have."""
+    return _frequency(values) is not None
+
+
 def state_of_charge_permille(number: int, values: Values) -> int | None:
     """From model 713, 802 or 124. None when not told, or when there is no battery behind the model."""
     rating = values.get("WHRtg")
@@ -121,6 +136,10 @@ def state_of_charge_permille(number: int, values: Values) -> int | None:
     return permille if permille is not None and 0 <= permille <= 1000 else None
 
 
+FREQUENCY_PATHS: Final = ("Hz",)
+_MOST_FREQUENCY_MODELS: Final = 3
+"""Where none of so many tells it, neither will a tenth meter behind the same inverter."""
+_FREQUENCY_ORDER: Final = {number: place for place, number in enumerate((*INVERTER_MODELS, *METER_MODELS))}
 STATE_OF_CHARGE_PATHS: Final[Mapping[int, tuple[str, ...]]] = {
     713: ("ID", "L", "SoC", "WHRtg"),
     802: ("ID", "L", "SoC", "WHRtg"),

@@ -28,16 +28,19 @@ def answer_frequency(drafts: Drafts, site: SiteView) -> None:
             draft.set_power(max(min(wanted_w + shift_w, max(0, draft.room_high)), min(0, draft.room_low)))
             draft.bind(Rule.FREQUENCY)
         elif draft.view.vehicle is not None and capabilities.limits_import:
-            _charge_otherwise(draft, base_w + shift_w, capabilities.minimum_import_w)
+            _charge_otherwise(draft, base_w + shift_w, capabilities.minimum_import_w, more=shift_w > 0)
 
 
-def _charge_otherwise(draft: Draft, power_w: int, minimum_w: int) -> None:
-    """A car that only charges: by a higher or lower limit, not below what it can charge with."""
+def _charge_otherwise(draft: Draft, power_w: int, minimum_w: int, *, more: bool) -> None:
+    """A car that only charges: by a higher limit (`more`) or a lower one, not below what it can charge with.
+
+    One that rests does not begin because the grid has too little, nor is one held back because it has too much.
+    """
     power_w = min(max(power_w, minimum_w), max(0, draft.room_high))
     high = draft.high if draft.high is not None else draft.room_high
-    if power_w < high:
+    if power_w < high and not more:
         draft.cap_high(power_w, Rule.FREQUENCY)
-    elif power_w > high:
+    elif power_w > high and more:
         draft.high = power_w
         draft.bind(Rule.FREQUENCY)
 
@@ -51,9 +54,10 @@ def never_against(drafts: Drafts, site: SiteView) -> None:
     if side == 0 or site.islanded:
         return
     for name, draft in drafts.items():
-        base_w = site.frequency.base_w.get(name)
-        if base_w is None or not draft.view.online or draft.view.capabilities is None:
+        if not draft.view.online or draft.view.capabilities is None:
             continue
+        # Who came since it began is measured against where it is now.
+        base_w = site.frequency.base_w.get(name, draft.view.likely_w)
         if draft.point_w is not None and draft.view.capabilities.follows_setpoint:
             _keep_point(draft, side, base_w)
         elif side > 0:

@@ -113,11 +113,18 @@ def _no_discharge(draft: Draft, site: SiteView, car: VehicleSession, price: Pric
 
 
 def given_since_permille(view: DeviceView, car: VehicleSession, age_s: float) -> int:
-    """What the car can have given since its state of charge was measured, rounded up."""
-    held = view.held
-    most_w = max(0, -view.present_w, -(held.lowest_w or 0) if held is not None else 0)
+    """What the car can have given since its state of charge was measured, rounded up.
+
+    Where nobody has counted it since then: as if it had always been what it is now.
+    """
+    given_ws = giving_w(view) * age_s if view.given_ws is None else view.given_ws
     capacity_wh = car.battery_capacity_wh or SMALL_BATTERY_WH
-    return math.ceil(most_w * age_s / 3600 * 1000 / capacity_wh)
+    return math.ceil(given_ws / 3600 * 1000 / capacity_wh)
+
+
+def giving_w(view: DeviceView) -> int:
+    """The most that a car can be giving now."""
+    return max(0, -view.present_w, -(view.held.lowest_w or 0) if view.held is not None else 0)
 
 
 def _slack_s(draft: Draft, site: SiteView, car: VehicleSession) -> float | None:

@@ -20,7 +20,8 @@ def hold_locally(draft: Draft, site: SiteView) -> None:
         return
     draft.set_power(hold.power_w)
     draft.cause = hold.sentence
-    draft.until_us = hold.until_us if hold.power_w and site.now.time_known else None
+    # By uptime: a lease must not end with a clock that was set.
+    draft.until_us = site.now.wall_us + round(hold.left_s(site.now) * 1e6) if hold.power_w else None
 
 
 def held_of(scope: tuple[str, ...], site: SiteView) -> str:

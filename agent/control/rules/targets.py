@@ -23,6 +23,8 @@ class Target:
     scope: tuple[str, ...]
     in_force: bool
     reason: str = ""
+    taken: tuple[str, ...] = field(default=())
+    """Devices that it has, and no other setpoint."""
     moved: tuple[str, ...] = field(default=())
     """Devices that were given a part of it."""
 
@@ -52,8 +54,8 @@ def suspension(command: Command, site: SiteView) -> str | None:
     return None
 
 
-def set_targets(drafts: dict[str, Draft], site: SiteView) -> list[Target]:
-    """Write the setpoints into the drafts. Between commands for one device the higher one has it, the other waits."""
+def find_targets(drafts: dict[str, Draft], site: SiteView) -> list[Target]:
+    """Which setpoint has which device: between commands for one device the higher one has it, the other waits."""
     targets = []
     taken: dict[str, Order] = {}
     begins = 0
@@ -80,10 +82,18 @@ def set_targets(drafts: dict[str, Draft], site: SiteView) -> list[Target]:
             continue
         taken |= dict.fromkeys(free, order)
         begins += is_event(order, site)
-        target.moved = _share_out(target, free, drafts, site)
+        target.taken = free
+    return targets
+
+
+def set_targets(drafts: dict[str, Draft], targets: list[Target], site: SiteView) -> None:
+    """Write the setpoints into the drafts."""
+    for target in targets:
+        if not target.taken:
+            continue
+        target.moved = _share_out(target, target.taken, drafts, site)
         if not target.moved:
             target.reason = "none of its devices can follow it now"
-    return targets
 
 
 def _share_out(target: Target, free: tuple[str, ...], drafts: dict[str, Draft], site: SiteView) -> tuple[str, ...]:

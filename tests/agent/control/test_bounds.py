@@ -6,7 +6,7 @@ import itertools
 from dataclasses import dataclass, field, replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.config import BoundsSettings
@@ -95,6 +95,7 @@ powers = st.lists(
 )
 
 
+@settings(max_examples=30)  # each is hours of plans
 @given(powers)
 def test_the_energy_of_a_day_is_never_passed(orders: list[tuple[int, int, bool]]) -> None:
     battery = Battery(replace_bounds(energy_per_day_wh=2_000))
@@ -108,6 +109,7 @@ def test_the_energy_of_a_day_is_never_passed(orders: list[tuple[int, int, bool]]
     assert moved_wh <= 2_000 + slack_wh
 
 
+@settings(max_examples=30)  # each is hours of plans
 @given(powers)
 def test_power_is_not_turned_round_more_often_in_an_hour(orders: list[tuple[int, int, bool]]) -> None:
     battery = Battery(replace_bounds(sign_changes_per_hour=2))
@@ -121,6 +123,7 @@ def test_power_is_not_turned_round_more_often_in_an_hour(orders: list[tuple[int,
         assert sum(1 for other in turns if place - 3600 // STEP_S < other <= place) <= 2
 
 
+@settings(max_examples=30)  # each is hours of plans
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=40), st.booleans())
 def test_no_more_commands_begin_in_an_hour(pauses: list[int], restart: bool) -> None:
     battery = Battery(replace_bounds(events_per_hour=3))

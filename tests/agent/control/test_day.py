@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agent.control.day import DayState, SunPace, step_day, with_day
@@ -266,11 +266,45 @@ def test_a_car_at_its_owners_minimum_does_not_begin_again_with_its_next_word() -
     """What it gave since its last word is counted at its most: then it says that it has a little more than that."""
     command = order_of(replace(SOME_COMMAND, targets=("car",)))
     state, lowest = DayState(), []
-    for charge, age_s in ((305, 10.0), (305, 290.0), (303, 0.0), (310, 0.0), (321, 0.0)):
+    for at_s, charge, age_s in ((10, 305, 10), (290, 305, 290), (291, 303, 0), (292, 310, 0), (293, 321, 0)):
         assert CAR.vehicle is not None
         car = replace(CAR, state_of_charge_age_s=age_s, power_w=-5_000,
                       vehicle=replace(CAR.vehicle, state_of_charge_permille=charge))  # fmt: skip
         view = site(car, orders=(command,))
-        state = step_day(state, view, PACE, 1.0)
+        state = step_day(state, view, PACE, at_s)
         lowest.append(make_plan(with_day(view, state)).orders["car"].lowest_w)
     assert lowest == [-5_000, 0, 0, 0, -5_000]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 11_000), st.integers(1, 60)), min_size=1, max_size=12), st.integers(301, 320))
+@example([(11_000, 170), (5_000, 130)], 310)
+def test_however_a_car_is_discharged_between_two_words_it_never_gives_more_than_it_has_above_its_minimum(
+    asked: list[tuple[int, int]], charge: int
+) -> None:
+    """SAFETY 9: a power that was lowered since does not make what has flowed before any less."""
+    assert CAR.vehicle is not None
+    state, power_w, given_ws, at_s = DayState(), 0, 0.0, 0
+    for asked_w, seconds in asked:
+        command = order_of(replace(SOME_COMMAND, targets=("car",), power_w=asked_w))
+        for _ in range(seconds):
+            car = replace(CAR, state_of_charge_age_s=float(at_s), power_w=power_w,
+                          held=Held(lowest_w=power_w, highest_w=power_w),
+                          vehicle=replace(CAR.vehicle, state_of_charge_permille=charge))  # fmt: skip
+            view = site(car, orders=(command,))
+            state = step_day(state, view, PACE, float(at_s))
+            power_w = make_plan(with_day(view, state)).orders["car"].lowest_w or 0
+            given_ws -= min(0, power_w)
+            at_s += 1
+    above_ws = (charge - 300) * 60_000 * 3600 / 1000
+    assert given_ws <= above_ws + 11_000  # one look's worth
+
+
+def test_a_car_at_its_minimum_stays_there_while_it_says_nothing() -> None:
+    assert CAR.vehicle is not None
+    state = DayState()
+    for at_s, charge in enumerate((300, None, 301)):
+        vehicle = replace(CAR.vehicle, state_of_charge_permille=charge)
+        view = site(replace(CAR, state_of_charge_age_s=0.0, vehicle=vehicle))
+        state = step_day(state, view, PACE, float(at_s))
+    assert state.cars["car"].at_minimum

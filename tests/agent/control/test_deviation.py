@@ -20,6 +20,7 @@ from agent.control.deviation import (
 from agent.control.errors import RestoreError
 from agent.control.schedule import STEP_US
 from agent.control.tally import Register
+from agent.evidence import cbor
 from tests.agent.control.schedules import QUARTER_US
 
 SPOT = Price(200_000, "EUR")  # 0.20 EUR per kWh
@@ -143,3 +144,14 @@ def test_what_is_missing_less_what_is_too_much_is_the_difference(agreed_w: int, 
 def test_a_damaged_note_is_said(note: bytes) -> None:
     with pytest.raises(RestoreError):
         decode_deviations(note)
+
+
+@pytest.mark.parametrize("price", [["dear", "EUR"], [None, "EUR"], [1], [1, 2], "EUR"])
+def test_a_damaged_price_in_the_open_quarter_is_said_and_stops_no_start(price: cbor.Value) -> None:
+    book, _ = observe(DeviationBook(), _agreement(-4_000), {"battery": Register("m", 0)}, QUARTER_US)
+    value = cbor.decode(encode_deviations(book), what="note")
+    assert isinstance(value, list)
+    assert isinstance(value[5], list)
+    value[5][-1] = price
+    with pytest.raises(RestoreError, match="open quarter"):
+        decode_deviations(cbor.encode(value))

@@ -229,6 +229,21 @@ def test_the_last_price_survives_a_restart_and_a_doubt_is_said_once() -> None:
     assert "feeds" in again.restore({"command/feeds": b"junk"})[0]
 
 
+def test_who_is_no_source_any_more_has_no_word_from_the_store() -> None:
+    """A price may hold for years by its own end: a source that was taken out must not go on with it."""
+    stored = encode_valid(book_of(value(0, until_us=2**52), value(1, until_us=2**52)))
+    one_left = FeedKeeper(replace(RULES, sources=RULES.sources[1:]))
+    assert one_left.restore({"command/feeds": stored}) == []
+    later = START_US + 3_601 * S
+    assert one_left.look(None, later, _Said().say) is None
+
+
+def test_an_agreement_of_a_clock_that_was_ahead_gives_way_to_the_next_one() -> None:
+    ahead = START_US + 10**15
+    book = book_of(value(0, until_us=2**52), value(1, until_us=2**52), now_us=ahead)
+    assert agree(book, RULES, START_US).spot(START_US, RULES) == Price(200_000, "EUR")
+
+
 def test_without_sources_there_is_no_feed() -> None:
     keeper = FeedKeeper(FeedRules())
     assert "no enrolled source" in keeper.receive(signed(value(0)), START_US)

@@ -7,13 +7,25 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 
+from agent.control.command import CommandType
 from agent.control.frequency import GridFrequency
 from agent.control.plan import make_plan
 from agent.control.rules.draft import Rule
 from agent.control.site import Defaults, DeviceView, Held, MeterView, SiteView
 from drivers.device import DeviceKind
 from tests.agent.control.strategies import sites
-from tests.agent.control.support import BATTERY, CAR, PV, SOME_COMMAND, capabilities, curtail, order_of, site
+from tests.agent.control.support import (
+    BATTERY,
+    CAR,
+    LIMITS,
+    PLAIN,
+    PV,
+    SOME_COMMAND,
+    capabilities,
+    curtail,
+    order_of,
+    site,
+)
 
 ANSWERS = Defaults(answers_frequency=True)
 
@@ -103,6 +115,30 @@ def test_a_bound_is_not_lifted_while_the_frequency_is_too_high() -> None:
     order = make_plan(view).orders["pv"]
     assert order.lowest_w == -1_000
     assert Rule.GRID_CODE in order.bound_by
+
+
+def test_a_device_that_came_since_it_began_is_not_ordered_against_it_either() -> None:
+    for power_w, hertz, band in ((300, 50_300, (300, 300)), (-300, 49_700, (-300, -300))):
+        type_ = CommandType.DISCHARGE if power_w > 0 else CommandType.CHARGE
+        order = order_of(replace(SOME_COMMAND, type=type_))
+        view = site(replace(BATTERY, power_w=power_w), orders=(order,), frequency=frequency(hertz, 0))
+        battery = make_plan(view).orders["battery"]
+        assert (battery.lowest_w, battery.highest_w) == band
+
+
+def test_without_a_grid_meter_nothing_works_against_the_frequency_either() -> None:
+    view = site(BATTERY, house_w=None, orders=(order_of(SOME_COMMAND),), frequency=frequency(50_300, 0, battery=0))
+    assert make_plan(view).orders["battery"].lowest_w == 0
+    narrow = replace(LIMITS, import_limit_w=LIMITS.house_reserve_w + 3_000)
+    drawing = replace(PLAIN, power_w=9_000)
+    fused = site(drawing, house_w=None, limits=narrow, frequency=frequency(50_300, 0, plain=9_000))
+    assert make_plan(fused).orders["plain"].highest_w == 3_000  # the static sums stand for the fuse
+
+
+def test_a_car_that_rests_does_not_begin_because_the_frequency_is_too_low() -> None:
+    limited = replace(PLAIN, capabilities=capabilities(11_000, 0, follows_setpoint=False, minimum_import_w=1_380))
+    view = site(limited, defaults=replace(ANSWERS, cars_wait=True), frequency=frequency(49_500, -100, plain=0))
+    assert make_plan(view).orders["plain"].highest_w == 0
 
 
 def test_stop_and_the_fuse_come_before_the_grid() -> None:

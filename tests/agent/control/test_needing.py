@@ -26,10 +26,12 @@ from agent.control.needing import (
     step_need,
 )
 from agent.control.order import Now
+from agent.control.plan import make_plan
 from agent.control.site import CarDay
 from agent.control.tally import Register
 from agent.control.viewing import with_day_of
 from drivers.device import VehicleSession
+from drivers.ocpp.timestamps import parse_timestamp_us
 from tests.agent.control.support import HOUR_US, NOW, PLAIN, START_US, site
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -186,3 +188,30 @@ def test_a_charger_that_is_added_has_its_day_at_once() -> None:
     assert seen.day is CarDay.DEPARTURE
     assert seen.vehicle is not None
     assert seen.vehicle.energy_needed_wh == 9_000
+
+
+@pytest.mark.parametrize("text", ["9999-12-31T23:59:59-14:00", "9999-12-31T23:59:59Z", "0001-01-01T00:00:00+14:00"])
+def test_a_car_that_leaves_when_nobody_can_has_not_said_when(text: str) -> None:
+    """Its sentence would stop every plan of the site."""
+    vehicle = replace(CAR, departure_timestamp_us=parse_timestamp_us(text))
+    watch = DayWatch(DaySettings(zone=BERLIN, pace=SunPace(), days={"plain": CarDay.DEPARTURE}))
+    plan = make_plan(watch.look(site(replace(PLAIN, vehicle=vehicle)), {}, 0.0))
+    assert "nobody told when" in plan.orders["plain"].reason
+    assert in_need(vehicle, step_need(CarNeed(), vehicle, None, DEFAULT, NOW), None).departure_timestamp_us == (
+        next_local_us(time(7, 30), BERLIN, NOW.wall_us)
+    )
+
+
+@pytest.mark.parametrize(
+    "need",
+    [
+        CarNeed(default_departure_us=2**62),
+        CarNeed(wish=Wish(departure_us=2**62)),
+        CarNeed(wish=Wish(departure_us=-1)),
+        CarNeed(energy_wh=-1),
+        CarNeed(energy_wh=2**62),
+    ],
+)
+def test_a_stored_need_that_nobody_can_have_is_damaged(need: CarNeed) -> None:
+    with pytest.raises(RestoreError):
+        decode_need(encode_need(need))

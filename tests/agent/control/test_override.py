@@ -153,13 +153,36 @@ def test_after_a_reboot_without_time_rest_holds_and_power_waits() -> None:
         Override,
         device_id=st.text(max_size=20),
         power_w=st.none() | st.integers(-(2**40), 2**40),
-        since_us=st.integers(0, 2**53),
-        until_us=st.integers(0, 2**53),
+        since_us=st.integers(0, 2**52),
+        until_us=st.just(0),
         by=st.text(max_size=40),
-    )
+    ),
+    st.integers(1, round(LONGEST_S * 1e6)),
 )
-def test_a_hold_comes_back_from_the_store(hold: Override) -> None:
+def test_a_hold_comes_back_from_the_store(hold: Override, duration_us: int) -> None:
+    hold = replace(hold, until_us=hold.since_us + duration_us)
     assert decode(encode(hold)) == hold
+    assert hold.sentence
+
+
+@pytest.mark.parametrize(
+    ("since_us", "until_us"),
+    [(START_US, 2**62), (-(2**62), START_US), (START_US, START_US), (START_US, START_US + 8 * 24 * HOUR_US)],
+)
+def test_a_stored_hold_with_an_end_that_nobody_can_have_meant_is_said_and_not_followed(
+    since_us: int, until_us: int
+) -> None:
+    """Its sentence would stop every plan."""
+    note = encode(replace(HOLD, since_us=since_us, until_us=until_us))
+    keeping = Keeping()
+    assert "hold note" in keeping.holds.restore({"command/hold/battery": note})[0]
+    assert keeping.holds.standing(NOW) == {}
+
+
+def test_a_stored_hold_under_the_name_of_another_device_is_said_and_not_followed() -> None:
+    keeping = Keeping()
+    assert "battery" in keeping.holds.restore({"command/hold/pv": encode(HOLD)})[0]
+    assert keeping.holds.standing(NOW) == {}
 
 
 @given(st.binary(max_size=40))
@@ -207,13 +230,51 @@ def test_power_waits_for_the_store_and_rest_does_not() -> None:
     assert keeping.holds.standing(NOW)["battery"].power_w == 0
 
 
+def test_rest_stays_until_the_store_has_the_power_that_follows_it() -> None:
+    """DESIGN, law 5: a hold that is only said yet must not give the device back to commands."""
+    keeping = Keeping()
+    keeping.holds.begin("battery", 0, 60, "me", NOW)
+    keeping.holds.begin("battery", 3_000, 60, "me", NOW)
+    assert keeping.holds.standing(NOW)["battery"].power_w == 0
+    over = replace(NOW, wall_us=START_US + 59_999_999, uptime_us=59_999_999)
+    keeping.holds.begin("battery", 2_000, 60, "me", over)
+    gone = replace(NOW, wall_us=START_US + 60_000_000, uptime_us=60_000_000)
+    assert keeping.holds.standing(gone) == {}
+    assert decode(keeping.notes["command/hold/battery"]).power_w == 2_000
+    for committed in keeping.waiting:
+        committed()
+    assert keeping.holds.standing(gone)["battery"].power_w == 2_000
+    keeping.holds.begin("battery", 1_000, 60, "me", gone)
+    keeping.holds.end("battery", "me")
+    keeping.waiting.pop()()
+    assert keeping.holds.standing(gone) == {}
+    assert keeping.notes == {}
+
+
+def test_after_a_restart_a_clock_that_was_set_back_makes_no_hold_longer() -> None:
+    again = Keeping()
+    again.holds.restore({"command/hold/battery": encode(HOLD)})
+    back = Now(wall_us=START_US - 24 * HOUR_US, uptime_us=5)
+    assert again.holds.standing(back)["battery"].power_w == 2_000
+    assert again.holds.standing(replace(back, wall_us=back.wall_us + HOUR_US, uptime_us=5 + HOUR_US)) == {}
+
+
+@pytest.mark.parametrize("jump_s", [-86_400, 86_400])
+def test_the_lease_of_a_hold_goes_on_over_a_clock_that_was_set(jump_s: int) -> None:
+    """Else the device falls to its fallback while the plan still says that it is held."""
+    hold = override_for("battery", 2_000, 3_600, "me", NOW)
+    set_clock = Now(wall_us=START_US + jump_s * 1_000_000, uptime_us=NOW.uptime_us + 600_000_000)
+    order = make_plan(_held(site(BATTERY, now=set_clock), hold)).orders["battery"]
+    assert order.authority_s == pytest.approx(3_000)
+
+
 def test_a_hold_is_there_after_a_restart_and_its_end_is_said_once() -> None:
     keeping = Keeping()
     keeping.holds.begin("battery", 3_000, 60, "me", NOW)
     again = keeping.made()
     assert again.restore(keeping.notes) == []
     assert again.standing(NOW)["battery"].power_w == 3_000
-    later = replace(NOW, wall_us=START_US + 61_000_000)
+    later = replace(NOW, wall_us=START_US + 61_000_000, uptime_us=61_000_000)
     assert again.standing(later) == {}
     assert again.standing(later) == {}
     assert keeping.said == ["device.override", "device.override_ended"]

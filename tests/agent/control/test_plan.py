@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from agent.control.command import CommandType, Mode, Point, Price
 from agent.control.order import Order
+from agent.control.override import Override
 from agent.control.plan import DeviceOrder, Plan, make_plan, orders_to_give
 from agent.control.rules.draft import Rule
 from agent.control.site import DeviceView, Held, Mandate, MeterView, SiteView
@@ -233,6 +234,18 @@ def test_a_car_whose_owner_names_a_price_is_discharged_for_that_price_only() -> 
     ]:
         view = site(CAR, orders=(_setpoint(-5_000, "car", price=price),), mandates={"owner": mandate})
         assert make_plan(view).orders["car"].lowest_w == lowest
+
+
+def test_a_command_that_does_not_have_the_car_pays_for_nothing() -> None:
+    """SAFETY 9: the price of what waits, or cannot be followed, is nobody's."""
+    mandate = Mandate(token_id="owner", minimum_soc_permille=300, least_price_micro_per_kwh=200_000, currency="EUR")
+    dear = _setpoint(-9_000, point=Point.CONNECTION, price=Price(900_000, "EUR"))
+    cheap = _setpoint(-5_000, "car", price=Price(1, "EUR"))
+    lost = site(CAR, house_w=None, orders=(dear, cheap), mandates={"owner": mandate})
+    assert make_plan(lost).orders["car"].lowest_w == 0
+    by_hand = Override(device_id="car", power_w=-5_000, since_us=START_US, until_us=START_US + HOUR_US, by="me")
+    held = site(CAR, orders=(dear,), mandates={"owner": mandate}, overrides={"car": by_hand})
+    assert make_plan(held).orders["car"].lowest_w == 0
 
 
 def test_charge_now_beats_idle_and_discharge_but_not_the_fuse() -> None:

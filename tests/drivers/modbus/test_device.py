@@ -98,6 +98,25 @@ async def test_a_sample_is_in_the_common_vocabulary() -> None:
     )
 
 
+async def test_a_sample_has_the_moment_of_its_first_answer() -> None:
+    site = Site(meter())
+    await site.device.look()
+    site.fake.reads.clear()
+    read, began_s = site.fake.read, site.time.now_s + 1
+
+    def slowly(address: int, count: int) -> list[int]:
+        site.time.now_s += 0.4
+        return read(address, count)
+
+    site.fake.read = slowly  # type: ignore[method-assign] # a line that takes its time
+    site.fake.unreadable = {104, 105}  # exported energy: the poll takes several requests
+    site.time.now_s = began_s
+    sample = await site.device.look()
+    assert sample.export_register_milliwatt_hours is None
+    assert site.time.now_s > began_s + 0.4
+    assert sample.monotonic_s == pytest.approx(began_s + 0.6), "the first request was refused, the second was not"
+
+
 async def test_a_poll_of_a_known_device_is_one_request() -> None:
     site = Site(meter())
     await site.device.look()

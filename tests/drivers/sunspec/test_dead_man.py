@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from drivers.device import DeadMan, DeviceKind, DeviceRefusedError, DeviceUnreachableError
@@ -17,7 +19,7 @@ from tests.drivers.sunspec.fakes import (
     real_device,
     set_point,
 )
-from tests.drivers.sunspec.orders import Rig, older_pv, registers_of
+from tests.drivers.sunspec.orders import Rig, older_battery, older_pv, registers_of
 
 
 async def test_a_limit_carries_its_timer_and_revert_target_in_the_same_write() -> None:
@@ -81,6 +83,34 @@ async def test_release_puts_back_what_was_found_and_writes_nothing_when_nothing_
     await rig.device.release()
     assert rig.fake.registers == before
     assert rig.device.status().setpoint is None
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "model", "window"),
+    [
+        (older_pv, DeviceKind.PV, 123, "WMaxLimPct_WinTms"),
+        (older_battery, DeviceKind.BATTERY, 124, "InOutWRte_WinTms"),
+    ],
+)
+async def test_an_order_is_not_delayed_at_random_by_the_devices_time_window(
+    make: Callable[[], FakeDevice], kind: DeviceKind, model: int, window: str
+) -> None:
+    rig = Rig(make(), kind)
+    set_point(rig.fake, model, window, 300)
+    await rig.ready()
+    await rig.hold(-1000, 0)
+    assert point(rig.fake, model, window) == 0
+    await rig.device.release()
+    assert point(rig.fake, model, window) == 300
+
+
+async def test_a_band_without_a_limit_gives_the_limit_back() -> None:
+    rig = await Rig(pv(WMaxLimPct=950), DeviceKind.PV).ready()
+    before = dict(rig.fake.registers)
+    await rig.hold(-1000, None)
+    assert rig.fake.registers != before
+    await rig.hold(None, None)
+    assert rig.fake.registers == before
 
 
 async def test_what_was_found_survives_a_restart_in_the_middle_of_an_order() -> None:

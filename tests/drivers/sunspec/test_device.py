@@ -200,6 +200,27 @@ async def test_metered_power_outside_of_a_confirmed_band_is_reported_after_a_whi
     assert site.device.status().follows is None, "nothing is ordered, so there is nothing to follow"
 
 
+async def test_a_device_that_is_known_to_be_slow_is_given_its_own_time() -> None:
+    site = Site(pv())
+    inverter = site.line.units[1]
+    slow_s = 3 * DISOBEDIENCE_AFTER_S
+    await site.device.look()
+    await site.device.apply(Setpoint(lowest_w=-1000, highest_w=None, lease_s=600, reason="test"))
+    site.time.now_s += slow_s
+    set_point(inverter, 701, "W", 1000)
+    await site.device.look()  # it got there: so long it takes
+    await site.device.apply(Setpoint(lowest_w=0, highest_w=0, lease_s=600, reason="test"))
+    site.time.now_s += 1
+    await site.device.look()
+    site.time.now_s += 2 * DISOBEDIENCE_AFTER_S
+    await site.device.look()
+    assert site.device.status().follows is None
+    assert "does not follow" not in site.device.status().detail
+    site.time.now_s += DISOBEDIENCE_AFTER_S
+    await site.device.look()
+    assert site.device.status().follows is False
+
+
 async def _running(site: Site, until: asyncio.Event, samples: list[Sample], enough: int) -> None:
     def emit(sample: Sample) -> None:
         samples.append(sample)

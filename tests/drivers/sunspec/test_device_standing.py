@@ -11,6 +11,7 @@ from tests.drivers.sunspec.fakes import (
     FakeLine,
     MemoryJournal,
     Time,
+    address_of,
     capacity_702,
     common,
     device_of,
@@ -61,6 +62,25 @@ async def test_a_droop_that_is_switched_off_is_seen_within_its_period() -> None:
     capabilities = driver.status().capabilities
     assert capabilities is not None
     assert not capabilities.own_droop
+
+
+async def test_how_a_device_is_is_asked_rarely() -> None:
+    device = inverter()
+    driver, time = on_line(device)
+    await driver.look()
+    slow = {address_of(device, number, path) for number, path in ((711, "Ena"), (703, "ESDlyTms"))}
+
+    def asked() -> bool:
+        return any(slow & set(range(address, address + count)) for address, count in device.reads)
+
+    device.reads.clear()
+    for _ in range(int(STANDING_PERIOD_S) - 1):
+        time.now_s += 1
+        await driver.look()
+    assert len(device.reads) == STANDING_PERIOD_S - 1, "one request a look"
+    time.now_s += 1
+    await driver.look()
+    assert asked()
 
 
 async def test_a_person_reads_faults_and_alarms_in_the_status() -> None:

@@ -92,6 +92,18 @@ async def test_a_real_device_with_holes_takes_far_fewer_requests_at_the_second_s
     assert not device.writes
 
 
+async def test_a_second_start_asks_who_is_there_and_walks_no_chain_again() -> None:
+    device, journal = pv(), MemoryJournal()
+    await start(device, journal)
+    assert (40002, 2) in device.reads, "the header of the first model, alone, is read by who walks the chain"
+    device.reads.clear()
+    await start(device, journal)
+    assert (40000, 2) in device.reads, "the marker"
+    serial = address_of(device, 1, "SN")
+    assert any(address <= serial < address + count for address, count in device.reads)
+    assert (40002, 2) not in device.reads
+
+
 async def test_holes_that_have_closed_meanwhile_are_noticed_at_the_start() -> None:
     device, journal = pv(), MemoryJournal()
     device.unreadable = {address_of(device, 701, "LNV"), address_of(device, 701, "Hz")}

@@ -143,6 +143,9 @@ async def test_a_battery_tells_capacity_health_and_what_it_does() -> None:
     older = model_words(802, {"WHRtg": 9, "WHRtg_SF": 3, "SoH": 97, "SoH_SF": 0, "SoC_SF": 0, "ChaSt": 4})
     expected = Battery(capacity_wh=9000, available_wh=None, state_of_health_permille=970, state="charging")
     assert (await of_models(older)).battery == expected
+    oldest = model_words(124, {"WChaMax": 5000, "WChaMax_SF": 0, "ChaState": 50, "ChaState_SF": 0, "ChaSt": 5})
+    expected = Battery(capacity_wh=None, available_wh=None, state_of_health_permille=None, state="full")
+    assert (await of_models(oldest)).battery == expected
 
 
 async def test_a_phantom_battery_is_not_shown() -> None:
