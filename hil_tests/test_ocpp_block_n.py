@@ -135,6 +135,9 @@ async def test_n01_a_log_that_cannot_be_asked_for(charger: RawCharger, site: Tls
         await site.order("log")
     with pytest.raises(ValueError, match="DiagnosticsLog or SecurityLog"):
         await site.order("log", url="https://192.0.2.1/up", kind="Diary")
+    for nowhere in ("192.0.2.1/up", "file:///etc", "https://"):
+        with pytest.raises(ValueError, match="such as https"):
+            await site.order("log", url=nowhere)
     charger.answers["GetLog"] = {"status": "Rejected"}
     assert (await site.order("log", url="https://192.0.2.1/up"))["ok"] is False
 

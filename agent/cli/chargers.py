@@ -61,10 +61,25 @@ def _tell(told: object, as_json: bool) -> None:
         parts = told if isinstance(told, dict) else {"answer": told}
         for key, value in parts.items():
             if key != "ok":
-                shown = value if isinstance(value, str) else json.dumps(value)
-                console.print(f"{key}: {plain(shown)}", markup=False, highlight=False, soft_wrap=True)
+                for line in _lines(key, value):
+                    console.print(plain(line), markup=False, highlight=False, soft_wrap=True)
     if field(told, "ok") is False:
         raise typer.Exit(1)
+
+
+def _lines(key: str, value: object) -> list[str]:
+    """One thing that was told; a list has a line for each of its own."""
+    if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+        return [f"{key}:", *(f"  {_shown(each)}" for each in value)]
+    return [f"{key}: {_shown(value)}"]
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict) and value:
+        return ", ".join(f"{key} {_shown(part)}" for key, part in value.items() if part is not None)
+    if isinstance(value, str):
+        return value
+    return "none" if value in (None, [], {}) else json.dumps(value)
 
 
 def _rows(value: object) -> list[object]:

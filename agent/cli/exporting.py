@@ -157,8 +157,10 @@ def export(
 
     try:
         written, gateway_id = asyncio.run(write())
-    except (StoreError, EvidenceError, HistoryError, ValueError) as error:
+    except (StoreError, EvidenceError, HistoryError) as error:
         fail(str(error), as_json=as_json)
+    except ValueError as error:
+        fail(str(error), code=2, as_json=as_json)
     except OSError as error:
         fail(os_error(error, out), as_json=as_json)
     if as_json:

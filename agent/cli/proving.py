@@ -238,8 +238,10 @@ def prove(
         if out is not None:
             with private_file(out) as file:
                 file.write(found.file.encode())
-    except (NotProvenError, StoreError, EvidenceError, LedgerError, HistoryError, ValueError) as error:
+    except (NotProvenError, StoreError, EvidenceError, LedgerError, HistoryError) as error:
         fail(str(error), as_json=as_json)
+    except ValueError as error:
+        fail(str(error), code=2, as_json=as_json)
     except OSError as error:
         fail(os_error(error, out or settings.gateway.state_dir), as_json=as_json)
     if as_json:

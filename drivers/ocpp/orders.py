@@ -223,11 +223,17 @@ def _network(arguments: JsonObject, context: Context) -> Built:
     return "SetNetworkProfile", {"configurationSlot": whole(arguments, "slot"), "connectionData": profile}
 
 
+LOG_SCHEMES: Final = ("https", "http", "ftps", "ftp", "sftp")
+
+
 def _log(arguments: JsonObject, context: Context) -> Built:
     kind = text(arguments, "kind", "DiagnosticsLog")
     if kind not in ("DiagnosticsLog", "SecurityLog"):
         raise ValueError("kind: DiagnosticsLog or SecurityLog")
-    where: JsonObject = {"remoteLocation": text(arguments, "url")}
+    url = text(arguments, "url")
+    if url.partition("://")[0].lower() not in LOG_SCHEMES or not url.partition("://")[2]:
+        raise ValueError(f"url: where the charger uploads it, such as https://HOST/PATH ({', '.join(LOG_SCHEMES)})")
+    where: JsonObject = {"remoteLocation": url}
     for argument, key in (("oldest", "oldestTimestamp"), ("latest", "latestTimestamp")):
         if argument in arguments:
             moment = text(arguments, argument)
