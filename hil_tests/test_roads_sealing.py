@@ -22,7 +22,7 @@ from agent.measure.reading import Reading
 from agent.roads import sealing as module
 from agent.roads.desk import Desk
 from agent.roads.sealing import Countersigner, Sealer
-from agent.store import Store
+from agent.store import Store, StoredBatch
 from agent.store.files import DATABASE
 from agent.token.token import Token
 from drivers.device import Signer, SignerUnavailableError
@@ -278,6 +278,33 @@ async def test_two_sealings_at_once_never_sign_one_number_twice(store: Store) ->
     assert sorted(await asyncio.gather(bench.sealer.seal_once(), bench.sealer.seal_once())) == [False, True]
     assert signer.asked == 1
     assert await bench.sequences() == [[1, 2]]
+
+
+async def test_a_sealing_that_is_cancelled_in_its_commit_leaves_its_number_to_nobody(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, gate = asyncio.Event(), asyncio.Event()
+    seal = store.seal
+
+    async def slowly(batch: StoredBatch, last_rowid: int) -> None:
+        begun.set()
+        await gate.wait()
+        await seal(batch, last_rowid)
+
+    monkeypatch.setattr(store, "seal", slowly)
+    signer = SoftwareSigner()
+    bench = Bench(store, signer)
+    await bench.put(1)
+    first = asyncio.create_task(bench.sealer.seal_once())
+    await begun.wait()
+    first.cancel()
+    await bench.put(2)
+    second = asyncio.create_task(bench.sealer.seal_once())
+    await settle_down(store)
+    gate.set()
+    assert await second
+    assert first.cancelled()
+    assert await bench.sequences() == [[1], [2]]
 
 
 async def test_nobody_is_told_of_a_batch_that_is_not_committed(store: Store, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from agent.roads.desk import Desk
 from agent.store import Store, StoredBatch, StoreError
 from drivers.device import Signer, SignerUnavailableError
 
+LAST_COMMIT_S: Final = 5.0
 RETRY_LEAST_S: Final = 0.2
 RETRY_MOST_S: Final = 5.0
 
@@ -152,7 +153,7 @@ class Sealer:
         sealed = batches.seal(unsigned, await self._signer.sign(unsigned.to_be_signed))
         if self._countersigner is not None:
             sealed = await self._countersigner.countersign(sealed)
-        await self._store.seal(
+        await self._commit(
             StoredBatch(
                 incarnation=incarnation,
                 number=number,
@@ -166,3 +167,13 @@ class Sealer:
         )
         self._on_sealed(sealed)
         return True
+
+    async def _commit(self, batch: StoredBatch, last_rowid: int) -> None:
+        """Raises StoreError. A cancellation waits for it: the store goes on with what it was given, and whoever seals
+        next must see it, or would sign another batch of this number."""
+        commit = asyncio.ensure_future(self._store.seal(batch, last_rowid))
+        try:
+            await asyncio.shield(commit)
+        except asyncio.CancelledError:
+            await asyncio.wait({commit}, timeout=LAST_COMMIT_S)
+            raise
