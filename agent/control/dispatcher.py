@@ -26,7 +26,8 @@ SMALL_CHANGE_W: Final = 50
 """Less is not worth a write: it goes with the next renewal."""
 LEAST_BETWEEN_CHANGES_S: Final = {DeviceKind.CHARGER: 5.0, DeviceKind.PV: 2.0}
 """A car's charging is not moved more often (its control loop has seconds). PV's bound goes up only when the samples of
-meter and inverter, up to 1.5 s old, have shown what the last step did. Narrowing does not wait."""
+meter and inverter, up to 1.5 s old, have shown what the last step did. Narrowing does not wait, nor does the beginning
+of a command, a schedule or a hold."""
 RETRY_LEAST_S: Final = 0.5
 RETRY_MOST_S: Final = 10.0
 REFUSED_RETRY_S: Final = 30.0
@@ -119,7 +120,7 @@ def _due_s(carriage: Carriage, wanted: DeviceOrder, shown: bool, lease_s: float,
         return now_s
     if _small(wanted, held):
         return renewal_s
-    if _reduces(wanted, held):
+    if _reduces(wanted, held) or (carriage.kind is not DeviceKind.PV and _another_authority(wanted, held)):
         return now_s
     return min(renewal_s, carriage.confirmed_s + LEAST_BETWEEN_CHANGES_S.get(carriage.kind, 0.0))
 
@@ -151,6 +152,11 @@ def _reduces(new: DeviceOrder, old: DeviceOrder) -> bool:
     low_in = old.lowest_w is None or (new.lowest_w is not None and new.lowest_w >= min(0, old.lowest_w))
     high_in = old.highest_w is None or (new.highest_w is not None and new.highest_w <= max(0, old.highest_w))
     return low_in and high_in
+
+
+def _another_authority(new: DeviceOrder, old: DeviceOrder) -> bool:
+    """Whether somebody begins to decide, or nobody does any more: that is no step of one and the same control loop."""
+    return (new.authority_s is None) != (old.authority_s is None)
 
 
 def overtakes(new: DeviceOrder, under_way: DeviceOrder) -> bool:

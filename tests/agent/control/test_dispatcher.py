@@ -83,6 +83,19 @@ def test_a_small_raise_waits_for_the_renewal_and_a_cars_raise_for_five_seconds()
     assert next_step(battery, True, LEASE_S, 101.0) == (Deed.APPLY, 0.0)
 
 
+def test_where_a_command_begins_or_ends_a_car_is_moved_at_once_and_within_it_every_five_seconds() -> None:
+    begins = replace(_order(-4_500, -4_500), authority_s=600.0)
+    assert next_step(replace(HOLDING, wanted=begins), True, LEASE_S, 101.0) == (Deed.APPLY, 0.0)
+    under = replace(HOLDING, confirmed=begins)
+    assert next_step(replace(under, wanted=HOLDING.wanted), True, LEASE_S, 101.0) == (Deed.APPLY, 0.0)
+    more = replace(_order(-5_500, -5_500), authority_s=599.0)
+    assert next_step(replace(under, wanted=more), True, LEASE_S, 101.0) == (Deed.APPLY, 4.0)
+    sun = replace(
+        HOLDING, kind=DeviceKind.PV, confirmed=_order(-3_000, 0), wanted=replace(_order(-9_000, 0), authority_s=600.0)
+    )
+    assert next_step(sun, True, LEASE_S, 101.0) == (Deed.APPLY, 1.0)
+
+
 def test_a_band_that_the_device_no_longer_shows_is_given_again_soon() -> None:
     assert next_step(HOLDING, False, LEASE_S, 101.0) == (Deed.APPLY, 1.0)
 
