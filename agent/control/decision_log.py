@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,8 @@ from agent.evidence.statements import Severity
 
 VERSION: Final = 1
 WRITE_EVERY_S: Final = 5.0
+REST: Final = 4
+"""The writing thread rests so many times as long as it worked: it shares the interpreter with those who order."""
 STATE_EVERY_S: Final = 900.0
 SEGMENT_S: Final = 3600.0
 RETRY_S: Final = 60.0
@@ -68,7 +71,7 @@ class DecisionLog:
         try:
             while True:
                 await asyncio.sleep(WRITE_EVERY_S)
-                await asyncio.to_thread(self.write)
+                await asyncio.to_thread(self.write, gently=True)
                 self._tell(due=self._monotonic_s() - self._stated_s >= STATE_EVERY_S)
         finally:
             self.write()
@@ -89,14 +92,19 @@ class DecisionLog:
             text = stated(name, self._segment.count, self._segment.digest)
             self._to_say.append((Severity.INFO, CODE, name, text))
 
-    def write(self) -> None:
+    def write(self, *, gently: bool = False) -> None:
         """What waits, into the segment. Never raises; blocks as long as the disk does, and says nothing itself."""
         taken, self._waiting = self._waiting, []
         now_s = self._monotonic_s()
         if not taken or self._folder is None or now_s < self._retry_s:
             return
         try:
-            decisions = [decision_of(cause, view, plan) for cause, view, plan in taken]
+            decisions = []
+            for cause, view, plan in taken:
+                begun_s = self._monotonic_s()
+                decisions.append(decision_of(cause, view, plan))
+                if gently:
+                    time.sleep(REST * (self._monotonic_s() - begun_s))
             if self._segment is None or now_s - self._began_s >= SEGMENT_S:
                 self._state()
                 self._begin(self._folder, decisions[0], now_s)

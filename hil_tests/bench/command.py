@@ -23,6 +23,7 @@ from subprocess import PIPE
 from typing import Final
 
 from agent.cli.init import choose_softhsm
+from agent.cli.run import spare_collector
 from agent.clock import ClockQuality
 from agent.config import read_settings
 from agent.gateway import Gateway
@@ -95,6 +96,7 @@ async def _measure(
         settings = read_settings(config)
         choose_softhsm(settings.token, installed.state_dir)
         async with Gateway.open(settings) as gateway:
+            spare_collector()
             running = asyncio.create_task(gateway.run())
             stations = await stack.enter_async_context(_process("_ocpp_chargers", str(ocpp_port), str(chargers)))
             try:
@@ -245,6 +247,10 @@ server_name = "localhost"
 lease_s = 900
 return_delay_most_s = 0
 return_ramp_percent_per_minute = 6000
+
+# More commands in a minute than a site allows in an hour.
+[bounds]
+events_per_hour = 0
 
 [ocpp]
 listen = "127.0.0.1:{ocpp_port}"
