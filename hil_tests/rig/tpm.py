@@ -1,16 +1,22 @@
 """A TPM 2.0 in software behind PKCS#11: swtpm, a resource manager on a private D-Bus, and tpm2-pkcs11.
 
+All of one process share one bus: the libraries keep their first connection to it for as long as the process lives.
+
 The resource manager does what the kernel's /dev/tpmrm0 does on a real machine; without it the TPM runs out of object
 slots (error 0x902).
 """
 
 from __future__ import annotations
 
+import atexit
+import functools
+import itertools
 import os
 import secrets
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +30,7 @@ _MODULES: Final = (
     Path("/usr/lib/aarch64-linux-gnu/libtpm2_pkcs11.so.1"),
 )
 START_S: Final = 20.0
+_NUMBERS: Final = itertools.count(1)
 
 
 def tpm_module() -> Path | None:
@@ -45,7 +52,8 @@ class SoftTpm:
         self.pin = str(secrets.randbelow(9 * 10**7) + 10**7)
         self._so_pin = str(secrets.randbelow(9 * 10**7) + 10**7)
         self._folder = folder.resolve()  # swtpm wants absolute paths
-        self._state, self._store, self._bus = (self._folder / name for name in ("state", "store", "bus"))
+        self._state, self._store = self._folder / "state", self._folder / "store"
+        self._manager = f"com.intel.tss2.Tabrmd{next(_NUMBERS)}"
         self._programs: list[subprocess.Popen[bytes]] = []
         self._state.mkdir(parents=True, mode=0o700)
         self._store.mkdir(mode=0o700)
@@ -57,9 +65,9 @@ class SoftTpm:
 
     @property
     def environment(self) -> dict[str, str]:
-        tcti = "tabrmd:bus_type=session"
+        tcti = f"tabrmd:bus_name={self._manager},bus_type=session"
         return {
-            "DBUS_SESSION_BUS_ADDRESS": f"unix:path={self._bus}",
+            "DBUS_SESSION_BUS_ADDRESS": _bus(),
             "TPM2TOOLS_TCTI": tcti,
             "TPM2_PKCS11_TCTI": tcti,
             "TPM2_PKCS11_STORE": str(self._store),
@@ -68,8 +76,7 @@ class SoftTpm:
 
     def take_away(self) -> None:
         """End the TPM and its resource manager; the bus stays, as a kernel would."""
-        while len(self._programs) > 1:
-            _end(self._programs.pop())
+        self.close()
 
     def put_back(self) -> None:
         self._power_on()
@@ -83,8 +90,6 @@ class SoftTpm:
             "swtpm_setup", "--tpm2", "--tpmstate", str(self._state), "--createek", "--decryption", "--lock-nvram",
             "--overwrite",
         )  # fmt: skip
-        self._start("dbus-daemon", "--session", "--nofork", f"--address=unix:path={self._bus}")
-        _wait("the private D-Bus", self._bus.exists)
         self._power_on()
         self._run("tpm2_ptool", "init", "--path", str(self._store))
         # tpm2_ptool takes PINs as arguments only; these guard a simulated TPM and live as long as the test.
@@ -103,15 +108,16 @@ class SoftTpm:
         )  # fmt: skip
         _wait("swtpm", lambda: _listens(port + 1))
         self._start(
-            "tpm2-abrmd", "--allow-root", "--session", f"--tcti=swtpm:host=127.0.0.1,port={port}", "--flush-all"
-        )
+            "tpm2-abrmd", "--allow-root", "--session", f"--dbus-name={self._manager}",
+            f"--tcti=swtpm:host=127.0.0.1,port={port}", "--flush-all",
+        )  # fmt: skip
         _wait("the resource manager", self._has_manager)
 
     def _has_manager(self) -> bool:
         asked = subprocess.run(
             [
-                "dbus-send", f"--bus=unix:path={self._bus}", "--print-reply", "--dest=org.freedesktop.DBus", "/",
-                "org.freedesktop.DBus.NameHasOwner", "string:com.intel.tss2.Tabrmd",
+                "dbus-send", f"--bus={_bus()}", "--print-reply", "--dest=org.freedesktop.DBus", "/",
+                "org.freedesktop.DBus.NameHasOwner", f"string:{self._manager}",
             ],
             capture_output=True,
             check=False,
@@ -138,6 +144,29 @@ class SoftTpm:
         if done.returncode != 0:
             said = (done.stdout + done.stderr).decode(errors="replace").strip()[-600:]
             raise RuntimeError(f"{' '.join(arguments[:2])} failed: {said}")
+
+
+@functools.cache
+def _bus() -> str:
+    """The address of this process's D-Bus; it ends with the process."""
+    folder = Path(tempfile.mkdtemp(prefix="v2g-bus-"))
+    socket_file = folder / "bus"
+    address = f"unix:path={socket_file}"
+    daemon = subprocess.Popen(
+        ["dbus-daemon", "--session", "--nofork", f"--address={address}"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+    def end() -> None:
+        _end(daemon)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(end)
+    _wait("the private D-Bus", socket_file.exists)
+    return address
 
 
 def _free_port_pair() -> int:
