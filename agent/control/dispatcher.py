@@ -28,6 +28,9 @@ LEAST_BETWEEN_CHANGES_S: Final = {DeviceKind.CHARGER: 5.0, DeviceKind.PV: 2.0}
 """A car's charging is not moved more often (its control loop has seconds). PV's bound goes up only when the samples of
 meter and inverter, up to 1.5 s old, have shown what the last step did. Narrowing does not wait, nor does the beginning
 of a command, a schedule or a hold."""
+BEGINNING_S: Final = 3.0
+LEAST_AT_BEGINNING_S: Final = 1.0
+"""So long after somebody began to decide the plan still finds room that the first step has made."""
 RETRY_LEAST_S: Final = 0.5
 RETRY_MOST_S: Final = 10.0
 REFUSED_RETRY_S: Final = 30.0
@@ -76,6 +79,8 @@ class Carriage:
     """Of the confirmed band."""
     changed_s: float = float("-inf")
     """When it was last given another band than it held."""
+    begun_s: float = float("-inf")
+    """When somebody began to decide about it, or nobody did any more."""
     failures: int = 0
     failed_s: float = 0.0
     refused: bool = False
@@ -122,7 +127,10 @@ def _due_s(carriage: Carriage, wanted: DeviceOrder, shown: bool, lease_s: float,
         return renewal_s
     if _reduces(wanted, held) or (carriage.kind is not DeviceKind.PV and _another_authority(wanted, held)):
         return now_s
-    return min(renewal_s, carriage.confirmed_s + LEAST_BETWEEN_CHANGES_S.get(carriage.kind, 0.0))
+    least_s = LEAST_BETWEEN_CHANGES_S.get(carriage.kind, 0.0)
+    if carriage.kind is not DeviceKind.PV and carriage.confirmed_s - carriage.begun_s < BEGINNING_S:
+        least_s = min(least_s, LEAST_AT_BEGINNING_S)
+    return min(renewal_s, carriage.confirmed_s + least_s)
 
 
 def _same_band(one: DeviceOrder, other: DeviceOrder) -> bool:
@@ -219,6 +227,7 @@ def sent(carriage: Carriage, order: DeviceOrder, lease_s: float, now_s: float) -
 def confirmed(carriage: Carriage, order: DeviceOrder, lease_ends_s: float, now_s: float) -> Carriage:
     """The carriage once the device has confirmed the newest order."""
     other = carriage.confirmed is None or not _same_band(carriage.confirmed, order)
+    begins = carriage.confirmed is not None and _another_authority(order, carriage.confirmed)
     return replace(
         carriage,
         confirmed=None if order.released else order,
@@ -229,6 +238,7 @@ def confirmed(carriage: Carriage, order: DeviceOrder, lease_ends_s: float, now_s
         confirmed_s=now_s,
         lease_ends_s=lease_ends_s,
         changed_s=now_s if other else carriage.changed_s,
+        begun_s=now_s if begins else carriage.begun_s,
         failures=0,
         refused=False,
         failed_order=None,

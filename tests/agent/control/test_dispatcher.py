@@ -90,6 +90,11 @@ def test_where_a_command_begins_or_ends_a_car_is_moved_at_once_and_within_it_eve
     assert next_step(replace(under, wanted=HOLDING.wanted), True, LEASE_S, 101.0) == (Deed.APPLY, 0.0)
     more = replace(_order(-5_500, -5_500), authority_s=599.0)
     assert next_step(replace(under, wanted=more), True, LEASE_S, 101.0) == (Deed.APPLY, 4.0)
+    beginning = confirmed(HOLDING, begins, 160.0, 100.0)
+    assert next_step(replace(beginning, wanted=more), True, LEASE_S, 100.0) == (Deed.APPLY, 1.0)
+    later = confirmed(beginning, more, 164.0, 104.0)
+    most = replace(more, lowest_w=-6_500, highest_w=-6_500)
+    assert next_step(replace(later, wanted=most), True, LEASE_S, 104.0) == (Deed.APPLY, 5.0)
     sun = replace(
         HOLDING, kind=DeviceKind.PV, confirmed=_order(-3_000, 0), wanted=replace(_order(-9_000, 0), authority_s=600.0)
     )
