@@ -125,12 +125,19 @@ def _due_s(carriage: Carriage, wanted: DeviceOrder, shown: bool, lease_s: float,
         return now_s
     if _small(wanted, held):
         return renewal_s
-    if _reduces(wanted, held) or (carriage.kind is not DeviceKind.PV and _another_authority(wanted, held)):
+    if _reduces(wanted, held):
         return now_s
+    return min(renewal_s, carriage.confirmed_s + _least_between_s(carriage, wanted, held))
+
+
+def _least_between_s(carriage: Carriage, wanted: DeviceOrder, held: DeviceOrder) -> float:
     least_s = LEAST_BETWEEN_CHANGES_S.get(carriage.kind, 0.0)
-    if carriage.kind is not DeviceKind.PV and carriage.confirmed_s - carriage.begun_s < BEGINNING_S:
-        least_s = min(least_s, LEAST_AT_BEGINNING_S)
-    return min(renewal_s, carriage.confirmed_s + least_s)
+    if carriage.kind is DeviceKind.PV:
+        return least_s
+    if _another_authority(wanted, held):
+        return 0.0
+    beginning = carriage.confirmed_s - carriage.begun_s < BEGINNING_S
+    return min(least_s, LEAST_AT_BEGINNING_S) if beginning else least_s
 
 
 def _same_band(one: DeviceOrder, other: DeviceOrder) -> bool:
@@ -156,7 +163,9 @@ def _narrower(new: DeviceOrder, old: DeviceOrder) -> bool:
 
 
 def _reduces(new: DeviceOrder, old: DeviceOrder) -> bool:
-    """Whether it asks for less of the same: a setpoint nearer to nothing lies in no other one, and relieves as much."""
+    """Whether it asks for less of the same: a setpoint nearer to nothing lies in no other one, and relieves as much.
+
+    So does each narrower band."""
     low_in = old.lowest_w is None or (new.lowest_w is not None and new.lowest_w >= min(0, old.lowest_w))
     high_in = old.highest_w is None or (new.highest_w is not None and new.highest_w <= max(0, old.highest_w))
     return low_in and high_in
@@ -169,7 +178,7 @@ def _another_authority(new: DeviceOrder, old: DeviceOrder) -> bool:
 
 def overtakes(new: DeviceOrder, under_way: DeviceOrder) -> bool:
     """Whether an order is sent although another one to the same device has not been answered."""
-    return not _same_band(new, under_way) and (_narrower(new, under_way) or _reduces(new, under_way))
+    return not _same_band(new, under_way) and _reduces(new, under_way)
 
 
 def _may_overtake(wanted: DeviceOrder, under_way: Sequence[DeviceOrder]) -> bool:
