@@ -55,7 +55,7 @@ from agent.roads.trusting import TrustKeeper
 from agent.roads.upkeep import CLOCK_NOTE, Upkeep
 from agent.status import Snapshot
 from agent.store import Store, StoreError
-from agent.token.pin import read_pin
+from agent.token.configured import configured_token
 from agent.token.token import Token
 from agent.uplink.errors import LinkDownError
 from agent.uplink.session import UplinkIdentity
@@ -193,12 +193,7 @@ class Gateway:
             raise StartError(f"the store in {settings.gateway.state_dir}: {error}") from error
         async with store:
             clock = Clock(restored=await store.note(CLOCK_NOTE))
-            token = Token(
-                module=settings.token.module,
-                label=settings.token.label,
-                serial=settings.token.serial,
-                read_pin=lambda: read_pin(settings.token.pin_secret),
-            )
+            token = configured_token(settings.token)
             token.start()
             try:
                 approvals = await Approvals.recall(settings, store)

@@ -41,8 +41,8 @@ from agent.identity.subject import (
 from agent.roads.identity import IdentityKeeper
 from agent.store import Store, StoreInUseError
 from agent.store.files import DATABASE, Lock, begin_after, begin_anew
+from agent.token.configured import configured_token
 from agent.token.errors import KeyExistsError, TokenError
-from agent.token.pin import read_pin
 from agent.token.token import Curve, Token
 from drivers.device import SignerUnavailableError
 
@@ -66,12 +66,7 @@ class OrderError(Exception):
 async def token_of(settings: Settings) -> AsyncIterator[Token]:
     """The configured token, ready. Raises OrderError."""
     choose_softhsm(settings.token, settings.gateway.state_dir)
-    token = Token(
-        module=settings.token.module,
-        label=settings.token.label,
-        serial=settings.token.serial,
-        read_pin=lambda: read_pin(settings.token.pin_secret),
-    )
+    token = configured_token(settings.token)
     token.start()
     try:
         async with asyncio.timeout(READY_S):
