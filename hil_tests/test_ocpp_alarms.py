@@ -12,6 +12,7 @@ from drivers.ocpp import ChargerSettings
 from drivers.ocpp.reports import MOST_ALERTS
 from hil_tests.ocpp_raw import AnsweredError, Payload, RawCharger, TlsSite
 from hil_tests.ocpp_station import stamp
+from hil_tests.ocpp_suite import charger as charger
 
 SETTINGS = [
     ChargerSettings(device_id="left", charger_id="CP-1", password="secret-1", evse_id=1),
@@ -23,13 +24,6 @@ SETTINGS = [
 async def site(tmp_path: Path) -> AsyncIterator[TlsSite]:
     async with TlsSite(tmp_path, SETTINGS).running() as site:
         yield site
-
-
-@pytest.fixture
-async def charger(site: TlsSite) -> AsyncIterator[RawCharger]:
-    async with site.charger() as charger:
-        await charger.ready()
-        yield charger
 
 
 def alert(number: int, value: str, *, evse: int = 0, component: str = "EVSE", **more: Any) -> Payload:

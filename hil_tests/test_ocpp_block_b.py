@@ -16,6 +16,7 @@ from drivers.ocpp import charger as charger_module
 from drivers.ocpp.standing import Standing
 from hil_tests.ocpp_raw import AnsweredError, Payload, RawCharger, TlsSite
 from hil_tests.ocpp_station import stamp, until
+from hil_tests.ocpp_suite import charger as charger
 
 SETTINGS = [
     ChargerSettings(device_id="car-1", charger_id="CP-1", password="secret-1"),
@@ -28,13 +29,6 @@ async def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) ->
     monkeypatch.setattr(charger_module, "SILENT_START_S", 0.05)
     async with TlsSite(tmp_path, SETTINGS, version=version).running() as site:
         yield site
-
-
-@pytest.fixture
-async def charger(site: TlsSite) -> AsyncIterator[RawCharger]:
-    async with site.charger() as charger:
-        await charger.ready()
-        yield charger
 
 
 def entry(component: str, variable: str, value: str | None, **more: Any) -> Payload:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
@@ -12,22 +11,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from drivers.device import DeviceRefusedError
 from drivers.ocpp import ChargerSettings
-from drivers.ocpp.tokens import SiteToken, SiteTokens, token_digest
+from drivers.ocpp.tokens import SiteToken, SiteTokens
 from hil_tests.ocpp_raw import AnsweredError, Authority, RawCharger, TlsSite, pem, token
 from hil_tests.ocpp_station import stamp, until
+from hil_tests.ocpp_suite import HOUR_US, NOW_US, TOKENS
 
-NOW_US = time.time_ns() // 1000
-HOUR_US = 3_600_000_000
-TOKENS = [
-    SiteToken(name="04AABBCC", kind="ISO14443", group="FAMILY"),
-    SiteToken(name="04EEEEEE", kind="ISO14443", expires_us=NOW_US - HOUR_US),
-    SiteToken(name="04BBBBBB", blocked=True),
-    SiteToken(name="ONLY-2", device_ids=frozenset({"car-2"})),
-    SiteToken(sha256=token_digest("HASHED-1")),
-    SiteToken(name="MASTER-1", group="MASTERS"),
-    SiteToken(name="DE-ABC-C12345678-9", kind="eMAID"),
-    SiteToken(name="DEXYZC00000001", kind="eMAID", blocked=True),
-]
 ROOT = Authority("Mobility operator root")
 SUB = Authority("Mobility operator sub", parent=ROOT)
 

@@ -12,6 +12,7 @@ from drivers.device import SampleFlag, VehicleSession
 from drivers.ocpp import ChargerSettings
 from hil_tests.ocpp_raw import AnsweredError, RawCharger, TlsSite, token
 from hil_tests.ocpp_station import meter_value, stamp, until
+from hil_tests.ocpp_suite import charger as charger
 
 REASONS = [
     "Authorized", "CablePluggedIn", "ChargingRateChanged", "ChargingStateChanged", "Deauthorized", "EnergyLimitReached",
@@ -36,13 +37,6 @@ SETTINGS = ChargerSettings(device_id="car-1", charger_id="CP-1", password="secre
 async def site(tmp_path: Path, version: str) -> AsyncIterator[TlsSite]:
     async with TlsSite(tmp_path, [SETTINGS], version=version).running() as site:
         yield site
-
-
-@pytest.fixture
-async def charger(site: TlsSite) -> AsyncIterator[RawCharger]:
-    async with site.charger() as charger:
-        await charger.ready()
-        yield charger
 
 
 def vehicle(site: TlsSite) -> VehicleSession | None:

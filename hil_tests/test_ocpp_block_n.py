@@ -14,6 +14,7 @@ from drivers.ocpp import ChargerSettings
 from drivers.ocpp import desk as desk_module
 from hil_tests.ocpp_raw import AnsweredError, Payload, RawCharger, TlsSite
 from hil_tests.ocpp_station import stamp
+from hil_tests.ocpp_suite import charger as charger
 
 SETTINGS = [ChargerSettings(device_id="car-1", charger_id="CP-1", password="secret-1")]
 
@@ -22,13 +23,6 @@ SETTINGS = [ChargerSettings(device_id="car-1", charger_id="CP-1", password="secr
 async def site(tmp_path: Path, version: str) -> AsyncIterator[TlsSite]:
     async with TlsSite(tmp_path, SETTINGS, version=version).running() as site:
         yield site
-
-
-@pytest.fixture
-async def charger(site: TlsSite) -> AsyncIterator[RawCharger]:
-    async with site.charger() as charger:
-        await charger.ready()
-        yield charger
 
 
 def results(name: str, request: str, **more: Any) -> Any:

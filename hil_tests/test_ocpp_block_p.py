@@ -12,6 +12,7 @@ from drivers.device import DeviceRefusedError
 from drivers.ocpp import ChargerSettings
 from hil_tests.ocpp_raw import AnsweredError, RawCharger, TlsSite
 from hil_tests.ocpp_station import stamp
+from hil_tests.ocpp_suite import charger as charger
 
 SETTINGS = [ChargerSettings(device_id="car-1", charger_id="CP-1", password="secret-1")]
 EXTRA = {"vendorId": "org.example", "setpoint_L2": {"nested": [1, {"camelCase": None}]}}
@@ -21,13 +22,6 @@ EXTRA = {"vendorId": "org.example", "setpoint_L2": {"nested": [1, {"camelCase": 
 async def site(tmp_path: Path, version: str) -> AsyncIterator[TlsSite]:
     async with TlsSite(tmp_path, SETTINGS, version=version).running() as site:
         yield site
-
-
-@pytest.fixture
-async def charger(site: TlsSite) -> AsyncIterator[RawCharger]:
-    async with site.charger() as charger:
-        await charger.ready()
-        yield charger
 
 
 # P01, P02: data transfer
