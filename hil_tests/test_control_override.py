@@ -14,35 +14,13 @@ from typer.testing import CliRunner, Result
 from agent.cli.client import SOCKET_NAME, RefusedError, order
 from agent.cli.commands import app
 from agent.cli.output import console
-from agent.control.controller import Controller
-from agent.control.errors import ControlError
 from agent.evidence.statements import Alarm, CommandState
+from agent.roads.people import Hands
 from agent.store.files import DATABASE
 from agent.web.server import serve_locally
 from hil_tests.test_cli_commands import command_beside
 from hil_tests.test_control_controller import Site, command, running
 from hil_tests.test_web import FakeSite
-
-
-class Box(FakeSite):
-    """What the local socket reaches of a controller."""
-
-    def __init__(self, controller: Controller) -> None:
-        super().__init__()
-        self._controller = controller
-
-    def override(self, device_id: str, power_w: int | None, duration_s: float, by: str) -> str:
-        try:
-            return f"{device_id} is {self._controller.override(device_id, power_w, duration_s, by).sentence}"
-        except ControlError as error:
-            raise ValueError(str(error)) from error
-
-    def end_override(self, device_id: str, by: str) -> str:
-        try:
-            self._controller.end_override(device_id, by)
-        except ControlError as error:
-            raise ValueError(str(error)) from error
-        return f"{device_id} is held no more"
 
 
 def cli(*arguments: str | Path) -> Result:
@@ -65,10 +43,11 @@ def config(state_dir: Path) -> Path:
 
 @asynccontextmanager
 async def box(state_dir: Path) -> AsyncIterator[Site]:
-    async with running(state_dir) as site:
-        served = Box(site.controller)
-        async with serve_locally(served, state_dir / SOCKET_NAME, holds=served):
-            yield site
+    async with (
+        running(state_dir) as site,
+        serve_locally(FakeSite(), state_dir / SOCKET_NAME, holds=Hands(site.controller)),
+    ):
+        yield site
 
 
 async def held(site: Site, power_w: int) -> None:

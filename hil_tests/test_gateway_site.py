@@ -12,13 +12,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-import pytest_asyncio
 
 from hil_tests.gateway_parts import (
     DEVICES,
     STORAGE,
     GatewaySite,
-    gateway_site,
     line_of,
     needs_softhsm,
     part_of,
@@ -26,25 +24,13 @@ from hil_tests.gateway_parts import (
     until,
 )
 from hil_tests.rig.demo import score
+from hil_tests.running_site import running as running
+from hil_tests.running_site import site as site
 
 pytestmark = [needs_softhsm, pytest.mark.asyncio(loop_scope="module")]
 PRESS = {"X-V2G-Gateway": "the test"}
 SAFE_WITHIN_S = 8.0
 CONTROLLABLE = ("pv-1", "battery-1", "charger-1", "charger-2")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[GatewaySite]:
-    async with gateway_site(tmp_path_factory.mktemp("site")) as site:
-        await site.stage.start_all()
-        yield site
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def site(running: GatewaySite) -> GatewaySite:
-    """Everything runs and is well."""
-    await running.well()
-    return running
 
 
 async def test_devices_that_are_lost_are_shown_disturb_no_other_and_come_back(site: GatewaySite) -> None:

@@ -4,31 +4,17 @@ an agent that is killed and started again takes over without a dip."""
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import pytest
-import pytest_asyncio
 
-from hil_tests.gateway_parts import TOLERANCE_W, GatewaySite, gateway_site, line_of, needs_softhsm, until
+from hil_tests.gateway_parts import TOLERANCE_W, GatewaySite, line_of, needs_softhsm, until
 from hil_tests.rig.demo import score
+from hil_tests.running_site import running as running
+from hil_tests.running_site import site as site
 
 pytestmark = [needs_softhsm, pytest.mark.asyncio(loop_scope="module")]
 CAR = "charger-1"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[GatewaySite]:
-    async with gateway_site(tmp_path_factory.mktemp("site")) as site:
-        await site.stage.start_all()
-        yield site
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def site(running: GatewaySite) -> GatewaySite:
-    """Everything runs and is well."""
-    await running.well()
-    return running
 
 
 async def test_a_new_agent_takes_over_and_the_metered_power_never_leaves_the_target(site: GatewaySite) -> None:

@@ -13,16 +13,11 @@ from agent.roads.offering import Offering
 from drivers.ocpp.reception import Reception
 
 
-class People:
-    """One for the gateway. What cannot be done is a ValueError with the reason."""
+class Hands:
+    """Holds of a device by hand. What cannot be done is a ValueError with the reason."""
 
-    def __init__(
-        self, controller: Controller, *, offering: Offering, site: SiteDevices, reload_tokens: Callable[[], int]
-    ) -> None:
+    def __init__(self, controller: Controller) -> None:
         self._controller = controller
-        self._offering = offering
-        self._site = site
-        self._reload_tokens = reload_tokens
 
     def override(self, device_id: str, power_w: int | None, duration_s: float, by: str) -> str:
         """Hold a device by hand; a sentence of what was done. Raises ValueError."""
@@ -38,6 +33,18 @@ class People:
         except ControlError as error:
             raise ValueError(str(error)) from error
         return f"{device_id} is held no more"
+
+
+class People(Hands):
+    """One for the gateway."""
+
+    def __init__(
+        self, controller: Controller, *, offering: Offering, site: SiteDevices, reload_tokens: Callable[[], int]
+    ) -> None:
+        super().__init__(controller)
+        self._offering = offering
+        self._site = site
+        self._reload_tokens = reload_tokens
 
     def wish(self, device_id: str, energy_wh: int | None, departure_us: int | None) -> None:
         """What the driver of the car at a charger needs until when. Raises ValueError."""
