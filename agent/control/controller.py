@@ -225,6 +225,7 @@ class Controller:
     def wish(self, device_id: str, wish: Wish) -> None:
         """What the driver of the car at a charger needs until when. Raises WishError."""
         self._around.watch.day.wish(device_id, wish, self._clock.now().wall_us)
+        self._hurry()
 
     def override(self, device_id: str, power_w: int | None, duration_s: float, by: str) -> Override:
         """Hold a device by hand: at a power, or (None) left to itself. Raises OverrideError."""
