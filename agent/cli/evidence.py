@@ -16,7 +16,7 @@ from agent.evidence.bundle import BundleHead, Scope, read_bundle
 from agent.evidence.cose import VerifyKey
 from agent.evidence.errors import EvidenceError, MalformedError
 from agent.evidence.extract import read_json
-from agent.evidence.partial import decode_any
+from agent.evidence.partial import begins_batch, decode_any
 from agent.evidence.signed_values import SignedValueCheck
 from agent.evidence.statements import Sealing, Statement, Thinning, kind_of
 from agent.evidence.thinning_check import ThinningCheck
@@ -171,7 +171,7 @@ def open_evidence(file: BinaryIO) -> Evidence:
     file.seek(0)
     if beginning.lstrip()[:1] == b"{":
         return Evidence(*read_json(file))
-    if beginning[:2] in (b"\x83\x01", b"\x83\x03"):
+    if begins_batch(beginning):
         encoded = file.read(MAX_BATCH_BYTES + 1)
         return Evidence(BundleHead(decode_any(encoded).identity.gateway_id, ()), iter([encoded]))
     return Evidence(*read_bundle(file))

@@ -115,10 +115,19 @@ def numbered_leaves(batch: AnyBatch) -> list[tuple[int, bytes]]:
     return list(enumerate(batch.leaves)) if isinstance(batch, SealedBatch) else batch.numbered
 
 
+def begins_batch(encoded: bytes) -> bool:
+    """Whether this is the beginning of a batch, of any version, rather than of something else that is kept in files."""
+    return _version(encoded) in (batches.VERSION, batches.COUNTERSIGNED_VERSION, VERSION)
+
+
 def decode_any(encoded: bytes) -> AnyBatch:
     """Reads a whole batch or one with gaps. Raises as `batch.decode_batch`; no signature is verified here."""
-    # An array of three begins with 0x83; the version follows.
-    return decode_partial(encoded) if encoded[:2] == b"\x83\x03" else batches.decode_batch(encoded)
+    return decode_partial(encoded) if _version(encoded) == VERSION else batches.decode_batch(encoded)
+
+
+def _version(encoded: bytes) -> int | None:
+    """An array of three begins with 0x83; the version follows."""
+    return encoded[1] if len(encoded) > 1 and encoded[0] == 0x83 else None
 
 
 def decode_partial(encoded: bytes) -> PartialBatch:

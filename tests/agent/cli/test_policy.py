@@ -67,6 +67,12 @@ def test_countersignatures_without_a_trusted_key_are_said_to_prove_nothing() -> 
     assert verify_file(bundle(False), GATEWAY, []).signatures.lines() == []
 
 
+def test_one_batch_by_itself_is_known_by_its_second_signature_too() -> None:
+    batch = countersignature_cases.countersigned(made.make_batch(made.leaves(1), gateway_id=GATEWAY))
+    found = verify_file(BytesIO(batch.encode()), GATEWAY, [], second=Second(KEY, Policy.BOTH))
+    assert (found.holds, found.batches) == (True, 1)
+
+
 def test_the_policy_and_its_key_are_checked_before_the_file(tmp_path: Path) -> None:
     good = pem(tmp_path / "good.pem", KEY.public_key_der)
     assert second_of("pq-only", good) == Second(KEY, Policy.PQ_ONLY)
