@@ -24,11 +24,12 @@ from agent.evidence.cose import (
     key_id_of,
     to_be_signed,
 )
+from agent.evidence.cose_sign import TAG_SIGN, body_header, claimed_key, exact_header, signer_header
+from agent.evidence.cose_sign import to_be_signed as dual_to_be_signed
 from agent.evidence.errors import MalformedError
 from drivers.device import Signer
 
 TYP: Final = "v2g-gateway/command+cose"
-TAG_SIGN: Final = 98
 MAX_AUTHORIZATION_BYTES: Final = 32 * 1024
 
 
@@ -84,7 +85,7 @@ async def authorize(command: Command, signer: Signer) -> bytes:
 
 async def sign_body(body: bytes, typ: str, signer: Signer) -> bytes:
     """A COSE_Sign1 over any body. Raises SignerUnavailableError as the signer does."""
-    protected = cbor.encode(_signer_header(signer) | {HEADER_TYP: typ})
+    protected = cbor.encode({HEADER_ALG: signer.algorithm, HEADER_KID: _key_id(signer), HEADER_TYP: typ})
     return Sign1(protected, {}, body, await signer.sign(to_be_signed(protected, body))).encode()
 
 
@@ -95,18 +96,13 @@ async def authorize_dual(command: Command, operational: Signer, governance: Sign
 
 async def sign_body_dual(body: bytes, typ: str, operational: Signer, governance: Signer) -> bytes:
     """A COSE_Sign by two over any body."""
-    body_protected = cbor.encode({HEADER_TYP: typ})
+    body_protected = body_header(typ)
     signatures: list[cbor.Value] = []
     for signer in (operational, governance):
-        protected = cbor.encode(_signer_header(signer))
+        protected = signer_header(signer.algorithm, _key_id(signer))
         signature = await signer.sign(dual_to_be_signed(body_protected, protected, body))
         signatures.append([protected, {}, signature])
     return cbor.encode(cbor2.CBORTag(TAG_SIGN, [body_protected, {}, body, signatures]))
-
-
-def dual_to_be_signed(body_protected: bytes, signer_protected: bytes, payload: bytes) -> bytes:
-    """Sig_structure of RFC 9052 section 4.4, context "Signature", without external data."""
-    return cbor.encode(["Signature", body_protected, signer_protected, b"", payload])
 
 
 def decode_authorization(encoded: bytes) -> Authorization:
@@ -140,20 +136,20 @@ def decode_signed(encoded: bytes, typ: str) -> Signed:
 def _single(protected: bytes, body: bytes, signature: cbor.Value, typ: str) -> IssuerSignature:
     if not isinstance(signature, bytes):
         raise CommandFormatError("authorization: its signature is no byte string")
-    header = _header(protected, {HEADER_ALG, HEADER_KID, HEADER_TYP})
+    header = exact_header(protected, {HEADER_ALG, HEADER_KID, HEADER_TYP})
     _check_typ(header, typ)
     return _claimed(header, to_be_signed(protected, body), signature)
 
 
 def _pair(protected: bytes, body: bytes, signatures: cbor.Value, typ: str) -> tuple[IssuerSignature, ...]:
-    _check_typ(_header(protected, {HEADER_TYP}), typ)
+    _check_typ(exact_header(protected, {HEADER_TYP}), typ)
     if not isinstance(signatures, list) or len(signatures) != 2:
         raise CommandFormatError("authorization: dual control is by exactly two signatures")
     found = []
     for item in signatures:
         match item:
             case [bytes(own), {**unprotected}, bytes(signature)] if not unprotected:
-                header = _header(own, {HEADER_ALG, HEADER_KID})
+                header = exact_header(own, {HEADER_ALG, HEADER_KID})
                 found.append(_claimed(header, dual_to_be_signed(protected, own, body), signature))
             case _:
                 raise CommandFormatError("authorization: a signature is not laid out as a COSE_Signature")
@@ -162,25 +158,15 @@ def _pair(protected: bytes, body: bytes, signatures: cbor.Value, typ: str) -> tu
     return tuple(found)
 
 
-def _header(protected: bytes, labels: set[int]) -> dict[int, cbor.Value]:
-    header = cbor.decode(protected, what="protected header", most_bytes=1024)
-    if not isinstance(header, dict) or set(header) != labels:
-        # An unknown label could be critical (RFC 9052 `crit`): what is not understood is refused.
-        raise CommandFormatError(f"authorization: a protected header does not hold exactly labels {sorted(labels)}")
-    return header
-
-
 def _check_typ(header: dict[int, cbor.Value], typ: str) -> None:
     if header[HEADER_TYP] != typ:
         raise CommandFormatError(f"authorization: typ is {quoted(header[HEADER_TYP])}, {typ} is right")
 
 
 def _claimed(header: dict[int, cbor.Value], message: bytes, signature: bytes) -> IssuerSignature:
-    algorithm, key_id = header[HEADER_ALG], header[HEADER_KID]
-    if type(algorithm) is not int or not isinstance(key_id, bytes) or len(key_id) != 32:
-        raise CommandFormatError("authorization: alg is no COSE number, or kid is no SHA-256 of a public key")
+    algorithm, key_id = claimed_key(header)
     return IssuerSignature(key_id, algorithm, message, signature)
 
 
-def _signer_header(signer: Signer) -> dict[int, cbor.Value]:
-    return {HEADER_ALG: signer.algorithm, HEADER_KID: key_id_of(signer.public_key_der)}
+def _key_id(signer: Signer) -> bytes:
+    return key_id_of(signer.public_key_der)

@@ -14,11 +14,10 @@ import cbor2
 
 from agent.evidence import cbor
 from agent.evidence.cose import HEADER_ALG, HEADER_KID, HEADER_TYP, VerifyKey
+from agent.evidence.cose_sign import TAG_SIGN, body_header, claimed_key, exact_header, signer_header, to_be_signed
 from agent.evidence.errors import MalformedError, SignatureError, UnsupportedError
 
-TAG_SIGN: Final = 98
 MOST_SIGNATURES: Final = 16
-_MOST_HEADER_BYTES: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +43,11 @@ class Cosigned:
         """Tagged (98), deterministic, payload attached. Signatures in ascending order of their keys' ids."""
         ordered = sorted(self.signatures, key=lambda one: one.key_id)
         signatures: list[cbor.Value] = [[one.protected, {}, one.signature] for one in ordered]
-        return cbor.encode(cbor2.CBORTag(TAG_SIGN, [_body_header(self.typ), {}, self.payload, signatures]))
+        return cbor.encode(cbor2.CBORTag(TAG_SIGN, [body_header(self.typ), {}, self.payload, signatures]))
 
     def to_be_signed(self, key: VerifyKey) -> bytes:
         """The message that `key` is to sign."""
-        return _to_be_signed(self.typ, _signer_header(key), self.payload)
+        return self._message(_signer_header(key))
 
     def with_signature(self, key: VerifyKey, signature: bytes) -> Cosigned:
         """With one signature more, in COSE form; it takes the place of an earlier one by the same key.
@@ -56,7 +55,7 @@ class Cosigned:
         Raises SignatureError when it does not verify.
         """
         header = _signer_header(key)
-        key.verify(_to_be_signed(self.typ, header, self.payload), signature)
+        key.verify(self._message(header), signature)
         others = tuple(one for one in self.signatures if one.key_id != key.key_id)
         if len(others) >= MOST_SIGNATURES:
             raise SignatureError(f"{MOST_SIGNATURES} signatures are the most that one body may have")
@@ -75,8 +74,11 @@ class Cosigned:
             if key is None:
                 raise SignatureError(f"signed by key {one.key_id.hex()[:16]}, which has no say in this")
             key.require_algorithm(one.algorithm)
-            key.verify(_to_be_signed(self.typ, one.protected, self.payload), one.signature)
+            key.verify(self._message(one.protected), one.signature)
         return frozenset(one.key_id for one in self.signatures)
+
+    def _message(self, signer_protected: bytes) -> bytes:
+        return to_be_signed(body_header(self.typ), signer_protected, self.payload)
 
 
 def decode(encoded: bytes, *, typ: str, what: str, most_bytes: int) -> Cosigned:
@@ -110,28 +112,19 @@ def _one(item: cbor.Value, what: str) -> OneSignature:
             header = _header(protected, {HEADER_ALG, HEADER_KID}, what)
         case _:
             raise MalformedError(f"{what}: a signature is not laid out as a COSE_Signature")
-    algorithm, key_id = header[HEADER_ALG], header[HEADER_KID]
-    if type(algorithm) is not int or not isinstance(key_id, bytes) or len(key_id) != 32:
-        raise MalformedError(f"{what}: alg is no COSE number, or kid is no SHA-256 of a public key")
+    try:
+        algorithm, key_id = claimed_key(header)
+    except MalformedError as error:
+        raise MalformedError(f"{what}: {error}") from error
     return OneSignature(protected, key_id, algorithm, signature)
 
 
 def _header(protected: bytes, labels: set[int], what: str) -> dict[int, cbor.Value]:
-    header = cbor.decode(protected, what=f"{what}: protected header", most_bytes=_MOST_HEADER_BYTES)
-    if not isinstance(header, dict) or set(header) != labels:
-        # An unknown label could be critical (RFC 9052 `crit`): what is not understood is refused.
-        raise MalformedError(f"{what}: a protected header does not hold exactly labels {sorted(labels)}")
-    return header
-
-
-def _body_header(typ: str) -> bytes:
-    return cbor.encode({HEADER_TYP: typ})
+    try:
+        return exact_header(protected, labels)
+    except MalformedError as error:
+        raise MalformedError(f"{what}: {error}") from error
 
 
 def _signer_header(key: VerifyKey) -> bytes:
-    return cbor.encode({HEADER_ALG: key.algorithm, HEADER_KID: key.key_id})
-
-
-def _to_be_signed(typ: str, signer_protected: bytes, payload: bytes) -> bytes:
-    """Sig_structure of RFC 9052 section 4.4, context "Signature", without external data."""
-    return cbor.encode(["Signature", _body_header(typ), signer_protected, b"", payload])
+    return signer_header(key.algorithm, key.key_id)

@@ -15,6 +15,7 @@ import cbor2
 
 from agent.evidence import cbor, cose
 from agent.evidence.cose import VerifyKey
+from agent.evidence.cose_sign import TAG_SIGN
 from agent.evidence.errors import EvidenceError
 from agent.identity import cosign
 from agent.identity.errors import KeyFileError, TrustListError
@@ -45,7 +46,7 @@ class TrustRoots:
             raise TrustListError(f"trust list: {len(encoded)} bytes, at most {most_bytes} are allowed")
         try:
             value = cbor.decode(encoded, what="envelope", most_bytes=most_bytes)
-            if isinstance(value, cbor2.CBORTag) and value.tag == cosign.TAG_SIGN:
+            if isinstance(value, cbor2.CBORTag) and value.tag == TAG_SIGN:
                 return self._of_several(encoded, typ, most_bytes)
             return self._of_one(encoded, typ)
         except EvidenceError as error:
