@@ -26,6 +26,7 @@ from agent.control.order import Now, Order, Rank
 from agent.control.ordered import ordered_by, total
 from agent.control.plain import plain_command, plain_hash
 from agent.control.replay import Freshness
+from agent.control.signers import RefusalError, check_reach, ordering_of, required, trusted_signers
 from agent.evidence.errors import EvidenceError
 from agent.evidence.statements import CommandState
 from agent.identity.trust import IssuerRights, Role, TrustList
@@ -104,14 +105,6 @@ class Undecided:
 Decision: TypeAlias = Nothing | Admitted | Refused | Duplicate | Undecided
 
 
-class _RefusalError(Exception):
-    """Ends the checks with a reason."""
-
-    def __init__(self, reason: str, *, alarm: bool = False) -> None:
-        super().__init__(reason)
-        self.alarm = alarm
-
-
 def judge(
     message: device_pb2.GridCommand,
     device_id: str | None,
@@ -127,14 +120,14 @@ def judge(
     command_id = message.command_id[:MAX_NAME]
     try:
         if not message.command_id:
-            raise _RefusalError("has no command_id")
+            raise RefusalError("has no command_id")
         if len(message.command_id) > MAX_NAME:
-            raise _RefusalError(f"command_id has {len(message.command_id)} characters, at most {MAX_NAME} are right")
+            raise RefusalError(f"command_id has {len(message.command_id)} characters, at most {MAX_NAME} are right")
         if message.authorization:
             return _judge_signed(message, policy, trust, book, now)
         return _judge_unsigned(message, as_it_came, device_id, policy, book, now)
-    except (_RefusalError, CommandFormatError, EvidenceError) as error:
-        return Refused(as_it_came, command_id, str(error), alarm=isinstance(error, _RefusalError) and error.alarm)
+    except (RefusalError, CommandFormatError, EvidenceError) as error:
+        return Refused(as_it_came, command_id, str(error), alarm=isinstance(error, RefusalError) and error.alarm)
 
 
 # -- signed -------------------------------------------------------------------------------------------------------
@@ -147,11 +140,10 @@ def _judge_signed(
     known = book.entries.get(authorization.hash)
     if known is not None:
         return Duplicate(known)
-    if trust is None:
-        raise _RefusalError("there is no trust list here, so no signature can be trusted; install one")
-    rights = _verified(authorization, trust)
+    trust = required(trust)
+    rights = trusted_signers(authorization, authorization.command.issuer, trust)
     _check_plain_fields(message, authorization)
-    ordering = next((r for r in rights if r.role is Role.OPERATIONAL), rights[0])
+    ordering = ordering_of(rights)
     order = Order(
         hash=authorization.hash,
         command_id=message.command_id,
@@ -178,27 +170,9 @@ def _judge_signed(
         if len(rights) == 1:
             _check_value(order.command, policy, book, now)
         _check_room(order.command, book)
-    except _RefusalError as error:
+    except RefusalError as error:
         return Refused(order.hash, order.command_id, str(error), order, error.alarm)
     return Admitted(order)
-
-
-def _verified(authorization: Authorization, trust: TrustList) -> list[IssuerRights]:
-    """The trusted entries whose keys signed, in the order of the signatures."""
-    found = []
-    for index, claimed in enumerate(authorization.signatures):
-        rights = trust.rights_of(claimed.key_id)
-        if rights is None:
-            raise _RefusalError(f"key {claimed.key_id.hex()[:16]} is not in trust list version {trust.version}")
-        authorization.verify(index, rights.key)
-        found.append(rights)
-    if len(found) == 2 and found[0].role is found[1].role:
-        raise _RefusalError(f"both signatures are {found[0].role.name.lower()}; dual control is by one of each role")
-    issuer = authorization.command.issuer
-    ordering = next((r for r in found if r.role is Role.OPERATIONAL), found[0])
-    if ordering.issuer != issuer:
-        raise _RefusalError(f"names issuer {quoted(issuer)}, but is signed by {quoted(ordering.issuer)}")
-    return found
 
 
 def _check_plain_fields(message: device_pb2.GridCommand, authorization: Authorization) -> None:
@@ -215,17 +189,17 @@ def _check_plain_fields(message: device_pb2.GridCommand, authorization: Authoriz
         if not same
     ]
     if differing:
-        raise _RefusalError(f"plain fields are not those of the signed body: {', '.join(differing)}")
+        raise RefusalError(f"plain fields are not those of the signed body: {', '.join(differing)}")
 
 
 def _check_address(command: Command, policy: Policy) -> None:
     if command.audience not in policy.audiences:
-        raise _RefusalError(f"is for {quoted(command.audience)}, which is not here")
+        raise RefusalError(f"is for {quoted(command.audience)}, which is not here")
     strangers = sorted(set(command.targets) - policy.controllable)
     if strangers:
-        raise _RefusalError(f"names {quoted(', '.join(strangers))}, which cannot be controlled here")
+        raise RefusalError(f"names {quoted(', '.join(strangers))}, which cannot be controlled here")
     if not policy.controllable:
-        raise _RefusalError("nothing can be controlled at this site")
+        raise RefusalError("nothing can be controlled at this site")
 
 
 def _number_twice(order: Order, book: Book) -> Entry | None:
@@ -247,21 +221,21 @@ def _check_fresh(order: Order, book: Book) -> None:
     command = order.command
     freshness = book.window(order.issuer_key, command.audience).judge(command.epoch, command.sequence)
     if freshness is not Freshness.FRESH:
-        raise _RefusalError(f"epoch {command.epoch} sequence {command.sequence} is {freshness.value}")
+        raise RefusalError(f"epoch {command.epoch} sequence {command.sequence} is {freshness.value}")
 
 
 def _check_single_meaning(order: Order, book: Book) -> None:
     """One number and one id stand for one command; two are proof that somebody equivocates."""
     other = _number_twice(order, book)
     if other is not None:
-        raise _RefusalError(
+        raise RefusalError(
             f"epoch {order.command.epoch} sequence {order.command.sequence} was signed for command "
             f"{other.order.hash.hex()[:16]} already: the issuer has said two things with one number",
             alarm=True,
         )
     same_id = book.known_by_id(order.command_id)
     if same_id is not None:
-        raise _RefusalError(
+        raise RefusalError(
             f"command_id {quoted(order.command_id)} already stands for command {same_id.order.hash.hex()[:16]}",
             alarm=True,
         )
@@ -269,30 +243,28 @@ def _check_single_meaning(order: Order, book: Book) -> None:
 
 def _check_time(command: Command, now: Now) -> None:
     if command.end_us <= now.wall_us:
-        raise _RefusalError(f"expired {(now.wall_us - command.end_us) // 1_000_000} s ago")
+        raise RefusalError(f"expired {(now.wall_us - command.end_us) // 1_000_000} s ago")
     if command.end_us > now.wall_us + HORIZON_US:
-        raise _RefusalError("ends beyond the horizon of 7 days")
+        raise RefusalError("ends beyond the horizon of 7 days")
 
 
 def _check_expiry(command: Command, rights: IssuerRights, trust: TrustList, now: Now) -> None:
     if rights.expired(now.wall_us):
-        raise _RefusalError(f"the rights of {quoted(rights.issuer)} have expired")
+        raise RefusalError(f"the rights of {quoted(rights.issuer)} have expired")
     if trust.expired(now.wall_us) and not command.restrictive:
-        raise _RefusalError(f"trust list version {trust.version} has expired: only IDLE and CURTAIL are obeyed")
+        raise RefusalError(f"trust list version {trust.version} has expired: only IDLE and CURTAIL are obeyed")
 
 
 def _check_rights(command: Command, rights: IssuerRights, policy: Policy) -> None:
     """Each signature must be by somebody who may order this."""
     who = quoted(rights.issuer)
-    here = rights.covers(command.audience) or rights.covers(policy.gateway_id)
-    if not here and not (command.targets and all(rights.covers(target) for target in command.targets)):
-        raise _RefusalError(f"{who} has no right over these targets")
+    check_reach(rights, command.audience, command.targets, policy.gateway_id)
     if int(command.type) not in rights.types:
-        raise _RefusalError(f"{who} has no right to order {command.type.name}")
+        raise RefusalError(f"{who} has no right to order {command.type.name}")
     if command.mode is Mode.SETPOINT and command.power_w > rights.highest_power_w:
-        raise _RefusalError(f"{who} may order at most {rights.highest_power_w} W, not {command.power_w} W")
+        raise RefusalError(f"{who} may order at most {rights.highest_power_w} W, not {command.power_w} W")
     if int(command.priority) < rights.highest_priority:
-        raise _RefusalError(f"{who} has no right to priority {command.priority.name}")
+        raise RefusalError(f"{who} has no right to priority {command.priority.name}")
 
 
 def _check_value(command: Command, policy: Policy, book: Book, now: Now) -> None:
@@ -302,11 +274,11 @@ def _check_value(command: Command, policy: Policy, book: Book, now: Now) -> None
     sums = total([ordered_by(command), book.ordered(command.issuer, now.wall_us - DAY_US)])
     needed = "an operational and a governance signature are needed (local bound: dual control [10])"
     if sums.energy_wh > policy.high_value_wh:
-        raise _RefusalError(
+        raise RefusalError(
             f"with it this issuer orders {sums.energy_wh} Wh in 24 h; above {policy.high_value_wh} Wh {needed}"
         )
     if command.price is not None and sums.value_micro > HIGH_VALUE_MICRO:
-        raise _RefusalError(
+        raise RefusalError(
             f"with it this issuer orders what is worth {sums.value_micro // 1_000_000} {command.price.currency} in "
             f"24 h; above 10,000 {needed}"
         )
@@ -314,7 +286,7 @@ def _check_value(command: Command, policy: Policy, book: Book, now: Now) -> None
 
 def _check_room(command: Command, book: Book) -> None:
     if not book.room_for(command):
-        raise _RefusalError("too many commands are stored; wait until some have ended, or cancel some")
+        raise RefusalError("too many commands are stored; wait until some have ended, or cancel some")
 
 
 # -- unsigned -----------------------------------------------------------------------------------------------------
@@ -335,13 +307,13 @@ def _judge_unsigned(
         message, device_id, gateway_id=policy.gateway_id, sequence=book.next_unsigned_sequence(), now=now
     )
     if policy.unsigned is UnsignedCommands.REFUSE:
-        raise _RefusalError("is not signed, and this site obeys signed commands only")
+        raise RefusalError("is not signed, and this site obeys signed commands only")
     if policy.unsigned is UnsignedCommands.RESTRICTIVE and not command.restrictive:
-        raise _RefusalError(
+        raise RefusalError(
             f"is not signed, and this site obeys only IDLE and CURTAIL unsigned, not {command.type.name}"
         )
     if book.known_by_id(message.command_id) is not None:
-        raise _RefusalError(f"command_id {quoted(message.command_id)} already stands for another command", alarm=True)
+        raise RefusalError(f"command_id {quoted(message.command_id)} already stands for another command", alarm=True)
     _check_address(command, policy)
     if not now.time_known and not command.restrictive:
         return Undecided("the time is not known since the reboot", restrictive=False)

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from agent.control.admission import HIGH_VALUE_MICRO, HORIZON_US, Policy
-from agent.control.authorization import Signed, decode_signed
+from agent.control.authorization import decode_signed
 from agent.control.command import CommandType
 from agent.control.errors import CommandFormatError, quoted
 from agent.control.order import Now
 from agent.control.schedule import TYP, Agreed, Schedule, decode_schedule
+from agent.control.signers import RefusalError, check_reach, ordering_of, required, trusted_signers
 from agent.evidence.errors import EvidenceError
-from agent.identity.trust import IssuerRights, Role, TrustList
+from agent.identity.trust import IssuerRights, TrustList
 
 MOST_STORED: Final = 16
 DAY_STEPS: Final = 96
@@ -44,12 +45,6 @@ class ScheduleKnown:
 Verdict: TypeAlias = Agreed | ScheduleRefused | ScheduleKnown
 
 
-class _RefusalError(Exception):
-    def __init__(self, reason: str, *, alarm: bool = False) -> None:
-        super().__init__(reason)
-        self.alarm = alarm
-
-
 def judge_schedule(
     signed: bytes,
     came_hash: bytes,
@@ -71,12 +66,11 @@ def judge_schedule(
         if agreed.hash == read.hash:
             return ScheduleKnown(agreed)
     try:
-        if trust is None:
-            raise _RefusalError("there is no trust list here, so no signature can be trusted; install one")
-        rights = _verified(read, schedule, trust)
-    except (_RefusalError, CommandFormatError, EvidenceError) as error:
+        trust = required(trust)
+        rights = trusted_signers(read, schedule.issuer, trust)
+    except (RefusalError, CommandFormatError, EvidenceError) as error:
         return ScheduleRefused(came_hash, str(error))
-    ordering = next((r for r in rights if r.role is Role.OPERATIONAL), rights[0])
+    ordering = ordering_of(rights)
     try:
         _check_number(schedule, ordering, stored, newest)
         _check_address(schedule, policy)
@@ -87,8 +81,8 @@ def judge_schedule(
             mine = [a.schedule for a in stored if a.issuer_key == ordering.key.key_id]
             _check_value(schedule, mine, policy)
         if sum(not replaces(schedule, agreed.schedule) for agreed in stored) >= MOST_STORED:
-            raise _RefusalError(f"{MOST_STORED} schedules are stored; wait until one has ended, or replace one")
-    except _RefusalError as error:
+            raise RefusalError(f"{MOST_STORED} schedules are stored; wait until one has ended, or replace one")
+    except RefusalError as error:
         return ScheduleRefused(read.hash, str(error), error.alarm)
     return Agreed(
         schedule=schedule,
@@ -100,79 +94,61 @@ def judge_schedule(
     )
 
 
-def _verified(read: Signed, schedule: Schedule, trust: TrustList) -> list[IssuerRights]:
-    found = []
-    for index, claimed in enumerate(read.signatures):
-        rights = trust.rights_of(claimed.key_id)
-        if rights is None:
-            raise _RefusalError(f"key {claimed.key_id.hex()[:16]} is not in trust list version {trust.version}")
-        read.verify(index, rights.key)
-        found.append(rights)
-    if len(found) == 2 and found[0].role is found[1].role:
-        raise _RefusalError("both signatures are of one role; dual control is by one of each")
-    ordering = next((r for r in found if r.role is Role.OPERATIONAL), found[0])
-    if ordering.issuer != schedule.issuer:
-        raise _RefusalError(f"names issuer {quoted(schedule.issuer)}, but is signed by {quoted(ordering.issuer)}")
-    return found
-
-
 def _check_number(
     schedule: Schedule, rights: IssuerRights, stored: tuple[Agreed, ...], newest: dict[bytes, tuple[int, int]]
 ) -> None:
     same = [a for a in stored if a.issuer_key == rights.key.key_id and a.schedule.number == schedule.number]
     if same:
-        raise _RefusalError(
+        raise RefusalError(
             f"epoch {schedule.epoch} sequence {schedule.sequence} was signed for schedule {same[0].hash.hex()[:16]} "
             "already: the issuer has said two things with one number",
             alarm=True,
         )
     if schedule.number <= newest.get(rights.key.key_id, (0, -1)):
-        raise _RefusalError(f"epoch {schedule.epoch} sequence {schedule.sequence} is older than what is known")
+        raise RefusalError(f"epoch {schedule.epoch} sequence {schedule.sequence} is older than what is known")
 
 
 def _check_address(schedule: Schedule, policy: Policy) -> None:
     if schedule.audience not in policy.audiences:
-        raise _RefusalError(f"is for {quoted(schedule.audience)}, which is not here")
+        raise RefusalError(f"is for {quoted(schedule.audience)}, which is not here")
     strangers = sorted(set(schedule.targets) - policy.controllable)
     if strangers or not policy.controllable:
-        raise _RefusalError(f"names {quoted(', '.join(strangers) or 'all devices')}, which cannot be controlled here")
+        raise RefusalError(f"names {quoted(', '.join(strangers) or 'all devices')}, which cannot be controlled here")
 
 
 def _check_time(schedule: Schedule, rights: list[IssuerRights], trust: TrustList, now: Now) -> None:
     if not now.time_known:
-        raise _RefusalError("the time is not known since the reboot; send it again")
+        raise RefusalError("the time is not known since the reboot; send it again")
     if schedule.end_us <= now.wall_us:
-        raise _RefusalError("is over already")
+        raise RefusalError("is over already")
     if schedule.end_us > now.wall_us + HORIZON_US:
-        raise _RefusalError("ends beyond the horizon of 7 days")
+        raise RefusalError("ends beyond the horizon of 7 days")
     if trust.expired(now.wall_us) or any(r.expired(now.wall_us) for r in rights):
-        raise _RefusalError("the trust list or the issuer's rights have expired")
+        raise RefusalError("the trust list or the issuer's rights have expired")
 
 
 def _check_rights(schedule: Schedule, rights: IssuerRights, policy: Policy) -> None:
     who = quoted(rights.issuer)
-    here = rights.covers(schedule.audience) or rights.covers(policy.gateway_id)
-    if not here and not (schedule.targets and all(rights.covers(target) for target in schedule.targets)):
-        raise _RefusalError(f"{who} has no right over these targets")
+    check_reach(rights, schedule.audience, schedule.targets, policy.gateway_id)
     steps = schedule.all_steps
     needed = {CommandType.DISCHARGE if step < 0 else CommandType.CHARGE for step in steps}
     missing = sorted(type_.name for type_ in needed if int(type_) not in rights.types)
     if missing:
-        raise _RefusalError(f"{who} has no right to order {', '.join(missing)}")
+        raise RefusalError(f"{who} has no right to order {', '.join(missing)}")
     most_w = max((abs(step) for step in steps), default=0)
     if most_w > rights.highest_power_w:
-        raise _RefusalError(f"{who} may order at most {rights.highest_power_w} W, not {most_w} W")
+        raise RefusalError(f"{who} may order at most {rights.highest_power_w} W, not {most_w} W")
 
 
 def _check_value(schedule: Schedule, others: Iterable[Schedule], policy: Policy) -> None:
     """One signature is enough up to the bound of commands, in any 24 h, with the issuer's other ones (SAFETY 10)."""
     most_wh = _most_in_a_day_wh(schedule) + sum(_most_in_a_day_wh(o) for o in others if not replaces(schedule, o))
     if most_wh > policy.high_value_wh:
-        raise _RefusalError(f"agrees on {most_wh} Wh in 24 h; above {policy.high_value_wh} Wh an operational and a "
+        raise RefusalError(f"agrees on {most_wh} Wh in 24 h; above {policy.high_value_wh} Wh an operational and a "
                             "governance signature are needed")  # fmt: skip
     energy_wh = sum(abs(step) for step in schedule.all_steps) // 4
     if schedule.price is not None and energy_wh * schedule.price.micro_per_kwh // 1000 > HIGH_VALUE_MICRO:
-        raise _RefusalError(f"is worth more than 10,000 {schedule.price.currency}: an operational and a governance "
+        raise RefusalError(f"is worth more than 10,000 {schedule.price.currency}: an operational and a governance "
                             "signature are needed")  # fmt: skip
 
 
