@@ -265,7 +265,7 @@ async def test_what_is_no_modbus_stays_a_fault_between_two_tries() -> None:
     async with listening(web) as address:
         for _ in range(3):  # the first one connects, the others come while it is not tried again
             with pytest.raises(BadAnswerError, match="not Modbus"):
-                await pool.connection(address).read(1, 40000, 2, TIMEOUT_S)
+                await pool.connection(address).read(1, 40000, 2, 5.0)
     pool.close()
 
 

@@ -83,7 +83,7 @@ async def test_an_answer_with_a_wrong_checksum_is_no_answer_and_shows_what_came(
     bus.spoil = spoiled
     async with pty_line(bus, tmp_path) as (_, address, pool):
         with pytest.raises(NoAnswerError, match="9 bytes came that are no answer"):
-            await pool.connection(address).read(1, 100, 2, TIMEOUT_S)
+            await pool.connection(address).read(1, 100, 2, 4 * TIMEOUT_S)
 
 
 @pytest.mark.parametrize("late_s", [TIMEOUT_S * 0.9, TIMEOUT_S * 1.2, TIMEOUT_S * 1.7, TIMEOUT_S * 2.6])
