@@ -13,6 +13,7 @@ import aiosqlite
 
 from agent.store import bodies, spans
 from agent.store.errors import ConflictError
+from agent.store.places import spans_of
 from agent.store.schema import BLOCK_BITS
 from agent.store.writer import write_notes
 
@@ -50,8 +51,9 @@ async def prune_some(
         "FROM batch WHERE batch = ?",
         [(bodies.pack(each.encoded), each.place) for each in kept],
     )
-    for table in ("body", "batch", "span", "thinned"):
+    for table in ("body", "batch", "thinned"):
         await connection.execute(f"DELETE FROM {table} WHERE batch BETWEEN ? AND ?", ends)  # noqa: S608  # fixed names
+    await connection.execute("DELETE FROM span WHERE place BETWEEN ? AND ?", spans_of(*ends))
     ((oldest,),) = await _rows(connection, "SELECT min(batch) FROM batch", ())
     await connection.executemany(
         "DELETE FROM block WHERE series = ? AND block < ?", [(each, oldest >> BLOCK_BITS) for each in series]
@@ -92,21 +94,23 @@ async def cut_some(
 
 async def _cut_spans(connection: aiosqlite.Connection, cut: Cut) -> int:
     changed, empty, gone = [], [], 0
-    for series, encoded in await _rows(
-        connection, "SELECT series, leaves FROM span WHERE batch = ? ORDER BY series", (cut.place,)
+    for place, encoded in await _rows(
+        connection,
+        "SELECT place, leaves FROM span WHERE place BETWEEN ? AND ? ORDER BY place",
+        spans_of(cut.place, cut.place),
     ):
         leaves = spans.decode(encoded)
         left = [leaf for leaf in leaves if leaf.index not in cut.gone]
         gone += len(leaves) - len(left)
         if not left:
-            empty.append((cut.place, series))
+            empty.append((place,))
         elif len(left) < len(leaves):
             sequences = [leaf.sequence for leaf in left if leaf.sequence is not None]
             ends = min(sequences, default=None), max(sequences, default=None)
-            changed.append((*ends, spans.encode(left), cut.place, series))
-    await connection.executemany("DELETE FROM span WHERE batch = ? AND series = ?", empty)
+            changed.append((*ends, spans.encode(left), place))
+    await connection.executemany("DELETE FROM span WHERE place = ?", empty)
     await connection.executemany(
-        "UPDATE span SET first_sequence = ?, last_sequence = ?, leaves = ? WHERE batch = ? AND series = ?", changed
+        "UPDATE span SET first_sequence = ?, last_sequence = ?, leaves = ? WHERE place = ?", changed
     )
     await connection.execute(
         "INSERT INTO thinned VALUES (?1, ?2) ON CONFLICT (batch) DO UPDATE SET absent = absent + ?2", (cut.place, gone)
