@@ -12,6 +12,7 @@ from agent.config import ConfigError, read_settings, zone_of
 TOKEN = '[token]\nlabel = "demo"\n'
 CHARGER = '[[device]]\nid = "car-1"\nkind = "charger"\ndriver = "ocpp"\ncharger_id = "CS-1"\n'
 PV = '[[device]]\nid = "pv-1"\nkind = "pv"\ndriver = "sunspec"\naddress = "tcp://127.0.0.1:1503"\n'
+BATTERY = PV.replace("pv", "battery")
 SOURCE = '[[feeds.source]]\nname = "a"\nkey_file = "/etc/a.pem"\n'
 
 
@@ -32,6 +33,10 @@ def _refusal(tmp_path: Path, text: str) -> str:
         (TOKEN + CHARGER + 'departure_time = "25:00"\n', "07:30"),
         (TOKEN + CHARGER + 'day = "departure"\ndeparture_time = "07:30"\n', "go together"),
         (TOKEN + CHARGER + "departure_energy_wh = -1\n", "departure_energy_wh"),
+        (TOKEN + PV + "capacity_wh = 10000\n", "capacity_wh: is a battery's"),
+        (TOKEN + CHARGER + "capacity_wh = 10000\n", "capacity_wh: is a battery's"),
+        (TOKEN + BATTERY + "capacity_wh = 0\n", "capacity_wh"),
+        (TOKEN + BATTERY + "capacity_wh = 13.5\n", "capacity_wh"),
         (TOKEN + '[site]\ntimezone = "Middle/Earth"\n', "tz database"),
         (TOKEN + '[site]\ntimezone = "/etc/passwd"\n', "tz database"),
         (TOKEN + SOURCE, "2 sources must agree, and there are 1"),
@@ -52,8 +57,11 @@ def test_a_site_with_everything_set_loads(tmp_path: Path) -> None:
         + SOURCE
         + CHARGER
         + 'day = "departure"\ndeparture_time = "07:30"\ndeparture_energy_wh = 10000\n'
+        + BATTERY
+        + "capacity_wh = 13500\n"
     )
-    device = read_settings(path).device[0]
+    device, battery = read_settings(path).device
+    assert battery.capacity_wh == 13_500
     assert (device.day, device.departure_time, device.departure_energy_wh) == ("departure", "07:30", 10_000)
 
 
