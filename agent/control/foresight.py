@@ -15,12 +15,13 @@ from typing import Final
 from agent.control.allocation import Range, fill
 from agent.control.command import Command, CommandType, Mode, Point
 from agent.control.departure import DEPARTURE_MARGIN, DEPARTURE_RESERVE_S
-from agent.control.plan import tolerance_w
+from agent.control.plan import CommandPlan, tolerance_w
 from agent.control.rules.draft import Draft
 from agent.control.rules.needs import set_room
 from agent.control.rules.targets import scope_of
 from agent.control.site import SiteView
 from agent.control.storage import storage_wh
+from agent.evidence.statements import CommandState
 from drivers.device import DeviceKind
 
 ENOUGH_PERCENT: Final = 95
@@ -65,7 +66,7 @@ class _Store:
             self.turned.setdefault(LEAVES, self.leaves_s)
             self.must_charge = False
             return Range(0, 0)
-        slack_s = self._slack_s(now_s)
+        slack_s = self.slack_s(now_s)
         if self.must_charge and (self.need_wh < GRAIN_WH or self._is_full):
             self.must_charge = False
         elif self.has_need and slack_s < LEAST_S and not self._is_full:
@@ -112,7 +113,8 @@ class _Store:
     def _is_full(self) -> bool:
         return self.below_wh is not None and self.below_wh < GRAIN_WH
 
-    def _slack_s(self, now_s: float) -> float:
+    def slack_s(self, now_s: float) -> float:
+        """Until it must charge for its departure."""
         if not self.has_need or self.need_wh < GRAIN_WH:
             return NEVER_S
         if self.high_w <= 0:
@@ -136,6 +138,40 @@ class _Store:
         if power_w > 0 and slack_s / pace * power_w >= self.need_wh * 3600:
             return NEVER_S
         return slack_s / pace
+
+
+def foresee(command: Command, alone: CommandPlan, site: SiteView) -> tuple[CommandState, str]:
+    """ACCEPTED or PARTIAL, and why. `alone`: what the plan makes of it, were it alone and its time now."""
+    reason = (alone.reason or "it can do less now") if alone.short else shortfall(command, site)
+    return (CommandState.PARTIAL, reason) if reason else (CommandState.ACCEPTED, hardship(command, site))
+
+
+def hardship(command: Command, site: SiteView) -> str:
+    """Which cars an import limit will leave short at their departure: it is kept all the same. Empty: none is foreseen.
+
+    The nearest departure is served first; what PV or a battery may add is not counted on.
+    """
+    if command.mode is not Mode.IMPORT_LIMIT or not site.now.time_known:
+        return ""
+    stores, _ = _stores(command, site)
+    if command.point is Point.CONNECTION and site.house_w is not None:
+        limit_w = command.power_w - site.house_w
+    else:
+        limit_w = command.power_w
+    whole_s = (command.end_us - max(command.start_us, site.now.wall_us)) / 1e6
+    taken_wh, found = 0.0, []
+    for store in sorted(stores, key=lambda store: (store.leaves_s, store.device_id)):
+        if not store.has_need or store.slack_s(0.0) < 0:
+            continue  # Without the command it would not be better off.
+        counted_w = store.high_w * DEPARTURE_MARGIN
+        later_wh = counted_w * max(0.0, store.leaves_s - whole_s) / 3600
+        needed_wh = max(0.0, store.need_wh - later_wh)
+        there_wh = min(max(0, limit_w), counted_w) * min(whole_s, store.leaves_s) / 3600
+        given_wh = min(needed_wh, there_wh, max(0.0, max(0, limit_w) * min(whole_s, store.leaves_s) / 3600 - taken_wh))
+        taken_wh += given_wh
+        if needed_wh - given_wh >= GRAIN_WH:
+            found.append(f"{store.device_id} will lack {round(needed_wh - given_wh)} Wh at its departure")
+    return ", ".join(found)[:500]
 
 
 def shortfall(command: Command, site: SiteView) -> str:

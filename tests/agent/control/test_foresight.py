@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.control.command import Command, CommandType, Point
-from agent.control.foresight import shortfall
+from agent.control.command import Command, CommandType, Mode, Point
+from agent.control.foresight import foresee, hardship, shortfall
 from agent.control.plan import make_plan
 from agent.control.site import Defaults, DeviceView, SiteView
+from agent.evidence.statements import CommandState
 from drivers.device import VehicleSession
 from tests.agent.control.strategies import sites
 from tests.agent.control.support import (
@@ -146,6 +147,42 @@ def test_many_cars_with_as_many_turns_are_gone_through() -> None:
     assert "Wh are possible" in shortfall(command, site(*cars))
 
 
+def _limit(hours: int, power_w: int, point: Point = Point.DEVICE) -> Command:
+    end_us = START_US + hours * HOUR_US
+    return curtail(power_w, mode=Mode.IMPORT_LIMIT, targets=("car",), point=point, end_us=end_us)
+
+
+def _judged(command: Command, view: SiteView) -> tuple[CommandState, str]:
+    order = order_of(command)
+    return foresee(command, make_plan(replace(view, orders=(order,))).commands[order.hash], view)
+
+
+def test_an_import_limit_that_leaves_a_car_short_at_its_departure_is_kept_and_says_so() -> None:
+    view = site(replace(CAR, vehicle=replace(_leaves(6, 22_000), state_of_charge_permille=400)))
+    # Four hours at 1 kW, then two at 8.8 kW: 21.6 of 22 kWh.
+    assert _judged(_limit(4, 1_000), view) == (CommandState.ACCEPTED, "car will lack 400 Wh at its departure")
+    assert _judged(_limit(4, 2_000), view) == (CommandState.ACCEPTED, "")
+    # At the connection the house takes its kilowatt of it.
+    assert _judged(_limit(4, 2_000, Point.CONNECTION), view)[1] == "car will lack 400 Wh at its departure"
+
+
+def test_an_export_limit_and_a_departure_that_is_lost_anyway_cost_nobody_anything() -> None:
+    view = site(replace(CAR, vehicle=replace(_leaves(1, 22_000), state_of_charge_permille=400)))
+    assert _judged(_limit(4, 1_000), view) == (CommandState.ACCEPTED, "")
+    view = site(replace(CAR, vehicle=replace(_leaves(6, 22_000), state_of_charge_permille=400)))
+    assert hardship(curtail(0, end_us=START_US + 4 * HOUR_US), view) == ""
+
+
+def test_the_nearest_departure_is_served_first_under_a_limit() -> None:
+    cars = [
+        replace(CAR, device_id=name, vehicle=replace(_leaves(hours, 4_000), state_of_charge_permille=400))
+        for name, hours in (("a", 4), ("b", 3))
+    ]
+    command = replace(_limit(4, 2_000), targets=())
+    assert hardship(command, site(*cars)) == ""
+    assert hardship(replace(command, power_w=1_500), site(*cars)) == "a will lack 2000 Wh at its departure"
+
+
 @given(sites(), st.sampled_from(CommandType), st.integers(0, 60_000), st.integers(1, 48), st.booleans())
 def test_any_site_and_command_is_gone_through_and_says_no_more_than_was_asked(
     view: SiteView, kind: CommandType, power_w: int, hours: int, connection: bool
@@ -159,6 +196,7 @@ def test_any_site_and_command_is_gone_through_and_says_no_more_than_was_asked(
         command = _rest(hours, targets=(), type=kind, power_w=power_w, point=point)
     said = shortfall(command, view)
     found = re.match(r"(\d+) Wh of (\d+) Wh", said)
+    assert len(hardship(replace(curtail(power_w), mode=Mode.IMPORT_LIMIT), view)) <= 500
     if found is not None:
         assert int(found[1]) <= int(found[2]) <= power_w * hours
     assert len(said) <= 500
