@@ -36,6 +36,8 @@ def _refusal(tmp_path: Path, text: str) -> str:
         (TOKEN + PV + "capacity_wh = 10000\n", "capacity_wh: is a battery's"),
         (TOKEN + CHARGER + "capacity_wh = 10000\n", "capacity_wh: is a battery's"),
         (TOKEN + BATTERY + "capacity_wh = 0\n", "capacity_wh"),
+        (TOKEN + "[site]\nfuse_a = 16\n" + CHARGER + "fallback_import_w = 7000\n", "more than the 3680 W of its fuse"),
+        (TOKEN + "[site]\nfuse_a = 16\n" + CHARGER + "fallback_import_w = 4000\nphases = [2]\n", "phase 2 could"),
         (TOKEN + BATTERY + "capacity_wh = 13.5\n", "capacity_wh"),
         (TOKEN + '[site]\ntimezone = "Middle/Earth"\n', "tz database"),
         (TOKEN + '[site]\ntimezone = "/etc/passwd"\n', "tz database"),
@@ -47,6 +49,14 @@ def _refusal(tmp_path: Path, text: str) -> str:
 )
 def test_what_cannot_be_meant_is_refused_with_its_key(tmp_path: Path, text: str, says: str) -> None:
     assert says in _refusal(tmp_path, text)
+
+
+@pytest.mark.parametrize("more", ["fallback_import_w = 6000\n", "fallback_import_w = 2000\nphases = [2]\n", ""])
+def test_shares_that_fit_beside_the_house_are_taken(tmp_path: Path, more: str) -> None:
+    """SAFETY 2: 3680 W of a phase's fuse, less a third of the house's 5 kW."""
+    path = tmp_path / "gateway.toml"
+    path.write_text(TOKEN + "[site]\nfuse_a = 16\n" + CHARGER + more)
+    assert read_settings(path).site.fuse_a == 16
 
 
 def test_a_site_with_everything_set_loads(tmp_path: Path) -> None:
