@@ -305,6 +305,8 @@ class StationSession:
         message = cast(NotifyChargingLimit, payload)
         reaction = Reaction(answer={})
         for evse in self._meant(message.get("evseId"), reaction):
+            if not evse.outside.limited(message, now.wall_us):
+                continue
             sentence = evse.smart.limited(message).sentence()
             reaction.notices.append(Notice("charger.external_limit", f"{evse.settings.device_id}: {sentence}"))
         return reaction
@@ -313,6 +315,7 @@ class StationSession:
         message = cast(ClearedChargingLimit, payload)
         reaction = Reaction(answer={})
         for evse in self._meant(message.get("evseId"), reaction):
+            evse.outside.cleared(message["chargingLimitSource"])
             if evse.smart.cleared(message["chargingLimitSource"]):
                 text = f"{evse.settings.device_id}: {quoted(message['chargingLimitSource'], 20)} limits it no longer"
                 reaction.notices.append(Notice("charger.external_limit", text))
