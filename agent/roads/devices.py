@@ -18,6 +18,7 @@ from agent.measure.meter import MeteredDevice
 from agent.roads import ocsp
 from agent.roads.adopted import Adopted
 from agent.roads.charger_passwords import ChargerPasswords
+from agent.roads.contracts import contract_requests
 from agent.roads.meter_keys import registered_key
 from agent.roads.server_certificate import FILE as SERVER_CERTIFICATE
 from agent.roads.site_ca import ROOT_FILE
@@ -216,6 +217,7 @@ def _ocpp_server(
         guests=settings.ocpp.unknown_chargers == "wait",
         adopt=adopt,
         revocations=_revocations(settings, store=store, clock=clock),
+        contracts=contract_requests(settings, on_event),
     )
 
 

@@ -23,6 +23,7 @@ from websockets.typing import Subprotocol
 from drivers.device import Device, Journal
 from drivers.ocpp.certificates import CertificateAuthority
 from drivers.ocpp.charger import OcppCharger
+from drivers.ocpp.contract_requests import ContractRequests
 from drivers.ocpp.credentials import Claim, PasswordKeeper, read_claim
 from drivers.ocpp.doorstep import Doorstep
 from drivers.ocpp.entrance import Admission, Adopt, Entrance, NoJournal
@@ -84,6 +85,7 @@ class OcppServer:
         guests: bool = False,
         adopt: Adopt | None = None,
         revocations: Revocations | None = None,
+        contracts: ContractRequests | None = None,
     ) -> None:
         """`guests`: identities that nobody configured are let in as far as to wait for an approval. `adopt`: makes one
         that was approved a charger of the site (`add`); None: it has to be configured.
@@ -124,6 +126,7 @@ class OcppServer:
             tokens=self.tokens,
             contract_roots=contract_roots,
             revocations=revocations,
+            contracts=contracts,
         )
         self._revocations = revocations
         for evses in _by_charger(chargers).values():

@@ -16,6 +16,7 @@ from cryptography import x509
 from drivers.device import Sample, ValueSource
 from drivers.ocpp import memory
 from drivers.ocpp.authorisation import Authority, LocalList
+from drivers.ocpp.contract_requests import no_contract
 from drivers.ocpp.contracts import ContractStatus, judge_contract
 from drivers.ocpp.device_model import key_of
 from drivers.ocpp.errors import ErrorCode, quoted
@@ -419,8 +420,8 @@ _FIXED_ANSWERS: Final[Mapping[str, JsonObject]] = {
     # Questions with an honest no.
     # Where responders may be asked, `revocation` knows better.
     "GetCertificateStatus": {"status": "Failed"},
-    # Contracts are installed by whoever made them (M01, M02), and no road of ours leads there.
-    "Get15118EVCertificate": {"status": "Failed", "exiResponse": ""},
+    # Where somebody who makes contracts may be asked, `contract_requests` knows better.
+    "Get15118EVCertificate": no_contract("NotEnabled", "nobody who makes contracts is configured at this site"),
     "PullDynamicScheduleUpdate": {"status": "Rejected"},  # none of our profiles is dynamic (K28)
     "SignCertificate": {"status": "Rejected"},
 }
