@@ -277,6 +277,9 @@ class OcppSettings(Section):
     ocsp_responders: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+(:[0-9]{1,5})?$")]] = Field(
         [], max_length=32, description='Who may be asked whether contracts were revoked: "host" or "host:port"'
     )
+    crl_servers: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+(:[0-9]{1,5})?$")]] = Field(
+        [], max_length=32, description="From where lists of revoked certificates may be fetched, likewise"
+    )
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Self:

@@ -222,7 +222,7 @@ def _ocpp_server(
 
 
 def _revocations(settings: Settings, *, store: Store, clock: Clock) -> Revocations | None:
-    if not settings.ocpp.ocsp_responders:
+    if not settings.ocpp.ocsp_responders and not settings.ocpp.crl_servers:
         return None
     return Revocations(
         ocsp.post,
@@ -230,6 +230,8 @@ def _revocations(settings: Settings, *, store: Store, clock: Clock) -> Revocatio
         journal=store.journal("ocpp"),
         monotonic_s=clock.monotonic_s,
         wall_us=lambda: clock.now().wall_us,
+        fetch_list=ocsp.fetch_list,
+        list_hosts=settings.ocpp.crl_servers,
     )
 
 

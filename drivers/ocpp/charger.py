@@ -356,7 +356,7 @@ class OcppCharger:
         if action == "GetCertificateStatus" and self.version is not None:
             reaction.answer = await revocations.certificate_status(payload, self.version)
         elif action == "GetCertificateChainStatus":
-            reaction.answer = await revocations.chain_status(payload)
+            reaction.answer = await revocations.chain_status(payload, self._contract_roots)
         elif (
             action == "Authorize"
             and answer.get("certificateStatus") == ContractStatus.ACCEPTED

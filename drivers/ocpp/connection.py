@@ -41,7 +41,7 @@ from drivers.ocpp.rpc import (
 from drivers.ocpp.schemas import JsonObject, Version
 from drivers.ocpp.station import Reaction
 
-ASKS_ELSEWHERE: Final = frozenset({"Get15118EVCertificate"})
+ASKS_ELSEWHERE: Final = frozenset({"Get15118EVCertificate", "GetCertificateStatus", "GetCertificateChainStatus"})
 """What is answered when others have answered, seconds later."""
 LOGGED_FAULTS: Final = 3
 """Of one connection; a charger that sends nonsense sends much of it."""
