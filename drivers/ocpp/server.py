@@ -44,6 +44,9 @@ MOST_SILENT: Final = 64
 """Sockets that were opened and said nothing yet, beside one for each charger."""
 REFUSALS_SAID_EVERY_S: Final = 60.0
 PING_INTERVAL_S: Final = 10.0
+TLS_HANDSHAKE_S: Final = 20.0
+"""Small chargers over slow lines take seconds; who takes longer holds a file descriptor for nothing."""
+TLS_SHUTDOWN_S: Final = 2.0
 """A half-open socket is noticed after at most twice this."""
 REBIND_LEAST_S, REBIND_MOST_S = 1.0, 30.0
 """Back-off while the address cannot be listened on."""
@@ -202,6 +205,9 @@ class OcppServer:
             close_timeout=2.0,
             compression=None,  # costs 300 kB for each charger, and its messages are small
             server_header=None,
+            # Of TLS; asyncio's own are a minute and half a minute.
+            ssl_handshake_timeout=None if self._ssl is None else TLS_HANDSHAKE_S,
+            ssl_shutdown_timeout=None if self._ssl is None else TLS_SHUTDOWN_S,
         )
         return self
 
