@@ -18,6 +18,7 @@ import structlog
 
 from agent.control.onlooker import Onlooker
 from agent.control.plan import DeviceOrder
+from agent.control.rules.draft import Rule
 from agent.control.site import Held
 from drivers.device import Device, DeviceError, DeviceKind, DeviceRefusedError, LinkState, Setpoint
 
@@ -398,7 +399,13 @@ class Dispatcher:
                 await device.release()
             else:
                 await device.apply(
-                    Setpoint(lowest_w=order.lowest_w, highest_w=order.highest_w, lease_s=lease_s, reason=order.reason)
+                    Setpoint(
+                        lowest_w=order.lowest_w,
+                        highest_w=order.highest_w,
+                        lease_s=lease_s,
+                        reason=order.reason,
+                        for_frequency=Rule.FREQUENCY in order.bound_by,
+                    )
                 )
         except DeviceError as error:
             trouble, refused = str(error) or repr(error), isinstance(error, DeviceRefusedError)
