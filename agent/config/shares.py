@@ -27,5 +27,6 @@ def shares_beyond_fuse(fuse_w: int, phases: int, house_reserve_w: int, devices: 
     house_w = house_reserve_w // phases
     return (
         f"while the gateway is silent phase {phase} could carry {most_w} W of static shares (fallback_import_w of "
-        f"{names}) and {house_w} W of the house (house_reserve_w), more than the {fuse_w} W of its fuse: lower the shares"
+        f"{names}) and {house_w} W of the house (house_reserve_w), more than the {fuse_w} W of its fuse: "
+        "lower the shares"
     )
