@@ -452,5 +452,5 @@ async def test_a_second_of_fifty_devices_writes_less_than_a_kilobyte_for_each_re
         await store.put(readings, {f"meter/pv-{k}": noise(n, k, 45) for k in range(devices)})
         await seal(store)
     # All of it is still in the log: a frame for each page that a commit changed.
-    log = Path(store._folder / f"{DATABASE}-wal").stat().st_size
+    log = (await asyncio.to_thread((store._folder / f"{DATABASE}-wal").stat)).st_size
     assert log / (seconds * devices) < 1000
