@@ -330,5 +330,5 @@ async def test_readings_are_found_by_device_and_time_through_indexes_alone(settl
     steps = plan(database, PLACES_OF, 0, 1, DEVICE, None)
     assert not [step for step in steps if step.startswith("SCAN")], steps
     assert any("SEARCH b USING COVERING INDEX batch_by_time (last_timestamp_us>?)" in step for step in steps), steps
-    assert any("SEARCH p USING PRIMARY KEY (batch=? AND series=?)" in step for step in steps)
+    assert any("SEARCH p USING INTEGER PRIMARY KEY (rowid=?)" in step for step in steps)
     assert any("series" in step and "(device_id=?)" in step for step in steps)
