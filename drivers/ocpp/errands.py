@@ -17,6 +17,7 @@ from drivers.ocpp.desk import ChargerDesk
 from drivers.ocpp.errors import CallError
 from drivers.ocpp.evse import OcppEvse
 from drivers.ocpp.profiles import RateUnit
+from drivers.ocpp.schemas import Version
 from drivers.ocpp.session import EvseSession, Moment, Outcome
 from drivers.ocpp.standing import Standing
 from drivers.ocpp.station import StationSession
@@ -108,7 +109,10 @@ class Errands:
         if self._charger.session.word is not Standing.ACCEPTED:
             return
         self._charger.rate_unit = await provisioning.read_rate_unit(self._charger)
+        dynamic = self._charger.session.version is Version.V21
+        dynamic = dynamic and await provisioning.takes_dynamic_profiles(self._charger)
         for evse in self._charger.evses.values():
+            evse.session.dynamic.offered = dynamic
             await evse.install_static_share()
             try:
                 await evse.hold_again()

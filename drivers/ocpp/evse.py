@@ -27,6 +27,7 @@ from drivers.ocpp.obedience import Obedience
 from drivers.ocpp.profile_calls import Charger, ProfileCalls
 from drivers.ocpp.profiles import CannotError, Held, Slot
 from drivers.ocpp.rpc import Priority
+from drivers.ocpp.schemas import JsonObject
 from drivers.ocpp.session import EvseSession
 from drivers.ocpp.v2x import Mode, Period
 from drivers.ocpp.wanted import Distrust, Wanted
@@ -64,7 +65,7 @@ class OcppEvse:
         self._dead_man: DeadMan | None = None  # None: no contact yet
         self._notes: dict[str, str] = {}
         self._order = 0
-        self._calls = ProfileCalls(session, charger)
+        self._calls = ProfileCalls(session, charger, monotonic_s)
         self._bidirectional = Bidirectional(session, self._calls)
         rating_w = max(self._settings.import_rating_w, self._settings.export_rating_w)
         self._obedience = Obedience(rating_w, meter_interval_s)
@@ -178,6 +179,18 @@ class OcppEvse:
 
     # --- for the charger that this EVSE is part of
 
+    def profile_to_start_with(self) -> JsonObject:
+        """What a transaction that is begun from here is limited to from its first moment (K05): the cap in force for
+        what is left of its lease, else the static share. A discharge is not ordered of a car that has not said what it
+        can."""
+        left_s, wanted = self._until_s - self._monotonic_s(), self._wanted
+        dialect = replace(self._calls.dialect, per_phase=False)
+        if wanted is not None and left_s > 1.0 and wanted.period is None and not wanted.takes_from_the_car:
+            limit_w = profiles.limit_of(wanted.setpoint, self._settings, in_transaction=False)
+            cap = Period(limit_w=limit_w)
+            return profiles.start_profile(self._settings, cap, dialect, wall_us=self._wall_us(), lease_s=left_s)
+        return profiles.static_share_profile(self._settings, dialect, Slot.TRANSACTION)
+
     def take(self, sample: Sample) -> None:
         """A sample of this EVSE."""
         if sample.flags is SampleFlag.NONE or not sample.flags & _NOT_LIVE:
@@ -190,6 +203,7 @@ class OcppEvse:
         self._held = self._held_limit_w = None
         self._obedience.released()
         self.session.smart.booted()
+        self.session.dynamic.booted()
 
     def profiles_reported(self) -> None:
         """A ReportChargingProfiles has come."""
@@ -237,6 +251,8 @@ class OcppEvse:
         does; what was not done is tried again the next time."""
         await self.end_lease()
         await self._judge_obedience()
+        if self._holds():
+            await self._calls.refresh()
         if self._calls.dialect.extended:
             await self._bidirectional.allow_energy_transfer()
         if self.session.smart.say_again:
@@ -270,6 +286,7 @@ class OcppEvse:
     def _forget_order(self) -> None:
         """Nothing of ours is in force any more, or is about to be."""
         self._wanted = self._held = self._held_limit_w = self.session.smart.held_w = None
+        self.session.dynamic.forget()
         self._obedience.released()
 
     def _holds(self) -> bool:
@@ -296,8 +313,7 @@ class OcppEvse:
             self._held_limit_w is None or abs(limit_w) < abs(self._held_limit_w) or limit_w == 0
         )
         priority = Priority.URGENT if lowers else Priority.CONTROL
-        await self._calls.install(profile, priority)
-        held = await self._calls.composite(setpoint.lease_s, priority)
+        held = await self._calls.hold(profile, period, setpoint.lease_s, until_s, priority)
         if order != self._order:
             raise DeviceRefusedError(f"{self.device_id}: a newer order overtook this one ({setpoint.reason})")
         problem_text = profiles.objection(held, period)
@@ -388,15 +404,13 @@ class OcppEvse:
 
     def _outlives(self, held: Held) -> bool:
         """Whether something else than the static share holds in the end."""
-        return not self._is_share(held.now_w if held.after_lease_w is None else held.after_lease_w)
-
-    def _is_share(self, in_the_end_w: int) -> bool:
-        return -1 <= in_the_end_w <= self._settings.static_share_w + profiles.TOLERANCE_W
+        in_the_end_w = held.now_w if held.after_lease_w is None else held.after_lease_w
+        return not profiles.is_share(in_the_end_w, self._settings)
 
     def _judge_dead_man(self, in_the_end_w: int) -> None:
         share_w = self._settings.static_share_w
         before = self._dead_man
-        if self._is_share(in_the_end_w):
+        if profiles.is_share(in_the_end_w, self._settings):
             self._dead_man = DeadMan.REVERTS_TO_FALLBACK
             self._notes.pop("dead_man", None)
             return

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol, cast
 
 from drivers.device import DeviceRefusedError, DeviceUnreachableError, LinkState
 from drivers.ocpp import profiles
+from drivers.ocpp.dynamic import dynamic_profile, flaw
 from drivers.ocpp.errors import CallError, CallRefusedError, InvalidAnswerError, NotInVersionError, quoted
 from drivers.ocpp.messages import ChargingProfile, CompositeScheduleAnswer, StatusAnswer
 from drivers.ocpp.profiles import CannotError, Dialect, Held, RateUnit, Slot
 from drivers.ocpp.rpc import Priority
 from drivers.ocpp.schemas import JsonObject, Version
 from drivers.ocpp.session import EvseSession
+from drivers.ocpp.v2x import Period
 
 REPORT_S: Final = 5.0
 """Within so long a charger has reported what profiles it holds."""
@@ -47,10 +49,13 @@ class Charger(Protocol):
 class ProfileCalls:
     """Of one EVSE."""
 
-    def __init__(self, session: EvseSession, charger: Charger) -> None:
+    def __init__(self, session: EvseSession, charger: Charger, monotonic_s: Callable[[], float]) -> None:
         self._session = session
         self._settings = session.settings
         self._charger = charger
+        self._monotonic_s = monotonic_s
+        self._holds = itertools.count(1)
+        self._newest = 0
         self._request_ids = itertools.count(1)
         self.heard = asyncio.Event()
         """Set by whoever passes the charger's messages on, after a ReportChargingProfiles."""
@@ -96,6 +101,48 @@ class ProfileCalls:
             self.offline_bound = answer["status"] != "Accepted"
         if answer["status"] != "Accepted":
             raise DeviceRefusedError(f"{self._settings.device_id} refused the charging profile{reason(answer)}")
+
+    async def hold(
+        self, profile: JsonObject, period: Period, lease_s: float, until_s: float, priority: Priority
+    ) -> Held:
+        """A lease into the charger, and what it shows to hold then: by an update where it has the lease as a dynamic
+        profile (K28), else by a profile. `until_s`: end of the lease, monotonic."""
+        self._newest = mine = next(self._holds)
+        moving, problem = self._session.dynamic, ""
+        wanted = dynamic_profile(profile, period, lease_s) if moving.usable and self.dialect.extended else None
+        with moving.under_way():
+            if wanted is not None:
+                try:
+                    await self._move(wanted, until_s, priority)
+                    held = await self.composite(lease_s, priority)
+                    problem = flaw(held, period, wanted, self._settings)
+                except DeviceRefusedError as refusal:
+                    problem = f"took no dynamic profile: {refusal}"
+                else:
+                    if mine != self._newest or not problem:
+                        return held
+            moving.forget()
+            await self.install(profile, priority)
+            held = await self.composite(lease_s, priority)
+            if problem and profiles.objection(held, period) is None:  # else it was not for being dynamic
+                self._distrust(problem)
+            return held
+
+    async def refresh(self) -> None:
+        """Have the lease go on to its end where the charger has it as a dynamic profile. Raises DeviceUnreachableError;
+        a charger that refuses is told what holds by another order (`say_again`)."""
+        moving, running = self._session.dynamic, self._session.transaction
+        now_s = self._monotonic_s()
+        update = moving.refresh(None if running is None else running.transaction_id, now_s)
+        if update is None:
+            return
+        mine = self._newest
+        # Ahead of any other order: what is ordered later is to arrive later.
+        if await self._update(update, Priority.URGENT):
+            if mine == self._newest:
+                moving.refreshed(now_s)
+        else:
+            self._session.smart.say_again = True
 
     async def clear(self, slot: Slot, priority: Priority = Priority.CONTROL) -> None:
         """ClearChargingProfile (K10). "Unknown" is as good as "Accepted": it is not there."""
@@ -157,6 +204,43 @@ class ProfileCalls:
         for profile_id in foreign:
             await self.clear_id(profile_id)
         return len(foreign)
+
+    async def _move(self, wanted: JsonObject, until_s: float, priority: Priority) -> None:
+        """Raises DeviceRefusedError where it takes no dynamic profile, or not any more."""
+        moving, mine, now_s = self._session.dynamic, self._newest, self._monotonic_s()
+        update = moving.update_to(wanted)
+        moving.forget()
+        if update is not None and await self._update(update, priority):
+            by_update = True
+        elif moving.usable:
+            by_update = False
+            await self.install(wanted, priority)
+        else:
+            raise DeviceRefusedError(moving.distrust)
+        if mine == self._newest:  # else it is not known which of the two came last
+            moving.took(wanted, until_s, now_s, by_update=by_update)
+
+    async def _update(self, update: JsonObject, priority: Priority) -> bool:
+        """UpdateDynamicSchedule (K28). `Accepted` is not yet obedience."""
+        moving = self._session.dynamic
+        try:
+            answer = cast(StatusAnswer, await self.order("UpdateDynamicSchedule", update, priority))
+        except DeviceRefusedError as refusal:
+            self._distrust(f"does not update its dynamic profile: {refusal}")
+            moving.forget()
+            return False
+        if answer["status"] == "Accepted":
+            return True
+        if moving.refused_update():
+            self._distrust(f"refuses to update its dynamic profile{reason(answer)}")
+        return False
+
+    def _distrust(self, why: str) -> None:
+        if self._session.dynamic.distrust:
+            return
+        self._session.dynamic.distrust = why
+        text = f"it {why}; until it boots it is told by profiles that end by the clock"
+        self._charger.notice(self._settings.device_id, "charger.dynamic_profile", text)
 
     async def _set(self, profile: JsonObject, priority: Priority) -> StatusAnswer:
         payload: JsonObject = {"evseId": self._settings.evse_id, "chargingProfile": profile}

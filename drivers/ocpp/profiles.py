@@ -142,6 +142,22 @@ def lease_profile(
 ) -> JsonObject:
     """A period that ends by itself: for the running transaction, else for one that begins before the lease ends."""
     slot = Slot.WAITING if transaction_id is None else Slot.PRIORITY if priority else Slot.TRANSACTION
+    profile = _lease(settings, slot, period, dialect, wall_us=wall_us, lease_s=lease_s)
+    if slot is Slot.TRANSACTION:
+        profile["transactionId"] = transaction_id
+    return profile
+
+
+def start_profile(
+    settings: ChargerSettings, cap: Period, dialect: Dialect, *, wall_us: int, lease_s: float
+) -> JsonObject:
+    """The same for the transaction that is to begin with it: the charger knows its number first (K05)."""
+    return _lease(settings, Slot.TRANSACTION, cap, dialect, wall_us=wall_us, lease_s=lease_s)
+
+
+def _lease(
+    settings: ChargerSettings, slot: Slot, period: Period, dialect: Dialect, *, wall_us: int, lease_s: float
+) -> JsonObject:
     schedule = _schedule(settings, slot, period, dialect)
     schedule["startSchedule"] = format_timestamp(wall_us - BACKDATED_S * 1_000_000)
     schedule["duration"] = max(1, int(lease_s)) + BACKDATED_S
@@ -152,8 +168,6 @@ def lease_profile(
         "chargingProfileKind": "Absolute",
         "chargingSchedule": [schedule],
     }
-    if slot is Slot.TRANSACTION:
-        profile["transactionId"] = transaction_id
     if dialect.extended and dialect.offline_bound:
         profile["maxOfflineDuration"] = min(MOST_OFFLINE_S, max(1, int(lease_s)))
         # What it held then is not to come back by itself: after each reconnect we say anew what holds.
@@ -198,6 +212,8 @@ class Held:
     """The limit once our lease has ended, W; None where the schedule does not reach so far."""
     mode: Mode = Mode.CHARGING_ONLY
     """Of operation, now."""
+    changes_s: int | None = None
+    """Seconds until it will be anything else; None: not within what it shows."""
 
 
 def read_composite(schedule: CompositeSchedule, settings: ChargerSettings, lease_s: float) -> Held:
@@ -224,7 +240,14 @@ def read_composite(schedule: CompositeSchedule, settings: ChargerSettings, lease
     last = [period for period in shown if period.start_s <= beyond_s][-1]
     after_w = most_w(last.power_w) if last.lowest_w >= -1 else last.lowest_w
     now = in_force[-1]
-    return Held(most_w(now.power_w), after_w if schedule["duration"] > beyond_s else None, now.mode)
+    others = (period for period in shown if period.start_s > now.start_s)
+    changes_s = next((p.start_s for p in others if (p.power_w, p.mode) != (now.power_w, now.mode)), None)
+    return Held(most_w(now.power_w), after_w if schedule["duration"] > beyond_s else None, now.mode, changes_s)
+
+
+def is_share(in_the_end_w: int, settings: ChargerSettings) -> bool:
+    """Whether what a charger says to hold in the end is no more than its static share, and no discharge."""
+    return -1 <= in_the_end_w <= settings.static_share_w + TOLERANCE_W
 
 
 def objection(held: Held, period: Period) -> str | None:

@@ -14,10 +14,11 @@ from typing import Final, cast
 from cryptography import x509
 
 from drivers.device import Sample, ValueSource
-from drivers.ocpp import memory
+from drivers.ocpp import memory, profiles
 from drivers.ocpp.authorisation import Authority, LocalList
 from drivers.ocpp.contracts import ContractStatus, judge_contract
 from drivers.ocpp.device_model import key_of
+from drivers.ocpp.dynamic import rejected
 from drivers.ocpp.errors import ErrorCode, quoted
 from drivers.ocpp.messages import (
     AuthorizeRequest,
@@ -34,6 +35,7 @@ from drivers.ocpp.messages import (
     TransactionEvent,
 )
 from drivers.ocpp.ocsp import nothing_known
+from drivers.ocpp.profiles import Slot
 from drivers.ocpp.reports import Reports
 from drivers.ocpp.schemas import Json, JsonObject, Version
 from drivers.ocpp.session import EvseSession, Moment, Notice, Outcome
@@ -333,6 +335,15 @@ class StationSession:
             self._add(evse.priority(message["transactionId"], activated=message["activated"]), reaction)
         return reaction
 
+    def _pull(self, payload: JsonObject, now: Moment) -> Reaction:
+        """What holds now, of the EVSE whose lease it is (K28)."""
+        profile_id = int(cast(int, payload["chargingProfileId"]))
+        for number, evse in self.evses.items():
+            if profile_id == profiles.profile_id(number, Slot.TRANSACTION):
+                running = None if evse.transaction is None else evse.transaction.transaction_id
+                return Reaction(answer=evse.dynamic.pulled(profile_id, running, now.monotonic_s))
+        return Reaction(answer=rejected("that is no dynamic profile of ours"))
+
     def _profiles(self, payload: JsonObject, now: Moment) -> Reaction:
         message = cast(ReportChargingProfiles, payload)
         reaction = Reaction(answer={})
@@ -406,6 +417,7 @@ _HANDLERS: Final[Mapping[str, _Handler]] = {
     "ClearedChargingLimit": StationSession._cleared_limit,
     "NotifyEVChargingSchedule": StationSession._ev_schedule,
     "NotifyPriorityCharging": StationSession._priority,
+    "PullDynamicScheduleUpdate": StationSession._pull,
     "ReportChargingProfiles": StationSession._profiles,
 }
 
@@ -418,6 +430,5 @@ _FIXED_ANSWERS: Final[Mapping[str, JsonObject]] = {
     "GetCertificateStatus": {"status": "Failed"},
     # Contracts are installed by whoever made them (M01, M02), and no road of ours leads there.
     "Get15118EVCertificate": {"status": "Failed", "exiResponse": ""},
-    "PullDynamicScheduleUpdate": {"status": "Rejected"},  # none of our profiles is dynamic (K28)
     "SignCertificate": {"status": "Rejected"},
 }
