@@ -30,6 +30,8 @@ REFRESH_AT: Final = 0.75
 """Part of the duration after which we refresh what the plan has not: it renews after a third of a lease."""
 PULL_AT: Final = 0.85
 """And after which the charger is to ask, if that did not reach it."""
+LOOKED_AT_S: Final = 2.0
+"""`refresh` is asked more often than this."""
 ON_ITS_WAY_S: Final = 1.0
 """An answer may reach the charger so much later than it was made."""
 SLACK_S: Final = 5
@@ -119,8 +121,9 @@ class DynamicLease:
         installed = self._here(transaction_id)
         if installed is None or not installed.may_refresh(now_s):
             return None
-        old = now_s - installed.refreshed_s >= REFRESH_AT * installed.duration_s
-        last_chance = not installed.may_refresh(now_s + 2.0) and now_s - installed.refreshed_s > 2.0
+        age_s, duration_s = now_s - installed.refreshed_s, installed.duration_s
+        old = age_s >= min(REFRESH_AT * duration_s, duration_s - LOOKED_AT_S)
+        last_chance = not installed.may_refresh(now_s + LOOKED_AT_S) and age_s > LOOKED_AT_S
         return self.update_to(installed.profile) if old or last_chance else None
 
     def refreshed(self, now_s: float) -> None:

@@ -184,6 +184,7 @@ class SecurityEventNotification(TypedDict):
 class ChargingLimit(TypedDict):
     chargingLimitSource: str
     isGridCritical: NotRequired[bool]
+    isLocalGeneration: NotRequired[bool]
 
 
 class SchedulePeriod(TypedDict):

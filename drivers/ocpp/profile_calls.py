@@ -20,8 +20,9 @@ from drivers.ocpp.v2x import Period
 
 REPORT_S: Final = 5.0
 """Within so long a charger has reported what profiles it holds."""
-OURS_TO_CLEAR: Final = frozenset({"TxProfile", "TxDefaultProfile", "PriorityCharging"})
-"""Purposes of profiles that an earlier CSMS may have left. A station's maximum may be its installer's."""
+OURS_TO_CLEAR: Final = frozenset({"TxProfile", "TxDefaultProfile", "PriorityCharging", "LocalGeneration"})
+"""Purposes of profiles that an earlier CSMS may have left and that permit. A station's maximum may be its
+installer's, and what an external system set (K23) is that system's."""
 
 
 class Charger(Protocol):

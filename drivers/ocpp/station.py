@@ -307,8 +307,10 @@ class StationSession:
         message = cast(NotifyChargingLimit, payload)
         reaction = Reaction(answer={})
         for evse in self._meant(message.get("evseId"), reaction):
-            sentence = evse.smart.limited(message).sentence()
-            reaction.notices.append(Notice("charger.external_limit", f"{evse.settings.device_id}: {sentence}"))
+            limit, news = evse.smart.limited(message)
+            if news:
+                text = f"{evse.settings.device_id}: {limit.sentence()}"
+                reaction.notices.append(Notice("charger.external_limit", text))
         return reaction
 
     def _cleared_limit(self, payload: JsonObject, now: Moment) -> Reaction:

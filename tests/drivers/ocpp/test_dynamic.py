@@ -151,7 +151,7 @@ def test_whoever_asks_and_whenever_nothing_outlasts_the_lease(lease_s: float, st
     profile = lease(lease_s=lease_s)
     duration_s = cast(int, schedule_of(profile)["duration"])
     moving.took(profile, lease_s, 0.0, by_update=False)
-    ends_s, until_s = duration_s, lease_s
+    ends_s, until_s = float(duration_s), lease_s
     for pause_s, what in steps:
         now_s += pause_s
         if what == "plan" and now_s < until_s:
