@@ -36,6 +36,7 @@ from drivers.ocpp.session import Moment, Outcome
 from drivers.ocpp.settings import ChargerSettings
 from drivers.ocpp.standing import Standing
 from drivers.ocpp.station import Reaction, StationSession
+from drivers.ocpp.station_limit import StationLimit
 from drivers.ocpp.tap import Tap
 from drivers.ocpp.tokens import SiteTokens
 
@@ -101,6 +102,7 @@ class OcppCharger:
 
         self.tap = Tap(wall_us)
         self._remote = RemoteControl(self)
+        self.station_limit = StationLimit(self, self.charger_id)
         self._errands = Errands(self, self.charger_id, meter_interval_s=meter_interval_s, monotonic_s=monotonic_s)
         self.certificates = Certificates(
             self,

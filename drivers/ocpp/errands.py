@@ -21,6 +21,7 @@ from drivers.ocpp.schemas import Version
 from drivers.ocpp.session import EvseSession, Moment, Outcome
 from drivers.ocpp.standing import Standing
 from drivers.ocpp.station import StationSession
+from drivers.ocpp.station_limit import StationLimit
 
 RETRY_S: Final = 15.0
 """Before provisioning is tried again on a connection that stays open and does not answer."""
@@ -38,6 +39,7 @@ class _Charger(Caller, Protocol):
     rate_unit: RateUnit
     desk: ChargerDesk
     certificates: Certificates
+    station_limit: StationLimit
     complaints: Complaints
     greet: Callable[[], Awaitable[None]] | None
 
@@ -118,6 +120,7 @@ class Errands:
                 await evse.hold_again()
             except DeviceRefusedError as error:
                 self._log.warning("ocpp_not_held_again", device=evse.device_id, problem=str(error))
+        await self._charger.station_limit.bring_up()
         signed = any(session.settings.meter_key is not None for session in self._charger.session.evses.values())
         refused = await provisioning.set_variables(self._charger, self._meter_interval_s, signed=signed)
         if refused:

@@ -8,6 +8,8 @@ Our profiles on each EVSE, told apart by their ids, which are unique in a charge
     PRIORITY_SHARE  PriorityCharging, stack level 0, without end: the static share again, for K21 and K22 (2.1)
     PRIORITY        PriorityCharging, stack level 1, ends with the lease: in place of TRANSACTION while priority is on
 
+And one of the station (EVSE 0), where the owner wants it: ChargingStationMaxProfile without end (K04).
+
 A higher stack level rules while it lasts, and a TxProfile rules over any TxDefaultProfile while it lasts, so the end
 of a lease uncovers the static share without any word from us (SAFETY 2). In 2.1 a lease ends sooner where the charger
 is cut off from us, by its maxOfflineDuration.
@@ -15,6 +17,7 @@ is cut off from us, by its maxOfflineDuration.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Final
@@ -68,6 +71,10 @@ class Slot(IntEnum):
     PRIORITY_SHARE = 4
     PRIORITY = 5
 
+
+STATION_LIMIT_ID: Final = 6
+"""EVSE 0 has no other profile of ours."""
+LONG_AGO: Final = "2020-01-01T00:00:00Z"
 
 _PURPOSES: Final = {
     Slot.STATIC_SHARE: "TxDefaultProfile",
@@ -127,6 +134,28 @@ def static_share_profile(settings: ChargerSettings, dialect: Dialect, slot: Slot
         "chargingProfilePurpose": _PURPOSES[slot],
         "chargingProfileKind": "Relative",
         "chargingSchedule": [_schedule(settings, slot, Period(limit_w=settings.static_share_w), dialect)],
+    }
+
+
+def station_profile(watts: int, evses: Sequence[ChargerSettings], unit: RateUnit) -> JsonObject:
+    """The most that a whole station may take. Never relative: it belongs to no transaction (K01.FR.38)."""
+    phases = sorted({phase for settings in evses for phase in settings.phases})
+    period: JsonObject = {"startPeriod": 0, "limit": watts, "numberPhases": len(phases)}
+    if unit is RateUnit.AMPERES:
+        period["limit"] = watts * 10 // (evses[0].nominal_voltage_v * len(phases)) / 10
+    return {
+        "id": STATION_LIMIT_ID,
+        "stackLevel": 0,
+        "chargingProfilePurpose": "ChargingStationMaxProfile",
+        "chargingProfileKind": "Absolute",
+        "chargingSchedule": [
+            {
+                "id": STATION_LIMIT_ID,
+                "startSchedule": LONG_AGO,
+                "chargingRateUnit": unit.value,
+                "chargingSchedulePeriod": [period],
+            }
+        ],
     }
 
 

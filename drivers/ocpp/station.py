@@ -87,6 +87,8 @@ class StationSession:
         """Of the protocol, by the connection that began last; None before the first."""
         self.serial = ""
         """Once the charger told it: another one is another charger."""
+        self.limit_w: int | None = None
+        """What the owner allows all of it at most (K04), W."""
         self.generation = 1
         """How many chargers this has been, counted by their serial numbers."""
         self._heartbeat_s = heartbeat_s
@@ -190,6 +192,7 @@ class StationSession:
         """
         kept = memory.decode(remembered, self.charger_id, self.evses, now)
         self.serial, self.identity, self.generation = kept.serial, kept.identity, kept.generation
+        self.limit_w = kept.limit_w
         self.standing, self.local_list, self.certificate = kept.standing, kept.local_list, kept.certificate
         self.reports.reservations = kept.reservations
         self._name_meters()
