@@ -26,6 +26,8 @@ from drivers.ocpp.v2x import Mode, Period
 
 SHORTEST_LEASE_S: Final = 10.0
 """A shorter one is over before it would be moved."""
+SHORTEST_PART: Final = 0.2
+"""Of a lease, that a duration may be: from the end of a command on leases become shorter, and durations stay."""
 REFRESH_AT: Final = 0.75
 """Part of the duration after which we refresh what the plan has not: it renews after a third of a lease."""
 PULL_AT: Final = 0.85
@@ -109,12 +111,16 @@ class DynamicLease:
         self._refusals += 1
         return self._refusals >= MOST_REFUSALS
 
-    def update_to(self, profile: JsonObject) -> JsonObject | None:
-        """The UpdateDynamicSchedule that makes this profile of what the charger has; None where only a new profile
-        does: nothing installed, another transaction, another mode, another duration."""
-        if self._installed is None or _frame(self._installed.profile) != _frame(profile):
+    def moved_to(self, profile: JsonObject, lease_s: float) -> JsonObject | None:
+        """What the charger has, with the values of this profile; None where only a new profile brings them: nothing
+        installed, another transaction, another mode, a duration that would outlast the lease or be too often over."""
+        installed = self._installed
+        if installed is None or _frame(installed.profile) != _frame(profile):
             return None
-        return {"chargingProfileId": profile["id"], "scheduleUpdate": _values(profile)}
+        if not lease_s * SHORTEST_PART <= installed.duration_s <= lease_s - ON_ITS_WAY_S:
+            return None
+        schedule: JsonObject = {**_schedule(installed.profile), "chargingSchedulePeriod": [_period(profile)]}
+        return {**installed.profile, "chargingSchedule": [schedule]}
 
     def refresh(self, transaction_id: str | None, now_s: float) -> JsonObject | None:
         """The update that has to be sent now, so that the lease holds to its end; None: none."""
@@ -124,7 +130,7 @@ class DynamicLease:
         age_s, duration_s = now_s - installed.refreshed_s, installed.duration_s
         old = age_s >= min(REFRESH_AT * duration_s, duration_s - LOOKED_AT_S)
         last_chance = not installed.may_refresh(now_s + LOOKED_AT_S) and age_s > LOOKED_AT_S
-        return self.update_to(installed.profile) if old or last_chance else None
+        return update_of(installed.profile) if old or last_chance else None
 
     def refreshed(self, now_s: float) -> None:
         """The charger accepted what `refresh` gave."""
@@ -151,6 +157,11 @@ class DynamicLease:
 def rejected(why: str) -> JsonObject:
     """K28.FR.12: of a profile that is not a dynamic one of ours, or not any more."""
     return {"status": "Rejected", "statusInfo": {"reasonCode": "InvalidProfile", "additionalInfo": why}}
+
+
+def update_of(profile: JsonObject) -> JsonObject:
+    """The UpdateDynamicSchedule that brings the values of a profile."""
+    return {"chargingProfileId": profile["id"], "scheduleUpdate": _values(profile)}
 
 
 def dynamic_profile(profile: JsonObject, period: Period, lease_s: float) -> JsonObject | None:
@@ -199,6 +210,7 @@ def _values(profile: JsonObject) -> JsonObject:
 
 
 def _frame(profile: JsonObject) -> JsonObject:
-    """All that an update cannot change: the rest, and which values there are."""
+    """What has to be the same for an update to do: all but how long it lasts and the values, though which there are."""
     period: JsonObject = {name: None if _is_moved(name) else value for name, value in _period(profile).items()}
-    return {**profile, "chargingSchedule": [{**_schedule(profile), "chargingSchedulePeriod": [period]}]}
+    schedule: JsonObject = {**_schedule(profile), "chargingSchedulePeriod": [period], "duration": None}
+    return {**profile, "dynUpdateInterval": None, "chargingSchedule": [schedule]}

@@ -9,7 +9,7 @@ from typing import Final, Protocol, cast
 
 from drivers.device import DeviceRefusedError, DeviceUnreachableError, LinkState
 from drivers.ocpp import profiles
-from drivers.ocpp.dynamic import dynamic_profile, flaw
+from drivers.ocpp.dynamic import dynamic_profile, flaw, update_of
 from drivers.ocpp.errors import CallError, CallRefusedError, InvalidAnswerError, NotInVersionError, quoted
 from drivers.ocpp.messages import ChargingProfile, CompositeScheduleAnswer, StatusAnswer
 from drivers.ocpp.profiles import CannotError, Dialect, Held, RateUnit, Slot
@@ -114,9 +114,9 @@ class ProfileCalls:
         with moving.under_way():
             if wanted is not None:
                 try:
-                    await self._move(wanted, until_s, priority)
+                    given = await self._move(wanted, lease_s, until_s, priority)
                     held = await self.composite(lease_s, priority)
-                    problem = flaw(held, period, wanted, self._settings)
+                    problem = flaw(held, period, given, self._settings)
                 except DeviceRefusedError as refusal:
                     problem = f"took no dynamic profile: {refusal}"
                 else:
@@ -206,20 +206,21 @@ class ProfileCalls:
             await self.clear_id(profile_id)
         return len(foreign)
 
-    async def _move(self, wanted: JsonObject, until_s: float, priority: Priority) -> None:
-        """Raises DeviceRefusedError where it takes no dynamic profile, or not any more."""
+    async def _move(self, wanted: JsonObject, lease_s: float, until_s: float, priority: Priority) -> JsonObject:
+        """The profile that the charger has then. Raises DeviceRefusedError where it takes none, or no more updates."""
         moving, mine, now_s = self._session.dynamic, self._newest, self._monotonic_s()
-        update = moving.update_to(wanted)
+        moved = moving.moved_to(wanted, lease_s)
         moving.forget()
-        if update is not None and await self._update(update, priority):
-            by_update = True
-        elif moving.usable:
-            by_update = False
+        if moved is not None and not await self._update(update_of(moved), priority):
+            moved = None
+            if not moving.usable:
+                raise DeviceRefusedError(moving.distrust)
+        if moved is None:
             await self.install(wanted, priority)
-        else:
-            raise DeviceRefusedError(moving.distrust)
+        given = moved or wanted
         if mine == self._newest:  # else it is not known which of the two came last
-            moving.took(wanted, until_s, now_s, by_update=by_update)
+            moving.took(given, until_s, now_s, by_update=moved is not None)
+        return given
 
     async def _update(self, update: JsonObject, priority: Priority) -> bool:
         """UpdateDynamicSchedule (K28). `Accepted` is not yet obedience."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from drivers.device import Setpoint
 from drivers.ocpp import profiles
-from drivers.ocpp.dynamic import ON_ITS_WAY_S, DynamicLease, dynamic_profile, flaw
+from drivers.ocpp.dynamic import ON_ITS_WAY_S, DynamicLease, dynamic_profile, flaw, update_of
 from drivers.ocpp.profiles import Dialect, Held
 from drivers.ocpp.schemas import Direction, JsonObject, Version, schemas
 from drivers.ocpp.settings import ChargerSettings
@@ -89,7 +89,9 @@ def test_an_update_carries_all_that_moves_and_nothing_else(
     moving: DynamicLease, limit_w: int, dialect: Dialect, values: JsonObject
 ) -> None:
     moving.took(lease(limit_w, dialect=dialect), 160.0, 100.0, by_update=False)
-    update = moving.update_to(lease(-4_000 if limit_w < 0 else 6_000, dialect=dialect))
+    moved = moving.moved_to(lease(-4_000 if limit_w < 0 else 6_000, dialect=dialect), LEASE_S)
+    assert moved is not None
+    update = update_of(moved)
     assert update == {"chargingProfileId": 13, "scheduleUpdate": values}
     assert schemas(Version.V21).violation("UpdateDynamicSchedule", Direction.REQUEST, update) is None
 
@@ -99,16 +101,28 @@ def test_an_update_carries_all_that_moves_and_nothing_else(
     [
         lease(transaction_id="T2"),
         lease(-5_000),
-        lease(lease_s=40.0),
         lease(dialect=Dialect(extended=True, per_phase=True)),
         lease(dialect=Dialect(extended=True, offline_bound=False)),
     ],
-    ids=["transaction", "mode", "duration", "phases", "offline"],
+    ids=["transaction", "mode", "phases", "offline"],
 )
 def test_what_no_update_can_change_needs_another_profile(moving: DynamicLease, other: JsonObject) -> None:
-    assert moving.update_to(other) is None
+    assert moving.moved_to(other, LEASE_S) is None
     moving.forget()
-    assert moving.update_to(lease()) is None
+    assert moving.moved_to(lease(), LEASE_S) is None
+
+
+@pytest.mark.parametrize(
+    ("lease_s", "does"), [(60.0, True), (45.0, True), (31.0, True), (30.5, False), (149.0, True), (151.0, False)]
+)
+def test_a_duration_of_before_does_as_long_as_it_ends_within_the_lease(
+    moving: DynamicLease, lease_s: float, does: bool
+) -> None:
+    moved = moving.moved_to(lease(6_000, lease_s=lease_s), lease_s)
+    assert (moved is not None) is does
+    if moved is not None:
+        assert schedule_of(moved)["duration"] == 30
+        assert cast("list[JsonObject]", schedule_of(moved)["chargingSchedulePeriod"])[0]["limit"] == 6_000
 
 
 def test_a_pull_gets_the_present_values_while_they_still_end_within_the_lease(moving: DynamicLease) -> None:
@@ -144,28 +158,31 @@ def test_it_is_refreshed_late_and_once_more_at_the_end(moving: DynamicLease) -> 
 
 @given(
     lease_s=st.floats(10.0, 900.0),
-    steps=st.lists(st.tuples(st.floats(0.0, 120.0), st.sampled_from(["pull", "tend", "plan"])), max_size=40),
+    steps=st.lists(
+        st.tuples(st.floats(0.0, 120.0), st.sampled_from(["pull", "tend", "plan"]), st.floats(10.0, 900.0)), max_size=40
+    ),
 )
-def test_whoever_asks_and_whenever_nothing_outlasts_the_lease(lease_s: float, steps: list[tuple[float, str]]) -> None:
-    moving, now_s = DynamicLease(), 0.0
-    profile = lease(lease_s=lease_s)
-    duration_s = cast(int, schedule_of(profile)["duration"])
-    moving.took(profile, lease_s, 0.0, by_update=False)
-    ends_s, until_s = float(duration_s), lease_s
-    for pause_s, what in steps:
+def test_whoever_asks_and_whenever_nothing_outlasts_the_lease(
+    lease_s: float, steps: list[tuple[float, str, float]]
+) -> None:
+    moving, now_s, until_s, ends_s = DynamicLease(), 0.0, 0.0, 0.0
+    for pause_s, what, length_s in [(0.0, "plan", lease_s), *steps]:
         now_s += pause_s
-        if what == "plan" and now_s < until_s:
-            moving.took(profile, now_s + lease_s, now_s, by_update=True)
-            until_s, told = now_s + lease_s, True
+        told = False
+        if what == "plan":
+            wanted = lease(lease_s=length_s)
+            moved = moving.moved_to(wanted, length_s)
+            given_ = wanted if moved is None else moved
+            until_s, duration_s, told = now_s + length_s, cast(int, schedule_of(given_)["duration"]), True
+            moving.took(given_, until_s, now_s, by_update=moved is not None)
         elif what == "pull":
             told = moving.pulled(13, "T1", now_s)["status"] == "Accepted"
-        else:
-            told = moving.refresh("T1", now_s) is not None
-            if told:
-                moving.refreshed(now_s)
+        elif moving.refresh("T1", now_s) is not None:
+            moving.refreshed(now_s)
+            told = True
         if told:
-            ends_s = now_s + ON_ITS_WAY_S + duration_s if what != "plan" else now_s + duration_s
-        assert ends_s <= until_s
+            ends_s = now_s + duration_s + ON_ITS_WAY_S
+        assert ends_s <= until_s + 1e-6
 
 
 def test_two_refusals_in_a_row_are_enough(moving: DynamicLease) -> None:
