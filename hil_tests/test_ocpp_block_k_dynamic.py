@@ -153,6 +153,20 @@ async def test_k28_a_charger_that_refuses_updates_is_told_by_profiles_from_then_
     assert len(box.said("charger.dynamic_profile")) == 1
 
 
+@pytest.mark.parametrize("pair", [Dynamic.NEVER_UPDATED], indirect=True)
+async def test_k28_a_refresh_that_is_refused_ends_in_a_profile_for_what_is_left(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dynamic, "REFRESH_AT", 0.0)
+    box, rig = pair
+    await box.evse.apply(band(0, 8_000, LEASE_S))
+    await until(lambda: kind_of(rig) == "Absolute", "after two refusals it is told by the clock", 30)
+    ends_s = (lease_of(rig).start_s or 0.0) + (lease_of(rig).duration_s or 0.0)
+    assert ends_s <= time.time() + LEASE_S  # of the same lease
+    assert box.status.setpoint is not None
+    await passes(rig, 8_000)
+
+
 @pytest.mark.parametrize("pair", [Dynamic.ENDLESS], indirect=True)
 async def test_k28_a_charger_in_which_no_dynamic_profile_ends_gets_one_that_does(pair: Pair) -> None:
     box, rig = pair
