@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final, cast
 
-from drivers.ocpp.profiles import Held, is_share, objection
+from drivers.ocpp.profiles import Held, is_share
 from drivers.ocpp.schemas import JsonObject
 from drivers.ocpp.settings import ChargerSettings
 from drivers.ocpp.v2x import Mode, Period
@@ -41,7 +41,7 @@ SLACK_S: Final = 5
 MOST_REFUSALS: Final = 2
 """Updates in a row: the first may be of a profile that somebody cleared."""
 _MOVED: Final = ("limit", "setpoint", "dischargeLimit")
-_MOVABLE: Final = frozenset({Mode.CHARGING_ONLY, Mode.CENTRAL_SETPOINT})
+_MOVABLE: Final = frozenset({Mode.CHARGING_ONLY, Mode.CENTRAL_SETPOINT, Mode.CENTRAL_FREQUENCY})
 """Modes whose whole content an update can change."""
 
 
@@ -180,11 +180,9 @@ def dynamic_profile(profile: JsonObject, period: Period, lease_s: float) -> Json
     }
 
 
-def flaw(held: Held, period: Period, profile: JsonObject, settings: ChargerSettings) -> str:
-    """Why the composite schedule is no proof that a dynamic profile holds and ends as it should; empty: it is."""
+def flaw(held: Held, profile: JsonObject, settings: ChargerSettings) -> str:
+    """Why the composite schedule is no proof that a dynamic profile ends as it should; empty: it is."""
     duration_s = int(cast(int, _schedule(profile)["duration"]))
-    if problem := objection(held, period):
-        return problem
     if held.after_lease_w is None or not is_share(held.after_lease_w, settings):
         return f"shows no end of a dynamic profile of {duration_s} s in its composite schedule"
     ends_s = held.changes_s

@@ -87,6 +87,7 @@ class TransactionInfo(TypedDict):
     chargingState: NotRequired[str]
     stoppedReason: NotRequired[str]
     remoteStartId: NotRequired[int]
+    operationMode: NotRequired[str]
 
 
 class Evse(TypedDict):
@@ -202,6 +203,8 @@ class SchedulePeriod(TypedDict):
 class ChargingSchedule(TypedDict):
     chargingRateUnit: str
     chargingSchedulePeriod: list[SchedulePeriod]
+    startSchedule: NotRequired[str]
+    duration: NotRequired[int]
 
 
 class NotifyChargingLimit(TypedDict):

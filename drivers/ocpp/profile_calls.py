@@ -25,6 +25,10 @@ OURS_TO_CLEAR: Final = frozenset({"TxProfile", "TxDefaultProfile", "PriorityChar
 installer's, and what an external system set (K23) is that system's."""
 
 
+class NotTakenError(DeviceRefusedError):
+    """The profile itself was refused."""
+
+
 class Charger(Protocol):
     """What an EVSE needs of the charger that it is part of."""
 
@@ -104,10 +108,17 @@ class ProfileCalls:
             raise DeviceRefusedError(f"{self._settings.device_id} refused the charging profile{reason(answer)}")
 
     async def hold(
-        self, profile: JsonObject, period: Period, lease_s: float, until_s: float, priority: Priority
+        self,
+        profile: JsonObject,
+        period: Period,
+        lease_s: float,
+        until_s: float,
+        priority: Priority,
+        objection: Callable[[Held, Period], str | None],
     ) -> Held:
         """A lease into the charger, and what it shows to hold then: by an update where it has the lease as a dynamic
-        profile (K28), else by a profile. `until_s`: end of the lease, monotonic."""
+        profile (K28), else by a profile. `until_s`: end of the lease, monotonic. `objection`: why what it shows is not
+        what it was told. Raises NotTakenError, and as `composite` does."""
         self._newest = mine = next(self._holds)
         moving, problem = self._session.dynamic, ""
         wanted = dynamic_profile(profile, period, lease_s) if moving.usable and self.dialect.extended else None
@@ -116,16 +127,19 @@ class ProfileCalls:
                 try:
                     given = await self._move(wanted, lease_s, until_s, priority)
                     held = await self.composite(lease_s, priority)
-                    problem = flaw(held, period, given, self._settings)
+                    problem = objection(held, period) or flaw(held, given, self._settings)
                 except DeviceRefusedError as refusal:
                     problem = f"took no dynamic profile: {refusal}"
                 else:
                     if mine != self._newest or not problem:
                         return held
             moving.forget()
-            await self.install(profile, priority)
+            try:
+                await self.install(profile, priority)
+            except DeviceRefusedError as refusal:
+                raise NotTakenError(str(refusal)) from refusal
             held = await self.composite(lease_s, priority)
-            if problem and profiles.objection(held, period) is None:  # else it was not for being dynamic
+            if problem and objection(held, period) is None:  # else it was not for being dynamic
                 self._distrust(problem)
             return held
 
