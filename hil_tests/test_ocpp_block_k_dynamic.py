@@ -36,8 +36,12 @@ async def pair(request: pytest.FixtureRequest, loopback_tls: Tls) -> AsyncIterat
     kind = getattr(request, "param", Dynamic.UPDATED)
     async with csms(ssl=tls) as box, solo(box.server.port, OCPP_21, ca=ca, dynamic=kind) as rig:
         await box.transaction()
-        await until(lambda: box.status.capabilities is not None, "the charger is provisioned")
+        await until(lambda: interval_of(rig) == "1", "limits come before what else it is told on a new connection")
         yield box, rig
+
+
+def interval_of(rig: SoloCharger) -> str | None:
+    return rig.charger.variables.get("SampledDataCtrlr", "TxUpdatedInterval")[1]
 
 
 async def passes(rig: SoloCharger, power_w: float) -> None:

@@ -164,12 +164,14 @@ async def test_k04_a_maximum_that_is_not_taken_or_not_shown_is_said_to_be(
     assert why in told["note"]
 
 
-@pytest.mark.parametrize("watts", [-1, 10_000_001, "much", 1.5, True])
+@pytest.mark.parametrize("watts", [-1, 10_000_001, "much", 1.5, True, None])
 async def test_k04_a_maximum_that_is_none_is_refused_before_anybody_is_told(
     charger: RawCharger, site: TlsSite, watts: Any
 ) -> None:
     with pytest.raises(ValueError, match="watts"):
         await limit_station(site, watts=watts)
+    with pytest.raises(ValueError, match="watts"):
+        await limit_station(site)
     assert station_profiles(charger) == []
     assert site.server.chargers["CP-1"].session.limit_w is None
 

@@ -79,6 +79,11 @@ class DynamicLease:
     def usable(self) -> bool:
         return self.offered and not self.distrust
 
+    @property
+    def busy(self) -> bool:
+        """An order is on its way: what comes of another may be of either."""
+        return self._under_way > 0
+
     @contextmanager
     def under_way(self) -> Iterator[None]:
         """While an order is on its way the values are neither these nor those: no pull is answered with them."""
@@ -149,7 +154,7 @@ class DynamicLease:
 
     def _here(self, transaction_id: str | None) -> _Installed | None:
         installed = self._installed
-        if installed is None or self._under_way or installed.profile["transactionId"] != transaction_id:
+        if installed is None or self.busy or installed.profile["transactionId"] != transaction_id:
             return None
         return installed
 

@@ -23,6 +23,7 @@ from drivers.device import (
 )
 from drivers.ocpp import profiles
 from drivers.ocpp.bidirectional import Bidirectional
+from drivers.ocpp.dead_man import DeadManWatch, in_the_end_w
 from drivers.ocpp.obedience import Obedience
 from drivers.ocpp.outside import holds_as_cap
 from drivers.ocpp.profile_calls import Charger, NotTakenError, ProfileCalls
@@ -63,8 +64,7 @@ class OcppEvse:
         self._monotonic_s = monotonic_s
         self._wall_us = wall_us
         self._emit: Callable[[Sample], None] | None = None
-        self._dead_man: DeadMan | None = None  # None: no contact yet
-        self._notes: dict[str, str] = {}
+        self._dead_man = DeadManWatch(lambda text: charger.notice(self.device_id, "charger.dead_man", text))
         self._order = 0
         self._calls = ProfileCalls(session, charger, monotonic_s)
         self._bidirectional = Bidirectional(session, self._calls)
@@ -151,7 +151,7 @@ class OcppEvse:
         self._forget_order()
         for slot in (Slot.TRANSACTION, Slot.WAITING, *((Slot.PRIORITY,) if self._calls.dialect.extended else ())):
             await self._calls.clear(slot)
-        if self._dead_man is DeadMan.REVERTS_TO_FALLBACK:
+        if self._dead_man.found is DeadMan.REVERTS_TO_FALLBACK:
             held = await self._calls.composite(0.0, Priority.CONTROL)
             if problem := profiles.objection(held, Period(limit_w=self._settings.static_share_w)):
                 raise DeviceRefusedError(f"{self.device_id}: was released, but {problem}")
@@ -223,15 +223,14 @@ class OcppEvse:
             await self._calls.install(profiles.static_share_profile(self._settings, dialect), Priority.CONTROL)
             held = await self._calls.composite(LONGEST_LEASE_S, Priority.CONTROL)
         except DeviceRefusedError as refusal:
-            self._dead_man = DeadMan.REVERTS_UNLIMITED
-            self._note("dead_man", f"no static share: {refusal}")
+            self._dead_man.no_share(str(refusal))
             return
-        if self._outlives(held) and not self._cleaned:
+        if not profiles.is_share(in_the_end_w(held), self._settings) and not self._cleaned:
             self._cleaned = True
             if await self._calls.clear_foreign():
                 held = await self._calls.composite(LONGEST_LEASE_S, Priority.CONTROL)
-        self._judge_dead_man(held.now_w if held.after_lease_w is None else held.after_lease_w)
-        if self._dead_man is DeadMan.NONE and not self._lease_runs:
+        self._dead_man.judge(in_the_end_w(held), self._settings)
+        if self._dead_man.found is DeadMan.NONE and not self._lease_runs:
             # Perhaps a permission of ours from before a restart, which this charger would hold for ever.
             self._lease_runs, self._until_s = True, self._monotonic_s()
         if dialect.extended:
@@ -273,7 +272,7 @@ class OcppEvse:
         """Where the charger does not drop a permission by itself, we do. Raises as `apply` does."""
         if not self._lease_runs or self._monotonic_s() < self._until_s:
             return
-        if self._dead_man is DeadMan.REVERTS_TO_FALLBACK:
+        if self._dead_man.found is DeadMan.REVERTS_TO_FALLBACK:
             self._lease_runs = False
         else:
             await self.release()
@@ -343,7 +342,7 @@ class OcppEvse:
         self.session.smart.held_w = limit_w if limit_w is not None and limit_w >= 0 else None
         self._obedience.ordered(setpoint.lowest_w, setpoint.highest_w, self._monotonic_s())
         if held.after_lease_w is not None:
-            self._judge_dead_man(held.after_lease_w)
+            self._dead_man.judge(held.after_lease_w, self._settings)
 
     def _period(self, wanted: Wanted, *, in_transaction: bool) -> Period:
         """Raises DeviceRefusedError."""
@@ -423,34 +422,12 @@ class OcppEvse:
             self._distrust = None
         return self._distrust
 
-    def _outlives(self, held: Held) -> bool:
-        """Whether something else than the static share holds in the end."""
-        in_the_end_w = held.now_w if held.after_lease_w is None else held.after_lease_w
-        return not profiles.is_share(in_the_end_w, self._settings)
-
-    def _judge_dead_man(self, in_the_end_w: int) -> None:
-        share_w = self._settings.static_share_w
-        before = self._dead_man
-        if profiles.is_share(in_the_end_w, self._settings):
-            self._dead_man = DeadMan.REVERTS_TO_FALLBACK
-            self._notes.pop("dead_man", None)
-            return
-        self._dead_man = DeadMan.NONE
-        text = f"no dead man: its composite schedule goes on at {in_the_end_w} W, its static share is {share_w} W"
-        if before is not DeadMan.NONE:
-            self._note("dead_man", text)
-
-    def _note(self, key: str, text: str) -> None:
-        if self._notes.get(key) != text:
-            self._notes[key] = text
-            self._charger.notice(self.device_id, "charger.dead_man", text)
-
     def _capabilities(self) -> Capabilities | None:
-        if self._dead_man is None:
+        if self._dead_man.found is None:
             return None
         settings = self._settings
-        falls_back = self._dead_man is DeadMan.REVERTS_TO_FALLBACK
-        notes = list(self._notes.values())
+        falls_back = self._dead_man.found is DeadMan.REVERTS_TO_FALLBACK
+        notes = [self._dead_man.note] if self._dead_man.note else []
         if settings.rated_import_w is None:
             notes.append("nameplate not configured: 32 A on each phase is assumed")
         extended, distrust = self._calls.dialect.extended, self._distrusted()
@@ -470,14 +447,14 @@ class OcppEvse:
         lowest_w, highest_w = -settings.export_rating_w, settings.import_rating_w
         if self._charger.link()[0] is LinkState.ONLINE:  # else others may have let go, and nobody told us
             lowest_w, highest_w = self.session.outside.within(lowest_w, highest_w, self._wall_us())
-        alone = can_discharge and (self._dead_man is DeadMan.NONE or moved is not None)
+        alone = can_discharge and (self._dead_man.found is DeadMan.NONE or moved is not None)
         return Capabilities(
             rated_import_w=highest_w,
             rated_export_w=-lowest_w if can_discharge and distrust is None and moved is None else 0,
             limits_import=True,
             limits_export=True,
             follows_setpoint=moved is None,
-            dead_man=self._dead_man,
+            dead_man=self._dead_man.found,
             fallback_lowest_w=-settings.export_rating_w if alone else 0,
             fallback_highest_w=settings.static_share_w if falls_back else settings.import_rating_w,
             minimum_import_w=settings.minimum_import_w,

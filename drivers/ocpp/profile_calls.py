@@ -121,11 +121,12 @@ class ProfileCalls:
         what it was told. Raises NotTakenError, and as `composite` does."""
         self._newest = mine = next(self._holds)
         moving, problem = self._session.dynamic, ""
+        alone = not moving.busy
         wanted = dynamic_profile(profile, period, lease_s) if moving.usable and self.dialect.extended else None
         with moving.under_way():
             if wanted is not None:
                 try:
-                    given = await self._move(wanted, lease_s, until_s, priority)
+                    given = await self._move(wanted, lease_s, until_s, priority, alone=alone)
                     held = await self.composite(lease_s, priority)
                     problem = objection(held, period) or flaw(held, given, self._settings)
                 except DeviceRefusedError as refusal:
@@ -139,7 +140,8 @@ class ProfileCalls:
             except DeviceRefusedError as refusal:
                 raise NotTakenError(str(refusal)) from refusal
             held = await self.composite(lease_s, priority)
-            if problem and objection(held, period) is None:  # else it was not for being dynamic
+            # Else it was not for being dynamic: another order came in between, or somebody's profile rules.
+            if problem and alone and mine == self._newest and objection(held, period) is None:
                 self._distrust(problem)
             return held
 
@@ -220,12 +222,14 @@ class ProfileCalls:
             await self.clear_id(profile_id)
         return len(foreign)
 
-    async def _move(self, wanted: JsonObject, lease_s: float, until_s: float, priority: Priority) -> JsonObject:
+    async def _move(
+        self, wanted: JsonObject, lease_s: float, until_s: float, priority: Priority, *, alone: bool
+    ) -> JsonObject:
         """The profile that the charger has then. Raises DeviceRefusedError where it takes none, or no more updates."""
         moving, mine, now_s = self._session.dynamic, self._newest, self._monotonic_s()
         moved = moving.moved_to(wanted, lease_s)
         moving.forget()
-        if moved is not None and not await self._update(update_of(moved), priority):
+        if moved is not None and not await self._update(update_of(moved), priority, counts=alone):
             moved = None
             if not moving.usable:
                 raise DeviceRefusedError(moving.distrust)
@@ -236,8 +240,8 @@ class ProfileCalls:
             moving.took(given, until_s, now_s, by_update=moved is not None)
         return given
 
-    async def _update(self, update: JsonObject, priority: Priority) -> bool:
-        """UpdateDynamicSchedule (K28). `Accepted` is not yet obedience."""
+    async def _update(self, update: JsonObject, priority: Priority, *, counts: bool = True) -> bool:
+        """UpdateDynamicSchedule (K28). `Accepted` is not yet obedience. `counts`: a refusal is the charger's own."""
         moving = self._session.dynamic
         try:
             answer = cast(StatusAnswer, await self.order("UpdateDynamicSchedule", update, priority))
@@ -247,7 +251,8 @@ class ProfileCalls:
             return False
         if answer["status"] == "Accepted":
             return True
-        if moving.refused_update():
+        moving.forget()
+        if counts and moving.refused_update():
             self._distrust(f"refuses to update its dynamic profile{reason(answer)}")
         return False
 

@@ -11,8 +11,8 @@ Our profiles on each EVSE, told apart by their ids, which are unique in a charge
 And one of the station (EVSE 0), where the owner wants it: ChargingStationMaxProfile without end (K04).
 
 A higher stack level rules while it lasts, and a TxProfile rules over any TxDefaultProfile while it lasts, so the end
-of a lease uncovers the static share without any word from us (SAFETY 2). In 2.1 a lease ends sooner where the charger
-is cut off from us, by its maxOfflineDuration.
+of a lease uncovers the static share without any word from us (SAFETY 2). TRANSACTION may be a dynamic profile
+(`dynamic.py`). In 2.1 a lease ends sooner where the charger is cut off from us, by its maxOfflineDuration.
 """
 
 from __future__ import annotations

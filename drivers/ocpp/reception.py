@@ -99,8 +99,7 @@ class Reception:
 
     async def _limit_station(self, charger: OcppCharger, arguments: JsonObject) -> JsonObject:
         """The owner's bound on a station with all its EVSEs (K04); watts "none" takes it away."""
-        none = arguments.get("watts", "none") in (None, "none")
-        watts = None if none else orders.whole(arguments, "watts")
+        watts = None if arguments.get("watts") == "none" else orders.whole(arguments, "watts")
         if watts is not None and not 0 <= watts <= MOST_W:
             raise ValueError(f"watts: 0 to {MOST_W}, or none; the most that the whole station may take")
         charger.session.limit_w = watts
