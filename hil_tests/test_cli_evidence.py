@@ -30,8 +30,8 @@ from agent.store import Store
 from agent.store.files import DATABASE
 from agent.store.places import PLACES_OF
 from hil_tests.roads_parts import BOOT_ID, START_US, HandClock
+from hil_tests.settling_parts import PLATFORM_KEY, DeviceKey, Life, Platform, terms
 from hil_tests.test_cli_commands import command, config
-from hil_tests.test_roads_settling import PLATFORM_KEY, DeviceKey, Life, Platform, terms
 from hil_tests.test_roads_thinning import Box
 from tests.agent.identity.software import SoftwareSigner
 
