@@ -117,7 +117,7 @@ def test_the_command_defines_it_once_and_keeps_its_guard_for_the_owner_alone(at_
     config.write_text(
         f'[gateway]\nstate_dir = "{tmp_path}"\n[token]\nlabel = "any"\npin_secret = "file:/nowhere"\n', encoding="utf-8"
     )
-    arguments = ["define-counter", "--config", str(config), "--json"]
+    arguments = ["counter", "--config", str(config), "--json"]
     first = CliRunner().invoke(app, arguments)
     try:
         assert first.exit_code == 0, first.output
@@ -143,7 +143,7 @@ def test_the_command_defines_it_once_and_keeps_its_guard_for_the_owner_alone(at_
 def test_a_damaged_file_is_refused_and_none_is_no_counter(tmp_path: Path, content: str) -> None:
     assert open_counter(tmp_path / FILE) is None
     (tmp_path / FILE).write_text(content, encoding="utf-8")
-    with pytest.raises(TpmError, match="define-counter"):
+    with pytest.raises(TpmError, match="counter"):
         open_counter(tmp_path / FILE)
 
 

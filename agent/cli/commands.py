@@ -13,7 +13,8 @@ import typer
 from rich.live import Live
 
 from agent.cli import backup as backup_commands
-from agent.cli import command_history, define_counter, device_commands, exporting, proving, scan_command, verifying
+from agent.cli import command_history, device_commands, exporting, proving, scan_command, verifying
+from agent.cli import counter as counting
 from agent.cli import enroll as enrolling
 from agent.cli import envelope as offering
 from agent.cli import identity as identity_commands
@@ -60,7 +61,7 @@ app.command()(enrolling.enroll)
 app.command()(backup_commands.backup)
 app.command()(backup_commands.restore)
 app.command("seal-pin")(sealing_pin.seal_pin)
-app.command("define-counter")(define_counter.define_counter)
+app.command("counter")(counting.define)
 app.command()(offering.envelope)
 app.command()(planning.plan)
 app.command()(simulating.simulate)

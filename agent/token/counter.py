@@ -101,5 +101,5 @@ def open_counter(path: Path) -> TpmCounter | None:
         if read["index"] != INDEX or len(bytes.fromhex(read["guard"])) != _GUARD_BYTES:
             raise ValueError("another index or guard")
     except (ValueError, KeyError, TypeError) as error:
-        raise TpmError(f"{path}: is not what define-counter wrote; put it back, or remove it") from error
+        raise TpmError(f"{path}: is not what counter wrote; put it back, or remove it") from error
     return TpmCounter(read["guard"])

@@ -1,4 +1,4 @@
-"""`v2g-gateway define-counter`: a counter in this machine's TPM, behind which channels are signed while offline."""
+"""`v2g-gateway counter`: a counter in this machine's TPM, behind which channels are signed while offline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agent.config import DEFAULT_PATH
 from agent.token import counter, tpm
 
 
-def define_counter(
+def define(
     config: ConfigOption = DEFAULT_PATH,
     as_json: JsonOption = False,
 ) -> None:
