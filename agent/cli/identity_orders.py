@@ -30,7 +30,7 @@ from agent.evidence.errors import EvidenceError
 from agent.evidence.verify import ChainPosition
 from agent.identity import history, orders
 from agent.identity.cosign import Cosigned
-from agent.identity.countersigner import PUBLIC_FILE
+from agent.identity.countersigner import CountersignerError, open_countersigner
 from agent.identity.errors import IdentityError
 from agent.identity.folder import IdentityFolder
 from agent.identity.history import IdentityState
@@ -170,7 +170,7 @@ async def _subject(token: Token, settings: Settings, state: IdentityState | None
     if proposal.subject_file is None:
         if state is None:
             raise OrderError("a first order needs --subject FILE: who owns and who operates this gateway")
-        return replace(state.subject, countersigner=_countersigner(settings, state, proposal.kind))
+        return replace(state.subject, countersigner=await _countersigner(token, settings, state, proposal.kind))
     if proposal.kind is Kind.ROTATE:
         raise OrderError("a rotation changes the key and nothing else; propose a change for the rest")
     keys = {}
@@ -178,22 +178,20 @@ async def _subject(token: Token, settings: Settings, state: IdentityState | None
         if device.settled:
             keys[device.id] = verify_key_of(await token.signer(device_key(device.id)).meet())
     subject = read_subject(proposal.subject_file, keys)
-    return replace(subject, countersigner=_countersigner(settings, state, proposal.kind))
+    return replace(subject, countersigner=await _countersigner(token, settings, state, proposal.kind))
 
 
-def _countersigner(settings: Settings, state: IdentityState | None, kind: Kind) -> VerifyKey | None:
-    """The second key: as the history has it while the first one stays, else the one that this gateway signs with."""
+async def _countersigner(token: Token, settings: Settings, state: IdentityState | None, kind: Kind) -> VerifyKey | None:
+    """The second key: as the history has it while the first one stays, else the gateway's own, made where it lacks."""
     if state is not None and kind.keeps_key and (state.subject.countersigner is not None or kind is Kind.REPLACE):
         return state.subject.countersigner
     if settings.evidence.countersign == "no":
         return None
-    path = settings.gateway.state_dir / "enrolment" / PUBLIC_FILE
     try:
-        return verify_key_from_pem(path.read_bytes(), what=str(path))
-    except FileNotFoundError:
-        raise OrderError(f"{path}: the second key is not there yet; the agent makes it when it first runs") from None
-    except (OSError, IdentityError) as error:
-        raise OrderError(f"{path}: {error}") from error
+        second = await open_countersigner(token, settings.gateway.state_dir)
+        return VerifyKey(cose.ML_DSA_65, second.public_key_der)
+    except CountersignerError as error:
+        raise OrderError(str(error)) from error
 
 
 def _recovery_key(proposal: Proposal) -> VerifyKey | None:
