@@ -43,7 +43,7 @@ from agent.roads.patience import patiently
 from agent.roads.people import People
 from agent.roads.problems import Problems
 from agent.roads.sealing import Sealer
-from agent.roads.sealing_keys import wait_countersigner, wait_name_and_key
+from agent.roads.sealing_keys import second_key_problem, wait_countersigner, wait_name_and_key
 from agent.roads.server_certificate import FILE as SERVER_CERTIFICATE
 from agent.roads.server_certificate import keep_server_certificate
 from agent.roads.settling import Settling
@@ -285,6 +285,11 @@ class Gateway:
     async def _begin_sealing(self, group: asyncio.TaskGroup) -> None:
         self._gateway_id, evidence = await wait_name_and_key(self._identity, self._problems)
         log.info("gateway.identity", gateway_id=self._gateway_id, incarnation=self._store.incarnation)
+        countersigner = await wait_countersigner(self._settings, self._token, self._problems)
+        state = self._identity.state
+        problem = second_key_problem(None if state is None else state.subject.countersigner, countersigner)
+        if problem:
+            self._problems.note("second key", problem)
         self._sealer = Sealer(
             store=self._store,
             desk=self._desk,
@@ -297,7 +302,7 @@ class Gateway:
                 linger_s=self._settings.evidence.linger_s, linger_leaves=self._settings.evidence.linger_leaves
             ),
             on_sealed=self._on_sealed,
-            countersigner=await wait_countersigner(self._settings, self._token, self._problems),
+            countersigner=countersigner,
         )
         self._up_tasks.append(self._supervisor.keep(group, "sealing", self._sealer.run))
         orders = functools.partial(self._identity.run, self._sealer)
