@@ -34,9 +34,9 @@ def backup(
     config: ConfigOption = DEFAULT_PATH,
     as_json: JsonOption = False,
 ) -> None:
-    """Copy store and identity history into a file, for its owner alone. Works while the agent runs.
+    """Copy store and history into a file for its owner alone.
 
-    Keys stay in the token.
+    The history is the identity's. Works while the agent runs. Keys stay in the token.
     """
     settings = settings_of(config, as_json)
     try:
