@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -48,7 +48,7 @@ async def measured(life: Life, *, import_wh: int) -> None:
     await life.desk.put([reading(last + 1, at_us=life.hand.wall_us, import_wh=import_wh, incarnation=incarnation)])
 
 
-async def looked(life: Life, condition: Callable[[], bool], what: str) -> None:
+async def looked(life: Life, condition: Callable[[], bool | Awaitable[bool]], what: str) -> None:
     async with running(life.settling.run()):
         await until(condition, what)
 
@@ -81,12 +81,16 @@ async def test_the_platforms_state_is_taken_over_and_the_next_window_is_counters
         held = platform.held["pv-1"]
         assert (life.settling._channels["pv-1"].offered, life.settling.windows_closed) == (held, 2)
         await life.seal()
-        await looked(life, lambda: life.settling._channels["pv-1"].settled == held, "the state is taken over")
+
+        async def taken_over() -> bool:
+            settled = life.settling._channels["pv-1"].settled == held
+            return settled and "channel.adopted" in await life.alarms()
+
+        await looked(life, taken_over, "the state is taken over")
         assert (life.settling.trouble, life.settling.frozen) == ("", {})
         newest = await store.channel_newest(terms("pv-1").channel_id, Stage.COUNTERSIGNED)
         assert newest is not None
         assert decode_signed(newest.encoded) == held
-        assert "channel.adopted" in await life.alarms()
         signed = key.signed
 
         # 3 Wh since the state, and 10 in the window that follows: what was settled is not settled again.
@@ -125,9 +129,12 @@ async def test_a_state_above_the_register_freezes_is_kept_and_is_an_alarm(
         await life.settling.restore()
         await life.connect()
         await measured(life, import_wh=39)
-        await looked(life, lambda: bool(life.settling.frozen), "the channel is frozen")
+
+        async def told() -> bool:
+            return "channel.platform_ahead" in await life.alarms()
+
+        await looked(life, told, "the alarm of a frozen channel")
         assert "import 40 Wh, by the meter 39 Wh at most" in life.settling.frozen["pv-1"]
-        assert "channel.platform_ahead" in await life.alarms()
         kept = await store.notes(CONFLICT_NOTE)
         assert [decode_signed(each) for each in kept.values()] == [platform.held["pv-1"]]
         signed = key.signed
