@@ -35,6 +35,7 @@ async def test_a_backup_put_back_is_seen_by_the_platform_and_contradicts_nothing
 
         await until(gone_on, "each channel has a state that is not in the backup")
         assert await stage.gateway.end() == 0
+        before = await states(site)
 
         done = await stage.run("restore", str(tmp_path / "backup.db"), "--config", str(stage.config))
         assert (done["ok"], done["compared"], done["gateway_id"]) == (True, True, stage.gateway_id)
@@ -50,7 +51,6 @@ async def test_a_backup_put_back_is_seen_by_the_platform_and_contradicts_nothing
             return told and all({incarnation for incarnation, _, _ in each} == lives for each in sequences)
 
         await until(arrived, "the restore marker and readings of both lives of each device are at the platform")
-        before = await states(site)
 
         async def taken_over() -> bool:
             settled = await states(site)

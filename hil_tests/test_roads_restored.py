@@ -146,6 +146,10 @@ async def test_a_state_above_the_register_freezes_is_kept_and_is_an_alarm(
         await life.connect()
         assert "pv-1" in life.settling.frozen
         assert key.signed == signed
+        # Its windows are closed all the same, and remembered.
+        closed = life.settling.windows_closed
+        await life.close_windows()
+        assert (key.signed, life.settling.windows_closed > closed) == (signed, True)
 
 
 async def test_without_a_marker_it_freezes_as_ever(

@@ -270,6 +270,7 @@ def _reestablish(channel: Channel, happened: Reestablish) -> Outcome:
     if channel.phase is Phase.FROZEN:
         # Kept again, for the store may have failed when it was first seen; the same name, so the same note.
         ours = [known.state.digest for known in (settled, channel.current) if known is not None]
+        channel = replace(channel, restored=False)
         return channel, [] if held is None or held.state.digest in ours else [_kept(held)]
     if held is None or (settled is not None and held.state.version < settled.state.version):
         if settled is None:
@@ -303,7 +304,8 @@ def _resume(channel: Channel) -> Outcome:
 
 def _freeze(channel: Channel, held: SignedState, code: str, why: str) -> Outcome:
     text = foreign(held, why)
-    channel = replace(channel, phase=Phase.FROZEN, in_step=True, frozen_because=text)
+    # The marker is spent: windows are closed again, as those of every frozen channel.
+    channel = replace(channel, phase=Phase.FROZEN, in_step=True, frozen_because=text, restored=False)
     return channel, [_kept(held), Alert(code, text)]
 
 

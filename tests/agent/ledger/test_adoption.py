@@ -103,6 +103,7 @@ def test_a_meter_that_counted_less_freezes_and_keeps_both() -> None:
     assert "more than the meter counted" in box.channel.frozen_because
     assert box.alerts == ["channel.platform_ahead"]
     assert len(box.kept.conflicts) == 1
+    assert not box.channel.restored, "the marker is spent, and windows are closed again"
     box.close_window(window(9))
     box.settle()
     assert box.signed == {}
