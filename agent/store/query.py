@@ -12,6 +12,10 @@ from urllib.parse import quote
 import aiosqlite
 
 from agent.store.errors import StoreCorruptError, StoreError, translated
+from agent.store.schema import PAGE_BYTES
+
+LOG_PAGES: Final = (4 << 20) // PAGE_BYTES
+"""The log is written into the database when it is 4 MiB long: what changed often by then is written once."""
 
 T = TypeVar("T")
 Parameter: TypeAlias = "int | str | bytes | None"
@@ -75,7 +79,7 @@ async def connect(path: Path, *, writing: bool) -> Connection:
     settings = ["busy_timeout = 5000", "temp_store = MEMORY", "cache_size = -8000"]
     if writing:
         # FULL: NORMAL may lose commits at a power cut in WAL mode. A long log is cut back to 16 MiB.
-        settings += ["synchronous = FULL", "journal_size_limit = 16777216"]
+        settings += ["synchronous = FULL", "journal_size_limit = 16777216", f"wal_autocheckpoint = {LOG_PAGES}"]
     else:
         settings += ["query_only = ON"]
     try:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from agent.store import bodies, spans
 from agent.store.errors import ConflictError
+from agent.store.places import spans_of
 from agent.store.schema import BLOCK_BITS
 from agent.store.writer import write_notes
 
@@ -49,8 +50,9 @@ def prune_some(
         "FROM batch WHERE batch = ?",
         [(bodies.pack(each.encoded), each.place) for each in kept],
     )
-    for table in ("body", "batch", "span", "thinned"):
+    for table in ("body", "batch", "thinned"):
         connection.execute(f"DELETE FROM {table} WHERE batch BETWEEN ? AND ?", ends)  # noqa: S608  # fixed names
+    connection.execute("DELETE FROM span WHERE place BETWEEN ? AND ?", spans_of(*ends))
     ((oldest,),) = _rows(connection, "SELECT min(batch) FROM batch", ())
     connection.executemany(
         "DELETE FROM block WHERE series = ? AND block < ?", [(each, oldest >> BLOCK_BITS) for each in series]
@@ -87,22 +89,22 @@ def cut_some(
 
 def _cut_spans(connection: sqlite3.Connection, cut: Cut) -> int:
     changed, empty, gone = [], [], 0
-    for series, encoded in _rows(
-        connection, "SELECT series, leaves FROM span WHERE batch = ? ORDER BY series", (cut.place,)
+    for place, encoded in _rows(
+        connection,
+        "SELECT place, leaves FROM span WHERE place BETWEEN ? AND ? ORDER BY place",
+        spans_of(cut.place, cut.place),
     ):
         leaves = spans.decode(encoded)
         left = [leaf for leaf in leaves if leaf.index not in cut.gone]
         gone += len(leaves) - len(left)
         if not left:
-            empty.append((cut.place, series))
+            empty.append((place,))
         elif len(left) < len(leaves):
             sequences = [leaf.sequence for leaf in left if leaf.sequence is not None]
             ends = min(sequences, default=None), max(sequences, default=None)
-            changed.append((*ends, spans.encode(left), cut.place, series))
-    connection.executemany("DELETE FROM span WHERE batch = ? AND series = ?", empty)
-    connection.executemany(
-        "UPDATE span SET first_sequence = ?, last_sequence = ?, leaves = ? WHERE batch = ? AND series = ?", changed
-    )
+            changed.append((*ends, spans.encode(left), place))
+    connection.executemany("DELETE FROM span WHERE place = ?", empty)
+    connection.executemany("UPDATE span SET first_sequence = ?, last_sequence = ?, leaves = ? WHERE place = ?", changed)
     connection.execute(
         "INSERT INTO thinned VALUES (?1, ?2) ON CONFLICT (batch) DO UPDATE SET absent = absent + ?2", (cut.place, gone)
     )

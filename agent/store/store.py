@@ -25,10 +25,9 @@ from agent.store.query import Connection, connect
 from agent.store.reader import Reader
 from agent.store.room import PRUNE_BATCHES, Cut, Kept, cut_some, prune_some
 from agent.store.rows import ChannelRow, Counts, Queued, Stage, StoredBatch
-from agent.store.schema import BLOCK_BITS
+from agent.store.schema import BLOCK_BITS, SERIES_BITS
 from agent.store.writer import Put, Series, Writer, insert_rows, insert_statements, write_notes
 
-PAGE_BYTES: Final = 4096
 RESERVE_BYTES: Final = 4 << 20
 """Kept back for urgent writes: some 10,000 command receipts."""
 MINUTE_US: Final = 60_000_000
@@ -107,6 +106,7 @@ class Store(Reader):
         known = await self._all("SELECT series, device_id, kind FROM series")
         self._series = Series((row[0], row[1], row[2]) for row in known)
         self._counts = await super().counts()
+        ((page_bytes,),) = await self._all("PRAGMA page_size")
         reserve = files.Reserve(self._folder, reserve_bytes)
         if not await asyncio.to_thread(reserve.hold):
             _log.warning("store.no_reserve", folder=str(self._folder), bytes=reserve_bytes)
@@ -116,8 +116,8 @@ class Store(Reader):
             reserve=reserve,
             put_committed=self._count_put,
             damaged=self._mark_damaged,
-            most_pages=None if most_bytes is None else most_bytes // PAGE_BYTES,
-            reserve_pages=reserve_bytes // PAGE_BYTES,
+            most_pages=None if most_bytes is None else most_bytes // page_bytes,
+            reserve_pages=reserve_bytes // page_bytes,
         )
         self._running = asyncio.create_task(self._writer.run(), name="store-writer")
 
@@ -207,17 +207,19 @@ class Store(Reader):
             assert place is not None
             connection.execute("INSERT INTO body VALUES (?, ?)", (place, body))
             numbered = sorted(enumerate(queued, start=1), key=lambda item: item[1][0])
-            rows_of_spans = []
+            rows_of_spans, firsts = [], []
             for series, group in groupby(numbered, key=lambda item: item[1][0]):
                 leaves = [spans.Leaf(index, row[2], row[1]) for index, row in group]
                 sequences = [leaf.sequence for leaf in leaves if leaf.sequence is not None]
                 ends = min(sequences, default=None), max(sequences, default=None)
-                rows_of_spans.append((place, series, *ends, spans.encode(leaves)))
-            insert_rows(connection, "INSERT INTO span", rows_of_spans)
+                rows_of_spans.append((place << SERIES_BITS | series, *ends, spans.encode(leaves)))
+                firsts.append((series, place >> BLOCK_BITS, ends[0]))
+            insert = "INSERT INTO span (place, first_sequence, last_sequence, leaves)"
+            insert_rows(connection, insert, rows_of_spans)
             insert_rows(
                 connection,
                 "INSERT OR IGNORE INTO block",
-                [(series, place >> BLOCK_BITS, first) for _, series, first, _, _ in rows_of_spans],
+                firsts,
             )
             connection.execute("DELETE FROM queue WHERE place <= ?", (up_to_rowid,))
             return len(queued), sum(row[3] for row in queued), sum(row[4] for row in queued)
