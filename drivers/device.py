@@ -131,6 +131,8 @@ class Setpoint:
     """The device, or where it cannot the driver, drops a permission this long after it was last applied."""
     reason: str
     """Names the command, rule or default that made the band: one sentence for a person."""
+    for_frequency: bool = False
+    """The band answers the grid's frequency: devices that know such orders are told so."""
 
     def __post_init__(self) -> None:
         if self.lowest_w is not None and self.highest_w is not None and self.lowest_w > self.highest_w:

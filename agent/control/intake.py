@@ -44,7 +44,7 @@ class Around:
     restored: Callable[[], bool]
     """Whether the stored commands have been read."""
     changed: Callable[[], None]
-    """Another plan is due: a command or schedule is committed."""
+    """Another plan is due: a command or schedule is committed, or a command acts before that."""
     monotonic_s: Callable[[], float]
     say: Say
 
@@ -130,6 +130,8 @@ class Intake:
         log.info("control.command", command=order.command_id, hash=order.hash.hex()[:16], state=state.name)
         self._answers.note(order.hash, self._around.monotonic_s())
         self._books.adopt(self._books.book.admitted(order, state, reason, now), lambda: self._committed(order.hash))
+        if order.command.restrictive:
+            self._around.changed()  # The others are in no plan before they are committed.
 
     def _committed(self, order_hash: bytes) -> None:
         self._books.committed(order_hash)

@@ -18,6 +18,7 @@ from agent.measure.meter import MeteredDevice
 from agent.roads import ocsp
 from agent.roads.adopted import Adopted
 from agent.roads.charger_passwords import ChargerPasswords
+from agent.roads.contracts import contract_requests
 from agent.roads.meter_keys import registered_key
 from agent.roads.server_certificate import FILE as SERVER_CERTIFICATE
 from agent.roads.site_ca import ROOT_FILE
@@ -218,11 +219,12 @@ def _ocpp_server(
         guests=settings.ocpp.unknown_chargers == "wait",
         adopt=adopt,
         revocations=_revocations(settings, store=store, clock=clock),
+        contracts=contract_requests(settings, on_event),
     )
 
 
 def _revocations(settings: Settings, *, store: Store, clock: Clock) -> Revocations | None:
-    if not settings.ocpp.ocsp_responders:
+    if not settings.ocpp.ocsp_responders and not settings.ocpp.crl_servers:
         return None
     return Revocations(
         ocsp.post,
@@ -230,6 +232,8 @@ def _revocations(settings: Settings, *, store: Store, clock: Clock) -> Revocatio
         journal=store.journal("ocpp"),
         monotonic_s=clock.monotonic_s,
         wall_us=lambda: clock.now().wall_us,
+        fetch_list=ocsp.fetch_list,
+        list_hosts=settings.ocpp.crl_servers,
     )
 
 
