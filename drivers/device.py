@@ -167,6 +167,8 @@ class Capabilities:
     """Lowest power it may take by itself when we are silent (zero or negative)."""
     fallback_highest_w: int
     """Highest power it may take by itself when we are silent (zero or positive)."""
+    energy_capacity_wh: int | None = None
+    """What a battery can hold from empty to full, as it is now; None: nobody says. A car's is in its session."""
     minimum_import_w: int = 0
     """Smallest charging power that is not zero (6 A on its phases); below it the device stops."""
     response_s: float = 2.0

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from agent.config.bounds_settings import BoundsSettings
 from agent.config.device_settings import DeviceSettings
 from agent.config.input_settings import InputSettings
+from agent.config.shares import shares_beyond_fuse
 from agent.config.values import (
     AbsolutePath,
     Endpoint,
@@ -374,6 +375,13 @@ class Settings(Section):
                 if same_bus or same_evse:
                     why = f"devices {other.id} and {d.id} are the same one: same address and unit, or EVSE"
                     raise fault(why, "device", i, "address" if same_bus else "charger_id")
+        site = self.site
+        beyond = shares_beyond_fuse(
+            site.fuse_a * site.nominal_voltage_v, site.phases, site.house_reserve_w, self.device
+        )
+        if beyond:
+            last = max(i for i, d in enumerate(self.device) if d.fallback_import_w)
+            raise fault(beyond, "device", last, "fallback_import_w")
         return self
 
 

@@ -54,6 +54,10 @@ from proto.energysettlement.v1 import device_pb2
 
 LEAST_BETWEEN_PLANS_S: Final = 0.2
 """Meter samples do not bring a plan more often; commands and STOP do."""
+TURNS_TO_SEND: Final = 2
+"""Of the loop, until orders are on their way: a device's task wakes, and the order's own task begins."""
+SENDING_S: Final = 0.01
+"""New orders go so long before the books are kept, which takes the interpreter and the store from them."""
 REGISTER_OLD_S: Final = 30.0
 """Energy of a command is counted from a register at most so old: an older one holds what came before the command."""
 
@@ -174,7 +178,6 @@ class Controller:
         if not message.command_id and not message.authorization:
             return
         self._intake.take(Waiting(message, device_id, self._clock.monotonic_s()), self._now(received))
-        self._hurry()
 
     async def receive_signed(self, kind: str, signed: bytes, received: Instant) -> None:
         """Take a schedule or a value of a feed. Never raises for what the peer sent."""
@@ -308,7 +311,7 @@ class Controller:
             self._wake.clear()
             self._urgent.clear()
             try:
-                self._tick()
+                await self._turn()
             except Exception as error:
                 # A fault of ours: what allows power is renewed no more and ends in the devices, and STOP still works.
                 self._cannot_plan(error)
@@ -322,6 +325,7 @@ class Controller:
             self._trouble = f"no plan can be made: {error!r}"[:400]
             log.exception("control.cannot_plan")
             self._alarm(Severity.CRITICAL, "control.cannot_plan", "control", self._trouble)
+        self._books.write()
         pressed_by = self._stop.pressed_by()
         if pressed_by is not None:
             self._dispatcher.follow({name: stop_order(name, pressed_by) for name in self._controllable})
@@ -381,24 +385,28 @@ class Controller:
             wall_us=instant.wall_us, time_known=self._time_known, uptime_us=round(instant.monotonic_s * 1_000_000)
         )
 
-    def _tick(self) -> None:
-        """One plan."""
+    async def _turn(self) -> None:
+        """One plan: its orders first, then what is to be kept about it."""
         instant = self._clock.now()
         now = self._now(instant)
         self._intake.take_undecided(now)
         self._around.inputs.look()
         self._stop.look()
-        self._books.adopt(self._books.book.settle(now))
+        self._books.go_on(self._books.book.settle(now))
         orders = (*self._books.book.candidates(now), *self._schedules.orders(now))
         view = self._look(now, orders)
         plan = make_plan(view)
-        self._dispatcher.follow(orders_to_give(view, plan))
+        sending = self._dispatcher.follow(orders_to_give(view, plan))
         self._decisions.note(Cause.TURN, view, plan)
-        self._note_devices()
-        self._recorder.submit((), self._around.notes_after(view, plan))
         self._view, self._plan = view, plan
-        outcomes = {order_hash: command.outcome for order_hash, command in plan.commands.items()}
+        self._note_devices()
         registers = self._fresh_registers(instant.monotonic_s)
+        for _ in range(TURNS_TO_SEND):
+            await asyncio.sleep(0)
+        self._recorder.submit((), self._around.notes_after(view, plan))
+        if sending:
+            await _set_within(self._urgent, SENDING_S)
+        outcomes = {order_hash: command.outcome for order_hash, command in plan.commands.items()}
         self._books.adopt(self._books.book.observe(outcomes, registers, now))
         said = self._schedules.follow(view, plan, registers, view.spot)
         self._recorder.submit(said, self._schedules.take_notes())

@@ -13,7 +13,7 @@ from agent.control.answers import Answers
 from agent.control.bookkeeping import Bookkeeping
 from agent.control.decision_log import DecisionLog
 from agent.control.decisions import Cause
-from agent.control.foresight import shortfall
+from agent.control.foresight import foresee
 from agent.control.frequency_watch import Say
 from agent.control.order import Now, Order
 from agent.control.plain import plain_hash
@@ -23,7 +23,7 @@ from agent.control.schedule_admission import ScheduleKnown, ScheduleRefused
 from agent.control.schedule_keeper import ScheduleKeeper, Taken
 from agent.control.site import SiteView
 from agent.control.undecided import UndecidedMessages, Waiting
-from agent.evidence.statements import CommandReceipt, CommandState, Severity
+from agent.evidence.statements import CommandReceipt, Severity
 from agent.identity.trust import TrustList
 
 RESTORE_PATIENCE_S: Final = 5.0
@@ -44,7 +44,7 @@ class Around:
     restored: Callable[[], bool]
     """Whether the stored commands have been read."""
     changed: Callable[[], None]
-    """Another plan is due: a command or schedule is committed."""
+    """Another plan is due: a command or schedule is committed, or a command acts before that."""
     monotonic_s: Callable[[], float]
     say: Say
 
@@ -126,12 +126,12 @@ class Intake:
         view = replace(view, bounds=view.bounds.without_ramp)
         plan = make_plan(view)
         self._decisions.note(Cause.ADMISSION, view, plan)
-        alone = plan.commands[order.hash]
-        reason = (alone.reason or "it can do less now") if alone.short else shortfall(order.command, view)
-        state = CommandState.PARTIAL if reason else CommandState.ACCEPTED
+        state, reason = foresee(order.command, plan.commands[order.hash], view)
         log.info("control.command", command=order.command_id, hash=order.hash.hex()[:16], state=state.name)
         self._answers.note(order.hash, self._around.monotonic_s())
         self._books.adopt(self._books.book.admitted(order, state, reason, now), lambda: self._committed(order.hash))
+        if order.command.restrictive:
+            self._around.changed()  # The others are in no plan before they are committed.
 
     def _committed(self, order_hash: bytes) -> None:
         self._books.committed(order_hash)

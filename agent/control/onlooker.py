@@ -38,6 +38,10 @@ class Onlooker:
         self._last[device_id] = status
         return status
 
+    def seen(self, device_id: str) -> DeviceStatus:
+        """As at the newest look; a look now when there was none."""
+        return self._last.get(device_id) or self.status(device_id)
+
     def statuses(self) -> dict[str, DeviceStatus]:
         """Of all devices."""
         return {name: self.status(name) for name in self._devices}

@@ -146,6 +146,7 @@ def _sunspec(device: DeviceSettings, *, store: Store, clock: Clock, connections:
         rated_export_w=device.rated_export_w,
         fallback_import_w=device.fallback_import_w,
         fallback_export_w=device.fallback_export_w,
+        capacity_wh=device.capacity_wh,
         phases=tuple(device.phases),
     )
 
@@ -165,6 +166,7 @@ def _mapped(device: DeviceSettings, *, clock: Clock, connections: ConnectionPool
         monotonic_s=clock.monotonic_s,
         rated_import_w=device.rated_import_w,
         rated_export_w=device.rated_export_w,
+        capacity_wh=device.capacity_wh,
         phases=tuple(device.phases),
     )
 
