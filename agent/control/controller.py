@@ -24,7 +24,7 @@ from agent.control.bounds_watch import BoundsWatch
 from agent.control.decision_log import DecisionLog
 from agent.control.decisions import Cause
 from agent.control.dispatcher import Dispatcher
-from agent.control.errors import ControlError
+from agent.control.errors import ControlError, NotNowError
 from agent.control.feed_keeper import FeedKeeper
 from agent.control.feeds import FeedRules
 from agent.control.forecast import Foreseen, foresee
@@ -278,9 +278,9 @@ class Controller:
         """What will happen at a moment within the horizon. Raises ControlError."""
         wall_us = self._clock.now().wall_us
         if self._view is None:
-            raise ControlError("no plan was made yet; ask again in a moment")
+            raise NotNowError("no plan was made yet; ask again in a moment")
         if not self._time_known:
-            raise ControlError("the time is not known since the reboot (no NTP, no platform): nothing can be foreseen")
+            raise NotNowError("the time is not known since the reboot (no NTP, no platform): nothing can be foreseen")
         if at_us < wall_us:
             raise ControlError("that moment is over; what was decided then: v2g-gateway replay, commands")
         if at_us > wall_us + HORIZON_US:

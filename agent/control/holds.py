@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from agent.control.errors import RestoreError, quoted
+from agent.control.errors import NotNowError, RestoreError, quoted
 from agent.control.frequency_watch import Say
 from agent.control.notes import HOLD_PREFIX
 from agent.control.order import Now
@@ -61,10 +61,10 @@ class Holds:
         return hold
 
     def end(self, device_id: str, by: str) -> None:
-        """Give a device back to commands and defaults. Raises OverrideError."""
+        """Give a device back to commands and defaults. Raises NotNowError."""
         hold = self._waiting.pop(device_id, None) or self._holds.get(device_id)
         if hold is None:
-            raise OverrideError(f"{quoted(device_id)} is not held")
+            raise NotNowError(f"{quoted(device_id)} is not held")
         self._drop(hold, f"ended by {by}")
 
     def standing(self, now: Now) -> dict[str, Override]:

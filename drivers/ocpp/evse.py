@@ -23,6 +23,7 @@ from drivers.device import (
 )
 from drivers.ocpp import profiles
 from drivers.ocpp.bidirectional import Bidirectional
+from drivers.ocpp.counted import count_on
 from drivers.ocpp.dead_man import DeadManWatch, in_the_end_w
 from drivers.ocpp.obedience import Obedience
 from drivers.ocpp.outside import holds_as_cap
@@ -425,41 +426,15 @@ class OcppEvse:
     def _capabilities(self) -> Capabilities | None:
         if self._dead_man.found is None:
             return None
-        settings = self._settings
-        falls_back = self._dead_man.found is DeadMan.REVERTS_TO_FALLBACK
-        notes = [self._dead_man.note] if self._dead_man.note else []
-        if settings.rated_import_w is None:
-            notes.append("nameplate not configured: 32 A on each phase is assumed")
-        extended, distrust = self._calls.dialect.extended, self._distrusted()
-        if settings.discharge == "v2x" and not extended:
-            notes.append("cannot discharge over OCPP 2.0.1; discharge = v2x needs OCPP 2.1")
-        if distrust is not None:
-            notes.append(f"not told to discharge for now: it {distrust.why}")
-        notes += [limit.sentence() for limit in self.session.smart.external.values()]
-        can_discharge = settings.discharge == "negative_limit" or (settings.discharge == "v2x" and extended)
-        if can_discharge and extended and self._bidirectional.problem is not None:
-            notes.append(f"cannot discharge: {self._bidirectional.problem}")
-            can_discharge = False
-        ours = self._held_mode if self._held is not None and self._holds() else None
-        moved = self.session.outside.moves(ours)
-        if moved is not None:
-            notes.append(f"not ours to order to a power: it is in {moved.value}; it holds our caps")
-        lowest_w, highest_w = -settings.export_rating_w, settings.import_rating_w
-        if self._charger.link()[0] is LinkState.ONLINE:  # else others may have let go, and nobody told us
-            lowest_w, highest_w = self.session.outside.within(lowest_w, highest_w, self._wall_us())
-        alone = can_discharge and (self._dead_man.found is DeadMan.NONE or moved is not None)
-        return Capabilities(
-            rated_import_w=highest_w,
-            rated_export_w=-lowest_w if can_discharge and distrust is None and moved is None else 0,
-            limits_import=True,
-            limits_export=True,
-            follows_setpoint=moved is None,
-            dead_man=self._dead_man.found,
-            fallback_lowest_w=-settings.export_rating_w if alone else 0,
-            fallback_highest_w=settings.static_share_w if falls_back else settings.import_rating_w,
-            minimum_import_w=settings.minimum_import_w,
-            response_s=5.0,
-            phases=settings.phases,
-            own_droop=Mode.LOCAL_FREQUENCY in (ours, moved),
-            notes=tuple(notes),
+        return count_on(
+            self.session,
+            self._settings,
+            self._dead_man.found,
+            extended=self._calls.dialect.extended,
+            online=self._charger.link()[0] is LinkState.ONLINE,
+            ordered=self._held_mode if self._held is not None and self._holds() else None,
+            distrust=self._distrusted(),
+            obstacle=self._bidirectional.problem,
+            notes=[self._dead_man.note] if self._dead_man.note else [],
+            wall_us=self._wall_us(),
         )

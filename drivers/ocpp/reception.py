@@ -66,7 +66,7 @@ class Reception:
         if device is not None:
             arguments = {"device": device, **arguments}
         if charger.guest and order not in _FOR_GUESTS:
-            raise ValueError(f"{quoted(name)} waits for an approval: v2g-gateway chargers approve {name}")
+            raise DeviceRefusedError(f"{quoted(name)} waits for an approval: v2g-gateway chargers approve {name}")
         if order == "limit":
             return await self._limit(charger, arguments)
         if order == "station-limit":
