@@ -460,3 +460,19 @@ async def test_a_new_store_has_small_pages(tmp_path: Path) -> None:
         pass
     with contextlib.closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
         assert connection.execute("PRAGMA page_size").fetchone() == (schema.PAGE_BYTES,)
+
+
+async def test_a_second_of_fifty_devices_writes_less_than_a_kilobyte_for_each_reading(store: Store) -> None:
+    seconds, devices = 30, 50
+
+    def noise(n: int, k: int, size: int) -> bytes:
+        """Deflates as badly as anything can."""
+        return hashlib.shake_128(f"{n}/{k}".encode()).digest(size)
+
+    for n in range(1, seconds + 1):
+        readings = [replace(row(n, f"pv-{k}"), encoded=noise(n, k, 85)) for k in range(devices)]
+        await store.put(readings, {f"meter/pv-{k}": noise(n, k, 45) for k in range(devices)})
+        await seal(store)
+    # All of it is still in the log: a frame for each page that a commit changed.
+    log = (await asyncio.to_thread((store._folder / f"{DATABASE}-wal").stat)).st_size
+    assert log / (seconds * devices) < 1000

@@ -37,7 +37,7 @@ from agent.control.onlooker import Onlooker
 from agent.control.order import Now, Order
 from agent.control.override import Override
 from agent.control.plan import METER_SUBJECT, Plan, make_plan, orders_to_give, stop_order
-from agent.control.recorder import Desk, Notes, Recorder
+from agent.control.recorder import UNRECORDABLE, Desk, Notes, Recorder
 from agent.control.schedule_keeper import ScheduleKeeper
 from agent.control.site import SiteView
 from agent.control.site_watch import SiteWatch
@@ -102,7 +102,7 @@ class Controller:
         self._dispatcher = Dispatcher(
             self._controllable, looks=self._looks, lease_s=control.lease_s, monotonic_s=clock.monotonic_s
         )
-        self._recorder = Recorder(desk)
+        self._recorder = Recorder(desk, lambda kind, text: self._alarm(Severity.CRITICAL, UNRECORDABLE, kind, text))
         self._stop = StopWatch(StopButton(stop_file), self._alarm)
         self._books = Bookkeeping(self._recorder)
         self._restored = False
