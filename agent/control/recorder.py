@@ -45,8 +45,9 @@ class _Record:
 class Recorder:
     """A queue in front of the desk. `run` it in a task of its own."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, desk: Desk, heard: Callable[[Sequence[Statement]], None] = lambda _: None) -> None:
+        """`heard`: told of each statement as it comes."""
+        self._desk, self._heard = desk, heard
         self._waiting: list[_Record] = []
         self._arrived = asyncio.Event()
         self.trouble = ""
@@ -64,6 +65,8 @@ class Recorder:
         on_committed: Callable[[], None] | None = None,
     ) -> None:
         """Take something to be written. Returns at once; `on_committed` is called after COMMIT."""
+        if statements:
+            self._heard(statements)
         if statements or notes or on_committed is not None:
             self._waiting.append(_Record(tuple(statements), notes, on_committed))
             self._arrived.set()
