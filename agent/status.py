@@ -126,11 +126,20 @@ class AgreedLine:
     end_us: int
     in_force: bool
     reason: str
+    schedule: str = ""
+    """The first 12 digits of its hash: what the quarters of its deviation name."""
+    quarters: int = 0
+    """Reckoned so far, of this schedule."""
+    under_wh: int = 0
+    over_wh: int = 0
+    open_scheduled_wh: int | None = None
+    """Of this quarter, until now; None: it is not reckoned with, since nothing is agreed or a newer one goes before."""
+    open_delivered_wh: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviationLine:
-    """How far the site is from its schedule, and what that would cost."""
+    """How far the site is from all its schedules, and what that would cost."""
 
     quarters: int = 0
     """Reckoned since the agent's first start."""
@@ -139,9 +148,7 @@ class DeviationLine:
     penalties_micro: dict[str, int] = field(default_factory=dict)
     """Millionths, by currency: 5 % of the price for what was missing, 2 % for what was too much."""
     last: tuple[DeviationQuarter, ...] = ()
-    """The newest last; the open one, as far as it has gone, is not among them."""
-    open_scheduled_wh: int | None = None
-    open_delivered_wh: int | None = None
+    """The newest last; the open ones are with their schedules."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,9 +186,11 @@ class FeedStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviationQuarter:
-    """One quarter of an hour that is over."""
+    """One quarter of an hour of one schedule, that is over."""
 
     start_us: int
+    schedule: str
+    """The first 12 digits of its hash."""
     scheduled_wh: int
     delivered_wh: int | None
     under_wh: int

@@ -131,6 +131,8 @@ class Setpoint:
     """The device, or where it cannot the driver, drops a permission this long after it was last applied."""
     reason: str
     """Names the command, rule or default that made the band: one sentence for a person."""
+    for_frequency: bool = False
+    """The band answers the grid's frequency: devices that know such orders are told so."""
 
     def __post_init__(self) -> None:
         if self.lowest_w is not None and self.highest_w is not None and self.lowest_w > self.highest_w:
@@ -165,6 +167,8 @@ class Capabilities:
     """Lowest power it may take by itself when we are silent (zero or negative)."""
     fallback_highest_w: int
     """Highest power it may take by itself when we are silent (zero or positive)."""
+    energy_capacity_wh: int | None = None
+    """What a battery can hold from empty to full, as it is now; None: nobody says. A car's is in its session."""
     minimum_import_w: int = 0
     """Smallest charging power that is not zero (6 A on its phases); below it the device stops."""
     response_s: float = 2.0

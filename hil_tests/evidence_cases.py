@@ -15,12 +15,13 @@ from typing import Final, TypeAlias
 import cbor2
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from agent.clock import ClockQuality
 from agent.evidence import acknowledgement, batch, cbor, cose, merkle, statements
 from agent.evidence.statements import Statement
+from agent.identity.did import did_of
 from agent.measure.reading import Quality, Reading
 from drivers.device import ValueSource
 
@@ -67,6 +68,14 @@ class TestKey:
         r, s = decode_dss_signature(private.sign(message, ec.ECDSA(hashes.SHA256(), deterministic_signing=True)))
         return r.to_bytes(32) + s.to_bytes(32)
 
+    def sign_digest(self, digest: bytes) -> bytes:
+        """ES256 over a digest of 32 bytes as contracts take it: s in the lower half."""
+        private = self._private()
+        assert isinstance(private, ec.EllipticCurvePrivateKey)
+        how = ec.ECDSA(Prehashed(hashes.SHA256()), deterministic_signing=True)
+        r, s = decode_dss_signature(private.sign(digest, how))
+        return r.to_bytes(32) + min(s, P256_ORDER - s).to_bytes(32)
+
     def _private(self) -> ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey:
         if self.algorithm == cose.ED25519:
             return ed25519.Ed25519PrivateKey.from_private_bytes(self.secret)
@@ -81,6 +90,10 @@ ED25519_KEY: Final = TestKey("gateway, Ed25519", cose.ED25519)
 OTHER_KEY: Final = TestKey("another gateway", cose.ES256)
 STRANGER_KEY: Final = TestKey("nobody trusts this one", cose.ES256)
 PLATFORM_KEY: Final = TestKey("platform", cose.ES256)
+DEVICE_KEY: Final = TestKey("battery-1", cose.ES256)
+FILES_KEY: Final = TestKey("gateway of the files", cose.ES256)
+FILES_GATEWAY: Final = did_of(FILES_KEY.public_key_der)
+"""Its name is its key, so that `v2g-gateway verify --gateway` takes the files of the vectors as they are."""
 
 TRUSTED: Final = (
     (GATEWAY, GATEWAY_KEY),
@@ -88,6 +101,7 @@ TRUSTED: Final = (
     (GATEWAY, ES256K_KEY),
     (GATEWAY, ED25519_KEY),
     (OTHER_GATEWAY, OTHER_KEY),
+    (FILES_GATEWAY, FILES_KEY),
 )
 
 

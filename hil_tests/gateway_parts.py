@@ -109,7 +109,11 @@ class GatewaySite:
         async def look() -> bool:
             return abs(await self.power_w(*device_ids) - power_w) <= TOLERANCE_W
 
-        await until(look, f"{power_w:g} W at {', '.join(device_ids)}", within_s=within_s)
+        try:
+            await until(look, f"{power_w:g} W at {', '.join(device_ids)}", within_s=within_s)
+        except pytest.fail.Exception as failure:
+            status = await self.status()
+            pytest.fail(f"{failure}; the agent's words: {status and (status['problems'], status['devices'])}")
 
     async def order_site(self, **order: object) -> None:
         """One order to the simulated site, carried out when this returns."""

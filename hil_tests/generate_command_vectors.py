@@ -107,13 +107,14 @@ def main() -> None:
 def files() -> dict[str, str]:
     """File name -> content."""
     return {
-        "site.json": _text(_site()),
-        "bodies.json": _text(list(_bodies())),
-        "messages.json": _text(asyncio.run(_messages())),
+        "site.json": text_of(_site()),
+        "bodies.json": text_of(list(_bodies())),
+        "messages.json": text_of(asyncio.run(_messages())),
     }
 
 
-def _text(value: Json) -> str:
+def text_of(value: Json) -> str:
+    """As the files hold it."""
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 

@@ -14,7 +14,7 @@ from typing import Final
 import cbor2
 
 from agent.evidence import acknowledgement, batch, cbor, cose, merkle, statements
-from hil_tests import countersignature_cases, signed_value_cases, thinning_cases
+from hil_tests import countersignature_cases, file_cases, proof_cases, signed_value_cases, thinning_cases
 from hil_tests import evidence_cases as made
 from hil_tests.evidence_cases import Case, Json
 
@@ -43,6 +43,10 @@ def files() -> dict[str, str]:
         "signed_values.json": _cases(signed_value_cases.cases()),
         "partial_batches.json": _cases(thinning_cases.partial_cases()),
         "thinned_chains.json": _cases(thinning_cases.chain_cases()),
+        "bundles.json": _cases(file_cases.bundle_cases()),
+        "extracts.json": _cases(file_cases.extract_cases()),
+        "json_exports.json": _cases(file_cases.json_cases()),
+        "proofs.json": _cases(proof_cases.cases()),
     }
 
 
@@ -53,13 +57,16 @@ def keys() -> Json:
          "key_id": key.key_id.hex(), "secret": key.secret.hex()}
         for gateway_id, key in made.TRUSTED
     ]  # fmt: skip
-    platform = made.PLATFORM_KEY
+    platform, device = made.PLATFORM_KEY, made.DEVICE_KEY
     return {
         "warning": "The secrets are public: never trust these keys outside tests.",
         "trusted": trusted,
         "countersigner": countersignature_cases.json_key(),
         "platform": {"algorithm": platform.algorithm, "public_key_der": platform.public_key_der.hex(),
                      "key_id": platform.key_id.hex(), "secret": platform.secret.hex()},
+        "device": {"device_id": "battery-1", "algorithm": device.algorithm,
+                   "public_key_der": device.public_key_der.hex(), "key_id": device.key_id.hex(),
+                   "secret": device.secret.hex()},
     }  # fmt: skip
 
 

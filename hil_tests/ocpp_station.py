@@ -8,6 +8,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from ssl import SSLContext, create_default_context
 from typing import Any, TypeVar, cast
 
 import pytest
@@ -19,6 +21,8 @@ from websockets.typing import Subprotocol
 from drivers.device import DeadMan, LinkState, Sample, Setpoint
 from drivers.ocpp import ChargerSettings, OcppServer
 
+Tls = tuple[SSLContext, Path]
+"""What a CSMS on loopback shows, and the authority that chargers trust."""
 SUBPROTOCOL = Subprotocol("ocpp2.0.1")
 SHARE_W = 4_200
 V2G = ChargerSettings(
@@ -211,9 +215,10 @@ async def until(condition: Callable[[], object], what: str, seconds: float = 10.
 
 
 class Site:
-    """A server, what it emitted, and chargers to connect to it."""
+    """A server, what it emitted, and chargers to connect to it. `tls`: as of the fixture `loopback_tls`."""
 
-    def __init__(self, journal: MemoryJournal, *, meter_interval_s: int = 60) -> None:
+    def __init__(self, journal: MemoryJournal, tls: Tls, *, meter_interval_s: int = 60) -> None:
+        self.client_tls = create_default_context(cafile=tls[1])
         self.events: list[tuple[str, str, str]] = []
         self.samples: list[Sample] = []
         self.server = OcppServer(
@@ -227,6 +232,7 @@ class Site:
             wall_us=lambda: time.time_ns() // 1000,
             journal=journal,
             on_event=lambda *event: self.events.append(event),
+            ssl=tls[0],
         )
 
     def codes(self) -> list[str]:
@@ -244,7 +250,8 @@ class Site:
     ) -> connect:
         credentials = base64.b64encode(f"{identity}:{password}".encode()).decode()
         return connect(
-            f"ws://127.0.0.1:{self.server.port}/ocpp/{identity}",
+            f"wss://127.0.0.1:{self.server.port}/ocpp/{identity}",
+            ssl=self.client_tls,
             subprotocols=[SUBPROTOCOL] if subprotocols is None else subprotocols or None,
             additional_headers={"Authorization": f"Basic {credentials}"},
             open_timeout=10,

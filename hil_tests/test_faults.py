@@ -158,6 +158,9 @@ SHORT = (
     "token_loss",
     "clock_back",
     "platform_loses_last_second",
+    "backup_put_back",
+    "thinning_kill_at_commit",
+    "rotation_kill_at_commit",
     *(("mqtt_broker_killed", "mqtt_mixed_acknowledgements", "mqtt_session_lost") if mosquitto() is not None else ()),
 )
-"""One of each family, over both carriers; a full run has them all, hundreds of times."""
+"""One of each family, over each kind of gateway; a full run has them all, hundreds of times."""

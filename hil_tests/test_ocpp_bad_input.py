@@ -13,7 +13,7 @@ from websockets.typing import Subprotocol
 
 from drivers.ocpp import charger as charger_module
 from drivers.ocpp import server as server_module
-from hil_tests.ocpp_station import MemoryJournal, Site, meter_value, running, stamp, until
+from hil_tests.ocpp_station import MemoryJournal, Site, Tls, meter_value, running, stamp, until
 
 
 @pytest.fixture
@@ -22,10 +22,10 @@ def journal() -> MemoryJournal:
 
 
 @pytest.fixture
-async def site(journal: MemoryJournal, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
+async def site(journal: MemoryJournal, monkeypatch: pytest.MonkeyPatch, loopback_tls: Tls) -> AsyncIterator[Site]:
     monkeypatch.setattr(server_module, "REFUSAL_DELAY_S", 0.05)
     monkeypatch.setattr(charger_module, "PING_TIMEOUT_S", 0.3)
-    async with running(Site(journal)) as site:
+    async with running(Site(journal, loopback_tls)) as site:
         yield site
 
 
@@ -126,11 +126,13 @@ async def test_a_journal_that_fails_does_not_keep_a_charger_from_its_answers(
         assert (await station.boot()).status == "Accepted"
 
 
-async def test_a_taken_port_is_tried_again(journal: MemoryJournal, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_taken_port_is_tried_again(
+    journal: MemoryJournal, monkeypatch: pytest.MonkeyPatch, loopback_tls: Tls
+) -> None:
     monkeypatch.setattr(server_module, "REBIND_LEAST_S", 0.05)
     squatter = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
     port = squatter.sockets[0].getsockname()[1]
-    site = Site(journal)
+    site = Site(journal, loopback_tls)
     site.server._port = port
     serving = asyncio.create_task(site.server.run())
     await until(lambda: "charger.listen" in site.codes(), "the server to say that it cannot listen")

@@ -1,4 +1,7 @@
-"""OCPP 2.0.1 and 2.1 block B, provisioning and device model: both paths of each use case, over TLS."""
+"""OCPP 2.0.1 and 2.1 block B, provisioning and device model: both paths of each use case, over TLS.
+
+What a reset does to a running discharge (B11, B12) is in `test_ocpp_block_q`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from drivers.device import LinkState
+from drivers.device import DeviceRefusedError, LinkState
 from drivers.ocpp import ChargerSettings
 from drivers.ocpp import charger as charger_module
 from drivers.ocpp.standing import Standing
@@ -358,3 +361,31 @@ async def test_b13_a_charger_of_2_1_resumes_and_one_of_2_0_1_is_not_asked_to(
         return
     assert (await site.order("reset", resume=True))["ok"] is True
     assert charger.calls("Reset") == [{"type": "ImmediateAndResume"}]
+
+
+# B12: a reset while a transaction runs
+
+
+async def test_b12_a_transaction_that_the_reset_ended_is_over_and_told(charger: RawCharger, site: TlsSite) -> None:
+    await charger.event("Started", 0)
+    charger.answers["Reset"] = {"status": "Accepted"}
+    assert (await site.order("reset", immediate=True))["ok"] is True
+    await charger.event("Ended", 1, trigger="ResetCommand", info={"stoppedReason": "ImmediateReset"})
+    assert (await charger.boot(reason="RemoteReset"))["status"] == "Accepted"
+    assert site.server.devices["car-1"].status().vehicle is None
+
+
+async def test_b12_a_reset_that_is_refused_while_a_transaction_runs_leaves_it_running(
+    charger: RawCharger, site: TlsSite
+) -> None:
+    await charger.event("Started", 0)
+    for refusal in ({"status": "Rejected"}, AnsweredError("InternalError")):
+        charger.answers["Reset"] = refusal
+        if isinstance(refusal, AnsweredError):
+            with pytest.raises(DeviceRefusedError, match="InternalError"):
+                await site.order("reset", immediate=True)
+        else:
+            assert (await site.order("reset", immediate=True))["ok"] is False
+    vehicle = site.server.devices["car-1"].status().vehicle
+    assert vehicle is not None
+    assert vehicle.transaction_id == "T1"

@@ -1,4 +1,9 @@
-"""OCPP 2.0.1 and 2.1 block C, authorisation: good and error path of each use case, over TLS."""
+"""OCPP 2.0.1 and 2.1 block C, authorisation: good and error path of each use case, over TLS.
+
+Prepaid cards, payment terminals, settlement and web payments (C17 to C25 of 2.1) need prices and somebody who takes
+money: a site has neither (block I), so their messages are answered NotSupported and their tokens are nobody's. A
+cancellation before or after the start (C19, C20) is the end of a transaction as any other (block E).
+"""
 
 from __future__ import annotations
 
@@ -235,3 +240,79 @@ async def test_c14_a_token_that_was_blocked_meanwhile_is_refused_online_and_in_t
         for entry in charger.calls("SendLocalList")[-1]["localAuthorizationList"]
     }
     assert listed["04AABBCC"] == "Blocked"
+
+
+# C03, C05: whoever pays or orders elsewhere has the transaction started from here
+
+
+async def test_c03_c05_a_token_of_the_site_s_own_starts_where_it_was_ordered(
+    charger: RawCharger, site: TlsSite
+) -> None:
+    charger.answers["RequestStartTransaction"] = {"status": "Accepted"}
+    assert (await site.order("start", device="car-2", token="PAID-1"))["ok"] is True
+    assert charger.calls("RequestStartTransaction")[0]["idToken"] == token("PAID-1", "Central")
+    assert (await shown(charger, "PAID-1", "Central"))["status"] == "Accepted"
+    answer = await charger.event("Started", 0, evse=2, trigger="RemoteStart", idToken=token("PAID-1", "Central"))
+    assert answer["idTokenInfo"]["status"] == "Accepted"
+    vehicle = site.server.devices["car-2"].status().vehicle
+    assert vehicle is not None
+    assert vehicle.token_id == "PAID-1"
+
+
+async def test_c03_c05_a_token_that_nobody_ordered_or_that_was_refused_starts_nothing(
+    charger: RawCharger, site: TlsSite
+) -> None:
+    assert (await shown(charger, "PAID-2", "Central"))["status"] == "Unknown"
+    charger.answers["RequestStartTransaction"] = {"status": "Rejected"}
+    with pytest.raises(DeviceRefusedError, match="refused RequestStartTransaction"):
+        await site.order("start", device="car-1", token="PAID-2")
+    answer = await charger.event("Started", 0, trigger="RemoteStart", idToken=token("PAID-3", "Central"))
+    assert answer["idTokenInfo"]["status"] == "Unknown"
+
+
+# C08: a card that is shown while charger and car speak ISO 15118
+
+
+async def test_c08_a_card_is_judged_as_ever_while_the_car_tells_its_needs(charger: RawCharger, site: TlsSite) -> None:
+    assert await shown(charger, "04AABBCC") == await shown(charger, "04aabbcc")
+    await charger.event("Started", 0, idToken=token("04AABBCC"))
+    needs = {"requestedEnergyTransfer": "DC", "dcChargingParameters": {"evMaxCurrent": 100, "evMaxVoltage": 400}}
+    answer = await charger.ask("NotifyEVChargingNeeds", {"evseId": 1, "chargingNeeds": needs})
+    assert answer["status"] == "Processing"
+    vehicle = site.server.devices["car-1"].status().vehicle
+    assert vehicle is not None
+    assert vehicle.token_id == "04AABBCC"
+
+
+@pytest.mark.parametrize(("name", "status"), [("NOBODY", "Unknown"), ("04BBBBBB", "Blocked")])
+async def test_c08_a_card_that_nobody_knows_is_refused_without_a_word_on_certificates(
+    charger: RawCharger, name: str, status: str
+) -> None:
+    assert await shown(charger, name) == {"status": status}
+
+
+# C17 to C25 (2.1): who pays
+
+
+@pytest.mark.parametrize(
+    ("action", "payload"),
+    [
+        (
+            "NotifySettlement",
+            {"pspRef": "P-1", "status": "Settled", "settlementAmount": 7.5, "settlementTime": stamp()},
+        ),
+        ("VatNumberValidation", {"vatNumber": "DE123456789"}),
+        ("NotifyWebPaymentStarted", {"evseId": 1, "timeout": 60}),
+    ],
+)
+async def test_c18_c21_c25_payments_are_refused_and_the_charger_goes_on(
+    charger: RawCharger, site: TlsSite, action: str, payload: dict[str, object]
+) -> None:
+    with pytest.raises(AnsweredError) as refused:
+        await charger.ask(action, payload)
+    assert refused.value.code == ("NotSupported" if site.version == "ocpp2.1" else "NotImplemented")
+    assert (await shown(charger, "LOCAL-1"))["status"] == "Accepted"
+
+
+async def test_c17_a_prepaid_card_is_nobody_s(charger: RawCharger) -> None:
+    assert (await shown(charger, "PREPAID-1"))["status"] == "Unknown"

@@ -1,4 +1,8 @@
-"""OCPP 2.0.1 and 2.1 block E, transactions: good and error path of each use case, over TLS."""
+"""OCPP 2.0.1 and 2.1 block E, transactions: good and error path of each use case, over TLS.
+
+Limits of cost, energy, time or charge (E16 of 2.1) are not set from here, where there are no prices and the plan has
+profiles; those that a driver sets at the charger are heard.
+"""
 
 from __future__ import annotations
 
@@ -328,3 +332,30 @@ async def test_e_custom_data_is_taken_and_changes_nothing(charger: RawCharger, s
     with pytest.raises(AnsweredError) as refused:
         await charger.event("Updated", 1, customData={"anything": 1})
     assert refused.value.code == "OccurrenceConstraintViolation"
+
+
+# E16 (2.1): limits that somebody set at the charger
+
+
+async def test_e16_a_limit_that_the_driver_set_is_heard_and_ends_the_transaction(
+    charger: RawCharger, site: TlsSite
+) -> None:
+    if site.version == "ocpp2.0.1":
+        with pytest.raises(AnsweredError, match="FormatViolation"):
+            await charger.event("Started", 0, info={"transactionLimit": {"maxEnergy": 10_000}})
+        return
+    await charger.event("Started", 0, idToken=token("RFID-1"))
+    limit = {"transactionLimit": {"maxEnergy": 10_000, "maxTime": 3600, "maxSoC": 80}}
+    assert await charger.event("Updated", 1, trigger="LimitSet", info=limit) == {}
+    assert running(site) == "T1"
+    await charger.event("Ended", 2, trigger="EnergyLimitReached", info={"stoppedReason": "EnergyLimitReached"})
+    assert running(site) is None
+
+
+async def test_e16_a_limit_that_is_none_is_a_call_error_and_the_transaction_goes_on(
+    charger: RawCharger, site: TlsSite
+) -> None:
+    await charger.event("Started", 0, idToken=token("RFID-1"))
+    with pytest.raises(AnsweredError):
+        await charger.event("Updated", 1, info={"transactionLimit": {"maxSoC": "a lot"}})
+    assert running(site) == "T1"

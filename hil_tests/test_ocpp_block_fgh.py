@@ -1,4 +1,7 @@
-"""OCPP 2.0.1 and 2.1 blocks F (remote control), G (availability), H (reservation): both paths, over TLS."""
+"""OCPP 2.0.1 and 2.1 blocks F (remote control), G (availability), H (reservation): both paths, over TLS.
+
+No remote start with a limit of cost, energy or time (F07 of 2.1), as E16: the plan bounds a car by profiles.
+"""
 
 from __future__ import annotations
 
@@ -279,3 +282,41 @@ async def test_an_order_to_a_charger_that_is_away_or_silent_says_so(tmp_path: Pa
 async def test_an_order_that_nobody_knows_is_refused_with_those_that_are(charger: RawCharger, site: TlsSite) -> None:
     with pytest.raises(ValueError, match="availability, cancel-reservation"):
         await site.order("dance")
+
+
+# F04: a remote stop while charger and car speak ISO 15118
+
+
+async def charges_by_iso_15118(charger: RawCharger) -> None:
+    await charger.event("Started", 0, idToken=token("RFID-1"), info={"chargingState": "Charging"})
+    needs = {
+        "requestedEnergyTransfer": "DC",
+        "dcChargingParameters": {"evMaxCurrent": 100, "evMaxVoltage": 400, "stateOfCharge": 40},
+    }
+    await charger.ask("NotifyEVChargingNeeds", {"evseId": 1, "chargingNeeds": needs})
+
+
+async def test_f04_a_remote_stop_ends_the_session_with_the_car_too(charger: RawCharger, site: TlsSite) -> None:
+    charger.answers["RequestStopTransaction"] = {"status": "Accepted"}
+    await charges_by_iso_15118(charger)
+    assert (await site.order("stop", device="car-1"))["ok"] is True
+    # The car is told to end by the charger, which takes a moment; until then it is in its transaction.
+    await charger.event("Updated", 1, trigger="RemoteStop", info={"chargingState": "SuspendedEVSE"})
+    vehicle = site.server.devices["car-1"].status().vehicle
+    assert vehicle is not None
+    assert vehicle.transaction_id == "T1"
+    await charger.event("Ended", 2, trigger="RemoteStop", info={"stoppedReason": "Remote", "chargingState": "Idle"})
+    assert site.server.devices["car-1"].status().vehicle is None
+
+
+async def test_f04_a_refused_or_unanswered_stop_leaves_the_car_known(charger: RawCharger, site: TlsSite) -> None:
+    await charges_by_iso_15118(charger)
+    charger.answers["RequestStopTransaction"] = {"status": "Rejected"}
+    with pytest.raises(DeviceRefusedError, match="refused RequestStopTransaction"):
+        await site.order("stop", device="car-1")
+    charger.answers["RequestStopTransaction"] = AnsweredError("InternalError")
+    with pytest.raises(DeviceRefusedError):
+        await site.order("stop", device="car-1")
+    vehicle = site.server.devices["car-1"].status().vehicle
+    assert vehicle is not None
+    assert (vehicle.transaction_id, vehicle.state_of_charge_permille) == ("T1", 400)

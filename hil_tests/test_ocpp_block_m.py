@@ -1,4 +1,7 @@
-"""OCPP 2.0.1 and 2.1 A02, A03 and block M: the site's CA, renewal, installed certificates; both paths, over TLS."""
+"""OCPP 2.0.1 and 2.1 A02, A03 and block M: the site's CA, renewal, installed certificates; both paths, over TLS.
+
+M01 and M02 are in `test_ocpp_contract_provider`, M06 in `test_ocpp_contracts`, M07 there and in `test_ocpp_crl`.
+"""
 
 from __future__ import annotations
 

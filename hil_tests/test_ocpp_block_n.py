@@ -1,4 +1,8 @@
-"""OCPP 2.0.1 and 2.1 block N, diagnostics: logs, monitoring, customer information; both paths, over TLS."""
+"""OCPP 2.0.1 and 2.1 block N, diagnostics: logs, monitoring, customer information; both paths, over TLS.
+
+Streams of values (N11 to N15 of 2.1) are not asked for: meter values come each second at most, and what a monitor sees
+is an event. A charger that opens one by itself is told so.
+"""
 
 from __future__ import annotations
 

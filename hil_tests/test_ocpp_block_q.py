@@ -1,7 +1,8 @@
 """OCPP block Q over real WebSockets with TLS: cars discharge through the real driver, by 2.1 and by 2.0.1.
 
 Power is what the simulated charger really passes, not what anybody says. Use cases: Q01 authorisation, Q02 charging
-only first, Q03 central setpoint, Q08 local frequency, Q10 idle, Q11 going offline, Q12 resuming; K03 for 2.0.1.
+only first, Q03 central setpoint, Q08 local frequency, Q10 idle, Q11 going offline, Q12 resuming; K03 for 2.0.1. Q04 to
+Q07 and Q09 are in `test_ocpp_block_q_modes`.
 """
 
 from __future__ import annotations

@@ -186,7 +186,8 @@ async def test_m06_neither_a_redirection_nor_another_host_is_followed(
 async def test_m01_m02_a_contract_that_nobody_here_can_make_is_failed_in_time(charger: RawCharger, action: str) -> None:
     asked = {"iso15118SchemaVersion": "urn:iso:15118:2:2013:MsgDef", "action": action, "exiRequest": "gJgAAA=="}
     answer = await charger.ask("Get15118EVCertificate", asked)
-    assert answer == {"status": "Failed", "exiResponse": ""}
+    assert (answer["status"], answer["exiResponse"]) == ("Failed", "")
+    assert answer["statusInfo"]["reasonCode"] == "NotEnabled"
 
 
 async def test_m01_a_request_that_is_too_long_is_a_call_error(charger: RawCharger) -> None:

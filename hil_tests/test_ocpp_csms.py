@@ -1,4 +1,4 @@
-"""The CSMS over real WebSockets, use case by use case, with the `ocpp` package's charging station as the peer."""
+"""The CSMS over real WebSockets with TLS, case by case, with the `ocpp` package's charging station as the peer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from drivers.device import (
 )
 from drivers.ocpp import charger as charger_module
 from drivers.ocpp import server as server_module
-from hil_tests.ocpp_station import SHARE_W, MemoryJournal, Site, band, meter_value, ready, running, stamp, until
+from hil_tests.ocpp_station import SHARE_W, MemoryJournal, Site, Tls, band, meter_value, ready, running, stamp, until
 
 
 @pytest.fixture
@@ -31,10 +31,10 @@ def journal() -> MemoryJournal:
 
 
 @pytest.fixture
-async def site(journal: MemoryJournal, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
+async def site(journal: MemoryJournal, monkeypatch: pytest.MonkeyPatch, loopback_tls: Tls) -> AsyncIterator[Site]:
     monkeypatch.setattr(server_module, "REFUSAL_DELAY_S", 0.05)
     monkeypatch.setattr(charger_module, "PING_TIMEOUT_S", 0.3)
-    async with running(Site(journal)) as site:
+    async with running(Site(journal, loopback_tls)) as site:
         yield site
 
 
@@ -172,12 +172,12 @@ async def test_e04_queued_events_come_as_such_and_count_once(site: Site) -> None
 
 
 async def test_e_a_running_transaction_is_known_after_a_restart_of_the_gateway(
-    site: Site, journal: MemoryJournal
+    site: Site, journal: MemoryJournal, loopback_tls: Tls
 ) -> None:
     async with site.station() as station:
         await ready(site, station)
         await station.transaction_event("Started", 0, id_token={"id_token": "rfid-1", "type": "ISO14443"})
-    async with running(Site(journal)) as restarted:
+    async with running(Site(journal, loopback_tls)) as restarted:
         vehicle = restarted.server.devices["car-1"].status().vehicle
         assert vehicle is not None
         assert vehicle.token_id == "RFID-1"
@@ -189,8 +189,8 @@ async def test_e_a_running_transaction_is_known_after_a_restart_of_the_gateway(
             )
 
 
-async def test_j_an_idle_charger_is_asked_for_its_values(journal: MemoryJournal) -> None:
-    async with running(Site(journal, meter_interval_s=1)) as site, site.station() as station:
+async def test_j_an_idle_charger_is_asked_for_its_values(journal: MemoryJournal, loopback_tls: Tls) -> None:
+    async with running(Site(journal, loopback_tls, meter_interval_s=1)) as site, site.station() as station:
         await ready(site, station)
         await until(lambda: len(site.samples) >= 2, "samples of an idle charger")
         assert site.samples[-1].power_w == 0
@@ -198,8 +198,10 @@ async def test_j_an_idle_charger_is_asked_for_its_values(journal: MemoryJournal)
         assert site.samples[-1].flags == SampleFlag.NONE
 
 
-async def test_j_an_idle_charger_without_values_has_its_registers_carried_forward(journal: MemoryJournal) -> None:
-    async with running(Site(journal, meter_interval_s=1)) as site, site.station() as station:
+async def test_j_an_idle_charger_without_values_has_its_registers_carried_forward(
+    journal: MemoryJournal, loopback_tls: Tls
+) -> None:
+    async with running(Site(journal, loopback_tls, meter_interval_s=1)) as site, site.station() as station:
         station.measures_when_asked = False
         await ready(site, station)
         await station.transaction_event("Started", 0)

@@ -8,7 +8,7 @@ import pytest
 import structlog
 from websockets.typing import Subprotocol
 
-from hil_tests.ocpp_station import MemoryJournal, Site, running
+from hil_tests.ocpp_station import MemoryJournal, Site, Tls, running
 
 TOKEN = "04AABBCCDD"
 PASSWORD = "s3cret-password"
@@ -27,8 +27,8 @@ BROKEN = [
 
 
 @pytest.mark.parametrize("version", ["ocpp2.0.1", "ocpp2.1"])
-async def test_a01_no_log_event_or_tap_holds_what_was_in_a_broken_frame(version: str) -> None:
-    site = Site(MemoryJournal())
+async def test_a01_no_log_event_or_tap_holds_what_was_in_a_broken_frame(version: str, loopback_tls: Tls) -> None:
+    site = Site(MemoryJournal(), loopback_tls)
     async with running(site):
         tap = site.server.chargers["CP-1"].tap
         with structlog.testing.capture_logs() as logs, tap.listen() as ear:
@@ -47,8 +47,10 @@ async def test_a01_no_log_event_or_tap_holds_what_was_in_a_broken_frame(version:
     assert "charger.bad_frame" in site.codes()
 
 
-async def test_a01_a_charger_that_refuses_a_password_by_repeating_it_does_not_put_it_into_a_log() -> None:
-    site = Site(MemoryJournal())
+async def test_a01_a_charger_that_refuses_a_password_by_repeating_it_does_not_put_it_into_a_log(
+    loopback_tls: Tls,
+) -> None:
+    site = Site(MemoryJournal(), loopback_tls)
     async with running(site):
         with structlog.testing.capture_logs() as logs:
             async with site.open() as socket:

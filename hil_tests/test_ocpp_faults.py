@@ -1,12 +1,14 @@
-"""The CSMS and chargers that flood, stall, vanish, double or have the wrong time, over real WebSockets."""
+"""The CSMS and chargers that flood, stall, vanish, double or have the wrong time, over real WebSockets with TLS."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from ocpp.v201 import call
@@ -19,7 +21,7 @@ from drivers.ocpp import connection as connection_module
 from drivers.ocpp import doorstep as doorstep_module
 from drivers.ocpp import rpc as rpc_module
 from drivers.ocpp import server as server_module
-from hil_tests.ocpp_station import SUBPROTOCOL, MemoryJournal, Site, meter_value, ready, running, stamp, until
+from hil_tests.ocpp_station import SUBPROTOCOL, MemoryJournal, Site, Tls, meter_value, ready, running, stamp, until
 
 HEARTBEAT = '[2,"h","Heartbeat",{}]'
 
@@ -31,8 +33,8 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def site() -> AsyncIterator[Site]:
-    async with running(Site(MemoryJournal())) as site:
+async def site(loopback_tls: Tls) -> AsyncIterator[Site]:
+    async with running(Site(MemoryJournal(), loopback_tls)) as site:
         yield site
 
 
@@ -102,6 +104,8 @@ async def test_a_charger_that_does_not_read_its_answers_is_closed(site: Site, mo
     async with connect(
         opening.uri,
         sock=small,
+        ssl=site.client_tls,
+        server_hostname="127.0.0.1",
         subprotocols=[SUBPROTOCOL],
         additional_headers=opening.additional_headers,
         proxy=None,
@@ -113,6 +117,12 @@ async def test_a_charger_that_does_not_read_its_answers_is_closed(site: Site, mo
         await until(lambda: site.link() is LinkState.SILENT, "the end of the connection")
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
+
+
+def unsent(transport: Any) -> int:
+    """Bytes that wait to be sent, encrypted or still to be."""
+    below = transport._ssl_protocol._transport
+    return int(transport.get_write_buffer_size()) + (0 if below is None else int(below.get_write_buffer_size()))
 
 
 async def test_pings_without_end_fill_no_memory_and_end_the_connection(
@@ -131,7 +141,7 @@ async def test_pings_without_end_fill_no_memory_and_end_the_connection(
         for _ in range(400):  # 52 MB, whose answers nobody reads
             pinging.transport.write(pings)
             await asyncio.sleep(0)
-            largest = max(largest, transport.get_write_buffer_size())
+            largest = max(largest, unsent(transport))
         await until(lambda: site.link() is LinkState.SILENT, "the end of it")
         assert largest < 1_000_000
         pinging.transport.abort()
@@ -147,14 +157,16 @@ async def test_pings_without_end_are_read_slowly(site: Site, monkeypatch: pytest
         for _ in range(400):
             assert (await neighbour.call(call.Heartbeat())).current_time
         # At 10 kB/s all is still with the sender, but for what the sockets between hold.
-        assert pinging.transport.get_write_buffer_size() > 8_000_000
+        assert unsent(pinging.transport) > 8_000_000
         assert site.link() is LinkState.ONLINE
         pinging.transport.abort()
 
 
-async def test_a_half_open_socket_is_noticed_without_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_half_open_socket_is_noticed_without_a_second(
+    monkeypatch: pytest.MonkeyPatch, loopback_tls: Tls
+) -> None:
     monkeypatch.setattr(server_module, "PING_INTERVAL_S", 0.2)
-    async with running(Site(MemoryJournal())) as site:
+    async with running(Site(MemoryJournal(), loopback_tls)) as site:
         dead = await site.open()
         await until(lambda: site.link() is LinkState.ONLINE, "the charger")
         dead.transport.pause_reading()
@@ -197,7 +209,9 @@ async def test_a_fault_of_ours_is_an_internal_error_and_the_connection_goes_on(
         assert (await answer_to(charger, "h"))[0] == 3
 
 
-async def test_wrong_credentials_are_delayed_counted_and_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_wrong_credentials_are_delayed_counted_and_told_once(
+    monkeypatch: pytest.MonkeyPatch, loopback_tls: Tls
+) -> None:
     monkeypatch.setattr(server_module, "REFUSAL_DELAY_S", 1.0)
     monkeypatch.setattr(server_module, "MOST_REFUSING", 4)
 
@@ -206,7 +220,7 @@ async def test_wrong_credentials_are_delayed_counted_and_told_once(monkeypatch: 
             await guessed.open(identity, "guess")
         return refused.value.response.status_code
 
-    guessed = Site(MemoryJournal())
+    guessed = Site(MemoryJournal(), loopback_tls)
     async with running(guessed) as site:
         guesses = [asyncio.create_task(knock(identity)) for identity in ("CP-1", "CP-1", "CP-1", "CP-9")]
         await until(lambda: site.server.refusals.total() == 4, "all to be heard")
@@ -239,10 +253,12 @@ async def test_two_chargers_with_one_identity_are_told_once_and_the_first_goes_o
         await until(lambda: "charger.replaced" in site.codes(), "the other serial number to be told")
 
 
-async def test_a_charger_that_connects_without_end_is_turned_away_unheard(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_charger_that_connects_without_end_is_turned_away_unheard(
+    monkeypatch: pytest.MonkeyPatch, loopback_tls: Tls
+) -> None:
     monkeypatch.setattr(charger_module, "HANDSHAKES_AT_ONCE", 3.0)
     monkeypatch.setattr(charger_module, "HANDSHAKES_PER_S", 0.001)
-    async with running(Site(MemoryJournal())) as site:
+    async with running(Site(MemoryJournal(), loopback_tls)) as site:
         for _ in range(3):
             async with site.open() as socket:
                 await socket.send(HEARTBEAT)
@@ -257,10 +273,12 @@ async def test_a_charger_that_connects_without_end_is_turned_away_unheard(monkey
             assert (await neighbour.boot()).status == "Accepted"
 
 
-async def test_sockets_that_say_nothing_take_no_place_from_a_charger(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sockets_that_say_nothing_take_no_place_from_a_charger(
+    monkeypatch: pytest.MonkeyPatch, loopback_tls: Tls
+) -> None:
     monkeypatch.setattr(server_module, "MOST_SILENT", 5)
-    async with running(Site(MemoryJournal())) as site:
-        silent = [await asyncio.open_connection("127.0.0.1", site.server.port) for _ in range(40)]
+    async with running(Site(MemoryJournal(), loopback_tls)) as site:
+        silent = [await asyncio.open_connection("127.0.0.1", site.server.port, ssl=site.client_tls) for _ in range(40)]
         await until(lambda: sum(reader.at_eof() for reader, _ in silent) >= 33, "the oldest to be closed")
         assert len(site.server._doorstep) == 7  # five, and one for each configured EVSE
         async with site.station() as station:
@@ -269,6 +287,23 @@ async def test_sockets_that_say_nothing_take_no_place_from_a_charger(monkeypatch
         for _, writer in silent:
             writer.close()
         await until(lambda: len(site.server._doorstep) == 0, "the rest to be gone")
+
+
+async def test_a_socket_that_never_speaks_tls_is_closed_and_a_charger_gets_in(
+    monkeypatch: pytest.MonkeyPatch, loopback_tls: Tls
+) -> None:
+    monkeypatch.setattr(server_module, "TLS_HANDSHAKE_S", 0.5)
+    async with running(Site(MemoryJournal(), loopback_tls)) as site:
+        dumb = [await asyncio.open_connection("127.0.0.1", site.server.port) for _ in range(40)]
+        plain, writer = await asyncio.open_connection("127.0.0.1", site.server.port)
+        writer.write(b"GET /ocpp/CP-1 HTTP/1.1\r\n\r\n")
+        async with site.station() as station:
+            assert (await station.boot()).status == "Accepted"
+        for reader, closing in (*dumb, (plain, writer)):
+            with contextlib.suppress(ConnectionError):
+                async with asyncio.timeout(20):
+                    assert not (await reader.read()).startswith(b"HTTP")
+            closing.close()
 
 
 @pytest.mark.parametrize("years", [-30, 20])

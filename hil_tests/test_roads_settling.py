@@ -38,9 +38,12 @@ class ChannelKey(SoftwareSigner):
 PLATFORM_KEY = ChannelKey()
 
 
+GATEWAY_ID = "did:key:zExample"
+
+
 def terms(device_id: str) -> ChannelTerms:
     return ChannelTerms(
-        gateway_id="did:key:zExample",
+        gateway_id=GATEWAY_ID,
         device_id=device_id,
         chain_id=1,
         contract=b"\x01" * 20,

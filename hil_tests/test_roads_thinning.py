@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import shutil
 import sqlite3
@@ -28,7 +27,7 @@ from agent.roads.live_windows import Live, live_readings
 from agent.roads.sealing import Sealer
 from agent.roads.settling import PROGRESS_NOTE, WAITING_NOTE
 from agent.roads.thinning import PLAN_NOTE, Thinner
-from agent.store import Reader, Store, StoreError
+from agent.store import Reader, Store, StoreError, writer
 from drivers.device import SignatureVerdict, SignerUnavailableError, ValueSource
 from hil_tests.roads_parts import BOOT_ID, START_US, HandClock
 from tests.agent.identity.software import SoftwareSigner
@@ -353,15 +352,16 @@ async def test_killed_at_any_commit_of_thinning_nothing_is_lost_or_doubled(
         box.hand.advance(7_200)
         await box.full_now()
         most_bytes = await store.used_bytes()
-        commit = store._write.commit
+        commit = writer.commit
 
-        async def watched() -> None:
-            await asyncio.to_thread(remember)
-            await commit()
-            await asyncio.to_thread(remember)
+        def watched(connection: sqlite3.Connection) -> None:
+            remember()
+            commit(connection)
+            remember()
 
-        monkeypatch.setattr(store._write, "commit", watched)
+        monkeypatch.setattr(writer, "commit", watched)
         await box.make_room()
+        monkeypatch.setattr(writer, "commit", commit)
         judge(await all_of(store), seconds)
     assert len(lives) >= 14, "put, seal and cut, for both lengths of slots"
     for life in lives:
@@ -390,9 +390,9 @@ async def test_a_disk_that_fails_at_any_commit_of_thinning_loses_and_doubles_not
     await box.measure(range(1, 151))
     box.hand.advance(7_200)
     await box.full_now()
-    commit, asked, refused = box.store._write.commit, 0, 0
+    commit, asked, refused = writer.commit, 0, 0
 
-    async def failing() -> None:
+    def failing(connection: sqlite3.Connection) -> None:
         """Twice of three times: what is urgent is tried once more by itself."""
         nonlocal asked, refused
         asked += 1
@@ -401,9 +401,9 @@ async def test_a_disk_that_fails_at_any_commit_of_thinning_loses_and_doubles_not
             error = sqlite3.OperationalError("the disk fails, says the test")
             error.sqlite_errorcode = code
             raise error
-        await commit()
+        commit(connection)
 
-    monkeypatch.setattr(box.store._write, "commit", failing)
+    monkeypatch.setattr(writer, "commit", failing)
     for _ in range(100):
         with contextlib.suppress(StoreError):
             await box.thinner.look()

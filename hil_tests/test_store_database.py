@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import sqlite3
 from collections.abc import AsyncIterator
@@ -17,7 +18,18 @@ from agent.evidence import statements
 from agent.evidence.batch import FIRST_PREVIOUS_ROOT, KeyProtection, assemble, decode_batch
 from agent.evidence.batch import seal as seal_batch
 from agent.measure.reading import Quality, Reading
-from agent.store import ChannelRow, ConflictError, Queued, Reader, Stage, Store, StoredBatch, StoreError, schema
+from agent.store import (
+    ChannelRow,
+    ConflictError,
+    Queued,
+    Reader,
+    Stage,
+    Store,
+    StoredBatch,
+    StoreError,
+    StoreFullError,
+    schema,
+)
 from agent.store.files import DATABASE
 from drivers.device import ValueSource
 
@@ -404,3 +416,25 @@ async def test_a_store_of_the_first_format_goes_on_with_all_that_it_holds(tmp_pa
         await seal(store)
         assert await store.statements("pv-1", 1, 0, 1 << 62) == [row(n).encoded for n in range(1, 7)]
         assert [await _number_of(store, "pv-2", n) for n in (1, 5, 6)] == [1, 5, None]
+
+
+async def test_a_store_with_pages_of_another_size_keeps_them_and_its_limit_in_bytes(tmp_path: Path) -> None:
+    path = tmp_path / DATABASE
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript("PRAGMA page_size = 4096; CREATE TABLE t (x); DROP TABLE t;")
+    most = 1 << 20
+    async with await Store.open(tmp_path, most_bytes=most, reserve_bytes=4096) as store:
+        with contextlib.suppress(StoreFullError):
+            for n in range(1, 2000):
+                await store.put([replace(row(n), encoded=bytes(2048))])
+        assert await store.used_bytes() <= most
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA page_size").fetchone() == (4096,)
+    assert most // 2 < path.stat().st_size <= most
+
+
+async def test_a_new_store_has_small_pages(tmp_path: Path) -> None:
+    async with await Store.open(tmp_path, reserve_bytes=4096):
+        pass
+    with contextlib.closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
+        assert connection.execute("PRAGMA page_size").fetchone() == (schema.PAGE_BYTES,)

@@ -85,6 +85,7 @@ async def test_a_battery_follows_setpoints_both_ways_and_goes_back_to_itself() -
         assert capabilities is not None
         assert capabilities.follows_setpoint
         assert capabilities.dead_man is DeadMan.REVERTS_UNLIMITED
+        assert capabilities.energy_capacity_wh == 9_900, "10 kWh by model 713, 99 % of it left"
         await battery.apply(order(-3000, -3000))
         await measured_until(battery, lambda watts: abs(watts + 3000) <= 100)
         await battery.apply(order(2000, 2000))

@@ -46,6 +46,7 @@ class Csms:
     ) -> None:
         self.events: list[tuple[str, str, str]] = []
         self.samples: list[Sample] = []
+        self.journal = journal
         self.server = OcppServer(
             "127.0.0.1",
             port,

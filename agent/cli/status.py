@@ -81,6 +81,7 @@ def agreed_sentences(status: object) -> list[str]:
         ("Schedule in force: " if field(line, "in_force") else "Schedule: ")
         + str(field(line, "text"))
         + (f"; {field(line, 'reason')}" if field(line, "reason") else "")
+        + _course(line)
         for line in (schedules if isinstance(schedules, list) else [])
     ]
     feeds = field(status, "feeds")
@@ -96,6 +97,19 @@ def agreed_sentences(status: object) -> list[str]:
             f"{field(told, 'over_wh')} Wh over" + (f"; would cost {', '.join(paid)}" if paid else "")
         )
     return found
+
+
+def _course(line: object) -> str:
+    """How a schedule is kept: this quarter so far, and its own quarters that are over."""
+    text = ""
+    if field(line, "open_scheduled_wh") is not None:
+        delivered = field(line, "open_delivered_wh")
+        text += f"; this quarter {field(line, 'open_scheduled_wh')} Wh agreed so far, "
+        text += "what flowed is not metered" if delivered is None else f"{delivered} Wh metered"
+    if field(line, "quarters"):
+        text += f"; {field(line, 'under_wh')} Wh short and {field(line, 'over_wh')} Wh over in "
+        text += f"{field(line, 'quarters')} quarters"
+    return text
 
 
 def _feed(feed: object) -> str:

@@ -19,8 +19,8 @@ from agent.cli.signed_values import signed_values_json, signed_values_lines
 from agent.cli.thinned import thinned_json, thinned_lines
 from agent.evidence.batch import MAX_RECEIPT_BYTES, decode_receipt
 from agent.evidence.bundle import BundleHead
-from agent.evidence.cose import VerifyKey, key_id_of
-from agent.evidence.errors import EvidenceError, MalformedError
+from agent.evidence.cose import VerifyKey
+from agent.evidence.errors import EvidenceError
 from agent.evidence.plain import fields_of
 from agent.evidence.proof import MAGIC, MAX_BYTES, decode_proof, verify_proof
 from agent.evidence.statements import SettlementWindow, kind_of
@@ -28,7 +28,8 @@ from agent.evidence.verify import VerifiedStatement, Verifier
 from agent.identity.errors import IdentityError
 from agent.identity.keys import verify_key_from_pem
 from agent.ledger.errors import LedgerError
-from agent.ledger.state import SignedState, decode_signed
+from agent.ledger.proof import verify_channel
+from agent.ledger.state import SignedState
 
 NOT_PROVEN = (
     "This proves who signed what, and in which order. It does not prove that a device told the truth:\n"
@@ -135,28 +136,17 @@ def _proof(encoded: bytes, trusted: Trusted) -> Single:
         if proven.window is None:
             lacking.insert(0, "that it is in a settlement window: there is none in the file")
         return Single(proof.gateway_id, proven.reading, proven.window, None, tuple(lacking))
-    assert proof.window is not None
-    signed = decode_signed(proof.channel.signed_state)
-    state, window = signed.state, proven.window
-    assert window is not None
-    assert isinstance(window.statement, SettlementWindow)
-    if proof.channel.path.root(proof.window.window.statement) != state.windows_root:
-        raise MalformedError("proof: the path does not lead from the window to the root of the channel state")
-    w = window.statement
-    if not (state.window_start_us <= w.window_start_us and w.window_end_us <= state.window_end_us):
-        raise MalformedError("proof: the window is not of the time that the channel state adds")
-    lacking = []
+    assert proven.window is not None
     theirs = None if trusted.device_key is None else _key(trusted.device_key, "--device-key")
-    if theirs is None:
-        lacking.append(f"that the device's key (SHA-256 {state.key_id.hex()}) is the enrolled one: give --device-key")
-        if key_id_of(proof.channel.device_key_der) != state.key_id:
-            raise MalformedError("proof: the key in the file is not the one that the channel state names")
-        theirs = VerifyKey(state.algorithm, proof.channel.device_key_der)
     platform = None if trusted.platform_key is None else _key(trusted.platform_key, "--platform-key")
+    signed = verify_channel(proof.channel, proven.window, device_key=theirs, platform_key=platform)
+    lacking = []
+    if theirs is None:
+        key_id = signed.state.key_id.hex()
+        lacking.append(f"that the device's key (SHA-256 {key_id}) is the enrolled one: give --device-key")
     if platform is None:
         lacking.append("that the platform signed the channel state: give --platform-key")
-    signed.verify(theirs, platform)
-    return Single(proof.gateway_id, proven.reading, window, signed, tuple(lacking))
+    return Single(proof.gateway_id, proven.reading, proven.window, signed, tuple(lacking))
 
 
 def _key(path: Path, option: str) -> VerifyKey:

@@ -40,6 +40,9 @@ class DeviceSettings(Section):
     )
     fallback_import_w: int | None = Field(None, ge=0, description="Its share of import while the gateway is silent, W")
     fallback_export_w: int | None = Field(None, ge=0, description="Its share of export while the gateway is silent, W")
+    capacity_wh: int | None = Field(
+        None, gt=0, le=1_000_000_000, description="What a battery holds, Wh, where it does not tell or tells it wrong"
+    )
     # sunspec, modbus
     address: str | None = Field(
         None, description='"tcp://host:port", "tls://...", "rtutcp://..." or "rtu:///dev/ttyUSB0?baudrate=9600"'
@@ -124,6 +127,8 @@ class DeviceSettings(Section):
         misplaced = [key for key in of_a_charger if self.driver != "ocpp" and getattr(self, key) is not None]
         if misplaced:
             raise fault("is for a charger's car (driver ocpp)", misplaced[0])
+        if self.capacity_wh is not None and self.kind is not DeviceKind.BATTERY:
+            raise fault("is a battery's; a car tells its own", "capacity_wh")
         if self.day == "departure" and (self.departure_time is None) != (self.departure_energy_wh is None):
             raise fault("departure_time and departure_energy_wh go together", "day")
         if self.meter_key_file is not None and self.driver != "ocpp":

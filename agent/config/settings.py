@@ -11,10 +11,12 @@ from pydantic import Field, model_validator
 from agent.config.bounds_settings import BoundsSettings
 from agent.config.device_settings import DeviceSettings
 from agent.config.input_settings import InputSettings
+from agent.config.shares import shares_beyond_fuse
 from agent.config.values import (
     AbsolutePath,
     Endpoint,
     HostAndPort,
+    HttpsUrl,
     PinReference,
     SecretReference,
     Section,
@@ -268,14 +270,24 @@ class OcppSettings(Section):
         None, description="Root certificates of plug and charge contracts, PEM; absent: chargers judge them alone"
     )
 
+    contract_provider: HttpsUrl | None = Field(
+        None, description="Who makes contracts for cars (M01, M02), https://; absent: nobody is asked"
+    )
+    contract_provider_ca_file: Path | None = Field(None, description="Whom it is trusted by, PEM; absent: the system's")
+    contract_provider_secret: SecretReference | None = Field(None, description="What it knows us by (bearer token)")
     ocsp_responders: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+(:[0-9]{1,5})?$")]] = Field(
         [], max_length=32, description='Who may be asked whether contracts were revoked: "host" or "host:port"'
+    )
+    crl_servers: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+(:[0-9]{1,5})?$")]] = Field(
+        [], max_length=32, description="From where lists of revoked certificates may be fetched, likewise"
     )
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Self:
         if (self.certificate_file is None) != (self.certificate_key_file is None):
             raise ValueError("certificate_file and certificate_key_file go together")
+        if self.contract_provider is None and (self.contract_provider_ca_file or self.contract_provider_secret):
+            raise fault("contract_provider_ca_file and contract_provider_secret need it", "contract_provider")
         if self.certificate_names and self.certificate_file is not None:
             raise fault("certificate_file is the listener's certificate already", "certificate_names")
         if self.certificate_names and not self.site_ca:
@@ -363,6 +375,13 @@ class Settings(Section):
                 if same_bus or same_evse:
                     why = f"devices {other.id} and {d.id} are the same one: same address and unit, or EVSE"
                     raise fault(why, "device", i, "address" if same_bus else "charger_id")
+        site = self.site
+        beyond = shares_beyond_fuse(
+            site.fuse_a * site.nominal_voltage_v, site.phases, site.house_reserve_w, self.device
+        )
+        if beyond:
+            last = max(i for i, d in enumerate(self.device) if d.fallback_import_w)
+            raise fault(beyond, "device", last, "fallback_import_w")
         return self
 
 

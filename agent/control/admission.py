@@ -151,6 +151,7 @@ def _judge_signed(
         issuer_key=ordering.key.key_id,
         rank=Rank.GOVERNANCE if any(r.role is Role.GOVERNANCE for r in rights) else Rank.OPERATIONAL,
         received_us=now.wall_us,
+        received_uptime_us=0 if now.time_known else now.uptime_us,
         authorization=message.authorization,
     )
     if not _number_twice(order, book):
@@ -329,5 +330,6 @@ def _judge_unsigned(
             issuer_key=b"",
             rank=Rank.UNSIGNED,
             received_us=now.wall_us,
+            received_uptime_us=0 if now.time_known else now.uptime_us,
         )
     )

@@ -242,7 +242,7 @@ class Book:
             for entry in self.entries.values()
             if not entry.state.final
             and (entry.durable or entry.order.command.restrictive)
-            and stands(entry.order.command, now)
+            and stands(entry.order, now)
             and self._suspended_by(entry, words, now) is None
         ]
         return tuple(sorted((entry.order for entry in standing), key=precedence))
@@ -360,7 +360,7 @@ class Book:
 
     def _suspended_by(self, entry: Entry, words: _Words, now: Now) -> Order | None:
         for later in self._later_words(entry, words):
-            if stands(later.command, now) and not self.entries[later.hash].state.final:
+            if stands(later, now) and not self.entries[later.hash].state.final:
                 return later
         return None
 

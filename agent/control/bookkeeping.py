@@ -9,6 +9,7 @@ from agent.control.book import Book, Change
 from agent.control.notes import changed_notes, entry_key, restore
 from agent.control.order import Now
 from agent.control.recorder import Recorder
+from agent.evidence.statements import CommandReceipt
 
 
 class Bookkeeping:
@@ -17,14 +18,26 @@ class Bookkeeping:
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
         self._written = Book()
+        self._kept_back: tuple[CommandReceipt, ...] = ()
+        """Receipts of the book as it is, which go with the next record."""
         self.book = Book()
+
+    def go_on(self, change: Change) -> None:
+        """Take a new book; what there is to write of it is written with the next one that is adopted."""
+        self.book = change.book
+        self._kept_back += change.receipts
 
     def adopt(self, change: Change, on_committed: Callable[[], None] | None = None) -> None:
         """Take a new book, and have receipts and notes written together."""
-        self.book = change.book
-        notes = changed_notes(self._written, change.book)
-        self._written = change.book
-        self._recorder.submit(change.receipts, notes, on_committed)
+        self.go_on(change)
+        self.write(on_committed)
+
+    def write(self, on_committed: Callable[[], None] | None = None) -> None:
+        """Have everything written that was kept back."""
+        receipts, self._kept_back = self._kept_back, ()
+        notes = changed_notes(self._written, self.book)
+        self._written = self.book
+        self._recorder.submit(receipts, notes, on_committed)
 
     def committed(self, order_hash: bytes) -> None:
         """The store has this command: it may act."""
@@ -33,9 +46,11 @@ class Bookkeeping:
     def recall(self, book: Book) -> None:
         """Go on with this one; nothing of it is to be written."""
         self.book = self._written = book
+        self._kept_back = ()
 
     def restore(self, stored: Mapping[str, bytes]) -> tuple[int, tuple[str, ...]]:
         """Go on with what an earlier run has written: how many commands, and a sentence for each damaged note."""
+        self.write()
         restored, faults = restore(stored)
         # A command that came again meanwhile goes on with the life that it had, not with two.
         twice = restored.entries.keys() & self.book.entries.keys()

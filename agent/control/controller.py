@@ -27,6 +27,7 @@ from agent.control.events import (
     HoldBegun,
     HoldEnded,
     HoldStored,
+    Kept,
     Kind,
     Memory,
     Message,
@@ -61,6 +62,10 @@ from proto.energysettlement.v1 import device_pb2
 
 LEAST_BETWEEN_PLANS_S: Final = 0.2
 """Meter samples do not bring a plan more often; commands and STOP do."""
+TURNS_TO_SEND: Final = 2
+"""Of the loop, until orders are on their way: a device's task wakes, and the order's own task begins."""
+SENDING_S: Final = 0.01
+"""New orders go so long before the books are kept, which takes the interpreter and the store from them."""
 REGISTER_OLD_S: Final = 30.0
 """Energy of a command is counted from a register at most so old: an older one holds what came before the command."""
 
@@ -115,6 +120,7 @@ class Controller:
         self._tape = Tape(
             self._decisions,
             memory=self._memory,
+            midway=lambda: self._core.midway,
             backlog=lambda: self._recorder.backlog,
             moment=self._moment,
             monotonic_s=clock.monotonic_s,
@@ -140,6 +146,7 @@ class Controller:
                 recorder=self._recorder,
                 keep_hold=self._keep_hold,
                 stored=self._stored,
+                changed=self._hurry,
                 policy=self._tape.policy(self._policy),
                 trust=self._tape.trust(trust),
                 restored=lambda: self._restored,
@@ -179,7 +186,6 @@ class Controller:
         given = Message(message=message.SerializeToString(), device_id=device_id, since_s=now_s)
         with self._tape.event(Kind.MESSAGE, given, (now, now_s)):
             self._core.intake.take(Waiting(message, device_id, now_s), now)
-        self._hurry()
 
     async def receive_signed(self, kind: str, signed: bytes, received: Instant) -> None:
         """Take a schedule or a value of a feed. Never raises for what the peer sent."""
@@ -325,7 +331,7 @@ class Controller:
             self._wake.clear()
             self._urgent.clear()
             try:
-                self._tick()
+                await self._turn()
             except Exception as error:
                 # A fault of ours: what allows power is renewed no more and ends in the devices, and STOP still works.
                 self._cannot_plan(error)
@@ -339,6 +345,7 @@ class Controller:
             self._trouble = f"no plan can be made: {error!r}"[:400]
             log.exception("control.cannot_plan")
             self._alarm(Severity.CRITICAL, "control.cannot_plan", "control", self._trouble)
+        self._books.write()
         pressed_by = self._stop.pressed_by()
         if pressed_by is not None:
             self._dispatcher.follow({name: stop_order(name, pressed_by) for name in self._controllable})
@@ -398,20 +405,24 @@ class Controller:
             wall_us=instant.wall_us, time_known=self._time_known, uptime_us=round(instant.monotonic_s * 1_000_000)
         )
 
-    def _tick(self) -> None:
-        """One plan."""
+    async def _turn(self) -> None:
+        """One plan: its orders first, then what is to be kept about it."""
         instant = self._clock.now()
         now = self._now(instant)
         self._inputs.look()
         self._stop.look()
-        with self._tape.event(Kind.TURN, Turn(registers={}), (now, self._clock.monotonic_s())):
+        with self._tape.event(Kind.TURN, Turn(), (now, self._clock.monotonic_s())):
             view, plan = self._core.decide(now)
-            self._dispatcher.follow(orders_to_give(view, plan))
-            self._note_devices()
-            self._view, self._plan = view, plan
-            registers = self._fresh_registers(instant.monotonic_s) if self._core.counts_energy(plan) else {}
-            self._tape.gave(Turn(registers=registers))
-            self._core.account(view, plan, registers)
+        sending = self._dispatcher.follow(orders_to_give(view, plan))
+        self._view, self._plan = view, plan
+        self._note_devices()
+        registers = self._fresh_registers(instant.monotonic_s) if self._core.counts_energy else {}
+        for _ in range(TURNS_TO_SEND):
+            await asyncio.sleep(0)
+        if sending:
+            await _set_within(self._urgent, SENDING_S)
+        with self._tape.event(Kind.KEPT, Kept(registers=registers)):
+            self._core.account(registers)
 
     def _look(self, now: Now, orders: tuple[Order, ...]) -> SiteView:
         stop, clamps = self._stop.stopped_by, self._inputs.clamps()

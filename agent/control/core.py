@@ -49,6 +49,8 @@ class World:
     keep_hold: Keep
     stored: Callable[[bytes], None]
     """A command or schedule is committed; `Core.stored` is to be told."""
+    changed: Callable[[], None]
+    """Another plan is due."""
     policy: Callable[[], Policy]
     trust: Callable[[], TrustList | None]
     restored: Callable[[], bool]
@@ -67,6 +69,8 @@ class Core:
     ) -> None:
         """`booted`: the machine was started just now (SAFETY 7)."""
         self._world = world
+        self._unkept: tuple[SiteView, Plan] | None = None
+        """The last plan, until the books are kept about it."""
         self.books = Bookkeeping(world.recorder)
         self.schedules = ScheduleKeeper(world.draw)
         self.around = Surroundings(
@@ -91,6 +95,7 @@ class Core:
                 look=world.look,
                 restored=world.restored,
                 stored=world.stored,
+                changed=world.changed,
                 monotonic_s=world.monotonic_s,
                 say=world.say,
             ),
@@ -106,20 +111,31 @@ class Core:
         self.schedules.committed(order_hash)
 
     def decide(self, now: Now) -> tuple[SiteView, Plan]:
-        """The plan of now, and what it was made from."""
+        """The plan of now, and what it was made from. `account` is to follow."""
+        self._unkept = None
         self.intake.take_undecided(now)
-        self.books.adopt(self.books.book.settle(now))
+        self.books.go_on(self.books.book.settle(now))
         view = self._world.look(now, (*self.books.book.candidates(now), *self.schedules.orders(now)))
         plan = make_plan(view)
         self._world.note(Cause.TURN, plan)
+        self._unkept = view, plan
         return view, plan
 
-    def counts_energy(self, plan: Plan) -> bool:
-        """Whether `account` needs registers: while something is ordered, or a quarter under a schedule is open."""
-        return bool(plan.commands) or self.schedules.counts_energy
+    @property
+    def midway(self) -> bool:
+        """The books are not kept yet about the last plan."""
+        return self._unkept is not None
 
-    def account(self, view: SiteView, plan: Plan, registers: Mapping[str, Register]) -> None:
-        """What the plan does to commands and schedules, by what the meters show."""
+    @property
+    def counts_energy(self) -> bool:
+        """Whether `account` needs registers: while something is ordered, or a quarter under a schedule is open."""
+        return (self._unkept is not None and bool(self._unkept[1].commands)) or self.schedules.counts_energy
+
+    def account(self, registers: Mapping[str, Register]) -> None:
+        """What the last plan does to commands and schedules, by what the meters show."""
+        if self._unkept is None:
+            return
+        (view, plan), self._unkept = self._unkept, None
         self._world.recorder.submit((), self.around.notes_after(view, plan))
         outcomes = {order_hash: command.outcome for order_hash, command in plan.commands.items()}
         self.books.adopt(self.books.book.observe(outcomes, registers, view.now))

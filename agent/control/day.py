@@ -4,7 +4,8 @@ The plan is a function of one moment; what has begun, and since when the sun was
 each plan, and stands in the view. Pure.
 
 The sun is measured at the grid meter: what the house and PV leave over. A battery in its own self-consumption gives way
-to cars and fills no car: what it takes in counts as sun, what it gives does not.
+to cars and fills no car: what it takes in counts as sun, what it gives does not. Sun that a limit holds back is not
+measured by anybody: a car that starts shows whether it is there, and where it is not, none tries again for a while.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Final
 
 from agent.control.allocation import Range, fill
 from agent.control.departure import DEPARTURE_RESERVE_S, slack_s
+from agent.control.held_back import STEP_W as HELD_BACK_STEP_W
+from agent.control.held_back import hidden_w
 from agent.control.rules.needs import given_since_permille, giving_w
 from agent.control.site import CarDay, DeviceView, SiteView
 from drivers.device import DeviceKind, VehicleSession
@@ -27,6 +30,8 @@ ASLEEP_AFTER_S: Final = 60.0
 ASLEEP_W: Final = 200
 SAME_WORD_S: Final = 0.5
 """A state of charge that was measured later by more is another one."""
+TRY_AGAIN_S: Final = 1800.0
+"""Sun that was thought to be held back, and was not there, is not looked for again before."""
 AGAIN_PERMILLE: Final = 20
 """A car that was discharged to its owner's minimum gives again once it has so much more."""
 
@@ -78,6 +83,14 @@ class DayState:
     short_since_s: float | None = None
     left_w: int | None = None
     """What the sun leaves over for cars; None: not known, the meter is lost."""
+    held_back_w: int = 0
+    """What PV may make beside, as last seen."""
+    all_seen_s: float = float("-inf")
+    """When PV last made less than it might: then all the sun was seen."""
+    trying: str | None = None
+    """The car that started for sun which is held back, until it is seen."""
+    tried_s: float = float("-inf")
+    """When that was last in vain."""
 
 
 def step_day(state: DayState, site: SiteView, pace: SunPace, now_s: float) -> DayState:
@@ -87,6 +100,9 @@ def step_day(state: DayState, site: SiteView, pace: SunPace, now_s: float) -> Da
     state = replace(state, cars=cars, left_w=_left_w(site, cars))
     if site.frequency.side != 0:
         return state  # Closed loops freeze while the grid is in need (SAFETY 5).
+    found_w = hidden_w(site)
+    if found_w is not None:
+        state = replace(state, held_back_w=found_w, all_seen_s=state.all_seen_s if found_w else now_s)
     return _sun(state, chargers, pace, now_s)
 
 
@@ -187,32 +203,42 @@ def _sun(state: DayState, chargers: Mapping[str, DeviceView], pace: SunPace, now
             cars[name] = replace(cars[name], awake_s=now_s)
     left_w = state.left_w if state.left_w is not None else 0
     running = [name for name in candidates if cars[name].sunny]
+    trying = state.trying if state.trying in running else None
+    tried_s, may_try = state.tried_s, trying is None and now_s - state.tried_s >= TRY_AGAIN_S
     least_w = sum(_least_w(chargers[name]) for name in running)
     enough_s, short_s = state.enough_since_s, state.short_since_s
     waiting = [n for n in candidates if not cars[n].sunny and now_s - cars[n].changed_s >= pace.least_s]
     # Who needs least can start soonest; among equals the name decides.
     following = min(waiting, key=lambda name: (_least_w(chargers[name]), name), default=None)
-    if following is None or left_w < least_w + _least_w(chargers[following]):
+    there_w = left_w + (state.held_back_w if may_try else 0)
+    if following is None or there_w < least_w + _least_w(chargers[following]):
         enough_s = None
     elif enough_s is None:
         enough_s = now_s
     elif now_s - enough_s >= pace.start_after_s:
         cars[following] = replace(cars[following], sunny=True, changed_s=now_s, awake_s=now_s)
         running, enough_s = [*running, following], None
+        if left_w < least_w + _least_w(chargers[following]):
+            trying = following
+        least_w += _least_w(chargers[following])
+    if running and (trying or now_s - state.all_seen_s >= pace.start_after_s):
+        left_w += min(state.held_back_w, HELD_BACK_STEP_W)
     if not running or left_w >= least_w:
-        short_s = None
+        short_s = trying = None
     elif short_s is None:
         short_s = now_s
     elif now_s - short_s >= pace.stop_after_s:
         # The one that started last stops first.
         ending = max(running, key=lambda name: (cars[name].changed_s, name))
-        if now_s - cars[ending].changed_s >= pace.least_s:
+        if ending == trying or now_s - cars[ending].changed_s >= pace.least_s:
+            if ending == trying:
+                trying, tried_s = None, now_s
             cars[ending] = replace(cars[ending], sunny=False, changed_s=now_s, sun_w=0)
             running, short_s = [name for name in running if name != ending], None
     ranges = {name: _range(chargers[name], cars[name], now_s) for name in running}
     for name, power_w in fill(max(left_w, 0), ranges).items():
         cars[name] = replace(cars[name], sun_w=max(power_w // STEP_W * STEP_W, _least_w(chargers[name])))
-    return replace(state, cars=cars, enough_since_s=enough_s, short_since_s=short_s)
+    return replace(state, cars=cars, enough_since_s=enough_s, short_since_s=short_s, trying=trying, tried_s=tried_s)
 
 
 def _least_w(view: DeviceView) -> int:

@@ -2,12 +2,12 @@
 
 The platform charges 5 % of the spot price for what is missing and 2 % for what is too much (PLATFORM.md). Both are
 reckoned along the schedule: who was to export 4 kWh and exported 3 is 1 kWh short, who was to take 4 kWh in likewise.
-A quarter in which a command went before the schedule is excused.
+A quarter in which a command went before the schedule is excused. Each schedule is reckoned with by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -28,7 +28,7 @@ LATE_US: Final = 60 * 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """What the schedule asks for now, and how the plan does it."""
+    """What one schedule asks for now, and how the plan does it."""
 
     schedule_hash: bytes
     power_w: int
@@ -61,6 +61,11 @@ class Quarter:
     @property
     def end_us(self) -> int:
         return self.start_us + STEP_US
+
+    @property
+    def scheduled_wh(self) -> int:
+        """Agreed until `seen_us`; + import."""
+        return int(self.scheduled_milliwatt_seconds / 3_600_000)
 
     def delivered_wh(self) -> int | None:
         """By the registers; None while one of them is missing, or was exchanged."""
@@ -98,55 +103,85 @@ class Deviation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeviationBook:
-    """The open quarter, the last day's, and sums since the first."""
+class Sums:
+    """Of one schedule."""
 
-    open: Quarter | None = None
+    quarters: int = 0
+    under_wh: int = 0
+    over_wh: int = 0
+
+
+NO_SUMS: Final = Sums()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviationBook:
+    """The open quarters, the last day's, and sums since the first."""
+
+    open: Mapping[bytes, Quarter] = field(default_factory=dict)
+    """By schedule hash."""
     closed: tuple[Deviation, ...] = ()
     under_wh: int = 0
     over_wh: int = 0
     penalties_micro: Mapping[str, int] = field(default_factory=dict)
     """By currency."""
     quarters: int = 0
+    """Of all schedules together."""
+    by_schedule: Mapping[bytes, Sums] = field(default_factory=dict)
+    """Of those that still stand."""
 
 
 def observe(
-    book: DeviationBook, agreement: Agreement | None, registers: Mapping[str, Register], now_us: int
-) -> tuple[DeviationBook, Deviation | None]:
-    """The book after one look, and the quarter that ended with it. `agreement`: of this moment; None: there is none."""
-    closed = None
-    quarter = book.open
-    if quarter is not None and (now_us >= quarter.end_us or _differs(quarter, agreement)):
+    book: DeviationBook, agreements: Sequence[Agreement], registers: Mapping[str, Register], now_us: int
+) -> tuple[DeviationBook, tuple[Deviation, ...]]:
+    """The book after one look, and the quarters that ended with it. `agreements`: of this moment, one a schedule."""
+    asked = {agreement.schedule_hash: agreement for agreement in agreements}
+    going_on: dict[bytes, Quarter] = {}
+    closed: list[Deviation] = []
+    followed: set[tuple[str, ...]] = set()
+    """Devices whose quarter ended with this look: the next one begins where it ended."""
+    for key, quarter in book.open.items():
+        agreement = asked.get(key)
+        if now_us < quarter.end_us and agreement is not None and agreement.devices == quarter.devices:
+            going_on[key] = quarter
+            continue
         until_us = min(now_us, quarter.end_us)
-        closed = close(_gone(quarter, until_us, registers), now_us)
-        book = _with(book, closed)
-        quarter = None
-    if agreement is None:
-        return replace(book, open=None), closed
-    if quarter is None:
-        # After a change within a quarter the rest of it is reckoned alone.
-        start_us = now_us // STEP_US * STEP_US
-        quarter = Quarter(
-            start_us=start_us,
-            schedule_hash=agreement.schedule_hash,
-            seen_us=now_us if closed is None or now_us - start_us > LATE_US else start_us,
+        closed.append(close(_gone(quarter, until_us, registers), now_us))
+        followed.add(quarter.devices)
+    for deviation in closed:
+        book = _with(book, deviation)
+    opened = {}
+    for key, agreement in asked.items():
+        quarter = _gone(going_on.get(key) or _opened(agreement, followed, registers, now_us), now_us, registers)
+        opened[key] = replace(
+            quarter,
             power_w=agreement.power_w,
-            first={name: registers[name] for name in agreement.devices if name in registers},
-            devices=agreement.devices,
+            commanded=quarter.commanded or agreement.commanded,
+            reason=agreement.reason or quarter.reason,
+            price=agreement.price or quarter.price,
         )
-    quarter = _gone(quarter, now_us, registers)
-    quarter = replace(
-        quarter,
+    return replace(book, open=opened), tuple(closed)
+
+
+def keep_only(book: DeviationBook, standing: Set[bytes]) -> DeviationBook:
+    """Without the own sums of schedules that are over; all together still has them."""
+    kept = {key: sums for key, sums in book.by_schedule.items() if key in standing}
+    return book if len(kept) == len(book.by_schedule) else replace(book, by_schedule=kept)
+
+
+def _opened(
+    agreement: Agreement, followed: Set[tuple[str, ...]], registers: Mapping[str, Register], now_us: int
+) -> Quarter:
+    """A quarter that begins. After a change within one the rest of it is reckoned alone."""
+    start_us = now_us // STEP_US * STEP_US
+    return Quarter(
+        start_us=start_us,
+        schedule_hash=agreement.schedule_hash,
+        seen_us=now_us if agreement.devices not in followed or now_us - start_us > LATE_US else start_us,
         power_w=agreement.power_w,
-        commanded=quarter.commanded or agreement.commanded,
-        reason=agreement.reason or quarter.reason,
-        price=agreement.price or quarter.price,
+        first={name: registers[name] for name in agreement.devices if name in registers},
+        devices=agreement.devices,
     )
-    return replace(book, open=quarter), closed
-
-
-def _differs(quarter: Quarter, agreement: Agreement | None) -> bool:
-    return agreement is None or (agreement.schedule_hash, agreement.devices) != (quarter.schedule_hash, quarter.devices)
 
 
 def _gone(quarter: Quarter, now_us: int, registers: Mapping[str, Register]) -> Quarter:
@@ -164,7 +199,7 @@ def _gone(quarter: Quarter, now_us: int, registers: Mapping[str, Register]) -> Q
 
 def close(quarter: Quarter, now_us: int) -> Deviation:
     """The reckoning of a quarter. `now_us`: when its registers were read."""
-    scheduled_wh = int(quarter.scheduled_milliwatt_seconds / 3_600_000)
+    scheduled_wh = quarter.scheduled_wh
     delivered_wh, estimated = quarter.delivered_wh(), False
     late_us = now_us - quarter.seen_us
     if delivered_wh is not None and late_us > LATE_US:
@@ -200,8 +235,11 @@ def _with(book: DeviationBook, closed: Deviation) -> DeviationBook:
     penalties = dict(book.penalties_micro)
     if closed.penalty_micro:
         penalties[closed.currency] = penalties.get(closed.currency, 0) + closed.penalty_micro
+    own = book.by_schedule.get(closed.schedule_hash, NO_SUMS)
+    own = Sums(quarters=own.quarters + 1, under_wh=own.under_wh + closed.under_wh, over_wh=own.over_wh + closed.over_wh)
     return replace(
         book,
+        by_schedule={**book.by_schedule, closed.schedule_hash: own},
         closed=(*book.closed, closed)[-MOST_KEPT:],
         under_wh=book.under_wh + closed.under_wh,
         over_wh=book.over_wh + closed.over_wh,
@@ -211,36 +249,52 @@ def _with(book: DeviationBook, closed: Deviation) -> DeviationBook:
 
 
 def encode_deviations(book: DeviationBook) -> bytes:
-    """For the store: the sums and the open quarter; what is closed stands in the evidence."""
-    quarter = book.open
-    opened: cbor.Value = None
-    if quarter is not None:
+    """For the store: the sums and the open quarters; what is closed stands in the evidence."""
+    opened: list[cbor.Value] = []
+    for _, quarter in sorted(book.open.items()):
         price: cbor.Value = None if quarter.price is None else [quarter.price.micro_per_kwh, quarter.price.currency]
-        opened = [
+        opened.append([
             quarter.start_us, quarter.schedule_hash, quarter.seen_us, quarter.power_w,
             quarter.scheduled_milliwatt_seconds,
             [[name, r.meter_id, r.net_milliwatt_hours] for name, r in sorted(quarter.first.items())],
             list(quarter.devices), quarter.commanded, quarter.reason[:400], price,
-        ]  # fmt: skip
+        ])  # fmt: skip
     sums: list[cbor.Value] = [[currency, micro] for currency, micro in sorted(book.penalties_micro.items())]
-    return cbor.encode([1, book.quarters, book.under_wh, book.over_wh, sums, opened])
+    own: list[cbor.Value] = [
+        [key, one.quarters, one.under_wh, one.over_wh] for key, one in sorted(book.by_schedule.items())
+    ]
+    return cbor.encode([2, book.quarters, book.under_wh, book.over_wh, sums, opened, own])
 
 
 def decode_deviations(note: bytes) -> DeviationBook:
     """A stored book. Raises RestoreError."""
     try:
         match cbor.decode(note, what="deviations note"):
-            case [1, int(quarters), int(under_wh), int(over_wh), list(sums), opened]:
-                return DeviationBook(
-                    open=None if opened is None else _quarter(opened),
-                    under_wh=under_wh,
-                    over_wh=over_wh,
-                    quarters=quarters,
-                    penalties_micro=_sums(sums),
-                )
+            case [1, int(quarters), int(under_wh), int(over_wh), list(sums), one]:  # by a version before this one
+                opened: list[cbor.Value] = [] if one is None else [one]
+                own: list[cbor.Value] = []
+            case [2, int(quarters), int(under_wh), int(over_wh), list(sums), list(opened), list(own)]:
+                pass
+            case _:
+                raise RestoreError("deviations note: not laid out as version 2")
     except EvidenceError as error:
         raise RestoreError(f"deviations note: {error}") from error
-    raise RestoreError("deviations note: not laid out as version 1")
+    found = [_quarter(value) for value in opened]
+    return DeviationBook(
+        open={quarter.schedule_hash: quarter for quarter in found},
+        under_wh=under_wh,
+        over_wh=over_wh,
+        quarters=quarters,
+        penalties_micro=_sums(sums),
+        by_schedule=dict(_own(value) for value in own),
+    )
+
+
+def _own(value: cbor.Value) -> tuple[bytes, Sums]:
+    match value:
+        case [bytes(key), int(quarters), int(under_wh), int(over_wh)]:
+            return key, Sums(quarters=quarters, under_wh=under_wh, over_wh=over_wh)
+    raise RestoreError("deviations note: a schedule's sums are not laid out as version 2")
 
 
 def _sums(items: Sequence[cbor.Value]) -> dict[str, int]:
@@ -250,7 +304,7 @@ def _sums(items: Sequence[cbor.Value]) -> dict[str, int]:
             case [str(currency), int(micro)]:
                 found[currency] = micro
             case _:
-                raise RestoreError("deviations note: a sum is not laid out as version 1")
+                raise RestoreError("deviations note: a sum is not laid out as version 2")
     return found
 
 
@@ -266,7 +320,7 @@ def _quarter(value: cbor.Value) -> Quarter:
                     case [str(name), str(meter_id), int(net)]:
                         registers[name] = Register(meter_id, net)
                     case _:
-                        raise RestoreError("deviations note: a register is not laid out as version 1")
+                        raise RestoreError("deviations note: a register is not laid out as version 2")
             return Quarter(
                 start_us=start_us,
                 schedule_hash=schedule_hash,
@@ -279,4 +333,4 @@ def _quarter(value: cbor.Value) -> Quarter:
                 reason=reason,
                 price=None if price is None else Price(int(str(price[0])), str(price[1])),
             )
-    raise RestoreError("deviations note: its open quarter is not laid out as version 1")
+    raise RestoreError("deviations note: an open quarter is not laid out as version 2")

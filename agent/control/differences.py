@@ -23,6 +23,7 @@ from proto.energysettlement.v1 import device_pb2
 MOST_WORDS: Final = 160
 _CAME: Final = {
     Kind.TURN: "the plan of its time",
+    Kind.KEPT: "what the books say of a plan",
     Kind.MESSAGE: "a command",
     Kind.SCHEDULE: "a schedule",
     Kind.FEED: "a value of a feed",

@@ -18,6 +18,7 @@ import structlog
 
 from agent.control.onlooker import Onlooker
 from agent.control.plan import DeviceOrder
+from agent.control.rules.draft import Rule
 from agent.control.site import Held
 from drivers.device import Device, DeviceError, DeviceKind, DeviceRefusedError, LinkState, Setpoint
 
@@ -41,6 +42,8 @@ PLAN_OLD_S: Final = 10.0
 """A permission that no plan has asked for since is not renewed."""
 AFTERWARDS_S: Final = 2.0
 """A lease goes on so long after its command's end: the plan itself takes the power away on time."""
+LEAST_LEASE_S: Final = 1.0
+"""A device's timer has whole seconds, and 0 is none."""
 MOST_UNDER_WAY: Final = 2
 """Orders to one device at a time: one, and the one that overtakes it; a stop overtakes both."""
 
@@ -217,6 +220,11 @@ def widest(bands: Sequence[Held]) -> Held:
     )
 
 
+def lease_for(carriage: Carriage, lease_s: float, now_s: float) -> float:
+    """How long the device may hold the wanted order: not beyond the end of whoever's authority it is."""
+    return max(LEAST_LEASE_S, min(lease_s, carriage.wanted_until_s - now_s))
+
+
 def sent(carriage: Carriage, order: DeviceOrder, lease_s: float, now_s: float) -> Carriage:
     """The carriage once an order has gone out: until it is answered, what went out before may be in force as well."""
     band = Held(lowest_w=order.lowest_w, highest_w=order.highest_w)
@@ -291,9 +299,9 @@ class Dispatcher:
         self._begun = dict.fromkeys(devices, 0)
         self._serving: asyncio.TaskGroup | None = None
 
-    def follow(self, orders: Mapping[str, DeviceOrder]) -> None:
-        """Take a new plan's orders. Returns at once."""
-        now_s = self._monotonic_s()
+    def follow(self, orders: Mapping[str, DeviceOrder]) -> bool:
+        """Take a new plan's orders. Returns at once: whether a device shall do something else than before."""
+        now_s, sending = self._monotonic_s(), False
         for name, order in orders.items():
             carriage = self._carriages[name]
             until_s = float("inf") if order.authority_s is None else now_s + order.authority_s + AFTERWARDS_S
@@ -303,6 +311,8 @@ class Dispatcher:
             self._carriages[name] = replace(carriage, wanted=order, wanted_s=now_s, wanted_until_s=until_s)
             if carriage.wanted is None or not _same_band(carriage.wanted, order):
                 self._changed[name].set()
+                sending = True
+        return sending
 
     def touch(self, names: Iterable[str]) -> None:
         """These devices may hold something of ours, from before a restart: they are given back, or given an order."""
@@ -320,8 +330,8 @@ class Dispatcher:
         )
 
     def held(self, device_id: str) -> Held | None:
-        """What the device can be holding (see `believed`)."""
-        return believed(self._carriages[device_id], self._looks.status(device_id).setpoint, self._monotonic_s())
+        """What the device can be holding (see `believed`), as the newest look at it showed."""
+        return believed(self._carriages[device_id], self._looks.seen(device_id).setpoint, self._monotonic_s())
 
     def carriage(self, device_id: str) -> Carriage:
         """For the snapshot."""
@@ -381,7 +391,7 @@ class Dispatcher:
     async def _do(self, name: str, deed: Deed, order: DeviceOrder) -> None:
         device, before, now_s = self._devices[name], self._carriages[name], self._monotonic_s()
         self._begun[name] = number = self._begun[name] + 1
-        lease_s = max(1.0, min(self._lease_s, before.wanted_until_s - now_s))
+        lease_s = lease_for(before, self._lease_s, now_s)
         self._carriages[name] = sent(before, order, lease_s, now_s)
         trouble, refused = "", False
         try:
@@ -389,7 +399,13 @@ class Dispatcher:
                 await device.release()
             else:
                 await device.apply(
-                    Setpoint(lowest_w=order.lowest_w, highest_w=order.highest_w, lease_s=lease_s, reason=order.reason)
+                    Setpoint(
+                        lowest_w=order.lowest_w,
+                        highest_w=order.highest_w,
+                        lease_s=lease_s,
+                        reason=order.reason,
+                        for_frequency=Rule.FREQUENCY in order.bound_by,
+                    )
                 )
         except DeviceError as error:
             trouble, refused = str(error) or repr(error), isinstance(error, DeviceRefusedError)

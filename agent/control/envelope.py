@@ -15,10 +15,10 @@ from agent.control.departure import DEPARTURE_MARGIN, slack_s
 from agent.control.rules.draft import Draft
 from agent.control.rules.needs import set_room
 from agent.control.site import DeviceView, SiteView
+from agent.control.storage import FULL_PERMILLE, storage_wh
 from drivers.device import DeviceKind
 
 QUARTER_S: Final = 900
-FULL_PERMILLE: Final = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +42,8 @@ class Envelope:
 
     @property
     def capacity_w(self) -> int:
-        """The larger of both directions."""
-        return max(self.power_up_w, self.power_down_w)
+        """What can be held for the whole quarter, the larger of both directions."""
+        return max(_held_w(self.power_up_w, self.energy_up_wh), _held_w(self.power_down_w, self.energy_down_wh))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +120,7 @@ def _part(view: DeviceView, site: SiteView) -> _Part:
         low_w = max(low_w, min(0, now_w) - view.most_export_w * share // 1000)
         high_w = min(high_w, max(0, now_w) + view.most_import_w * share // 1000)
     up_w, down_w = max(0, now_w - low_w), max(0, high_w - now_w)
-    above_wh, below_wh = _stored(view, site)
+    above_wh, below_wh = storage_wh(view, site)
     # What is taken in less comes from no storage; what is given less goes into none.
     energy_up = _quarter_wh(min(up_w, max(0, now_w))) + _bounded(_quarter_wh(max(0, up_w - max(0, now_w))), above_wh)
     energy_down = _quarter_wh(min(down_w, max(0, -now_w))) + _bounded(
@@ -149,19 +149,6 @@ def _room(draft: Draft, site: SiteView) -> tuple[int, int]:
     return low_w, high_w
 
 
-def _stored(view: DeviceView, site: SiteView) -> tuple[int | None, int | None]:
-    """(Wh above the least state of charge, Wh below full); None: not known, the power alone bounds."""
-    car = view.vehicle
-    if view.kind is not DeviceKind.CHARGER or car is None:
-        return None, None
-    charge, capacity = car.state_of_charge_permille, car.battery_capacity_wh
-    if charge is None or capacity is None:
-        return None, None
-    mandate = site.mandates.get(car.token_id) if car.token_id is not None else None
-    least = FULL_PERMILLE if mandate is None else mandate.minimum_soc_permille
-    return max(0, charge - least) * capacity // 1000, (FULL_PERMILLE - charge) * capacity // 1000
-
-
 def _soc_bounds(view: DeviceView, site: SiteView) -> tuple[int, int] | None:
     if view.kind is DeviceKind.BATTERY and view.state_of_charge_permille is not None:
         reserve = site.defaults.frequency_reserve_permille if site.defaults.answers_frequency else 0
@@ -182,6 +169,10 @@ def _least_price(view: DeviceView, site: SiteView) -> tuple[int, str] | None:
 
 def _quarter_wh(power_w: int) -> int:
     return power_w * QUARTER_S // 3600
+
+
+def _held_w(power_w: int, energy_wh: int) -> int:
+    return power_w if energy_wh >= _quarter_wh(power_w) else energy_wh * 3600 // QUARTER_S
 
 
 def _bounded(energy_wh: int, most_wh: int | None) -> int:

@@ -50,11 +50,17 @@ class Kind(IntEnum):
     HOLD = 6
     HOLD_ENDED = 7
     WISH = 8
+    KEPT = 9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
     """It was time for a plan."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """The books were kept about the last plan, once its orders were on their way."""
 
     registers: Mapping[str, Register]
     """What the energy of commands and schedules is counted by; none while there are none."""
@@ -119,9 +125,10 @@ class Wished:
     wish: Wish
 
 
-Given: TypeAlias = Turn | Message | Signed | Stored | HoldStored | HoldBegun | HoldEnded | Wished
+Given: TypeAlias = Turn | Kept | Message | Signed | Stored | HoldStored | HoldBegun | HoldEnded | Wished
 GIVEN: Final[dict[Kind, type[Given]]] = {
     Kind.TURN: Turn,
+    Kind.KEPT: Kept,
     Kind.MESSAGE: Message,
     Kind.SCHEDULE: Signed,
     Kind.FEED: Signed,

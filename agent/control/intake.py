@@ -12,7 +12,7 @@ from agent.control.admission import Admitted, Duplicate, Nothing, Policy, Refuse
 from agent.control.answers import Answers
 from agent.control.bookkeeping import Bookkeeping
 from agent.control.decisions import Cause
-from agent.control.foresight import shortfall
+from agent.control.foresight import foresee
 from agent.control.frequency_watch import Say
 from agent.control.intake_memory import IntakeMemory, WaitingMemory
 from agent.control.order import Now, Order
@@ -23,7 +23,7 @@ from agent.control.schedule_admission import ScheduleKnown, ScheduleRefused
 from agent.control.schedule_keeper import ScheduleKeeper, Taken
 from agent.control.site import SiteView
 from agent.control.undecided import UndecidedMessages, Waiting
-from agent.evidence.statements import CommandReceipt, CommandState, Severity
+from agent.evidence.statements import CommandReceipt, Severity
 from agent.identity.trust import TrustList
 from proto.energysettlement.v1 import device_pb2
 
@@ -46,6 +46,8 @@ class Around:
     """Whether the stored commands have been read."""
     stored: Callable[[bytes], None]
     """A command or schedule is committed; by its hash."""
+    changed: Callable[[], None]
+    """Another plan is due: a command acts before it is committed."""
     monotonic_s: Callable[[], float]
     say: Say
 
@@ -147,12 +149,12 @@ class Intake:
         view = replace(view, bounds=view.bounds.without_ramp)
         plan = make_plan(view)
         self._note(Cause.ADMISSION, plan)
-        alone = plan.commands[order.hash]
-        reason = (alone.reason or "it can do less now") if alone.short else shortfall(order.command, view)
-        state = CommandState.PARTIAL if reason else CommandState.ACCEPTED
+        state, reason = foresee(order.command, plan.commands[order.hash], view)
         log.info("control.command", command=order.command_id, hash=order.hash.hex()[:16], state=state.name)
         self._answers.note(order.hash, self._around.monotonic_s())
         self._books.adopt(self._books.book.admitted(order, state, reason, now), lambda: self._around.stored(order.hash))
+        if order.command.restrictive:
+            self._around.changed()  # The others are in no plan before they are committed.
 
     def _refuse(self, refusal: Refused, now: Now) -> None:
         self.refused += 1

@@ -19,7 +19,7 @@ class Onlooker:
         self._devices = devices
         self._last: dict[str, DeviceStatus] = {}
         self._faulty: set[str] = set()
-        self.seen: dict[str, DeviceStatus] = {}
+        self.newest: dict[str, DeviceStatus] = {}
         """What `statuses` said last."""
 
     def status(self, device_id: str) -> DeviceStatus:
@@ -40,7 +40,11 @@ class Onlooker:
         self._last[device_id] = status
         return status
 
+    def seen(self, device_id: str) -> DeviceStatus:
+        """As at the newest look; a look now when there was none."""
+        return self._last.get(device_id) or self.status(device_id)
+
     def statuses(self) -> dict[str, DeviceStatus]:
         """Of all devices."""
-        self.seen = {name: self.status(name) for name in self._devices}
-        return self.seen
+        self.newest = {name: self.status(name) for name in self._devices}
+        return self.newest

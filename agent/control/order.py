@@ -30,6 +30,8 @@ class Order:
     """kid of the issuer's operational key; empty for the unsigned, who are one issuer."""
     rank: Rank
     received_us: int
+    received_uptime_us: int = 0
+    """Since the kernel's start, of one that came while the time was not known; of the others it says nothing."""
     authorization: bytes = b""
     """As it came, for whoever must prove it later."""
 
@@ -60,11 +62,12 @@ def began(command: Command, now: Now) -> bool:
     return now.wall_us >= command.start_us
 
 
-def stands(command: Command, now: Now) -> bool:
-    """Whether it is a command's time. With the time lost, what restricts stands for its full duration of uptime."""
+def stands(order: Order, now: Now) -> bool:
+    """Whether it is an order's time. With the time lost, what restricts stands for its full duration of uptime."""
+    command = order.command
     if now.time_known:
         return command.start_us <= now.wall_us < command.end_us
-    return command.restrictive and now.uptime_us < command.end_us - command.start_us
+    return command.restrictive and now.uptime_us - order.received_uptime_us < command.end_us - command.start_us
 
 
 def precedence(order: Order) -> tuple[int, int, int, int, int, bytes]:

@@ -22,6 +22,7 @@ from agent.control.events import (
     HoldBegun,
     HoldEnded,
     HoldStored,
+    Kept,
     Kind,
     Look,
     Memory,
@@ -101,6 +102,7 @@ class Rerun:
                 recorder=self._recorder,
                 keep_hold=lambda *_: None,
                 stored=lambda _: None,
+                changed=lambda: None,
                 policy=lambda: self._known_rules().policy,
                 trust=lambda: self._known_rules().trust,
                 restored=lambda: self._restored,
@@ -143,9 +145,10 @@ class Rerun:
     def _happen(self, event: Event) -> str:
         now = self._at[0]
         match event.kind, given_of(event):
-            case Kind.TURN, Turn(registers=registers):
-                view, plan = self._core.decide(now)
-                self._core.account(view, plan, registers)
+            case Kind.TURN, Turn():
+                self._core.decide(now)
+            case Kind.KEPT, Kept(registers=registers):
+                self._core.account(registers)
             case Kind.MESSAGE, Message(message=message, device_id=device_id, since_s=since_s):
                 read = device_pb2.GridCommand.FromString(message)
                 self._core.intake.take(Waiting(read, device_id, since_s), now)

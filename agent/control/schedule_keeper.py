@@ -11,8 +11,18 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from agent.control.admission import Policy
-from agent.control.command import Command, Mode, Price
-from agent.control.deviation import Agreement, Deviation, DeviationBook, decode_deviations, encode_deviations, observe
+from agent.control.command import Command, Mode, Point, Price
+from agent.control.deviation import (
+    NO_SUMS,
+    Agreement,
+    Deviation,
+    DeviationBook,
+    Sums,
+    decode_deviations,
+    encode_deviations,
+    keep_only,
+    observe,
+)
 from agent.control.errors import RestoreError
 from agent.control.notes import PREFIX
 from agent.control.order import Now, Order, Rank
@@ -48,6 +58,11 @@ class ScheduleLine:
     in_force: bool
     reason: str
     """What binds it, or why it is not followed."""
+    deviation: Sums = NO_SUMS
+    """Its quarters that are over."""
+    open_scheduled_wh: int | None = None
+    """Of this quarter, until now; None: it is not reckoned with, since nothing is agreed or a newer one goes before."""
+    open_delivered_wh: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +180,7 @@ class ScheduleKeeper:
     @property
     def counts_energy(self) -> bool:
         """Whether `follow` needs registers."""
-        return bool(self._agreed) or self.deviations.open is not None
+        return bool(self._agreed) or bool(self.deviations.open)
 
     def next_change_us(self, after_us: int) -> int | None:
         """The next moment at which a schedule may ask for something else."""
@@ -179,17 +194,17 @@ class ScheduleKeeper:
         now = site.now
         if not now.time_known or not self.restored:
             return ()
-        agreement = self._agreement(site, plan, spot)
-        before = self.deviations
-        self.deviations, closed = observe(before, agreement, registers, now.wall_us)
-        if closed is not None or (self.deviations.open and now.wall_us - self._noted_us >= KEPT_EVERY_US):
+        agreements = agreements_of(site, plan, spot)
+        self.deviations, closed = observe(self.deviations, agreements, registers, now.wall_us)
+        if closed or (self.deviations.open and now.wall_us - self._noted_us >= KEPT_EVERY_US):
             self._noted[DEVIATIONS] = encode_deviations(self.deviations)
             self._noted_us = now.wall_us
-        said: list[Statement] = [] if closed is None else _statement(closed, now)
+        said: list[Statement] = [alarm for deviation in closed for alarm in _statement(deviation, now)]
         for agreed in list(self._agreed.values()):
             if now.wall_us >= agreed.schedule.end_us:
                 said.append(_receipt(agreed, CommandState.COMPLETED, "its end has come", now))
                 self._forget(agreed)
+        self.deviations = keep_only(self.deviations, self._agreed.keys())
         return tuple(said)
 
     def take_notes(self) -> dict[str, bytes | None]:
@@ -199,36 +214,54 @@ class ScheduleKeeper:
 
     def lines(self, site: SiteView | None, plan: Plan) -> tuple[ScheduleLine, ...]:
         """For people."""
-        return tuple(_line(agreed, site, plan) for agreed in self._agreed.values())
+        return tuple(_line(agreed, site, plan, self.deviations) for agreed in self._agreed.values())
 
     # -- inside
-
-    def _agreement(self, site: SiteView, plan: Plan, spot: Price | None) -> Agreement | None:
-        """Of the first schedule that asks for something; of several at once only that one is reckoned with."""
-        for order in site.orders:
-            if order.rank is not Rank.SCHEDULE:
-                continue
-            made = plan.commands.get(order.hash)
-            scope = _scope(order.command, site)
-            commanded = any(
-                other.rank is not Rank.SCHEDULE
-                and other.command.mode is Mode.SETPOINT
-                and not scope.isdisjoint(_scope(other.command, site))
-                for other in site.orders
-            )
-            return Agreement(
-                schedule_hash=order.hash,
-                power_w=order.command.signed_power_w,
-                devices=() if made is None else made.counted_devices,
-                commanded=commanded,
-                reason="" if made is None else made.reason,
-                price=spot or order.command.price,
-            )
-        return None
 
     def _forget(self, agreed: Agreed) -> None:
         self._agreed.pop(agreed.hash, None)
         self._noted[ENTRY + agreed.hash.hex()] = None
+
+
+def agreements_of(site: SiteView, plan: Plan, spot: Price | None) -> tuple[Agreement, ...]:
+    """What each schedule asks for now, that no newer one stands before.
+
+    Two agreements about one device cannot both be kept, nor two about the one connection: the newer counts. One about
+    the connection and one about a device can.
+    """
+    found: list[Agreement] = []
+    taken: set[str] = set()
+    connection = False
+    for order in site.orders:
+        if order.rank is not Rank.SCHEDULE:
+            continue
+        command, made = order.command, plan.commands.get(order.hash)
+        scope = _scope(command, site)
+        if command.point is Point.CONNECTION:
+            outranked = connection or (bool(scope) and scope <= taken)
+        else:
+            outranked = not scope.isdisjoint(taken)
+        if outranked:
+            continue
+        taken |= scope
+        connection |= command.point is Point.CONNECTION
+        commanded = any(
+            other.rank is not Rank.SCHEDULE
+            and other.command.mode is Mode.SETPOINT
+            and not scope.isdisjoint(_scope(other.command, site))
+            for other in site.orders
+        )
+        found.append(
+            Agreement(
+                schedule_hash=order.hash,
+                power_w=command.signed_power_w,
+                devices=() if made is None else made.counted_devices,
+                commanded=commanded,
+                reason="" if made is None else made.reason,
+                price=spot or command.price,
+            )
+        )
+    return tuple(found)
 
 
 def _scope(command: Command, site: SiteView) -> frozenset[str]:
@@ -236,8 +269,8 @@ def _scope(command: Command, site: SiteView) -> frozenset[str]:
     return frozenset(command.targets or site.devices)
 
 
-def _line(agreed: Agreed, site: SiteView | None, plan: Plan) -> ScheduleLine:
-    schedule, made = agreed.schedule, plan.commands.get(agreed.hash)
+def _line(agreed: Agreed, site: SiteView | None, plan: Plan, deviations: DeviationBook) -> ScheduleLine:
+    schedule, made, quarter = agreed.schedule, plan.commands.get(agreed.hash), deviations.open.get(agreed.hash)
     run = None if site is None else schedule.run_at(site.now.wall_us)
     reason = made.reason if made is not None else ""
     if made is None:
@@ -252,6 +285,9 @@ def _line(agreed: Agreed, site: SiteView | None, plan: Plan) -> ScheduleLine:
         power_w=None if run is None else run[0],
         in_force=made is not None and made.in_force,
         reason=reason,
+        deviation=deviations.by_schedule.get(agreed.hash, NO_SUMS),
+        open_scheduled_wh=None if quarter is None else quarter.scheduled_wh,
+        open_delivered_wh=None if quarter is None else quarter.delivered_wh(),
     )
 
 

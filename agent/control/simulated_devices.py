@@ -214,7 +214,8 @@ def make_devices(settings: Settings) -> dict[str, SimulatedDevice]:
     for device in settings.device:
         simulated = SimulatedDevice(device, _capabilities(device, settings))
         if device.kind is DeviceKind.BATTERY:
-            simulated.capacity_wh, simulated.stored_wh = BATTERY_WH, BATTERY_WH / 2
+            capacity_wh = device.capacity_wh or BATTERY_WH
+            simulated.capacity_wh, simulated.stored_wh = capacity_wh, capacity_wh / 2
         made[device.id] = simulated
     return made
 
@@ -236,6 +237,7 @@ def _capabilities(device: DeviceSettings, settings: Settings) -> Capabilities | 
         dead_man=DeadMan.REVERTS_TO_FALLBACK,
         fallback_lowest_w=0,
         fallback_highest_w=device.fallback_import_w or 0,
+        energy_capacity_wh=(device.capacity_wh or BATTERY_WH) if device.kind is DeviceKind.BATTERY else None,
         minimum_import_w=(
             LEAST_A * settings.site.nominal_voltage_v * len(device.phases) if device.kind is DeviceKind.CHARGER else 0
         ),

@@ -15,7 +15,7 @@ from typing import Final
 from agent.config import Settings
 from agent.control.book import Book
 from agent.control.deviation import DeviationBook
-from agent.control.foresight import shortfall
+from agent.control.foresight import foresee
 from agent.control.onlooker import Onlooker
 from agent.control.order import Now, Order, Rank
 from agent.control.plan import METER_SUBJECT, Plan, make_plan, sentence
@@ -27,7 +27,7 @@ from agent.control.site import Held, SiteView
 from agent.control.site_watch import SiteWatch
 from agent.control.tally import Register
 from agent.control.viewing import register_of, settings_view
-from agent.evidence.statements import CommandState, Severity
+from agent.evidence.statements import Severity
 from drivers.device import DeviceKind
 
 MOST_POINTS: Final = 2_000
@@ -173,9 +173,7 @@ class Simulation:
                     received_us=now.wall_us,
                 )
                 view = self._look(now, (now.wall_us - self._from_us) / 1e6, (order,))
-                made = make_plan(view).commands[order.hash]
-                reason = (made.reason or "it can do less now") if made.short else shortfall(order.command, view)
-                state = CommandState.PARTIAL if reason else CommandState.ACCEPTED
+                state, reason = foresee(line.command, make_plan(view).commands[order.hash], view)
                 self._book = self._book.admitted(order, state, reason, now).book.committed(order.hash)
             case ScheduleLine(schedule):
                 body = encode_schedule(schedule)

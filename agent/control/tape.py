@@ -30,13 +30,17 @@ class Tape:
         log: DecisionLog,
         *,
         memory: Callable[[bool], Memory],
+        midway: Callable[[], bool],
         backlog: Callable[[], int],
         moment: Callable[[], tuple[Now, float]],
         monotonic_s: Callable[[], float],
     ) -> None:
-        """`memory`: all that the core goes by now, told whether it continues what is noted already."""
+        """`memory`: all that the core goes by now, told whether it continues what is noted already.
+
+        `midway`: the core is between a plan and the books about it, which no memory holds.
+        """
         self._log = log
-        self._memory, self._backlog = memory, backlog
+        self._memory, self._midway, self._backlog = memory, midway, backlog
         self._moment, self._clock_s = moment, monotonic_s
         self._open: Noted | None = None
         self._held: dict[str, Held | None] = {}
@@ -73,10 +77,11 @@ class Tape:
             self._now_s = None
 
     def _begin(self, kind: Kind, given: Given, now: Now, now_s: float) -> None:
-        broken = self._broken or self._log.taken_loss()
-        if broken or now_s - self._memory_s >= SEGMENT_S:
-            self._log.note(self._memory(not broken))
-            self._broken, self._memory_s = False, now_s
+        self._broken |= self._log.taken_loss()
+        if (self._broken or now_s - self._memory_s >= SEGMENT_S) and not self._midway():
+            self._broken, self._memory_s = not self._log.note(self._memory(not self._broken)), now_s
+        if self._broken:
+            return
         self._open = Noted(kind=kind, given=given, now=now, monotonic_s=now_s, backlog=self._backlog())
 
     def _end(self) -> None:
@@ -138,17 +143,12 @@ class Tape:
         """The site was looked at."""
         if self._open is not None:
             held, self._held = self._held, {}
-            self._open.looks.append(Look(statuses=tuple(looks.seen.values()), held=held, stop=stop, clamps=clamps))
+            self._open.looks.append(Look(statuses=tuple(looks.newest.values()), held=held, stop=stop, clamps=clamps))
 
     def note(self, cause: Cause, plan: Plan) -> None:
         """A plan was made."""
         if self._open is not None:
             self._open.decisions.append((cause, plan))
-
-    def gave(self, given: Given) -> None:
-        """What the event has brought is known by now."""
-        if self._open is not None:
-            self._open.given = given
 
     def heard(self, said: Sequence[Statement]) -> None:
         """Something was said."""

@@ -13,7 +13,8 @@ from typing import BinaryIO, Final
 
 from agent.evidence import cbor
 from agent.evidence.batch import MAX_BATCH_BYTES
-from agent.evidence.errors import MalformedError
+from agent.evidence.errors import MalformedError, UnsupportedError
+from agent.evidence.fields import Fields
 
 MAGIC: Final = "v2g-gateway/bundle"
 VERSION: Final = 1
@@ -34,6 +35,11 @@ class Scope:
     device_id: str
     from_us: int
     to_us: int
+
+    def require_period(self) -> None:
+        """Raises ValueError."""
+        if not self.from_us < self.to_us:
+            raise ValueError(f"a period from {self.from_us} to {self.to_us} has no time in it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,25 +68,36 @@ def encode_batch_item(encoded_batch: bytes) -> bytes:
 def read_bundle(file: BinaryIO) -> tuple[BundleHead, Iterator[bytes]]:
     """The head and the batches of a seekable file, read as they are asked for.
 
-    Raises MalformedError, also while iterating.
+    Raises MalformedError, also while iterating; UnsupportedError.
     """
     what = "the head of the bundle"
     start = file.tell()
     value, size = cbor.decode_first(file.read(MAX_HEAD_BYTES), what=what)
     file.seek(start + size)
-    scope: Scope | None = None
-    match value:
-        case [str(magic), 1, str(gateway_id), list(keys)] if magic == MAGIC and value[1] is not True:
-            known = True
-        case [str(magic), 2, str(gateway_id), list(keys), [str(device_id), int(from_us), int(to_us)]] if magic == MAGIC:
-            known, scope = True, Scope(device_id, from_us, to_us)
-        case _:
-            known, gateway_id, keys = False, "", []
-    if known and all(isinstance(key, bytes) for key in keys):
-        return BundleHead(gateway_id, tuple(key for key in keys if isinstance(key, bytes)), scope), _batches(file)
-    raise MalformedError(
-        f"not a bundle as `export` writes it: one begins with [{MAGIC}, {VERSION} or {EXTRACT_VERSION}, ...]"
-    )
+    if not isinstance(value, list) or value[:1] != [MAGIC]:
+        raise MalformedError(f"not a bundle as `export` writes it: one begins with [{MAGIC}, {VERSION} or "
+                             f"{EXTRACT_VERSION}, ...]")  # fmt: skip
+    try:
+        return _head(Fields(value[1:], 1)), _batches(file)
+    except (ValueError, TypeError) as error:
+        raise MalformedError(f"{what}: {error}") from error
+
+
+def _head(f: Fields) -> BundleHead:
+    """Raises ValueError, TypeError, UnsupportedError."""
+    version = f.number()
+    if version not in (VERSION, EXTRACT_VERSION):
+        raise UnsupportedError(f"a bundle of version {version}, {VERSION} and {EXTRACT_VERSION} are known here")
+    gateway_id = f.text()
+    keys = tuple(Fields([key]).octets() for key in f.items())
+    scope = None
+    if version == EXTRACT_VERSION:
+        s = Fields(f.items())
+        scope = Scope(s.text(), s.count(), s.count())
+        s.end()
+        scope.require_period()
+    f.end()
+    return BundleHead(gateway_id, keys, scope)
 
 
 def _batches(file: BinaryIO) -> Iterator[bytes]:

@@ -12,12 +12,13 @@ from typing import BinaryIO, Final
 
 from agent.evidence import statements
 from agent.evidence.bundle import MAGIC, BundleHead, Scope
-from agent.evidence.errors import MalformedError
+from agent.evidence.errors import MalformedError, UnsupportedError
 from agent.evidence.partial import decode_any, numbered_leaves
 from agent.evidence.plain import Json, fields_of
 
 JSON_VERSION: Final = 1
 MOST_JSON_BYTES: Final = 1 << 29
+_FIELDS: Final = 8
 
 
 def json_head(head: BundleHead) -> str:
@@ -55,28 +56,46 @@ def _batch(encoded: bytes) -> dict[str, Json]:
 
 
 def read_json(file: BinaryIO) -> tuple[BundleHead, Iterator[bytes]]:
-    """The head and the batches. Raises MalformedError, also while iterating: where words are not what is signed."""
+    """The head and the batches.
+
+    Raises MalformedError, also while iterating: where words are not what is signed; UnsupportedError.
+    """
     text = file.read(MOST_JSON_BYTES + 1)
     if len(text) > MOST_JSON_BYTES:
         raise MalformedError(f"a JSON export of more than {MOST_JSON_BYTES >> 20} MiB: export it as CBOR")
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:
-        raise MalformedError(f"not JSON: {str(error)[:120]}") from error
+        raise MalformedError(f"not JSON as `export` writes it: {str(error)[:120]}") from error
+    if not isinstance(value, dict) or value.get("format") != MAGIC or type(value.get("version")) is not int:
+        raise MalformedError(f"not an export: one says that its format is {MAGIC}, and its version")
+    if value["version"] != JSON_VERSION:
+        raise UnsupportedError(f"an export of version {value['version']}, {JSON_VERSION} is known here")
     match value:
         case {
-            "format": str(magic), "version": int(version), "gateway_id": str(gateway_id), "keys": list(keys),
-            "device_id": str() | None as device_id, "from_us": int() | None as from_us,
-            "to_us": int() | None as to_us, "batches": list(batches),
-        } if magic == MAGIC and version == JSON_VERSION and len(value) == 8:  # fmt: skip
-            pass
+            "gateway_id": str(gateway_id), "keys": list(keys), "device_id": None, "from_us": None, "to_us": None,
+            "batches": list(batches),
+        } if len(value) == _FIELDS:  # fmt: skip
+            scope = None
+        case {
+            "gateway_id": str(gateway_id), "keys": list(keys), "device_id": str(device_id), "from_us": int(from_us),
+            "to_us": int(to_us), "batches": list(batches),
+        } if len(value) == _FIELDS and type(from_us) is type(to_us) is int and 0 <= from_us < to_us:  # fmt: skip
+            scope = Scope(device_id, from_us, to_us)
         case _:
             raise MalformedError(
-                f"not an export of version {JSON_VERSION}: a field is missing, too much or of another type"
+                f"not an export of version {JSON_VERSION}: a field is missing, too much or not what it should be"
             )
-    scope = None if device_id is None else Scope(device_id, from_us or 0, to_us or 0)
     head = BundleHead(gateway_id, tuple(_bytes(key, "a key") for key in keys), scope)
     return head, _batches(batches)
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Of two values under one name, one program would show the first and another the second."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name is there twice in one object")
+    return found
 
 
 def _batches(listed: list[object]) -> Iterator[bytes]:
@@ -85,15 +104,16 @@ def _batches(listed: list[object]) -> Iterator[bytes]:
         if not isinstance(entry, dict):
             raise MalformedError(f"{what} is not an object")
         encoded = _bytes(entry.get("batch"), what)
-        if _batch(encoded) != entry:
+        # As texts: to Python, true and 1.0 are the number 1.
+        if json.dumps(_batch(encoded), sort_keys=True) != json.dumps(entry, sort_keys=True):
             raise MalformedError(f"{what}: what it says in words is not what is in its signed bytes")
         yield encoded
 
 
 def _bytes(value: object, what: str) -> bytes:
     try:
-        if isinstance(value, str):
-            return bytes.fromhex(value)
+        if isinstance(value, str) and (octets := bytes.fromhex(value)).hex() == value:
+            return octets
     except ValueError:
         pass
-    raise MalformedError(f"{what} is not in hexadecimal")
+    raise MalformedError(f"{what} is not in hexadecimal, small letters and nothing between")

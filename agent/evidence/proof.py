@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agent.evidence import cbor, merkle
-from agent.evidence.errors import MalformedError, ProofError
+from agent.evidence.errors import MalformedError, ProofError, UnsupportedError
 from agent.evidence.fields import Fields
 from agent.evidence.kinds import SettlementWindow
 from agent.evidence.verify import VerifiedStatement, Verifier
@@ -92,12 +92,14 @@ class ProofFile:
 
 
 def decode_proof(encoded: bytes) -> ProofFile:
-    """Raises MalformedError."""
+    """Raises MalformedError, UnsupportedError."""
     value = cbor.decode(encoded, what="proof", most_bytes=MAX_BYTES)
     try:
         f = Fields(value if isinstance(value, list) else [])
-        if f.text() != MAGIC or f.count() != VERSION:
+        if f.text() != MAGIC:
             raise ValueError(f"does not begin with [{MAGIC!r}, {VERSION}, ...]")
+        if (version := f.number()) != VERSION:
+            raise UnsupportedError(f"proof: version {version}, {VERSION} is known here")
         gateway_id = f.text()
         keys = tuple(Fields([key]).octets() for key in f.items())
         r = Fields(f.items())
@@ -131,10 +133,10 @@ def verify_proof(proof: ProofFile, verifier: Verifier) -> VerifiedProof:
     reading = verifier.verify_receipt(proof.reading.receipt, proof.reading.statement)
     _of_gateway(reading, proof.gateway_id)
     r = reading.statement
+    if not isinstance(r, Reading):
+        raise ProofError("proof: what is said to be a reading is none")
     if proof.window is None:
         return VerifiedProof(reading, None)
-    if not isinstance(r, Reading):
-        raise ProofError("proof: what is said to be in a settlement window is no reading")
     window = verifier.verify_receipt(proof.window.window.receipt, proof.window.window.statement)
     _of_gateway(window, proof.gateway_id)
     w = window.statement

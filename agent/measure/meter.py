@@ -102,7 +102,7 @@ def step(
         outcome = _Outcome(fresh, registers, 0, Quality.EPOCH_START | _missing(said))
     else:
         outcome = _registers(state, said, sample, at.wall_us, device)
-        if _gap(state, at, device) and SampleFlag.QUEUED not in sample.flags:
+        if not _is_history(state, sample, at.wall_us) and _gap(state, at, device):
             quality |= Quality.AFTER_GAP | Quality.ESTIMATED
     if outcome.quality is not Quality.GOOD:
         quality |= outcome.quality
@@ -190,8 +190,7 @@ class _Said:
 
 def _registers(state: MeterState, said: _Said, sample: Sample, at_us: int, device: MeteredDevice) -> _Outcome:
     """Registers, epoch and net energy of a sample that has one before it."""
-    if SampleFlag.QUEUED in sample.flags and at_us <= state.timestamp_us and state.registers.known:
-        # History, delivered after newer readings: its energy is already in them.
+    if _is_history(state, sample, at_us) and state.registers.known:
         return _Outcome(state, state.registers, 0, Quality.REGISTER_HELD)
     if sample.meter_id and state.meter_id and sample.meter_id != state.meter_id:
         text = f"meter {_quoted(state.meter_id)} was replaced by {_quoted(sample.meter_id)}"
@@ -314,6 +313,11 @@ def _once(state: MeterState, oddity: Oddity, at_us: int) -> tuple[MeterState, tu
         return state, ()
     until[oddity.code] = at_us + QUIET_US
     return replace(state, quiet=tuple(sorted(until.items()))), (oddity,)
+
+
+def _is_history(state: MeterState, sample: Sample, at_us: int) -> bool:
+    """Whether it was measured before what is known already, and only delivered late: its energy is in that."""
+    return SampleFlag.QUEUED in sample.flags and at_us <= state.timestamp_us
 
 
 def _gap(state: MeterState, at: Instant, device: MeteredDevice) -> bool:

@@ -6,10 +6,12 @@ import json
 from dataclasses import dataclass
 from typing import Final
 
+import cbor2
+
 from agent.measure.reading import Quality, Reading
 from agent.measure.registers import Register, first_look
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 
 
 class MeasureError(Exception):
@@ -129,57 +131,80 @@ class MeterState:
         )
 
     def encode(self) -> bytes:
-        """A note for the store, written in the transaction of the reading. The monotonic moment is not in it."""
-        doubt = self.doubt
-        return json.dumps(
-            {
-                "format": _FORMAT,
-                "sequence": self.sequence,
-                "meter_epoch": self.meter_epoch,
-                "meter_id": self.meter_id,
-                "registers": _pack(self.registers),
-                "timestamp_us": self.timestamp_us,
-                "held": self.held,
-                "doubt": None
-                if doubt is None
-                else [doubt.reset, _pack(doubt.first), _pack(doubt.newest), doubt.since_us, doubt.looks],
-                "quiet": self.quiet,
-            },
-            separators=(",", ":"),
-        ).encode()
+        """A note for the store, written in the transaction of the reading. The monotonic moment is not in it.
+
+        Written for every reading, so it is short: CBOR without names, moments as what they lie before the newest one.
+        """
+        doubt, at_us = self.doubt, self.timestamp_us
+        return cbor2.dumps(
+            [
+                _FORMAT, self.sequence, self.meter_epoch, self.meter_id, _pack(self.registers, at_us), at_us, self.held,
+                None if doubt is None else [
+                    doubt.reset, _pack(doubt.first, at_us), _pack(doubt.newest, at_us), doubt.since_us, doubt.looks
+                ],
+                [list(each) for each in self.quiet],
+            ]
+        )  # fmt: skip
 
     @staticmethod
     def decode(note: bytes) -> MeterState:
         """Raises MeasureError."""
         try:
-            saved = json.loads(note)
-            if saved["format"] != _FORMAT:
-                raise ValueError(f"format {saved['format']!r:.20} is not known here")
+            if note[:1] == b"{":
+                return _of_first_format(note)
+            format_, sequence, meter_epoch, meter_id, registers, at_us, held, said, quiet = cbor2.loads(note)
+            if format_ != _FORMAT:
+                raise ValueError(f"format {format_!r:.20} is not known here")
             doubt = None
-            if saved["doubt"] is not None:
-                reset, first, newest, since_us, looks = saved["doubt"]
-                doubt = Doubt(bool(reset), _unpack(first), _unpack(newest), int(since_us), int(looks))
+            if said is not None:
+                reset, first, newest, since_us, looks = said
+                doubt = Doubt(bool(reset), _unpack(first, at_us), _unpack(newest, at_us), int(since_us), int(looks))
             return MeterState(
-                sequence=int(saved["sequence"]),
-                meter_epoch=int(saved["meter_epoch"]),
-                meter_id=str(saved["meter_id"]),
-                registers=_unpack(saved["registers"]),
-                timestamp_us=int(saved["timestamp_us"]),
-                held=bool(saved["held"]),
+                sequence=int(sequence),
+                meter_epoch=int(meter_epoch),
+                meter_id=str(meter_id),
+                registers=_unpack(registers, at_us),
+                timestamp_us=int(at_us),
+                held=bool(held),
                 doubt=doubt,
-                quiet=tuple((str(code), int(until_us)) for code, until_us in saved["quiet"]),
+                quiet=tuple((str(code), int(until_us)) for code, until_us in quiet),
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, cbor2.CBORError) as error:
             raise MeasureError(f"note about a meter: {str(error)[:120]}") from error
 
 
-def _pack(registers: Registers) -> list[list[int] | None]:
+def _pack(registers: Registers, at_us: int) -> list[list[int] | None]:
     return [
-        None if r is None else [r.milliwatt_hours, r.offset, r.changed_us]
+        None if r is None else [r.milliwatt_hours, r.offset, at_us - r.changed_us]
         for r in (registers.imported, registers.exported)
     ]
 
 
-def _unpack(packed: list[list[int] | None]) -> Registers:
-    imported, exported = (None if r is None else Register(int(r[0]), int(r[1]), int(r[2])) for r in packed)
+def _unpack(packed: list[list[int] | None], at_us: int) -> Registers:
+    imported, exported = (None if r is None else Register(int(r[0]), int(r[1]), int(at_us) - int(r[2])) for r in packed)
     return Registers(imported, exported)
+
+
+def _of_first_format(note: bytes) -> MeterState:
+    """JSON with names, as it was once: an upgrade goes on where it stopped. Raises what `decode` catches."""
+    saved = json.loads(note)
+    if saved["format"] != 1:
+        raise ValueError(f"format {saved['format']!r:.20} is not known here")
+
+    def unpack(packed: list[list[int] | None]) -> Registers:
+        return Registers(*(None if r is None else Register(int(r[0]), int(r[1]), int(r[2])) for r in packed))
+
+    doubt = None
+    if saved["doubt"] is not None:
+        reset, first, newest, since_us, looks = saved["doubt"]
+        doubt = Doubt(bool(reset), unpack(first), unpack(newest), int(since_us), int(looks))
+    return MeterState(
+        sequence=int(saved["sequence"]),
+        meter_epoch=int(saved["meter_epoch"]),
+        meter_id=str(saved["meter_id"]),
+        registers=unpack(saved["registers"]),
+        timestamp_us=int(saved["timestamp_us"]),
+        held=bool(saved["held"]),
+        doubt=doubt,
+        quiet=tuple((str(code), int(until_us)) for code, until_us in saved["quiet"]),
+    )

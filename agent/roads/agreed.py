@@ -27,6 +27,12 @@ def agreed_line(line: ScheduleLine) -> AgreedLine:
         end_us=line.end_us,
         in_force=line.in_force,
         reason=line.reason,
+        schedule=_short(line.schedule_hash),
+        quarters=line.deviation.quarters,
+        under_wh=line.deviation.under_wh,
+        over_wh=line.deviation.over_wh,
+        open_scheduled_wh=line.open_scheduled_wh,
+        open_delivered_wh=line.open_delivered_wh,
     )
 
 
@@ -40,6 +46,7 @@ def deviation_line(book: DeviationBook) -> DeviationLine:
         last=tuple(
             DeviationQuarter(
                 start_us=quarter.start_us,
+                schedule=_short(quarter.schedule_hash),
                 scheduled_wh=quarter.scheduled_wh,
                 delivered_wh=quarter.delivered_wh,
                 under_wh=quarter.under_wh,
@@ -51,8 +58,6 @@ def deviation_line(book: DeviationBook) -> DeviationLine:
             )
             for quarter in book.closed[-MOST_QUARTERS:]
         ),
-        open_scheduled_wh=None if book.open is None else int(book.open.scheduled_milliwatt_seconds / 3_600_000),
-        open_delivered_wh=None if book.open is None else book.open.delivered_wh(),
     )
 
 
@@ -101,6 +106,10 @@ def windows_problems(windows: MissedWindows) -> list[Problem]:
         sentence = f"the platform missed {windows.in_a_row} windows in a row and counts on 10 % less"
         return [Problem(severity=Verdict.ATTENTION, subject="dispatch", sentence=sentence)]
     return []
+
+
+def _short(schedule_hash: bytes) -> str:
+    return schedule_hash.hex()[:12]
 
 
 def _percent(permille: int | None) -> float | None:

@@ -18,6 +18,7 @@ from agent.measure.meter import MeteredDevice
 from agent.roads import ocsp
 from agent.roads.adopted import Adopted
 from agent.roads.charger_passwords import ChargerPasswords
+from agent.roads.contracts import contract_requests
 from agent.roads.meter_keys import registered_key
 from agent.roads.server_certificate import FILE as SERVER_CERTIFICATE
 from agent.roads.site_ca import ROOT_FILE
@@ -145,6 +146,7 @@ def _sunspec(device: DeviceSettings, *, store: Store, clock: Clock, connections:
         rated_export_w=device.rated_export_w,
         fallback_import_w=device.fallback_import_w,
         fallback_export_w=device.fallback_export_w,
+        capacity_wh=device.capacity_wh,
         phases=tuple(device.phases),
     )
 
@@ -164,6 +166,7 @@ def _mapped(device: DeviceSettings, *, clock: Clock, connections: ConnectionPool
         monotonic_s=clock.monotonic_s,
         rated_import_w=device.rated_import_w,
         rated_export_w=device.rated_export_w,
+        capacity_wh=device.capacity_wh,
         phases=tuple(device.phases),
     )
 
@@ -216,11 +219,12 @@ def _ocpp_server(
         guests=settings.ocpp.unknown_chargers == "wait",
         adopt=adopt,
         revocations=_revocations(settings, store=store, clock=clock),
+        contracts=contract_requests(settings, on_event),
     )
 
 
 def _revocations(settings: Settings, *, store: Store, clock: Clock) -> Revocations | None:
-    if not settings.ocpp.ocsp_responders:
+    if not settings.ocpp.ocsp_responders and not settings.ocpp.crl_servers:
         return None
     return Revocations(
         ocsp.post,
@@ -228,6 +232,8 @@ def _revocations(settings: Settings, *, store: Store, clock: Clock) -> Revocatio
         journal=store.journal("ocpp"),
         monotonic_s=clock.monotonic_s,
         wall_us=lambda: clock.now().wall_us,
+        fetch_list=ocsp.fetch_list,
+        list_hosts=settings.ocpp.crl_servers,
     )
 
 

@@ -25,6 +25,9 @@ from agent.store import Store, StoredBatch, StoreError
 from drivers.device import Signer, SignerUnavailableError
 
 LAST_COMMIT_S: Final = 5.0
+AFTER_ORDERS_S: Final = 0.02
+"""What is urgent waits so long: a receipt is committed at the moment at which its command goes to the devices, and that
+shares the interpreter and the store with what seals."""
 RETRY_LEAST_S: Final = 0.2
 RETRY_MOST_S: Final = 5.0
 
@@ -108,8 +111,11 @@ class Sealer:
         self._desk.begin_wait()
         while True:
             self._desk.arrived.clear()
-            left_s = wait_s(self._policy, await self._desk.queue(), self._clock.monotonic_s())
+            queue = await self._desk.queue()
+            left_s = wait_s(self._policy, queue, self._clock.monotonic_s())
             if left_s == 0:
+                if queue.urgent:
+                    await asyncio.sleep(AFTER_ORDERS_S)
                 return
             try:
                 async with asyncio.timeout(left_s):

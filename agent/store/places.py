@@ -7,13 +7,14 @@ from typing import Final
 
 from agent.store import bodies, spans
 from agent.store.query import Query, as_number
+from agent.store.schema import SERIES_BITS
 
 WRONG_CLOCK_US: Final = 2 * 86_400_000_000
 PLACES_OF: Final = (
     "SELECT b.batch FROM batch b INDEXED BY batch_by_time "
     "WHERE b.last_timestamp_us >= ?1 AND b.first_timestamp_us < ?2 AND EXISTS "
-    "(SELECT 1 FROM span p WHERE p.batch = b.batch AND p.series IN "
-    "(SELECT series FROM series WHERE device_id = ?3 AND (?4 IS NULL OR kind = ?4))) ORDER BY b.batch"
+    "(SELECT 1 FROM span p WHERE p.place IN (SELECT b.batch << 20 | series FROM series "
+    "WHERE device_id = ?3 AND (?4 IS NULL OR kind = ?4))) ORDER BY b.batch"
 )
 
 
@@ -38,6 +39,11 @@ class PlacedSpan:
     device_id: str | None
     kind: int
     leaves: tuple[spans.Leaf, ...]
+
+
+def spans_of(first_place: int, last_place: int) -> tuple[int, int]:
+    """The lowest and highest place that a span of these batches may have."""
+    return first_place << SERIES_BITS, ((last_place + 1) << SERIES_BITS) - 1
 
 
 class Places(Query):
@@ -91,7 +97,7 @@ class Places(Query):
         """The oldest batches behind a place, not acknowledged, with a statement of a kind; at most `limit`."""
         rows = await self._all(
             "SELECT batch, incarnation, number, root, leaf_count, first_timestamp_us, last_timestamp_us FROM batch b "
-            "WHERE batch IN (SELECT DISTINCT batch FROM span WHERE batch > ?1 AND series IN "
+            "WHERE batch IN (SELECT DISTINCT batch FROM span WHERE place >= (?1 + 1) << 20 AND series IN "
             "(SELECT series FROM series WHERE kind = ?2)) AND number > coalesce((SELECT max(up_to_number) FROM "
             "acknowledged a WHERE a.incarnation = b.incarnation), 0) ORDER BY batch LIMIT ?3",
             after_place,
@@ -104,9 +110,8 @@ class Places(Query):
         """Everything that batches between two places are indexed by."""
         rows = await self._all(
             "SELECT p.batch, s.device_id, s.kind, p.leaves FROM span p JOIN series s USING (series) "
-            "WHERE p.batch BETWEEN ? AND ? ORDER BY p.batch, p.series",
-            first_place,
-            last_place,
+            "WHERE p.place BETWEEN ? AND ? ORDER BY p.place",
+            *spans_of(first_place, last_place),
         )
         return [
             PlacedSpan(place, device_id or None, kind, tuple(self._checked(spans.decode, leaves)))
@@ -152,9 +157,8 @@ class Places(Query):
         """(device, statement) of a kind in batches between two places, in order of the batches."""
         rows = await self._all(
             "SELECT s.device_id, p.leaves, o.encoded FROM span p JOIN series s USING (series) "
-            "JOIN body o USING (batch) WHERE p.batch BETWEEN ? AND ? AND s.kind = ? ORDER BY p.batch",
-            first_place,
-            last_place,
+            "JOIN body o ON o.batch = p.batch WHERE p.place BETWEEN ? AND ? AND s.kind = ? ORDER BY p.place",
+            *spans_of(first_place, last_place),
             kind,
         )
         found: list[tuple[str | None, bytes]] = []

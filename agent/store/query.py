@@ -1,19 +1,40 @@
-"""One reading connection: a query is one snapshot, and damage that it meets is noted."""
+"""Connections: a query is one snapshot, and damage that it meets is noted."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar, cast
 from urllib.parse import quote
 
 import aiosqlite
 
 from agent.store.errors import StoreCorruptError, StoreError, translated
+from agent.store.schema import PAGE_BYTES
+
+LOG_PAGES: Final = (4 << 20) // PAGE_BYTES
+"""The log is written into the database when it is 4 MiB long: what changed often by then is written once."""
 
 T = TypeVar("T")
 Parameter: TypeAlias = "int | str | bytes | None"
+
+
+CHUNK_ROWS: Final = 64
+"""Fetched at a time by whoever iterates; aiosqlite's own number."""
+
+
+class Connection(aiosqlite.Connection):
+    """One that also does a whole piece of work at once."""
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """The result of `work` in the connection's thread. Raises what it raises.
+
+        One way there and back for all of a transaction: on a busy machine each waits for its turn, and each time the
+        thread waits for the interpreter too. Cancelled, the work goes on to its end.
+        """
+        return cast(T, await self._execute(work, self._conn))  # type: ignore[no-untyped-call]  # none is public
 
 
 class Query:
@@ -46,18 +67,19 @@ class Query:
         return error
 
 
-async def connect(path: Path, *, writing: bool) -> aiosqlite.Connection:
+async def connect(path: Path, *, writing: bool) -> Connection:
     """A connection with the settings that durability rests on. Raises StoreError."""
     # Read-only connections still need the shared-memory file of the log, which the writer has made.
     uri = f"file:{quote(str(path))}?mode={'rw' if writing else 'ro'}"
     try:
-        connection = await aiosqlite.connect(uri, uri=True, isolation_level=None)
+        connection = Connection(partial(sqlite3.connect, uri, uri=True, isolation_level=None), CHUNK_ROWS)
+        await connection
     except sqlite3.Error as error:
         raise translated(error, f"opening {path}") from error
     settings = ["busy_timeout = 5000", "temp_store = MEMORY", "cache_size = -8000"]
     if writing:
         # FULL: NORMAL may lose commits at a power cut in WAL mode. A long log is cut back to 16 MiB.
-        settings += ["synchronous = FULL", "journal_size_limit = 16777216"]
+        settings += ["synchronous = FULL", "journal_size_limit = 16777216", f"wal_autocheckpoint = {LOG_PAGES}"]
     else:
         settings += ["query_only = ON"]
     try:

@@ -16,7 +16,7 @@ from agent.store.files import DATABASE
 from agent.store.places import Places
 from agent.store.query import Parameter, as_number, connect
 from agent.store.rows import ChannelRow, Counts, QueuedRow, Stage, StoredBatch
-from agent.store.schema import BLOCK_BITS
+from agent.store.schema import BLOCK_BITS, SERIES_BITS
 
 CHUNK: Final = 256
 """Batches read in one go: about 1 MB of a busy site."""
@@ -133,7 +133,7 @@ class Reader(Places):
         """
         series = await self._series_of(device_id, kind)
         first = await self._first_batch_with(series, sequence)
-        rows = await self._all("SELECT batch, leaves FROM span WHERE batch = ? AND series = ?", first, series)
+        rows = await self._all("SELECT batch, leaves FROM span WHERE place = ?", first << SERIES_BITS | series)
         for batch, leaves in rows:
             for leaf in self._checked(spans.decode, leaves):
                 if leaf.sequence == sequence:
@@ -227,7 +227,8 @@ class Reader(Places):
         if block is None:
             return 0 if first is None else as_number(first) << BLOCK_BITS
         ((batch,),) = await self._all(
-            "SELECT min(batch) FROM span WHERE batch BETWEEN ? AND ? AND series = ? AND last_sequence >= ?",
+            "SELECT min(b.batch) FROM batch b CROSS JOIN span p ON p.place = (b.batch << 20 | ?3) "
+            "WHERE b.batch BETWEEN ?1 AND ?2 AND p.last_sequence >= ?4",
             block << BLOCK_BITS,
             ((block + 1) << BLOCK_BITS) - 1,
             series,
@@ -257,7 +258,7 @@ class Reader(Places):
             rows = await self._all(
                 "SELECT b.batch, p.leaves, o.encoded FROM batch b CROSS JOIN span p CROSS JOIN body o "
                 "WHERE b.batch > ? AND (?2 IS NULL OR b.first_timestamp_us <= ?2) "
-                "AND p.series = ?3 AND p.batch = b.batch AND o.batch = b.batch ORDER BY b.batch LIMIT ?4",
+                "AND p.place = (b.batch << 20 | ?3) AND o.batch = b.batch ORDER BY b.batch LIMIT ?4",
                 last,
                 before_us,
                 series,

@@ -16,20 +16,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-import aiosqlite
 import orjson
 import structlog
 
 from agent.store import bodies, files, spans
 from agent.store.errors import ConflictError
-from agent.store.query import connect
+from agent.store.query import Connection, connect
 from agent.store.reader import Reader
 from agent.store.room import PRUNE_BATCHES, Cut, Kept, cut_some, prune_some
 from agent.store.rows import ChannelRow, Counts, Queued, Stage, StoredBatch
-from agent.store.schema import BLOCK_BITS
+from agent.store.schema import BLOCK_BITS, SERIES_BITS
 from agent.store.writer import Put, Series, Writer, insert_rows, insert_statements, write_notes
 
-PAGE_BYTES: Final = 4096
 RESERVE_BYTES: Final = 4 << 20
 """Kept back for urgent writes: some 10,000 command receipts."""
 MINUTE_US: Final = 60_000_000
@@ -59,7 +57,7 @@ class StoreJournal:
 class Store(Reader):
     """Made by `Store.open`; ended by `close`, or as an async context."""
 
-    def __init__(self, reading: aiosqlite.Connection, writing: aiosqlite.Connection, prepared: files.Prepared) -> None:
+    def __init__(self, reading: Connection, writing: Connection, prepared: files.Prepared) -> None:
         """Use `open`."""
         super().__init__(reading, prepared.incarnation, self._mark_damaged)
         self._write = writing
@@ -108,6 +106,7 @@ class Store(Reader):
         known = await self._all("SELECT series, device_id, kind FROM series")
         self._series = Series((row[0], row[1], row[2]) for row in known)
         self._counts = await super().counts()
+        ((page_bytes,),) = await self._all("PRAGMA page_size")
         reserve = files.Reserve(self._folder, reserve_bytes)
         if not await asyncio.to_thread(reserve.hold):
             _log.warning("store.no_reserve", folder=str(self._folder), bytes=reserve_bytes)
@@ -117,8 +116,8 @@ class Store(Reader):
             reserve=reserve,
             put_committed=self._count_put,
             damaged=self._mark_damaged,
-            most_pages=None if most_bytes is None else most_bytes // PAGE_BYTES,
-            reserve_pages=reserve_bytes // PAGE_BYTES,
+            most_pages=None if most_bytes is None else most_bytes // page_bytes,
+            reserve_pages=reserve_bytes // page_bytes,
         )
         self._running = asyncio.create_task(self._writer.run(), name="store-writer")
 
@@ -157,11 +156,11 @@ class Store(Reader):
             await self._writer.put(statements, notes or {})
             return
 
-        async def work(connection: aiosqlite.Connection) -> None:
+        def work(connection: sqlite3.Connection) -> None:
             for row in channel:
-                await _append(connection, row)
-            await insert_statements(connection, self._series, statements)
-            await write_notes(connection, notes or {})
+                _append(connection, row)
+            insert_statements(connection, self._series, statements)
+            write_notes(connection, notes or {})
 
         await self._writer.do(work, lambda _: self._count_statements(statements))
 
@@ -172,10 +171,10 @@ class Store(Reader):
         the last root as the previous one, and has exactly one leaf more than there are rows.
         """
 
-        async def work(connection: aiosqlite.Connection) -> tuple[int, int, int]:
+        def work(connection: sqlite3.Connection) -> tuple[int, int, int]:
             if batch.incarnation != self.incarnation:
                 raise ConflictError(f"batch of incarnation {batch.incarnation}, this is {self.incarnation}")
-            rows = await _rows(
+            rows = _rows(
                 connection,
                 "SELECT number, root FROM batch WHERE incarnation = ? ORDER BY number DESC LIMIT 1",
                 (batch.incarnation,),
@@ -184,7 +183,7 @@ class Store(Reader):
             if (batch.number, batch.previous_root) != (number + 1, root):
                 raise ConflictError(f"batch {batch.number} does not follow batch {number} of root {root.hex()[:16]}")
             # One row of JSON: the interpreter's lock is given up once, and not for every statement.
-            ((listed,),) = await _rows(
+            ((listed,),) = _rows(
                 connection,
                 "SELECT json_group_array(json_array(place, series, sequence, timestamp_us, length(encoded), urgent)) "
                 "FROM (SELECT * FROM queue WHERE place <= ? ORDER BY place)",
@@ -196,7 +195,7 @@ class Store(Reader):
                     f"batch {batch.number} of {batch.leaf_count} leaves would replace {len(queued)} queued statements"
                 )
             times = [row[2] for row in queued]
-            cursor = await connection.execute(
+            cursor = connection.execute(
                 "INSERT INTO batch (incarnation, number, root, previous_root, sealed_at_us, leaf_count, size, "
                 "first_timestamp_us, last_timestamp_us) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
@@ -206,21 +205,23 @@ class Store(Reader):
             )  # fmt: skip
             place = cursor.lastrowid
             assert place is not None
-            await connection.execute("INSERT INTO body VALUES (?, ?)", (place, body))
+            connection.execute("INSERT INTO body VALUES (?, ?)", (place, body))
             numbered = sorted(enumerate(queued, start=1), key=lambda item: item[1][0])
-            rows_of_spans = []
+            rows_of_spans, firsts = [], []
             for series, group in groupby(numbered, key=lambda item: item[1][0]):
                 leaves = [spans.Leaf(index, row[2], row[1]) for index, row in group]
                 sequences = [leaf.sequence for leaf in leaves if leaf.sequence is not None]
                 ends = min(sequences, default=None), max(sequences, default=None)
-                rows_of_spans.append((place, series, *ends, spans.encode(leaves)))
-            await insert_rows(connection, "INSERT INTO span", rows_of_spans)
-            await insert_rows(
+                rows_of_spans.append((place << SERIES_BITS | series, *ends, spans.encode(leaves)))
+                firsts.append((series, place >> BLOCK_BITS, ends[0]))
+            insert = "INSERT INTO span (place, first_sequence, last_sequence, leaves)"
+            insert_rows(connection, insert, rows_of_spans)
+            insert_rows(
                 connection,
                 "INSERT OR IGNORE INTO block",
-                [(series, place >> BLOCK_BITS, first) for _, series, first, _, _ in rows_of_spans],
+                firsts,
             )
-            await connection.execute("DELETE FROM queue WHERE place <= ?", (up_to_rowid,))
+            connection.execute("DELETE FROM queue WHERE place <= ?", (up_to_rowid,))
             return len(queued), sum(row[3] for row in queued), sum(row[4] for row in queued)
 
         def count(moved: tuple[int, int, int]) -> None:
@@ -246,11 +247,11 @@ class Store(Reader):
         Raises ConflictError for a number that was never sealed. An older acknowledgement changes nothing.
         """
 
-        async def work(connection: aiosqlite.Connection) -> tuple[int, int]:
-            ((last,),) = await _rows(
+        def work(connection: sqlite3.Connection) -> tuple[int, int]:
+            ((last,),) = _rows(
                 connection, "SELECT coalesce(max(number), 0) FROM batch WHERE incarnation = ?", (incarnation,)
             )
-            ((before, newest_minute),) = await _rows(
+            ((before, newest_minute),) = _rows(
                 connection,
                 "SELECT coalesce(max(up_to_number), 0), coalesce(max(minute), 0) FROM acknowledged "
                 "WHERE incarnation = ?",
@@ -262,14 +263,14 @@ class Store(Reader):
                 raise ConflictError(
                     f"batch {up_to_number} of incarnation {incarnation} is acknowledged, {last} is last"
                 )
-            ((batches, statements),) = await _rows(
+            ((batches, statements),) = _rows(
                 connection,
                 "SELECT count(*), coalesce(sum(leaf_count - 1), 0) FROM batch WHERE incarnation = ? "
                 "AND number > ? AND number <= ?",
                 (incarnation, before, up_to_number),
             )
             # A clock that went back must not make a batch look acknowledged for longer than it is.
-            await connection.execute(
+            connection.execute(
                 "INSERT OR REPLACE INTO acknowledged VALUES (?, ?, ?)",
                 (incarnation, max(at_us // MINUTE_US, newest_minute), up_to_number),
             )
@@ -312,8 +313,8 @@ class Store(Reader):
     async def forget_kept(self, before_us: int) -> int:
         """Delete what outlived its batches and is older than this; returns of how many batches."""
 
-        async def work(connection: aiosqlite.Connection) -> int:
-            return (await connection.execute("DELETE FROM kept WHERE last_timestamp_us < ?", (before_us,))).rowcount
+        def work(connection: sqlite3.Connection) -> int:
+            return connection.execute("DELETE FROM kept WHERE last_timestamp_us < ?", (before_us,)).rowcount
 
         return await self._writer.do(work)
 
@@ -373,10 +374,10 @@ class Store(Reader):
             (self._folder / files.SUSPECT).touch()
 
 
-async def _append(connection: aiosqlite.Connection, row: ChannelRow) -> None:
+def _append(connection: sqlite3.Connection, row: ChannelRow) -> None:
     """One channel row within the current transaction."""
     name = f"channel {row.channel_id.hex()[:16]} state {row.incarnation}.{row.version}"
-    held = await _rows(
+    held = _rows(
         connection,
         "SELECT stage, encoded FROM channel_state WHERE channel_id = ? AND incarnation = ? AND version = ?",
         (row.channel_id, row.incarnation, row.version),
@@ -390,7 +391,7 @@ async def _append(connection: aiosqlite.Connection, row: ChannelRow) -> None:
         if row.stage - 1 not in stages:
             raise ConflictError(f"{name}: {row.stage.name} without {Stage(row.stage - 1).name}")
     else:
-        newest = await _rows(
+        newest = _rows(
             connection,
             "SELECT incarnation, version FROM channel_state WHERE channel_id = ? "
             "ORDER BY incarnation DESC, version DESC LIMIT 1",
@@ -398,11 +399,11 @@ async def _append(connection: aiosqlite.Connection, row: ChannelRow) -> None:
         )
         if newest and newest[0] >= (row.incarnation, row.version):
             raise ConflictError(f"{name}: versions are never reused, {newest[0][0]}.{newest[0][1]} is the newest")
-    await connection.execute(
+    connection.execute(
         "INSERT INTO channel_state VALUES (?, ?, ?, ?, ?)",
         (row.channel_id, row.incarnation, row.version, int(row.stage), row.encoded),
     )
 
 
-async def _rows(connection: aiosqlite.Connection, sql: str, parameters: tuple[object, ...]) -> list[tuple[Any, ...]]:
-    return [tuple(row) for row in await connection.execute_fetchall(sql, parameters)]
+def _rows(connection: sqlite3.Connection, sql: str, parameters: tuple[object, ...]) -> list[tuple[Any, ...]]:
+    return [tuple(row) for row in connection.execute(sql, parameters)]

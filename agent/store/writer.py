@@ -11,16 +11,17 @@ import asyncio
 import contextlib
 import sqlite3
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import Final, Generic, TypeVar
 
-import aiosqlite
 import structlog
 
 from agent.store.errors import StoreCorruptError, StoreError, StoreFullError, translated
 from agent.store.files import Reserve
+from agent.store.query import Connection
 from agent.store.rows import Queued
 
 GROUP_ROWS: Final = 4096
@@ -53,9 +54,9 @@ class Put:
 
 @dataclass(slots=True, eq=False)
 class Task(Generic[T]):
-    """Anything else, as a function over the connection. Always urgent: these change states or free space."""
+    """Anything else: a function over the connection, in its thread. Always urgent: it changes states or frees space."""
 
-    work: Callable[[aiosqlite.Connection], Awaitable[T]]
+    work: Callable[[sqlite3.Connection], T]
     done: asyncio.Future[T]
     committed: Callable[[T], None] = lambda _: None
     """Called with the result after COMMIT, before the caller gets it."""
@@ -74,13 +75,13 @@ class Series:
         """The number, None when nothing of the kind was ever stored for the device."""
         return self._numbers.get((device_id or "", kind))
 
-    async def number(self, connection: aiosqlite.Connection, device_id: str | None, kind: int) -> int:
+    def number(self, connection: sqlite3.Connection, device_id: str | None, kind: int) -> int:
         """The number, made in the current transaction when there is none yet."""
         key = (device_id or "", kind)
         number = self._numbers.get(key) or self._new.get(key)
         if number is None:
             number = len(self._numbers) + len(self._new) + 1
-            await connection.execute("INSERT INTO series VALUES (?, ?, ?)", (number, *key))
+            connection.execute("INSERT INTO series VALUES (?, ?, ?)", (number, *key))
             self._new[key] = number
         return number
 
@@ -105,7 +106,7 @@ class Writer:
 
     def __init__(
         self,
-        connection: aiosqlite.Connection,
+        connection: Connection,
         series: Series,
         *,
         reserve: Reserve,
@@ -149,9 +150,7 @@ class Writer:
         self._work.set()
         await job.done
 
-    async def do(
-        self, work: Callable[[aiosqlite.Connection], Awaitable[T]], committed: Callable[[T], None] = lambda _: None
-    ) -> T:
+    async def do(self, work: Callable[[sqlite3.Connection], T], committed: Callable[[T], None] = lambda _: None) -> T:
         """Run `work` in a transaction, call `committed` with its result after COMMIT, return the result."""
         self._refuse_when_closing()
         job: Task[T] = Task(work, asyncio.get_running_loop().create_future(), committed)
@@ -245,18 +244,13 @@ class Writer:
             return None
         failed: dict[int, StoreError] = {}
         try:
-            await self._limit_pages(reserved=reserved)
-            await self._connection.execute("BEGIN IMMEDIATE")
-            await self._carry_out(group, failed)
-            await self._connection.commit()
+            await self._connection.run(partial(self._transact, group, failed, reserved=reserved))
         except sqlite3.Error as cause:
-            await self._roll_back()
             error = translated(cause, f"writing a group of {len(group)}")
             if isinstance(error, StoreCorruptError):
                 self._damaged()
             return error
         except Exception as error:
-            await self._roll_back()
             return error
         except BaseException:
             for job in group:
@@ -274,60 +268,82 @@ class Writer:
                 _resolve(job.done, job.result[0])
         return None
 
-    async def _carry_out(self, group: list[Put | Task[object]], failed: dict[int, StoreError]) -> None:
+    def _transact(
+        self,
+        group: list[Put | Task[object]],
+        failed: dict[int, StoreError],
+        connection: sqlite3.Connection,
+        *,
+        reserved: bool,
+    ) -> None:
+        """In the connection's thread, from BEGIN to COMMIT; rolled back whole when it raises."""
+        try:
+            self._limit_pages(connection, reserved=reserved)
+            connection.execute("BEGIN IMMEDIATE")
+            self._carry_out(connection, group, failed)
+            commit(connection)
+        except BaseException:
+            self._series.rolled_back()
+            # SQLite has rolled back by itself after some errors (SQLITE_FULL, SQLITE_IOERR).
+            with contextlib.suppress(sqlite3.Error):
+                connection.rollback()
+            raise
+
+    def _carry_out(
+        self, connection: sqlite3.Connection, group: list[Put | Task[object]], failed: dict[int, StoreError]
+    ) -> None:
         puts: list[Put] = []
         for job in group:
             if isinstance(job, Put):
                 puts.append(job)
                 continue
             # In the order of arrival, so that a seal sees the rows that were put before it.
-            await self._insert(puts)
+            self._insert(connection, puts)
             puts = []
-            await self._connection.execute("SAVEPOINT job")
+            connection.execute("SAVEPOINT job")
             mark = self._series.mark()
             try:
-                job.result = [await job.work(self._connection)]
+                job.result = [job.work(connection)]
             except StoreError as error:
-                await self._connection.execute("ROLLBACK TO job")
+                connection.execute("ROLLBACK TO job")
                 self._series.rolled_back(mark)
                 failed[id(job)] = error
-            await self._connection.execute("RELEASE job")
-        await self._insert(puts)
+            connection.execute("RELEASE job")
+        self._insert(connection, puts)
 
-    async def _insert(self, puts: list[Put]) -> None:
-        await insert_statements(self._connection, self._series, [s for put in puts for s in put.statements])
+    def _insert(self, connection: sqlite3.Connection, puts: list[Put]) -> None:
+        insert_statements(connection, self._series, [s for put in puts for s in put.statements])
         notes: dict[str, bytes | None] = {}
         for put in puts:
             notes.update(put.notes)
-        await write_notes(self._connection, notes)
+        write_notes(connection, notes)
 
-    async def _limit_pages(self, *, reserved: bool) -> None:
+    def _limit_pages(self, connection: sqlite3.Connection, *, reserved: bool) -> None:
         if self._most_pages is None:
             return
         limit = self._most_pages - (0 if reserved else self._reserve_pages)
         if limit != self._page_limit:
-            await self._connection.execute(f"PRAGMA max_page_count = {limit}")
+            connection.execute(f"PRAGMA max_page_count = {limit}")
             self._page_limit = limit
 
-    async def _roll_back(self) -> None:
-        self._series.rolled_back()
-        # SQLite has rolled back by itself after some errors (SQLITE_FULL, SQLITE_IOERR).
-        with contextlib.suppress(sqlite3.Error, ValueError):
-            await self._connection.rollback()
+
+def commit(connection: sqlite3.Connection) -> None:
+    """The one place where anything becomes durable; here a test can be there, or fail as a disk does."""
+    connection.commit()
 
 
-async def insert_statements(connection: aiosqlite.Connection, series: Series, statements: Sequence[Queued]) -> None:
+def insert_statements(connection: sqlite3.Connection, series: Series, statements: Sequence[Queued]) -> None:
     """Append to the queue within the current transaction."""
     if not statements:
         return
     rows = [
-        (await series.number(connection, s.device_id, s.kind), s.sequence, s.timestamp_us, s.urgent, s.encoded)
+        (series.number(connection, s.device_id, s.kind), s.sequence, s.timestamp_us, s.urgent, s.encoded)
         for s in statements
     ]
-    await insert_rows(connection, "INSERT INTO queue (series, sequence, timestamp_us, urgent, encoded)", rows)
+    insert_rows(connection, "INSERT INTO queue (series, sequence, timestamp_us, urgent, encoded)", rows)
 
 
-async def insert_rows(connection: aiosqlite.Connection, insert: str, rows: Sequence[Sequence[object]]) -> None:
+def insert_rows(connection: sqlite3.Connection, insert: str, rows: Sequence[Sequence[object]]) -> None:
     """`insert` (up to VALUES) of rows of one width, many to a statement, within the current transaction.
 
     `executemany` gives up the interpreter's lock for every row, and a busy event loop lets it wait 5 ms each time.
@@ -336,18 +352,18 @@ async def insert_rows(connection: aiosqlite.Connection, insert: str, rows: Seque
     for size in _ROWS_TO_A_STATEMENT:
         while len(rows) - at >= size:
             marks = ", ".join([f"({', '.join('?' * len(rows[at]))})"] * size)
-            await connection.execute(f"{insert} VALUES {marks}", list(chain.from_iterable(rows[at : at + size])))
+            connection.execute(f"{insert} VALUES {marks}", list(chain.from_iterable(rows[at : at + size])))
             at += size
 
 
-async def write_notes(connection: aiosqlite.Connection, notes: Mapping[str, bytes | None]) -> None:
+def write_notes(connection: sqlite3.Connection, notes: Mapping[str, bytes | None]) -> None:
     """Set notes, or delete those whose value is None, within the current transaction."""
     kept = [(key, value) for key, value in notes.items() if value is not None]
     if kept:
-        await insert_rows(connection, "INSERT OR REPLACE INTO note", kept)
+        insert_rows(connection, "INSERT OR REPLACE INTO note", kept)
     if len(kept) < len(notes):
         gone = [(key,) for key, value in notes.items() if value is None]
-        await connection.executemany("DELETE FROM note WHERE key = ?", gone)
+        connection.executemany("DELETE FROM note WHERE key = ?", gone)
 
 
 def _is_urgent(job: Put | Task[object]) -> bool:

@@ -6,7 +6,7 @@ Another device under the same address is noticed by its serial number, asked aga
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
@@ -40,7 +40,7 @@ from drivers.sunspec.errors import (
     ReconnectedError,
     SunSpecError,
 )
-from drivers.sunspec.ratings import Bounds, ControlSurface, capabilities, ratings
+from drivers.sunspec.ratings import LARGEST_WH, Bounds, ControlSurface, capabilities, ratings
 from drivers.sunspec.relearning import Relearning
 from drivers.sunspec.ticks import Ticks
 
@@ -139,6 +139,7 @@ class MapDevice:
         monotonic_s: Callable[[], float],
         rated_import_w: int | None = None,
         rated_export_w: int | None = None,
+        capacity_wh: int | None = None,
         phases: tuple[int, ...] = (1, 2, 3),
     ) -> None:
         """Parameters as SunSpecDevice. Raises AddressError, and ValueError for a kind that the map is not of."""
@@ -155,7 +156,8 @@ class MapDevice:
         self._map = register_map
         self._period_s = period_s
         self._monotonic_s = monotonic_s
-        self._bounds = Bounds(rated_import_w=rated_import_w, rated_export_w=rated_export_w)
+        self._bounds = Bounds(rated_import_w=rated_import_w, rated_export_w=rated_export_w, capacity_wh=capacity_wh)
+        self._ratings = ratings({})
         self._phases = phases
         self._serial: str | None = None
         self._counters = Counters()
@@ -231,6 +233,9 @@ class MapDevice:
             frequency_millihertz=measured.frequency_millihertz,
             state_of_charge_permille=state_of_charge_permille(look.values),
         )
+        capacity_wh = look.values.get(Quantity.CAPACITY)
+        if capacity_wh is not None and 0 < capacity_wh <= LARGEST_WH:
+            self._ratings = replace(self._ratings, energy_wh=capacity_wh)
         self._seen(sample, look.refused, told.nonsense)
         return sample
 
@@ -261,6 +266,7 @@ class MapDevice:
             if self._serial is not None and serial != self._serial:
                 _log.warning("modbus.device_replaced", device=self._device_id, was=self.meter_id)
                 self._counters, self._reader = Counters(), MapReader(self._map)
+                self._ratings = ratings({})
             self._serial = serial
             if generation == connection.generation:
                 # Not opened anew by this very read, nor meanwhile by a neighbour.
@@ -284,7 +290,7 @@ class MapDevice:
         if refused:
             notes.append(f"refuses registers of its map: {', '.join(sorted(refused))}")
         self._capabilities = capabilities(
-            self._kind, ratings({}), self._bounds, ControlSurface(notes=tuple(notes)), self._phases
+            self._kind, self._ratings, self._bounds, ControlSurface(notes=tuple(notes)), self._phases
         )
 
     def _lost(self, error: SunSpecError) -> None:

@@ -48,6 +48,7 @@ class Quantity(StrEnum):
     VOLTAGE_L3 = "voltage_l3"
     FREQUENCY = "frequency"
     STATE_OF_CHARGE = "state_of_charge"
+    CAPACITY = "capacity"
     SERIAL = "serial"
 
 
@@ -62,9 +63,10 @@ UNITS: Final[Mapping[Quantity, Mapping[str, int]]] = {
     **dict.fromkeys((Quantity.VOLTAGE, *PHASE_VOLTAGES), _VOLTAGE),
     Quantity.FREQUENCY: {"Hz": 1000, "mHz": 1},
     Quantity.STATE_OF_CHARGE: {"percent": 10, "permille": 1},
+    Quantity.CAPACITY: {"Wh": 1, "kWh": 1000, "MWh": 1_000_000},
     Quantity.SERIAL: {},
 }
-"""Units that a quantity may be told in, and how many of ours they are: W, mWh, mV, mHz, permille."""
+"""Units that a quantity may be told in, and how many of ours they are: W, mWh, mV, mHz, permille, Wh."""
 
 RegisterType = Literal["int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64", "string"]
 SIZES: Final[Mapping[str, int]] = {
@@ -160,7 +162,7 @@ class RegisterMap(BaseModel):
         return (self.points[quantity].word_order or self.word_order) == "little"
 
     def factor(self, quantity: Quantity) -> Fraction:
-        """What one count is in our units (W, mWh, mV, mHz, permille), exactly; power negative where + is export."""
+        """What one count is in our units (W, mWh, mV, mHz, permille, Wh), exactly; power negative where + is export."""
         point = self.points[quantity]
         parts = UNITS[quantity][point.unit] if point.unit is not None else 1
         return Fraction(point.scale) * parts * (-1 if point.positive == "export" else 1)

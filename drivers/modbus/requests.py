@@ -93,7 +93,7 @@ def decode(register_map: RegisterMap, quantity: Quantity, words: Sequence[int]) 
 
 
 def scaled(register_map: RegisterMap, quantity: Quantity, number: Number) -> int:
-    """In our units (W, mWh, mV, mHz, permille) and sign, exactly, ties to even."""
+    """In our units (W, mWh, mV, mHz, permille, Wh) and sign, exactly, ties to even."""
     factor = register_map.factor(quantity)
     top, bottom = number.as_integer_ratio()
     return _divided(top * factor.numerator, bottom * factor.denominator)

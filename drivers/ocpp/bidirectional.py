@@ -31,6 +31,7 @@ class Bidirectional:
         self._settings = session.settings
         self._calls = calls
         self._allowed: tuple[str, tuple[str, ...]] | None = None
+        self._modes: frozenset[str] = frozenset()
         self.problem: str | None = None
         """Why this EVSE cannot discharge, by its own device model; None: it can, or does not say."""
 
@@ -39,7 +40,7 @@ class Bidirectional:
 
         Raises DeviceUnreachableError.
         """
-        self.problem = None
+        self.problem, self._modes = None, frozenset()
         if self._settings.discharge != "never":
             self.problem = await self._obstacle()
         # Priority charging begins with no more than what the fuse always allows, until the plan has a lease for it.
@@ -48,6 +49,14 @@ class Bidirectional:
             await self._calls.install(share, Priority.ROUTINE)
         except DeviceRefusedError as refusal:
             _log.info("ocpp_no_priority_charging", device=self._settings.device_id, why=str(refusal))
+
+    def knows(self, mode: Mode) -> bool:
+        """Whether the charger says that it supports a mode; a silent one is told nothing that it may not know."""
+        return mode in self._modes
+
+    def forgo(self, mode: Mode) -> None:
+        """It says so and refuses it: not to be tried again on this connection."""
+        self._modes -= {mode}
 
     async def allow_energy_transfer(self) -> None:
         """NotifyAllowedEnergyTransfer: both ways only where the owner permits it. Once for each transaction and what
@@ -90,8 +99,8 @@ class Bidirectional:
         found = await self._variables()
         if found.get("Available") == "false":
             return f"the charger says that it has no V2X here ({_CONTROLLER}.Available is false)"
-        modes = found.get("SupportedOperationModes", "")
-        if modes and Mode.CENTRAL_SETPOINT not in [mode.strip() for mode in modes.split(",")]:
+        self._modes = frozenset(filter(None, map(str.strip, found.get("SupportedOperationModes", "").split(","))))
+        if self._modes and Mode.CENTRAL_SETPOINT not in self._modes:
             return f"the charger supports no {Mode.CENTRAL_SETPOINT} ({_CONTROLLER}.SupportedOperationModes)"
         if found.get("Enabled") == "false" and not await self._enable():
             return f"V2X is switched off in the charger ({_CONTROLLER}.Enabled is false) and cannot be switched on"

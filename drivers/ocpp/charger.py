@@ -16,6 +16,7 @@ from drivers.ocpp import provisioning
 from drivers.ocpp.certificates import Certificates, Issued
 from drivers.ocpp.complaints import Complaints
 from drivers.ocpp.connection import Connection
+from drivers.ocpp.contract_requests import ContractRequests
 from drivers.ocpp.contracts import ContractStatus
 from drivers.ocpp.credentials import PasswordKeeper, Passwords
 from drivers.ocpp.desk import ChargerDesk
@@ -70,6 +71,7 @@ class OcppCharger:
         keeper: PasswordKeeper | None = None,
         guest: bool = False,
         revocations: Revocations | None = None,
+        contracts: ContractRequests | None = None,
     ) -> None:
         self.session = StationSession(evses, heartbeat_s=heartbeat_s, tokens=tokens, contract_roots=contract_roots)
         self.charger_id = self.session.charger_id
@@ -81,6 +83,7 @@ class OcppCharger:
         self.passwords = Passwords(self.charger_id, evses[0].password, keeper)
         self.rate_unit = RateUnit.WATTS
         self._revocations = revocations
+        self._contracts = contracts
         self._contract_roots = tuple(contract_roots)
         self.evses = {
             number: OcppEvse(evse, self, monotonic_s=monotonic_s, wall_us=wall_us, meter_interval_s=meter_interval_s)
@@ -327,6 +330,8 @@ class OcppCharger:
         reaction = self.session.handle(action, payload, self.now())
         if self._revocations is not None and reaction.refusal is None:
             await self._look_up(self._revocations, action, payload, reaction)
+        if self._contracts is not None and reaction.refusal is None and action == "Get15118EVCertificate":
+            reaction.answer = await self._contracts.get(self.charger_id, payload, self.version or Version.V201)
         if reaction.booted:
             for evse in self.evses.values():
                 evse.profiles_lost()
@@ -351,7 +356,7 @@ class OcppCharger:
         if action == "GetCertificateStatus" and self.version is not None:
             reaction.answer = await revocations.certificate_status(payload, self.version)
         elif action == "GetCertificateChainStatus":
-            reaction.answer = await revocations.chain_status(payload)
+            reaction.answer = await revocations.chain_status(payload, self._contract_roots)
         elif (
             action == "Authorize"
             and answer.get("certificateStatus") == ContractStatus.ACCEPTED

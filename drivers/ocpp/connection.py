@@ -41,6 +41,8 @@ from drivers.ocpp.rpc import (
 from drivers.ocpp.schemas import JsonObject, Version
 from drivers.ocpp.station import Reaction
 
+ASKS_ELSEWHERE: Final = frozenset({"Get15118EVCertificate", "GetCertificateStatus", "GetCertificateChainStatus"})
+"""What is answered when others have answered, seconds later."""
 LOGGED_FAULTS: Final = 3
 """Of one connection; a charger that sends nonsense sends much of it."""
 MESSAGES_PER_S: Final = 50.0
@@ -90,6 +92,8 @@ class Connection:
         self._waiting: dict[str, asyncio.Future[CallAnswered | CallFailed]] = {}
         self._pace = Pace(MESSAGES_PER_S, MESSAGES_AT_ONCE)
         self._flooding = False
+        self._group: asyncio.TaskGroup | None = None
+        self._answering: set[asyncio.Task[None]] = set()
         self._asked = asyncio.Event()
         self._sooner = asyncio.Event()
         self._ended = False
@@ -107,9 +111,10 @@ class Connection:
         """Returns when the socket is closed, by whomever."""
         try:
             async with asyncio.TaskGroup() as group:
+                self._group = group
                 beside = [group.create_task(each) for each in (self._write(), self._expire(), self._watch_sends())]
                 await self._read()
-                for task in beside:
+                for task in (*beside, *self._answering):
                     task.cancel()
         finally:
             self._ended = True
@@ -235,6 +240,8 @@ class Connection:
 
     async def _take(self, event: Event) -> None:
         match event:
+            case CallReceived() if event.action in ASKS_ELSEWHERE:
+                self._later(event)
             case CallReceived():
                 await self._answer(event)
             case CallAnswered() | CallFailed():
@@ -258,6 +265,17 @@ class Connection:
                 self._log.info("ocpp_repeated_call", action=action_name(event.action))
             case PeerFault():
                 await self._fault(event)
+
+    def _later(self, call: CallReceived) -> None:
+        """Others are asked first: meanwhile answers to our own calls are read, a stop's among them."""
+        assert self._group is not None
+        task = self._group.create_task(self._answer(call))
+        self._answering.add(task)
+        task.add_done_callback(self._answered)
+
+    def _answered(self, task: asyncio.Task[None]) -> None:
+        self._answering.discard(task)
+        self._asked.set()
 
     async def _answer(self, call: CallReceived) -> None:
         self._log.debug("ocpp_received", action=call.action)

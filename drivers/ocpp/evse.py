@@ -24,6 +24,7 @@ from drivers.device import (
 from drivers.ocpp import profiles
 from drivers.ocpp.bidirectional import Bidirectional
 from drivers.ocpp.obedience import Obedience
+from drivers.ocpp.outside import holds_as_cap
 from drivers.ocpp.profile_calls import Charger, ProfileCalls
 from drivers.ocpp.profiles import CannotError, Held, Slot
 from drivers.ocpp.rpc import Priority
@@ -190,6 +191,7 @@ class OcppEvse:
         self._held = self._held_limit_w = None
         self._obedience.released()
         self.session.smart.booted()
+        self.session.outside.booted()
 
     def profiles_reported(self) -> None:
         """A ReportChargingProfiles has come."""
@@ -296,16 +298,23 @@ class OcppEvse:
             self._held_limit_w is None or abs(limit_w) < abs(self._held_limit_w) or limit_w == 0
         )
         priority = Priority.URGENT if lowers else Priority.CONTROL
-        await self._calls.install(profile, priority)
+        try:
+            await self._calls.install(profile, priority)
+        except DeviceRefusedError:
+            if wanted.period is not None or period.mode is not Mode.CENTRAL_FREQUENCY:
+                raise
+            self._bidirectional.forgo(period.mode)  # it says that it knows the mode, and takes a plain setpoint
+            await self._hold(wanted, order)
+            return
         held = await self._calls.composite(setpoint.lease_s, priority)
         if order != self._order:
             raise DeviceRefusedError(f"{self.device_id}: a newer order overtook this one ({setpoint.reason})")
-        problem_text = profiles.objection(held, period)
+        problem_text = self._objection(held, period)
         if problem_text and not self._cleaned:
             self._cleaned = True
             if await self._calls.clear_foreign():
                 held = await self._calls.composite(setpoint.lease_s, priority)
-                problem_text = profiles.objection(held, period)
+                problem_text = self._objection(held, period)
         if problem_text:
             self._held = self._held_limit_w = self.session.smart.held_w = None
             self._obedience.released()
@@ -340,7 +349,19 @@ class OcppEvse:
                 raise CannotError(f"is not told to discharge again for now: it {distrust.why}")
         except CannotError as problem:
             raise DeviceRefusedError(f"{self.device_id} {problem}") from None
-        return wanted.period or profiles.period_of(wanted.setpoint, limit_w, self._settings, self._calls.dialect)
+        if wanted.period is not None:
+            return wanted.period
+        period = profiles.period_of(wanted.setpoint, limit_w, self._settings, self._calls.dialect)
+        exactly = wanted.setpoint.lowest_w == wanted.setpoint.highest_w and in_transaction
+        if wanted.setpoint.for_frequency and exactly and self._bidirectional.knows(Mode.CENTRAL_FREQUENCY):
+            return period.for_frequency(wanted.setpoint.highest_w)
+        return period
+
+    def _objection(self, held: Held, period: Period) -> str | None:
+        """See `profiles.objection`. Where others move the power, a cap that they are under is held all the same."""
+        if self._calls.dialect.extended:
+            self.session.outside.shown(Mode.CHARGING_ONLY if held.mode is period.mode else held.mode)
+        return None if holds_as_cap(held, period) else profiles.objection(held, period)
 
     # --- what is watched
 
@@ -428,18 +449,26 @@ class OcppEvse:
         if can_discharge and extended and self._bidirectional.problem is not None:
             notes.append(f"cannot discharge: {self._bidirectional.problem}")
             can_discharge = False
+        ours = self._held_mode if self._held is not None and self._holds() else None
+        moved = self.session.outside.moves(ours)
+        if moved is not None:
+            notes.append(f"not ours to order to a power: it is in {moved.value}; it holds our caps")
+        lowest_w, highest_w = -settings.export_rating_w, settings.import_rating_w
+        if self._charger.link()[0] is LinkState.ONLINE:  # else others may have let go, and nobody told us
+            lowest_w, highest_w = self.session.outside.within(lowest_w, highest_w, self._wall_us())
+        alone = can_discharge and (self._dead_man is DeadMan.NONE or moved is not None)
         return Capabilities(
-            rated_import_w=settings.import_rating_w,
-            rated_export_w=settings.export_rating_w if can_discharge and distrust is None else 0,
+            rated_import_w=highest_w,
+            rated_export_w=-lowest_w if can_discharge and distrust is None and moved is None else 0,
             limits_import=True,
             limits_export=True,
-            follows_setpoint=True,
+            follows_setpoint=moved is None,
             dead_man=self._dead_man,
-            fallback_lowest_w=-settings.export_rating_w if self._dead_man is DeadMan.NONE and can_discharge else 0,
+            fallback_lowest_w=-settings.export_rating_w if alone else 0,
             fallback_highest_w=settings.static_share_w if falls_back else settings.import_rating_w,
             minimum_import_w=settings.minimum_import_w,
             response_s=5.0,
             phases=settings.phases,
-            own_droop=self._held is not None and self._holds() and self._held_mode is Mode.LOCAL_FREQUENCY,
+            own_droop=Mode.LOCAL_FREQUENCY in (ours, moved),
             notes=tuple(notes),
         )

@@ -87,6 +87,7 @@ class TransactionInfo(TypedDict):
     chargingState: NotRequired[str]
     stoppedReason: NotRequired[str]
     remoteStartId: NotRequired[int]
+    operationMode: NotRequired[str]
 
 
 class Evse(TypedDict):
@@ -184,6 +185,7 @@ class SecurityEventNotification(TypedDict):
 class ChargingLimit(TypedDict):
     chargingLimitSource: str
     isGridCritical: NotRequired[bool]
+    isLocalGeneration: NotRequired[bool]
 
 
 class SchedulePeriod(TypedDict):
@@ -201,6 +203,8 @@ class SchedulePeriod(TypedDict):
 class ChargingSchedule(TypedDict):
     chargingRateUnit: str
     chargingSchedulePeriod: list[SchedulePeriod]
+    startSchedule: NotRequired[str]
+    duration: NotRequired[int]
 
 
 class NotifyChargingLimit(TypedDict):

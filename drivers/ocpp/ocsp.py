@@ -22,7 +22,7 @@ from drivers.ocpp.errors import quoted
 from drivers.ocpp.schemas import Json, JsonObject
 from drivers.ocpp.timestamps import format_timestamp
 
-_ALGORITHMS: Final[Mapping[str, type[hashes.SHA256 | hashes.SHA384 | hashes.SHA512]]] = {
+ALGORITHMS: Final[Mapping[str, type[hashes.SHA256 | hashes.SHA384 | hashes.SHA512]]] = {
     "SHA256": hashes.SHA256,
     "SHA384": hashes.SHA384,
     "SHA512": hashes.SHA512,
@@ -73,7 +73,7 @@ class Answer:
 def read_hash_data(data: Mapping[str, Json]) -> CertId:
     """OCSPRequestData or CertificateHashData of a message. Raises ValueError for what cannot be."""
     algorithm = str(data["hashAlgorithm"])
-    size = _ALGORITHMS[algorithm].digest_size
+    size = ALGORITHMS[algorithm].digest_size
     try:
         name, key = bytes.fromhex(str(data["issuerNameHash"])), bytes.fromhex(str(data["issuerKeyHash"]))
         serial = int(str(data["serialNumber"]), 16)
@@ -86,7 +86,7 @@ def read_hash_data(data: Mapping[str, Json]) -> CertId:
 
 def id_of(certificate: x509.Certificate, issuer: x509.Certificate, algorithm: str = "SHA256") -> CertId:
     """Of a certificate at hand."""
-    request = ocsp.OCSPRequestBuilder().add_certificate(certificate, issuer, _ALGORITHMS[algorithm]()).build()
+    request = ocsp.OCSPRequestBuilder().add_certificate(certificate, issuer, ALGORITHMS[algorithm]()).build()
     return CertId(algorithm, request.issuer_name_hash, request.issuer_key_hash, request.serial_number)
 
 
@@ -131,7 +131,7 @@ def status_of(asked: JsonObject, answer: Answer | None, wall_us: int) -> JsonObj
 def request_for(cert_id: CertId) -> bytes:
     """DER of a request."""
     builder = ocsp.OCSPRequestBuilder().add_certificate_by_hash(
-        cert_id.issuer_name_hash, cert_id.issuer_key_hash, cert_id.serial, _ALGORITHMS[cert_id.algorithm]()
+        cert_id.issuer_name_hash, cert_id.issuer_key_hash, cert_id.serial, ALGORITHMS[cert_id.algorithm]()
     )
     return builder.build().public_bytes(Encoding.DER)
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, cast
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ import structlog
 from cryptography import x509
 
 from drivers.device import Journal
+from drivers.ocpp.crl import lists_of_chain
 from drivers.ocpp.messages import AuthorizeRequest
 from drivers.ocpp.ocsp import (
     Answer,
@@ -32,6 +34,7 @@ from drivers.ocpp.ocsp import (
     request_for,
     status_of,
 )
+from drivers.ocpp.revocation_lists import FetchList, RevocationLists
 from drivers.ocpp.schemas import Json, JsonObject, Version
 
 Fetch = Callable[[str, bytes], Awaitable[bytes]]
@@ -62,9 +65,18 @@ class Revocations:
         journal: Journal,
         monotonic_s: Callable[[], float],
         wall_us: Callable[[], int],
+        fetch_list: FetchList | None = None,
+        list_hosts: Collection[str] = (),
     ) -> None:
+        """`list_hosts`: from where lists of revoked certificates may be fetched, written as `hosts`."""
         self._fetch = fetch
         self._hosts = frozenset(host.lower() for host in hosts)
+        self._lists: RevocationLists | None = None
+        if fetch_list is not None and list_hosts:
+            fetched_from = frozenset(host.lower() for host in list_hosts)
+            self._lists = RevocationLists(
+                fetch_list, lambda url: _allowed(url, fetched_from), now=self._now, monotonic_s=monotonic_s
+            )
         self._journal = journal
         self._monotonic_s = monotonic_s
         self._wall_us = wall_us
@@ -98,27 +110,34 @@ class Revocations:
             return {"status": "Failed", "statusInfo": {"reasonCode": "TooLargeElement", "additionalInfo": text}}
         return {"status": "Accepted", "ocspResult": result}
 
-    async def chain_status(self, payload: JsonObject) -> JsonObject:
-        """GetCertificateChainStatus (2.1): the answer. Lists of revoked certificates are not fetched."""
+    async def chain_status(self, payload: JsonObject, issuers: Sequence[x509.Certificate]) -> JsonObject:
+        """GetCertificateChainStatus (M07, 2.1): the answer. `issuers`: whose signatures on lists can be verified."""
         told: list[Json] = []
         for asked in asked_of_chain(payload):
             answer = None
+            data, urls = cast(JsonObject, asked["certificateHashData"]), cast(list[str], asked["urls"])
             if asked["source"] == "OCSP":
-                data, urls = cast(JsonObject, asked["certificateHashData"]), cast(list[Json], asked["urls"])
-                answer = await self._of(data, str(urls[0]))
+                answer = await self._of(data, urls[0])
+            elif self._lists is not None:
+                with contextlib.suppress(ValueError):
+                    answer = await self._lists.ask(read_hash_data(data), urls, issuers)
             told.append(status_of(asked, answer, self._wall_us()))
         return {"certificateStatus": told}
 
     async def revoked(self, asked: AuthorizeRequest, roots: Collection[x509.Certificate]) -> bool:
-        """Whether a responder says so of any certificate of a contract that was shown (C07). Where nobody can be
-        asked, the owner's list decides alone."""
+        """Whether a responder, or its issuer's list, says so of any certificate of a contract that was shown (C07).
+        Where nobody can be asked, the owner's list decides alone."""
         found = ids_of_chain(asked["certificate"], tuple(roots)) if "certificate" in asked else []
         for data in cast(list[Mapping[str, Json]], asked.get("iso15118CertificateHashData", [])):
             try:
                 found.append((read_hash_data(data), str(data["responderURL"])))
             except ValueError:
                 continue
-        answers = await asyncio.gather(*(self.ask(cert_id, url) for cert_id, url in found))
+        questions = [self.ask(cert_id, url) for cert_id, url in found]
+        if self._lists is not None and "certificate" in asked:
+            listed = lists_of_chain(asked["certificate"], tuple(roots))
+            questions += [self._lists.ask(cert_id, [url], [issuer]) for cert_id, url, issuer in listed]
+        answers = await asyncio.gather(*questions)
         return any(answer is not None and answer.word is Word.REVOKED for answer in answers)
 
     # --- asking
@@ -132,7 +151,7 @@ class Revocations:
         if task is None:
             failed_s = self._failed_s.get(cert_id)
             again = failed_s is None or self._monotonic_s() - failed_s >= AGAIN_S
-            if not again or not self._allowed(url) or len(self._under_way) >= MOST_UNDER_WAY:
+            if not again or not _allowed(url, self._hosts) or len(self._under_way) >= MOST_UNDER_WAY:
                 return None
             task = self._under_way[cert_id] = asyncio.create_task(self._get(cert_id, url))
             task.add_done_callback(lambda _: self._under_way.pop(cert_id, None))
@@ -165,18 +184,6 @@ class Revocations:
             _log.error("ocsp_not_kept", problem=str(error))
         return answer
 
-    def _allowed(self, url: str) -> bool:
-        """Only where the owner said so, by the plain protocol."""
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError:
-            return False
-        host = (parts.hostname or "").lower()
-        if parts.scheme not in ("http", "https") or not host or "@" in parts.netloc:
-            return False
-        return (host if port is None else f"{host}:{port}") in self._hosts
-
     def _encode(self) -> bytes:
         return orjson.dumps(
             [
@@ -193,3 +200,16 @@ class Revocations:
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._wall_us() / 1e6, UTC)
+
+
+def _allowed(url: str, hosts: Collection[str]) -> bool:
+    """Only where the owner said so, by the plain protocol."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    host = (parts.hostname or "").lower()
+    if parts.scheme not in ("http", "https") or not host or "@" in parts.netloc:
+        return False
+    return (host if port is None else f"{host}:{port}") in hosts

@@ -23,6 +23,7 @@ from websockets.typing import Subprotocol
 from drivers.device import Device, Journal
 from drivers.ocpp.certificates import CertificateAuthority
 from drivers.ocpp.charger import OcppCharger
+from drivers.ocpp.contract_requests import ContractRequests
 from drivers.ocpp.credentials import Claim, PasswordKeeper, read_claim
 from drivers.ocpp.doorstep import Doorstep
 from drivers.ocpp.entrance import Admission, Adopt, Entrance, NoJournal
@@ -43,6 +44,9 @@ MOST_SILENT: Final = 64
 """Sockets that were opened and said nothing yet, beside one for each charger."""
 REFUSALS_SAID_EVERY_S: Final = 60.0
 PING_INTERVAL_S: Final = 10.0
+TLS_HANDSHAKE_S: Final = 20.0
+"""Small chargers over slow lines take seconds; who takes longer holds a file descriptor for nothing."""
+TLS_SHUTDOWN_S: Final = 2.0
 """A half-open socket is noticed after at most twice this."""
 REBIND_LEAST_S, REBIND_MOST_S = 1.0, 30.0
 """Back-off while the address cannot be listened on."""
@@ -84,6 +88,7 @@ class OcppServer:
         guests: bool = False,
         adopt: Adopt | None = None,
         revocations: Revocations | None = None,
+        contracts: ContractRequests | None = None,
     ) -> None:
         """`guests`: identities that nobody configured are let in as far as to wait for an approval. `adopt`: makes one
         that was approved a charger of the site (`add`); None: it has to be configured.
@@ -124,6 +129,7 @@ class OcppServer:
             tokens=self.tokens,
             contract_roots=contract_roots,
             revocations=revocations,
+            contracts=contracts,
         )
         self._revocations = revocations
         for evses in _by_charger(chargers).values():
@@ -199,6 +205,9 @@ class OcppServer:
             close_timeout=2.0,
             compression=None,  # costs 300 kB for each charger, and its messages are small
             server_header=None,
+            # Of TLS; asyncio's own are a minute and half a minute.
+            ssl_handshake_timeout=None if self._ssl is None else TLS_HANDSHAKE_S,
+            ssl_shutdown_timeout=None if self._ssl is None else TLS_SHUTDOWN_S,
         )
         return self
 

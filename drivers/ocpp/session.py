@@ -18,11 +18,13 @@ from drivers.ocpp.car import Car as Car
 from drivers.ocpp.car import read_needs
 from drivers.ocpp.messages import ChargingNeeds, MeterValue, TransactionEvent
 from drivers.ocpp.meter_values import MeterLook, read_meter_values
+from drivers.ocpp.outside import Outside
 from drivers.ocpp.sequence import SequenceLog
 from drivers.ocpp.settings import ChargerSettings
 from drivers.ocpp.signed_values import Judged, SignedValues
 from drivers.ocpp.smart_charging import SmartCharging
 from drivers.ocpp.timestamps import parse_timestamp_us
+from drivers.ocpp.v2x import Mode
 
 REMEMBERED_ENDED: Final = 16
 CLOCK_TOLERANCE_US: Final = 60_000_000
@@ -92,6 +94,7 @@ class EvseSession:
         self._charge: tuple[int, float, int] | None = None
         """Its newest state of charge, with both times: one comes with each value, and few are looked at."""
         self.smart = SmartCharging(settings)
+        self.outside = Outside(settings)
         self.ended: deque[str] = deque(maxlen=REMEMBERED_ENDED)
         self.import_register_milliwatt_hours: int | None = None
         self.export_register_milliwatt_hours: int | None = None
@@ -279,6 +282,7 @@ class EvseSession:
         if timestamp_us >= current.last_event_us:
             current.last_event_us = timestamp_us
             current.charging_state = event["transactionInfo"].get("chargingState", current.charging_state)
+            self.outside.shown(event["transactionInfo"].get("operationMode"))
         self.transaction = current
 
     def _compare_clocks(self, timestamp_us: int, now: Moment, outcome: Outcome) -> None:
@@ -395,5 +399,6 @@ class EvseSession:
     def _forget_car(self) -> bool:
         """What a car told counts for its session only (SAFETY 9). Returns whether there was something to forget."""
         known = self.car != Car()
+        self.outside.mode = Mode.CHARGING_ONLY
         self.car, self._state_of_charge_kept_s = Car(), float("-inf")
         return known

@@ -16,6 +16,7 @@ from cryptography import x509
 from drivers.device import Sample, ValueSource
 from drivers.ocpp import memory
 from drivers.ocpp.authorisation import Authority, LocalList
+from drivers.ocpp.contract_requests import no_contract
 from drivers.ocpp.contracts import ContractStatus, judge_contract
 from drivers.ocpp.device_model import key_of
 from drivers.ocpp.errors import ErrorCode, quoted
@@ -305,6 +306,8 @@ class StationSession:
         message = cast(NotifyChargingLimit, payload)
         reaction = Reaction(answer={})
         for evse in self._meant(message.get("evseId"), reaction):
+            if not evse.outside.limited(message, now.wall_us):
+                continue
             sentence = evse.smart.limited(message).sentence()
             reaction.notices.append(Notice("charger.external_limit", f"{evse.settings.device_id}: {sentence}"))
         return reaction
@@ -313,6 +316,7 @@ class StationSession:
         message = cast(ClearedChargingLimit, payload)
         reaction = Reaction(answer={})
         for evse in self._meant(message.get("evseId"), reaction):
+            evse.outside.cleared(message["chargingLimitSource"])
             if evse.smart.cleared(message["chargingLimitSource"]):
                 text = f"{evse.settings.device_id}: {quoted(message['chargingLimitSource'], 20)} limits it no longer"
                 reaction.notices.append(Notice("charger.external_limit", text))
@@ -416,8 +420,8 @@ _FIXED_ANSWERS: Final[Mapping[str, JsonObject]] = {
     # Questions with an honest no.
     # Where responders may be asked, `revocation` knows better.
     "GetCertificateStatus": {"status": "Failed"},
-    # Contracts are installed by whoever made them (M01, M02), and no road of ours leads there.
-    "Get15118EVCertificate": {"status": "Failed", "exiResponse": ""},
+    # Where somebody who makes contracts may be asked, `contract_requests` knows better.
+    "Get15118EVCertificate": no_contract("NotEnabled", "nobody who makes contracts is configured at this site"),
     "PullDynamicScheduleUpdate": {"status": "Rejected"},  # none of our profiles is dynamic (K28)
     "SignCertificate": {"status": "Rejected"},
 }

@@ -7,7 +7,7 @@ limit and nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, cast
 
@@ -83,6 +83,15 @@ class Period:
         if self.mode not in TOLD_THE_POWER:
             return None
         return self.limit_w if self.setpoint_w is None else self.setpoint_w
+
+    def for_frequency(self, highest_w: int | None) -> Period:
+        """The same order as an answer to the grid's frequency (Q07); a cap becomes the power that the band asks for,
+        where it asks for one."""
+        if self.mode is Mode.CENTRAL_SETPOINT:
+            return replace(self, mode=Mode.CENTRAL_FREQUENCY)
+        if self.mode is not Mode.CHARGING_ONLY or self.limit_w is None or self.limit_w != highest_w:
+            return self
+        return Period(mode=Mode.CENTRAL_FREQUENCY, setpoint_w=self.limit_w, limit_w=self.limit_w, discharge_w=0)
 
     def _values(self) -> dict[str, int | tuple[tuple[int, int], ...] | None]:
         return {

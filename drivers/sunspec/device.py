@@ -66,6 +66,7 @@ class SunSpecDevice:
         rated_export_w: int | None = None,
         fallback_import_w: int | None = None,
         fallback_export_w: int | None = None,
+        capacity_wh: int | None = None,
         phases: tuple[int, ...] = (1, 2, 3),
     ) -> None:
         """`address` is "tcp://host:port"; `phases` are the site's phases that the device's own are wired to, in its
@@ -84,6 +85,7 @@ class SunSpecDevice:
             rated_export_w=rated_export_w,
             fallback_import_w=fallback_import_w,
             fallback_export_w=fallback_export_w,
+            capacity_wh=capacity_wh,
         )
         self._phases = phases
         self._contact: Contact | None = None

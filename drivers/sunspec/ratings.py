@@ -13,12 +13,15 @@ from drivers.sunspec.standing import UNKNOWN_STANDING, Standing
 
 RATING_PATHS: Final[Mapping[int, tuple[str, ...]]] = {
     702: ("WMaxRtg", "WChaRteMaxRtg", "WDisChaRteMaxRtg", "WMax", "WChaRteMax", "WDisChaRteMax"),
-    120: ("WRtg", "MaxChaRte", "MaxDisChaRte"),
+    120: ("WRtg", "MaxChaRte", "MaxDisChaRte", "WHRtg"),
     121: ("WMax",),
     124: ("WChaMax",),
-    802: ("WChaRteMax", "WDisChaRteMax"),
+    713: ("WHRtg",),
+    802: ("WChaRteMax", "WDisChaRteMax", "WHRtg"),
 }
 """Models that say what a device is built for, and the points that do."""
+LARGEST_WH: Final = 1_000_000_000
+"""A gigawatt-hour behind one inverter is noise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,8 @@ class Ratings:
     """What 100 % means in model 123: the WMax setting of 121."""
     reference_124_w: int | None
     """What 100 % means in model 124: WChaMax."""
+    energy_wh: int | None = None
+    """Nameplate of its battery. Ampere-hours (AhrRtg, AHRtg) are none: at which voltage, no model says."""
 
     def are_known(self, kind: DeviceKind) -> bool:
         """Whether the plan can count on them."""
@@ -54,6 +59,11 @@ def ratings(values: Mapping[int, Mapping[str, Value]]) -> Ratings:
         rating_w = 0 if value is None else value.in_parts(1)
         return rating_w if 0 < rating_w <= LARGEST_W else None
 
+    def watt_hours(model: int) -> int | None:
+        value = values.get(model, {}).get("WHRtg")
+        rating_wh = 0 if value is None else value.in_parts(1)
+        return rating_wh if 0 < rating_wh <= LARGEST_WH else None
+
     def first(*candidates: tuple[int, str]) -> int | None:
         return next((found for place in candidates if (found := watts(*place)) is not None), None)
 
@@ -65,6 +75,7 @@ def ratings(values: Mapping[int, Mapping[str, Value]]) -> Ratings:
         reference_704_w=first((702, "WMax"), (702, "WMaxRtg"), (121, "WMax"), (120, "WRtg")),
         reference_123_w=first((121, "WMax"), (120, "WRtg"), (702, "WMax"), (702, "WMaxRtg")),
         reference_124_w=first((124, "WChaMax"), (120, "MaxChaRte"), (702, "WChaRteMax"), (702, "WChaRteMaxRtg")),
+        energy_wh=next((wh for model in (713, 802, 120) if (wh := watt_hours(model)) is not None), None),
     )
 
 
@@ -77,6 +88,8 @@ class Bounds:
     fallback_import_w: int | None = None
     """Static share while the gateway is silent (SAFETY 2)."""
     fallback_export_w: int | None = None
+    capacity_wh: int | None = None
+    """What the installer says of a battery: goes before its own word."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +128,19 @@ def rated_powers(kind: DeviceKind, found: Ratings, bounds: Bounds) -> tuple[int,
     return import_w, export_w, tuple(notes)
 
 
+def energy_capacity_wh(
+    kind: DeviceKind, found: Ratings, bounds: Bounds, standing: Standing = UNKNOWN_STANDING
+) -> int | None:
+    """What a battery holds: by the installer's word, else its nameplate, less what its state of health took (713)."""
+    if kind is not DeviceKind.BATTERY:
+        return None
+    if bounds.capacity_wh is not None or found.energy_wh is None:
+        return bounds.capacity_wh
+    health = None if standing.battery is None else standing.battery.state_of_health_permille
+    # 0 is what devices write that do not know, and above 1000 nothing is left to take away.
+    return found.energy_wh if health is None or not 0 < health < 1000 else found.energy_wh * health // 1000
+
+
 def capabilities(
     kind: DeviceKind,
     found: Ratings,
@@ -147,6 +173,7 @@ def capabilities(
         dead_man=dead_man,
         fallback_lowest_w=lowest_w,
         fallback_highest_w=highest_w,
+        energy_capacity_wh=energy_capacity_wh(kind, found, bounds, standing),
         phases=phases,
         disconnects=surface.disconnects,
         own_droop=standing.own_droop,

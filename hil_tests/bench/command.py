@@ -23,6 +23,7 @@ from subprocess import PIPE
 from typing import Final
 
 from agent.cli.init import choose_softhsm
+from agent.cli.logs import configure
 from agent.cli.run import spare_collector
 from agent.clock import ClockQuality
 from agent.config import read_settings
@@ -94,6 +95,7 @@ async def _measure(
         )
         received_ns = stack.enter_context(_noting_frames())
         settings = read_settings(config)
+        configure(settings.gateway.log_level, as_json=True)
         choose_softhsm(settings.token, installed.state_dir)
         async with Gateway.open(settings) as gateway:
             spare_collector()

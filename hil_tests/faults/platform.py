@@ -20,7 +20,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from agent.evidence.verify import TrustedKey, Verifier
 from hil_tests.rig.broker import ClientFiles
 from hil_tests.rig.platform.book import Book
 from hil_tests.rig.platform.broker_service import BrokerService
@@ -53,14 +52,11 @@ class MixingPlatform(Platform):
         self._kept: list[bytes] = []
         self._said_of_channels: list[ChannelFrame] = []
         self._how = How.AT_ONCE
-        self._verifier = Verifier(
-            TrustedKey(gateway_id, audit.enrolled.keys["evidence"]) for gateway_id, audit in self.audits.items()
-        )
 
     def take_telemetry(self, gateway_id: str, telemetry: DeviceTelemetry, *, carried: bool) -> int:
         """As the platform does, and tells of the batch that the reading's receipt is of."""
         taken = super().take_telemetry(gateway_id, telemetry, carried=carried)
-        shown = self._verifier.verify_receipt(telemetry.signature, telemetry.statement)
+        shown = self.audits[gateway_id].verifier.verify_receipt(telemetry.signature, telemetry.statement)
         self._say({"shown": [shown.batch.incarnation, shown.batch.number, shown.root.hex()]})
         return taken
 
@@ -81,7 +77,7 @@ class MixingPlatform(Platform):
 
         That contradicts nothing. Unacknowledged, it makes the gateway connect anew and ask where we stand.
         """
-        at, batch = self.audits[gateway_id].position, self._verifier.verify_batch(encoded).identity
+        at, batch = self.audits[gateway_id].position, self.audits[gateway_id].verifier.verify_batch(encoded).identity
         return batch.number > (at.number + 1 if at is not None and at.incarnation == batch.incarnation else 1)
 
     def _send_channel(self, gateway_id: str, frames: list[ChannelFrame]) -> None:

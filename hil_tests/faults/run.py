@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from hil_tests.faults import broker, channels, disk, kills, outside, storage, two
+from hil_tests.faults import broker, channels, disk, kills, merging, outside, restoring, rotation, storage, two
 from hil_tests.faults.judge import LOSSES, Violation
 from hil_tests.faults.setting import world
 from hil_tests.faults.world import Carrier, Sweep, Tokens, World, tokens
@@ -45,6 +45,7 @@ KINDS: Final[Mapping[str, Strike]] = {
     "no_acknowledgements": outside.no_acknowledgements,
     "platform_killed": outside.platform_killed,
     "platform_loses_last_second": outside.platform_loses_its_last_second,
+    "backup_put_back": restoring.backup_put_back,
     "two_at_once": two.two_at_once,
 }
 MQTT_KINDS: Final[Mapping[str, Strike]] = {
@@ -70,11 +71,32 @@ CHANNEL_KINDS: Final[Mapping[str, Strike]] = {
     "channel_platform_ahead": channels.platform_ahead,
 }
 """Of a gateway with a settled device."""
-ALL_KINDS: Final[Mapping[str, Strike]] = {**KINDS, **MQTT_KINDS, **CHANNEL_KINDS}
-OF_CARRIER: Final = {Carrier.GRPC: KINDS, Carrier.MQTT: MQTT_KINDS, Carrier.SETTLING: CHANNEL_KINDS}
+MERGING_KINDS: Final[Mapping[str, Strike]] = {
+    "thinning_kill": merging.killed,
+    "thinning_kill_at_commit": merging.killed_at_a_commit,
+    "thinning_disk_full": merging.disk_full_at_a_commit,
+    "thinning_power_cut": merging.power_cut,
+}
+"""Of a gateway without room for its evidence."""
+ROTATION_KINDS: Final[Mapping[str, Strike]] = {
+    "rotation_kill": rotation.killed,
+    "rotation_kill_at_commit": rotation.killed_at_a_commit,
+    "rotation_token_loss": rotation.token_away,
+}
+"""Of a gateway with a history: its evidence key changes."""
+OF_CARRIER: Final = {
+    Carrier.GRPC: KINDS,
+    Carrier.MQTT: MQTT_KINDS,
+    Carrier.SETTLING: CHANNEL_KINDS,
+    Carrier.MERGING: MERGING_KINDS,
+    Carrier.ROTATING: ROTATION_KINDS,
+}
+ALL_KINDS: Final[Mapping[str, Strike]] = {
+    name: strike for kinds in OF_CARRIER.values() for name, strike in kinds.items()
+}
 OFTEN: Final = (
     "kill", "kill_at_commit_of_start", "kill_at_commit_of_first_start", "kill_at_commit", "kill_in_write", "power_cut",
-    "two_at_once",
+    "two_at_once", "thinning_kill_at_commit", "rotation_kill_at_commit",
 )  # fmt: skip
 """Come three times as often as the others: they are what a box at a site meets most, and where order matters most."""
 ROW: Final = 40

@@ -9,6 +9,7 @@ from typing import Final
 
 from agent.identity.keys import verify_key_from_pem
 from hil_tests.faults.disk import Disk
+from hil_tests.faults.rotation import name_by_history
 from hil_tests.faults.source import DEVICES
 from hil_tests.faults.world import NAME, SETTLED, STALL_S, Carrier, Tokens, World
 from hil_tests.rig.broker import client_files, running_broker
@@ -35,7 +36,9 @@ async def world(
     if carrier is Carrier.SETTLING:
         device_key = verify_key_from_pem(held.device_pem.read_bytes(), what="device key")
         keys[f"device:{SETTLED}"] = device_key.public_key_der
-    practice.enrol(held.request, keys)
+    gateway_id = None
+    if carrier is not Carrier.ROTATING:
+        practice.enrol(held.request, keys)
     async with contextlib.AsyncExitStack() as around:
         broker, login = None, ""
         if carrier is Carrier.MQTT:
@@ -48,7 +51,15 @@ async def world(
             _configuration(held, practice, state_dir, address, login, page_port, settling=carrier is Carrier.SETTLING),
             encoding="utf-8",
         )
-        made = World(folder, held, Disk(shim, state_dir, folder), link, platform_port, seed, broker)
+        if carrier is Carrier.ROTATING:
+            named = await name_by_history(folder / "gateway.toml", held.token.pin, NAME)
+            gateway_id = named.gateway_id
+            history = (named.enrolment_dir / "history.cose").read_bytes()
+            practice.enrol((named.enrolment_dir / "uplink.csr").read_bytes(), keys, history=history)
+        made = World(
+            folder, held, Disk(shim, state_dir, folder), link, platform_port, seed, broker,
+            merging=carrier is Carrier.MERGING, gateway_id=gateway_id,
+        )  # fmt: skip
         made.page_port = page_port
         await made.start_platform()
         try:

@@ -8,6 +8,8 @@ Lines on stdout: {"put": [hex of a statement, ...]}, {"sealed": [incarnation, nu
 {"acknowledged": [incarnation, number]}. Orders on stdin, JSON lines: {"do": "clock", "offset_s": -3600, "held": true}
 sets the system clock; `held`: by NTP, which the kernel then says. {"do": "die", "stage": 0}: it is killed when the next
 state of a channel has been committed at that stage. Such a commit is {"channel": [[incarnation, version, stage, hex]]}.
+{"do": "harm", "at": "leaves go", "how": "before"}: what befalls it at the next commit of a kind (`points.py`).
+With V2G_FAULTS_THINNING=1 there is never room for evidence, and what is older than a second is merged.
 """
 
 from __future__ import annotations
@@ -20,14 +22,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import agent.clock
 import agent.gateway
+import agent.roads.identity
+import agent.roads.thinning
 from agent.clock import Clock
 from agent.config import Settings
+from agent.roads.alarms import Alarms
+from agent.roads.desk import Desk
 from agent.roads.devices import SiteDevices
-from agent.store import ChannelRow, Queued, Stage, Store, StoredBatch
+from agent.roads.thinning import PLAN_NOTE, Thinner
+from agent.store import ChannelRow, Cut, Queued, Stage, Store, StoredBatch
 from drivers.device import (
     Capabilities,
     DeadMan,
@@ -39,28 +45,27 @@ from drivers.device import (
     Setpoint,
 )
 from drivers.sunspec.connection import ConnectionPool
+from hil_tests.faults.points import DoomedFolder, How, Point, doom, harmed, tell
 from hil_tests.faults.source import PERIOD_S, registers
 
 CLOCK_ERROR_US = 1_000
 
 
-def tell(**words: object) -> None:
-    """One line, in the kernel when this returns: a kill takes nothing of it back."""
-    os.write(1, json.dumps(words).encode() + b"\n")
-
-
-@dataclass(slots=True)
-class Doom:
-    """The commit that this process shall not outlive: of a channel's state, at this stage."""
-
-    stage: Stage | None = None
-
-
-doom = Doom()
+EAGER = {"YOUNGEST_S": 1.0, "REST_S": 0.2, "LOOK_EVERY_S": 0.1, "MINUTE_SLOT_S": 1, "QUARTER_SLOT_S": 5}
+"""Of `agent.roads.thinning`: a second and five in the place of a minute and a quarter of an hour."""
+ORDERS_EVERY_S = 0.2
 
 
 class TellingStore(Store):
     """The store, and a witness of what it has promised."""
+
+    _stands_queued = False
+    """What stands for merged readings has been put, and not been sealed."""
+
+    async def cut(self, cuts: Sequence[Cut], notes: Mapping[str, bytes | None], sealed_kind: int) -> int:
+        gone = await harmed(Point.LEAVES_GO, super().cut(cuts, notes, sealed_kind))
+        tell(cut=gone)
+        return gone
 
     async def put(
         self,
@@ -68,7 +73,11 @@ class TellingStore(Store):
         notes: Mapping[str, bytes | None] | None = None,
         channel: Sequence[ChannelRow] = (),
     ) -> None:
-        await super().put(statements, notes, channel)
+        if notes and notes.get(PLAN_NOTE) is not None:
+            await harmed(Point.THINNING_BEGINS, super().put(statements, notes, channel))
+            self._stands_queued = True
+        else:
+            await super().put(statements, notes, channel)
         if channel:
             tell(channel=[[row.incarnation, row.version, int(row.stage), row.encoded.hex()] for row in channel])
             if any(row.stage is doom.stage for row in channel):
@@ -77,7 +86,11 @@ class TellingStore(Store):
             tell(put=[statement.encoded.hex() for statement in statements])
 
     async def seal(self, batch: StoredBatch, up_to_rowid: int) -> None:
-        await super().seal(batch, up_to_rowid)
+        if self._stands_queued:
+            self._stands_queued = False
+            await harmed(Point.THINNING_SEALED, super().seal(batch, up_to_rowid))
+        else:
+            await super().seal(batch, up_to_rowid)
         tell(sealed=[batch.incarnation, batch.number, batch.root.hex()])
 
     async def acknowledge(self, incarnation: int, up_to_number: int, at_us: int) -> int:
@@ -170,9 +183,27 @@ def take_orders(clock: SystemClock) -> None:
             case {"do": "die", "stage": int(stage)}:
                 doom.stage = Stage(stage)
                 tell(done="die")
+            case {"do": "harm", "at": str(at), "how": str(how)}:
+                doom.point, doom.how = Point(at), How(how)
+                tell(done="harm")
             case other:
                 tell(error=f"unknown order {other}")
     os._exit(1)
+
+
+def thin_eagerly() -> None:
+    """Never is there room, and what is a second old is old."""
+    for name, value in EAGER.items():
+        setattr(agent.roads.thinning, name, value)
+    real = agent.roads.thinning.make_thinner
+
+    def made(settings: Settings, *, store: Store, desk: Desk, clock: Clock, alarms: Alarms) -> Thinner:
+        thinner = real(settings, store=store, desk=desk, clock=clock, alarms=alarms)
+        thinner._most_bytes = 1
+        return thinner
+
+    for name, part in {"make_thinner": made}.items():
+        setattr(agent.gateway, name, part)
 
 
 def main(config: str) -> None:
@@ -185,6 +216,10 @@ def main(config: str) -> None:
     # The one place where the product names either.
     for name, part in {"make_devices": known_devices, "Store": TellingStore}.items():
         setattr(agent.gateway, name, part)
+    for name, value in {"LOOK_EVERY_S": ORDERS_EVERY_S, "IdentityFolder": DoomedFolder}.items():
+        setattr(agent.roads.identity, name, value)
+    if os.environ.get("V2G_FAULTS_THINNING") == "1":
+        thin_eagerly()
     threading.Thread(target=take_orders, args=(clock,), daemon=True).start()
     from agent.cli import run
 

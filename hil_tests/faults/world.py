@@ -19,11 +19,13 @@ from urllib.request import urlopen
 
 from agent.cli.init import Initialised, make_keys
 from agent.config import TokenSettings
+from agent.identity.folder import IdentityFolder
+from agent.identity.history import continues, decode_history, replay
 from agent.store import Reader, Stage, StoreError
 from agent.store.files import DATABASE
 from hil_tests.faults import channel_judge
 from hil_tests.faults.disk import Disk
-from hil_tests.faults.judge import AtPlatform, ChannelStage, Held, Judge, Rule, Told, Violation
+from hil_tests.faults.judge import AtPlatform, ChannelStage, Held, Judge, Rule, Told, Violation, place_of
 from hil_tests.faults.source import DEVICES
 from hil_tests.rig.broker import PLATFORM, Broker, client_files
 from hil_tests.rig.demo.child import Child
@@ -52,6 +54,10 @@ class Carrier(StrEnum):
     MQTT = "MQTT"
     SETTLING = "gRPC, with a settled device"
     """Windows of 5 s: the others have none, for an hour of a clock that jumps is hundreds of windows."""
+    MERGING = "gRPC, with no room for evidence"
+    """Readings are merged within seconds."""
+    ROTATING = "gRPC, with a history"
+    """Its name is not its key, which changes."""
 
 
 class WorldError(Exception):
@@ -122,8 +128,16 @@ class World:
         platform_port: int,
         seed: int,
         broker: Broker | None = None,
+        *,
+        merging: bool = False,
+        gateway_id: str | None = None,
     ) -> None:
-        """Use `setting.world`."""
+        """Use `setting.world`. `gateway_id`: of a gateway that has a history."""
+        self._merging = merging
+        self._has_history = gateway_id is not None
+        self._history = b""
+        self.rotations = 0
+        """Number of the entry that the newest order shall make."""
         self.broker = broker
         """None where the carrier is gRPC."""
         self.found: list[Violation] = []
@@ -134,7 +148,7 @@ class World:
         self.disk = disk
         self.link = link
         self.told = Told()
-        self.judge = Judge(held.gateway_id)
+        self.judge = Judge(gateway_id or held.gateway_id)
         self.sweep = Sweep()
         self.clock_offset_s = 0
         self.clock_held = True
@@ -169,6 +183,7 @@ class World:
             "PYTHONUNBUFFERED": "1",
             "V2G_FAULTS_CLOCK_OFFSET_S": str(self.clock_offset_s),
             "V2G_FAULTS_CLOCK_HELD": str(int(self.clock_held)),
+            "V2G_FAULTS_THINNING": str(int(self._merging)),
         }
         arguments = ("-m", "hil_tests.faults.victim", str(self.folder / "gateway.toml"))
         self.gateway = await Child.start("gateway", arguments, folder=self.folder, environment=environment)
@@ -349,9 +364,11 @@ class World:
         each must hold what the one before has."""
         self.listen()
         told = self.told.copy()
+        if self._has_history:
+            self._trust_history()
         platform = self._at_platform(complete=complete)
         try:
-            held = await self._held()
+            held = await self.held()
         except StoreError as error:
             return [Violation(Rule.LOST, f"the store cannot be read: {error}")] if told.puts else []
         return [*self.judge.look(told, held, platform), *channel_judge.look(told.channel, *self._channel())]
@@ -382,7 +399,22 @@ class World:
             complete,
         )
 
-    async def _held(self) -> Held:
+    def _trust_history(self) -> None:
+        """The keys of the gateway's own history, which it may only lengthen."""
+        history = IdentityFolder(self.state_dir).history_file.read_bytes()
+        if history != self._history:
+            entries = decode_history(history)
+            if self._history and not continues(entries, decode_history(self._history)):
+                self.found.append(Violation(Rule.UNROTATED, "the history is another one, and not a longer one"))
+            self.judge.trust(replay(entries).trusted_keys())
+            self._history = history
+
+    def places_at_platform(self) -> set[tuple[int, int]]:
+        """Incarnation and number of all batches that it has."""
+        return {place_of(self.judge.verified(each)) for each in self._at_platform(complete=False).batches}
+
+    async def held(self) -> Held:
+        """What the store has. Raises StoreError."""
         async with Reader.beside(self.state_dir) as reader:
             # Statements move from the queue into a batch while we read: never the other way.
             queued = [row.encoded for row in await reader.queued(limit=1 << 20, most_bytes=1 << 30)]
@@ -396,7 +428,9 @@ class World:
         deadline_s = time.monotonic() + within_s
         while time.monotonic() < deadline_s:
             platform = self._at_platform(complete=True)
-            held = await self._held()
-            if not held.queued and set(held.batches) <= set(platform.batches):
+            held = await self.held()
+            # By what they are: one that was merged since it arrived is the same batch.
+            there, here = ({self.judge.verified(e).sealed.hash for e in of} for of in (platform.batches, held.batches))
+            if not held.queued and here <= there:
                 return
             await asyncio.sleep(0.1)

@@ -201,6 +201,9 @@ def test_a_mapped_device_names_its_map_and_its_nameplate(tmp_path: Path, lines: 
         ('site_ca = true\ncertificate_names = ["a b"]', "certificate_names"),
         ('ocsp_responders = ["http://ocsp.example/"]', "ocsp_responders"),
         ('ocsp_responders = ["user@ocsp.example"]', "ocsp_responders"),
+        ('contract_provider = "http://contracts.example/"', "contract_provider"),
+        ('contract_provider = "https://user@contracts.example/"', "contract_provider"),
+        ('contract_provider_ca_file = "/ca.pem"', "contract_provider_secret need it"),
     ],
 )
 def test_names_of_the_listener_and_responders_are_names(tmp_path: Path, lines: str, says: str) -> None:

@@ -12,6 +12,7 @@ from agent.config import ConfigError, read_settings, zone_of
 TOKEN = '[token]\nlabel = "demo"\n'
 CHARGER = '[[device]]\nid = "car-1"\nkind = "charger"\ndriver = "ocpp"\ncharger_id = "CS-1"\n'
 PV = '[[device]]\nid = "pv-1"\nkind = "pv"\ndriver = "sunspec"\naddress = "tcp://127.0.0.1:1503"\n'
+BATTERY = PV.replace("pv", "battery")
 SOURCE = '[[feeds.source]]\nname = "a"\nkey_file = "/etc/a.pem"\n'
 
 
@@ -32,6 +33,12 @@ def _refusal(tmp_path: Path, text: str) -> str:
         (TOKEN + CHARGER + 'departure_time = "25:00"\n', "07:30"),
         (TOKEN + CHARGER + 'day = "departure"\ndeparture_time = "07:30"\n', "go together"),
         (TOKEN + CHARGER + "departure_energy_wh = -1\n", "departure_energy_wh"),
+        (TOKEN + PV + "capacity_wh = 10000\n", "capacity_wh: is a battery's"),
+        (TOKEN + CHARGER + "capacity_wh = 10000\n", "capacity_wh: is a battery's"),
+        (TOKEN + BATTERY + "capacity_wh = 0\n", "capacity_wh"),
+        (TOKEN + "[site]\nfuse_a = 16\n" + CHARGER + "fallback_import_w = 7000\n", "more than the 3680 W of its fuse"),
+        (TOKEN + "[site]\nfuse_a = 16\n" + CHARGER + "fallback_import_w = 4000\nphases = [2]\n", "phase 2 could"),
+        (TOKEN + BATTERY + "capacity_wh = 13.5\n", "capacity_wh"),
         (TOKEN + '[site]\ntimezone = "Middle/Earth"\n', "tz database"),
         (TOKEN + '[site]\ntimezone = "/etc/passwd"\n', "tz database"),
         (TOKEN + SOURCE, "2 sources must agree, and there are 1"),
@@ -44,6 +51,14 @@ def test_what_cannot_be_meant_is_refused_with_its_key(tmp_path: Path, text: str,
     assert says in _refusal(tmp_path, text)
 
 
+@pytest.mark.parametrize("more", ["fallback_import_w = 6000\n", "fallback_import_w = 2000\nphases = [2]\n", ""])
+def test_shares_that_fit_beside_the_house_are_taken(tmp_path: Path, more: str) -> None:
+    """SAFETY 2: 3680 W of a phase's fuse, less a third of the house's 5 kW."""
+    path = tmp_path / "gateway.toml"
+    path.write_text(TOKEN + "[site]\nfuse_a = 16\n" + CHARGER + more)
+    assert read_settings(path).site.fuse_a == 16
+
+
 def test_a_site_with_everything_set_loads(tmp_path: Path) -> None:
     path = tmp_path / "gateway.toml"
     path.write_text(
@@ -52,8 +67,11 @@ def test_a_site_with_everything_set_loads(tmp_path: Path) -> None:
         + SOURCE
         + CHARGER
         + 'day = "departure"\ndeparture_time = "07:30"\ndeparture_energy_wh = 10000\n'
+        + BATTERY
+        + "capacity_wh = 13500\n"
     )
-    device = read_settings(path).device[0]
+    device, battery = read_settings(path).device
+    assert battery.capacity_wh == 13_500
     assert (device.day, device.departure_time, device.departure_energy_wh) == ("departure", "07:30", 10_000)
 
 

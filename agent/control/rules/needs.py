@@ -9,6 +9,7 @@ from agent.control.command import Price
 from agent.control.departure import DEPARTURE_RESERVE_S, slack_s
 from agent.control.rules.draft import Draft, Rule
 from agent.control.site import DeviceView, SiteView
+from agent.control.storage import battery_bounds_permille
 from drivers.device import DeadMan, DeviceKind, VehicleSession
 
 SOC_FRESH_S: Final = 300.0
@@ -36,11 +37,7 @@ def set_room(draft: Draft, site: SiteView, price: Price | None) -> None:
 
 
 def _battery(draft: Draft, site: SiteView) -> None:
-    least, most = site.defaults.battery_minimum_soc_permille, 1000
-    if site.defaults.answers_frequency and site.frequency.share_permille == 0:
-        # Kept for the moment in which the grid needs it.
-        least += site.defaults.frequency_reserve_permille
-        most -= site.defaults.frequency_reserve_permille
+    least, most = battery_bounds_permille(site)
     charge = draft.view.state_of_charge_permille
     if charge is None and least > 0:
         draft.room_low, draft.why_low = 0, Rule.BATTERY_STATE

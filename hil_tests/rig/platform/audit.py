@@ -63,7 +63,7 @@ class Audit:
     def __init__(self, enrolled: Enrolled) -> None:
         self.enrolled = enrolled
         self._history = enrolled.history
-        self._verifier = Verifier(
+        self.verifier = Verifier(
             replay(decode_history(enrolled.history)).trusted_keys()
             if enrolled.history
             else [TrustedKey(enrolled.gateway_id, enrolled.keys["evidence"])]
@@ -94,7 +94,7 @@ class Audit:
         if not continues(entries, decode_history(self._history)):
             raise HistoryError("this history does not continue the one that the platform has: it is older, or another")
         self._history = history
-        self._verifier = Verifier(state.trusted_keys())
+        self.verifier = Verifier(state.trusted_keys())
         return True
 
     @property
@@ -104,7 +104,7 @@ class Audit:
     def check_batch(self, encoded: bytes) -> VerifiedBatch:
         """Verify a batch and that it is one we hold, or the next one. Raises EvidenceError and counts the rejection."""
         try:
-            batch = self._verifier.verify_batch(encoded)
+            batch = self.verifier.verify_batch(encoded)
             known = self._batches.get((batch.identity.incarnation, batch.identity.number))
             if known is None:
                 follow(self.position, batch)
@@ -153,7 +153,7 @@ class Audit:
         Raises EvidenceError and counts the rejection.
         """
         try:
-            verified = self._verifier.verify_receipt(telemetry.signature, telemetry.statement)
+            verified = self.verifier.verify_receipt(telemetry.signature, telemetry.statement)
             reading = verified.statement
             if not isinstance(reading, Reading):
                 raise ProofError("telemetry: its statement is no reading")

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from .schedule import Outlet, ProfileRefusedError, Step, read_step
+from .schedule import MOVED_BESIDE, Mode, Outlet, ProfileRefusedError, Step, read_step
 
 MOST_PROFILES: Final = 20
 HIGHEST_STACK_LEVEL: Final = 9
@@ -102,6 +102,10 @@ class ProfileStore:
         """Takes an order to discharge and makes one to charge of it, as some simulators and chargers do."""
         self.external_w: float | None = None
         """A limit that somebody else set, not the CSMS (K11 to K13)."""
+        self.outside: Step | None = None
+        """How somebody else moves the power, in place of the CSMS, within the bounds of both (Q06)."""
+        self.beside_w: float = 0.0
+        """What the energy management system (Q05) or the charger's own load balancing (Q09) wants."""
         self.offline_since_s: float | None = None
         self._profiles: dict[int, Profile] = {}
 
@@ -206,6 +210,11 @@ class ProfileStore:
         leading = next((step for step in found if step is not None), None)
         of_station = self._leading(Purpose.STATION_MAX, at_s, transaction_start_s)
         bounds = [w for w in (self.external_w, None if of_station is None else of_station.limit_w) if w is not None]
+        if self.outside is not None:
+            leading = _under(self.outside, leading)
+        if leading is not None and leading.mode in MOVED_BESIDE and leading.setpoint_w is None:
+            beside = None if leading.mode is Mode.EXTERNAL_LIMITS else self.beside_w
+            leading = replace(leading, setpoint_w=beside)
         if leading is None:
             return Step(limit_w=min(bounds)) if bounds else None
         return leading.within(float("-inf"), min(bounds)) if bounds else leading
@@ -237,6 +246,15 @@ class ProfileStore:
         )
         steps = (profile.step(at_s, transaction_start_s) for profile in candidates)
         return next((step for step in steps if step is not None), None)
+
+
+def _under(outside: Step, ours: Step | None) -> Step:
+    """Others' step within what the CSMS allows: its cap, and no discharge where it speaks of none."""
+    if ours is None:
+        return outside
+    caps = [w for w in (outside.limit_w, ours.limit_w) if w is not None]
+    floors = [outside.discharge_w or 0.0, ours.discharge_w or 0.0]
+    return replace(outside, limit_w=min(caps, default=None), discharge_w=max(floors))
 
 
 def _parse(outlet: Outlet, evse_id: int, wire: Mapping[str, Any], now_s: float, *, extended: bool) -> Profile:

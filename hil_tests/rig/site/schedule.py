@@ -32,6 +32,8 @@ SUPPORTED: Final = (
     Mode.CENTRAL_FREQUENCY,
     Mode.LOCAL_FREQUENCY,
 )
+MOVED_BESIDE: Final = frozenset({Mode.EXTERNAL_SETPOINT, Mode.EXTERNAL_LIMITS, Mode.LOCAL_LOAD_BALANCING})
+"""An energy management system, or the charger by a meter of its own, gives the setpoint (Q05, Q06, Q09)."""
 _BY_SETPOINT: Final = frozenset({Mode.CENTRAL_SETPOINT, Mode.CENTRAL_FREQUENCY})
 
 
@@ -53,6 +55,7 @@ class Outlet:
     """Zero: nothing below 0 is taken."""
     phases: int
     line_voltage_v: float
+    modes: frozenset[Mode] = frozenset(SUPPORTED)
 
     def watts(self, value: float, unit: str, phases: int | None) -> float:
         return value if unit == "W" else value * (phases or self.phases) * self.line_voltage_v
@@ -78,10 +81,14 @@ class Step:
             return 0.0
         if self.mode is Mode.CHARGING_ONLY:
             return self.limit_w
+        if self.mode is Mode.EXTERNAL_LIMITS and self.setpoint_w is None:
+            return self.limit_w
         wanted = self.setpoint_w
         if self.mode is Mode.LOCAL_FREQUENCY:
             wanted = self.baseline_w + _on_curve(self.curve, frequency_hz)
         assert wanted is not None
+        if self.mode in MOVED_BESIDE:  # by whoever it is; nothing below 0 that nobody allows
+            wanted = max(wanted, self.discharge_w or 0.0)
         lowest = wanted if self.discharge_w is None else max(wanted, self.discharge_w)
         return lowest if self.limit_w is None else min(lowest, self.limit_w)
 
@@ -149,7 +156,7 @@ def read_step(outlet: Outlet, wire: Mapping[str, Any], unit: str, *, extended: b
 
 def _check(outlet: Outlet, step: Step, *, extended: bool) -> None:
     mode = step.mode
-    if mode not in SUPPORTED:
+    if mode not in outlet.modes:
         raise ProfileRefusedError("UnsupportedMode", f"operation mode {mode.value} is not supported")
     bounds = (step.limit_w, step.setpoint_w, step.discharge_w)
     if mode is Mode.IDLE and any(value is not None for value in bounds):
@@ -160,6 +167,8 @@ def _check(outlet: Outlet, step: Step, *, extended: bool) -> None:
         raise ProfileRefusedError("InvalidSchedule", f"{mode.value} needs a setpoint")
     if mode is Mode.LOCAL_FREQUENCY and not step.curve:
         raise ProfileRefusedError("InvalidSchedule", "LocalFrequency needs a v2xFreqWattCurve (Q08.FR.01)")
+    if mode in MOVED_BESIDE and step.setpoint_w is not None:
+        raise ProfileRefusedError("InvalidSchedule", f"{mode.value} takes no setpoint from a CSMS")
     if step.setpoint_w is not None and not (
         (step.discharge_w if step.discharge_w is not None else step.setpoint_w)
         <= step.setpoint_w

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .charging_needs import Told, charging_needs
 from .profiles import rfc3339
+from .schedule import Step
 
 if TYPE_CHECKING:
     from .charger import Charger
@@ -80,10 +81,20 @@ class SmartWords:
     def limit_from_outside(self, limit_w: float | None) -> None:
         """An energy management system beside the CSMS limits the outlet; None: no longer (K11 to K13)."""
         self._charger.profiles.external_w = limit_w
-        if limit_w is None:
+        self._told_from_outside(None if limit_w is None else {"startPeriod": 0, "limit": limit_w})
+
+    def move_from_outside(self, step: Step | None) -> None:
+        """An energy management system moves the power within its own limits, in a mode of its own (Q06); None: no
+        longer."""
+        self._charger.profiles.outside = step
+        self._told_from_outside(
+            None if step is None else step.as_wire(0, 1.0, self._charger.evse.phases, extended=True, per_phase=False)
+        )
+
+    def _told_from_outside(self, period: dict[str, Any] | None) -> None:
+        if period is None:
             self._charger.say(Raw("ClearedChargingLimit", {"chargingLimitSource": "EMS", "evseId": EVSE_ID}))
             return
-        period = {"startPeriod": 0, "limit": limit_w}
         schedule = {"id": 1, "chargingRateUnit": "W", "chargingSchedulePeriod": [period]}
         limit = {"chargingLimitSource": "EMS", "isGridCritical": False}
         self._charger.say(

@@ -15,6 +15,7 @@ from agent.control.events import (
     HoldBegun,
     HoldEnded,
     HoldStored,
+    Kept,
     Kind,
     Message,
     Signed,
@@ -29,6 +30,7 @@ from agent.control.needing import Wish
 from agent.control.onlooker import Onlooker
 from agent.control.order import Now, Order
 from agent.control.override import Override
+from agent.control.plan import Plan
 from agent.control.recorder import Recorder
 from agent.control.site import Held, SiteView
 from agent.control.tally import Register
@@ -135,6 +137,7 @@ class Box:
         self.tape = Tape(
             self.log,
             memory=lambda continues: self.core.memory(config, self.wall_us, continues=continues),
+            midway=lambda: self.core.midway,
             backlog=lambda: self.recorder.backlog,
             moment=lambda: (self.now(), self.now_s),
             monotonic_s=lambda: self.now_s,
@@ -152,6 +155,7 @@ class Box:
                 recorder=self.recorder,
                 keep_hold=self._keep_hold,
                 stored=self._stored,
+                changed=lambda: None,
                 policy=self.tape.policy(lambda: self.policy),
                 trust=self.tape.trust(lambda: self.trust),
                 restored=lambda: True,
@@ -178,14 +182,20 @@ class Box:
 
     def turn(self, seconds: float = 1.0) -> None:
         self.pass_(seconds)
-        with self.tape.event(Kind.TURN, Turn(registers={})):
-            view, plan = self.core.decide(self.now())
-            registers = {"battery": Register("", self.register)} if self.core.counts_energy(plan) else {}
-            self.tape.gave(Turn(registers=registers))
-            self.core.account(view, plan, registers)
+        plan = self.decide()
+        self.keep()
         for name, order in plan.orders.items():
             if order.lowest_w is not None and order.lowest_w == order.highest_w:
                 self.powers_w[name] = order.lowest_w
+
+    def decide(self) -> Plan:
+        with self.tape.event(Kind.TURN, Turn()):
+            return self.core.decide(self.now())[1]
+
+    def keep(self) -> None:
+        registers = {"battery": Register("", self.register)} if self.core.counts_energy else {}
+        with self.tape.event(Kind.KEPT, Kept(registers=registers)):
+            self.core.account(registers)
 
     def message(self, message: GridCommand, device_id: str | None = None) -> None:
         given = Message(message=message.SerializeToString(), device_id=device_id, since_s=self.now_s)

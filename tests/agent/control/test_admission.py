@@ -280,9 +280,11 @@ async def test_a_command_that_was_forgotten_cannot_be_replayed_nor_end_twice() -
 
 
 async def test_while_the_time_is_not_known_only_what_restricts_is_judged() -> None:
-    now = Now(wall_us=1, time_known=False)
+    now = Now(wall_us=1, time_known=False, uptime_us=7)
     assert isinstance(_judge(await _message(), now=now), Undecided)
-    assert isinstance(_judge(await _message(curtail()), now=now), Admitted)
+    admitted = _judge(await _message(curtail()), now=now)
+    assert isinstance(admitted, Admitted)
+    assert admitted.order.received_uptime_us == 7
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,16 @@ def test_with_the_time_lost_what_restricts_holds_for_its_duration_of_uptime_and_
     assert book.settle(replace(lost, wall_us=END_US + HOUR_US)).receipts == ()
 
 
+def test_with_the_time_lost_what_restricts_holds_for_its_duration_from_when_it_came() -> None:
+    # A box that has been up for days, and whose time nobody vouches for.
+    came = Now(wall_us=START_US, time_known=False, uptime_us=90 * HOUR_US)
+    order = replace(order_of(curtail(), "b"), received_uptime_us=came.uptime_us)
+    book = Book().admitted(order, CommandState.ACCEPTED, "", came).book
+    assert book.candidates(replace(came, uptime_us=came.uptime_us + 15 * MINUTE_US - 1)) == (order,)
+    assert book.candidates(replace(came, uptime_us=came.uptime_us + 15 * MINUTE_US)) == ()
+    assert book.candidates(NOW) == (order,), "once the time is known it alone counts"
+
+
 def test_rank_goes_before_priority_and_the_more_restrictive_before_the_earlier() -> None:
     names = [
         o.command_id

@@ -145,7 +145,7 @@ def test_a_record_that_was_rewritten_is_not_what_was_signed(box: Box) -> None:
     assert found.same == 2
     assert any("not those that were signed" in fault for fault in found.faults)
     path.write_bytes(SegmentWriter(Header(version=VERSION, software="1", previous=b"")).take([]))
-    assert any("3 records were signed, 0 are there" in fault for fault in box.audited().faults)
+    assert any("5 records were signed, 0 are there" in fault for fault in box.audited().faults)
 
 
 def test_a_segment_that_is_missing_is_noticed(box: Box) -> None:
@@ -164,7 +164,7 @@ def test_a_torn_end_costs_the_last_events_and_nothing_else(tmp_path_factory: pyt
     size = path.stat().st_size
     turned(box, 1)
     path.write_bytes(path.read_bytes()[: -min(cut, path.stat().st_size - size)])
-    assert len(list(read_segment(path))) == 1 + 1 + 2
+    assert 1 + 1 + 4 <= len(list(read_segment(path))) < 1 + 1 + 6
     assert box.audited().first_difference is None
 
 

@@ -8,20 +8,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.control.command import Price
+from agent.control.command import Point, Price
 from agent.control.deviation import (
     Agreement,
     Deviation,
     DeviationBook,
+    Sums,
     decode_deviations,
     encode_deviations,
+    keep_only,
     observe,
 )
 from agent.control.errors import RestoreError
-from agent.control.schedule import STEP_US
+from agent.control.plan import make_plan
+from agent.control.schedule import STEP_US, Schedule
+from agent.control.schedule_keeper import agreements_of
+from agent.control.site import SiteView
 from agent.control.tally import Register
 from agent.evidence import cbor
-from tests.agent.control.schedules import QUARTER_US
+from tests.agent.control.schedules import QUARTER_US, agreed, schedule
+from tests.agent.control.support import NOW, site
 
 SPOT = Price(200_000, "EUR")  # 0.20 EUR per kWh
 S = 1_000_000
@@ -39,9 +45,9 @@ def _quarter(agreed: Agreement, actual_w: int, *, every_s: int = 10, book: Devia
     book = book or DeviationBook()
     for second in range(0, 901, every_s):
         registers = {"battery": Register("m", actual_w * second * 1000 // 3600)}
-        book, closed = observe(book, agreed, registers, QUARTER_US + second * S)
-    assert closed is not None
-    return closed
+        book, closed = observe(book, [agreed], registers, QUARTER_US + second * S)
+    (deviation,) = closed
+    return deviation
 
 
 @pytest.mark.parametrize(
@@ -80,33 +86,33 @@ def test_without_a_price_energy_is_told_and_no_money() -> None:
 def test_a_meter_that_is_missing_or_exchanged_accuses_nobody() -> None:
     book = DeviationBook()
     for second in (0, 900):
-        book, closed = observe(book, _agreement(-4_000), {}, QUARTER_US + second * S)
-    assert closed is not None
+        book, closes = observe(book, [_agreement(-4_000)], {}, QUARTER_US + second * S)
+    (closed,) = closes
     assert (closed.delivered_wh, closed.under_wh, closed.penalty_micro) == (None, 0, None)
     book = DeviationBook()
     for second, meter in ((0, "m"), (900, "new")):
-        book, closed = observe(book, _agreement(-4_000), {"battery": Register(meter, 0)}, QUARTER_US + second * S)
-    assert closed is not None
+        book, closes = observe(book, [_agreement(-4_000)], {"battery": Register(meter, 0)}, QUARTER_US + second * S)
+    (closed,) = closes
     assert closed.delivered_wh is None
 
 
 def test_an_outage_over_a_quarters_end_is_spread_and_marked() -> None:
-    book, _ = observe(DeviationBook(), _agreement(-4_000), {"battery": Register("m", 0)}, QUARTER_US)
+    book, _ = observe(DeviationBook(), [_agreement(-4_000)], {"battery": Register("m", 0)}, QUARTER_US)
     # Registers are seen again three quarters later: 4 kW flowed all the time.
     shown = {"battery": Register("m", -4_000 * 3 * 250)}
-    book, closed = observe(book, _agreement(-4_000), shown, QUARTER_US + 3 * STEP_US)
-    assert closed is not None
+    book, closes = observe(book, [_agreement(-4_000)], shown, QUARTER_US + 3 * STEP_US)
+    (closed,) = closes
     assert closed.estimated
     assert closed.delivered_wh == -1_000
     assert closed.under_wh == 0
 
 
 def test_the_book_survives_a_restart_in_the_middle_of_a_quarter() -> None:
-    book, _ = observe(DeviationBook(), _agreement(-4_000), {"battery": Register("m", 0)}, QUARTER_US)
-    book, _ = observe(book, _agreement(-4_000), {"battery": Register("m", -500_000)}, QUARTER_US + 450 * S)
+    book, _ = observe(DeviationBook(), [_agreement(-4_000)], {"battery": Register("m", 0)}, QUARTER_US)
+    book, _ = observe(book, [_agreement(-4_000)], {"battery": Register("m", -500_000)}, QUARTER_US + 450 * S)
     book = decode_deviations(encode_deviations(book))
-    book, closed = observe(book, _agreement(-4_000), {"battery": Register("m", -1_000_000)}, QUARTER_US + STEP_US)
-    assert closed is not None
+    book, closes = observe(book, [_agreement(-4_000)], {"battery": Register("m", -1_000_000)}, QUARTER_US + STEP_US)
+    (closed,) = closes
     assert (closed.scheduled_wh, closed.delivered_wh) == (-1_000, -1_000)
 
 
@@ -115,7 +121,7 @@ def test_sums_go_on_and_the_list_is_bounded() -> None:
     for quarter in range(200):
         at_us = QUARTER_US + quarter * STEP_US
         registers = {"battery": Register("m", -750_000 * quarter)}
-        book, _ = observe(book, _agreement(-4_000), registers, at_us)
+        book, _ = observe(book, [_agreement(-4_000)], registers, at_us)
     assert book.quarters == 199
     assert len(book.closed) == 96
     assert book.under_wh == 199 * 250
@@ -127,17 +133,110 @@ def test_sums_go_on_and_the_list_is_bounded() -> None:
     powers=st.lists(st.integers(-20_000, 20_000), min_size=1, max_size=90),
 )
 def test_what_is_missing_less_what_is_too_much_is_the_difference(agreed_w: int, powers: list[int]) -> None:
-    book, closed, milliwatt_hours = DeviationBook(), None, 0
+    book, milliwatt_hours = DeviationBook(), 0
+    closes: tuple[Deviation, ...] = ()
     for index in range(91):
         registers = {"battery": Register("m", milliwatt_hours)}
-        book, closed = observe(book, _agreement(agreed_w), registers, QUARTER_US + index * 10 * S)
+        book, closes = observe(book, [_agreement(agreed_w)], registers, QUARTER_US + index * 10 * S)
         milliwatt_hours += powers[index % len(powers)] * 10_000 // 3600
-    assert closed is not None
+    (closed,) = closes
     assert closed.delivered_wh is not None
     sign = -1 if closed.scheduled_wh < 0 else 1
     if closed.scheduled_wh != 0:
         assert closed.over_wh - closed.under_wh == sign * (closed.delivered_wh - closed.scheduled_wh)
     assert min(closed.over_wh, closed.under_wh) == 0
+
+
+def test_each_of_several_schedules_has_its_own_deviation() -> None:
+    book = DeviationBook()
+    battery, connection = _agreement(-4_000), _agreement(2_000, schedule_hash=b"c" * 32, devices=("connection",))
+    for second in range(0, 901, 10):
+        registers = {
+            "battery": Register("m", -3_000 * second * 1000 // 3600),
+            "connection": Register("g", 3_000 * second * 1000 // 3600),
+        }
+        book, closed = observe(book, [battery, connection], registers, QUARTER_US + second * S)
+    found = {deviation.schedule_hash: (deviation.under_wh, deviation.over_wh) for deviation in closed}
+    assert found == {b"h" * 32: (250, 0), b"c" * 32: (0, 250)}
+    assert (book.quarters, book.under_wh, book.over_wh) == (2, 250, 250)
+    assert book.by_schedule == {
+        b"h" * 32: Sums(quarters=1, under_wh=250),
+        b"c" * 32: Sums(quarters=1, over_wh=250),
+    }
+    assert decode_deviations(encode_deviations(book)).by_schedule == book.by_schedule
+    assert keep_only(book, {b"c" * 32}).by_schedule.keys() == {b"c" * 32}
+    assert keep_only(book, set()).quarters == 2
+
+
+def test_a_schedule_that_ends_within_a_quarter_leaves_the_other_one_open() -> None:
+    other = _agreement(2_000, schedule_hash=b"c" * 32, devices=("car",))
+    registers = {"battery": Register("m", 0), "car": Register("n", 0)}
+    book, _ = observe(DeviationBook(), [_agreement(-4_000), other], registers, QUARTER_US)
+    book, closed = observe(book, [other], registers, QUARTER_US + 450 * S)
+    assert [(deviation.schedule_hash, deviation.under_wh) for deviation in closed] == [(b"h" * 32, 500)]
+    assert book.open.keys() == {b"c" * 32}
+    assert book.open[b"c" * 32].start_us == QUARTER_US
+
+
+def test_the_note_of_a_version_with_one_open_quarter_is_still_read() -> None:
+    book, _ = observe(DeviationBook(under_wh=7), [_agreement(-4_000)], {"battery": Register("m", 0)}, QUARTER_US)
+    value = cbor.decode(encode_deviations(book), what="note")
+    assert isinstance(value, list)
+    assert isinstance(value[5], list)
+    old = cbor.encode([1, *value[1:5], value[5][0]])
+    assert decode_deviations(old) == decode_deviations(encode_deviations(book))
+    assert decode_deviations(cbor.encode([1, *value[1:5], None])) == replace(book, open={})
+
+
+@pytest.mark.parametrize("own", [[[b"h" * 32, 1, 2]], ["x"], [[1, 1, 1, 1]]])
+def test_damaged_sums_of_a_schedule_are_said(own: list[cbor.Value]) -> None:
+    with pytest.raises(RestoreError, match="sums"):
+        decode_deviations(cbor.encode([2, 0, 0, 0, [], [], own]))
+
+
+def _agreed_at(*schedules: tuple[str, Schedule], site_: SiteView | None = None) -> dict[str, Agreement]:
+    """By name: what is reckoned with, the newest schedule first."""
+    orders = []
+    for name, one in schedules:
+        made = replace(agreed(one), hash=name.encode().ljust(32, b"\0")).order(NOW)
+        assert made is not None
+        orders.append(made)
+    view = replace(site_ or site(), orders=tuple(orders))
+    found = agreements_of(view, make_plan(view), None)
+    return {agreement.schedule_hash.rstrip(b"\0").decode(): agreement for agreement in found}
+
+
+def test_schedules_for_different_devices_and_points_are_all_reckoned_with() -> None:
+    found = _agreed_at(
+        ("battery", schedule()),
+        ("car", schedule(targets=("car",), steps=(1_000,))),
+        ("connection", schedule(targets=(), point=Point.CONNECTION, steps=(3_000,))),
+    )
+    assert {name: (each.devices, each.power_w) for name, each in found.items()} == {
+        "battery": (("battery",), -4_000),
+        "car": (("car",), 1_000),
+        "connection": (("connection",), 3_000),
+    }
+
+
+@pytest.mark.parametrize(
+    ("newer", "older"),
+    [
+        (schedule(), schedule(steps=(5_000,))),
+        (schedule(), schedule(targets=("battery", "car"))),
+        (schedule(targets=(), point=Point.CONNECTION), schedule()),
+        (schedule(targets=("car",), point=Point.CONNECTION), schedule(targets=("battery",), point=Point.CONNECTION)),
+    ],
+)
+def test_of_two_for_one_device_or_for_the_connection_the_newer_is_reckoned_with(
+    newer: Schedule, older: Schedule
+) -> None:
+    assert _agreed_at(("newer", newer), ("older", older)).keys() == {"newer"}
+
+
+def test_what_stop_keeps_from_following_is_reckoned_with_and_says_why() -> None:
+    found = _agreed_at(("battery", schedule()), site_=site(stop="me"))
+    assert "local STOP by me" in found["battery"].reason
 
 
 @given(st.binary(max_size=80))
@@ -148,10 +247,11 @@ def test_a_damaged_note_is_said(note: bytes) -> None:
 
 @pytest.mark.parametrize("price", [["dear", "EUR"], [None, "EUR"], [1], [1, 2], "EUR"])
 def test_a_damaged_price_in_the_open_quarter_is_said_and_stops_no_start(price: cbor.Value) -> None:
-    book, _ = observe(DeviationBook(), _agreement(-4_000), {"battery": Register("m", 0)}, QUARTER_US)
+    book, _ = observe(DeviationBook(), [_agreement(-4_000)], {"battery": Register("m", 0)}, QUARTER_US)
     value = cbor.decode(encode_deviations(book), what="note")
     assert isinstance(value, list)
     assert isinstance(value[5], list)
-    value[5][-1] = price
+    assert isinstance(value[5][0], list)
+    value[5][0][-1] = price
     with pytest.raises(RestoreError, match="open quarter"):
         decode_deviations(cbor.encode(value))

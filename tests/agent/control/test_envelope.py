@@ -11,7 +11,7 @@ from agent.control.coming_back import ComingBack
 from agent.control.command import CommandType
 from agent.control.envelope import Envelope, envelope
 from agent.control.plan import make_plan
-from agent.control.site import Mandate, SiteView
+from agent.control.site import Defaults, DeviceView, Mandate, SiteView
 from tests.agent.control.strategies import sites
 from tests.agent.control.support import (
     BATTERY,
@@ -22,6 +22,7 @@ from tests.agent.control.support import (
     SOME_COMMAND,
     START_US,
     V2G_SESSION,
+    capabilities,
     order_of,
     site,
 )
@@ -49,6 +50,41 @@ def test_a_car_offers_what_it_has_above_its_owners_minimum() -> None:
     assert made.power_up_w == 11_000
     assert made.energy_up_wh == 600  # 1 % of 60 kWh
     assert made.minimum_soc_permille == 300
+
+
+def _holding(capacity_wh: int | None, permille: int) -> DeviceView:
+    return replace(
+        BATTERY,
+        capabilities=replace(capabilities(10_000, 10_000), energy_capacity_wh=capacity_wh),
+        state_of_charge_permille=permille,
+    )
+
+
+def test_a_battery_offers_the_energy_that_it_holds_between_its_bounds() -> None:
+    made = envelope(site(_holding(10_000, 200)))
+    assert (made.power_up_w, made.energy_up_wh) == (10_000, 1_000)  # 10 % of 10 kWh above its minimum
+    assert (made.power_down_w, made.energy_down_wh) == (10_000, 2_500)
+    assert made.capacity_w == 10_000
+    made = envelope(site(_holding(10_000, 950)))
+    assert (made.energy_up_wh, made.energy_down_wh) == (2_500, 500)
+
+
+def test_what_can_be_held_for_the_whole_quarter_is_the_capacity_of_the_bid() -> None:
+    made = envelope(site(_holding(2_000, 500)))
+    assert (made.energy_up_wh, made.energy_down_wh) == (800, 1_000)
+    assert made.capacity_w == 4_000
+
+
+def test_what_is_kept_for_the_grids_frequency_is_not_offered() -> None:
+    keeps = Defaults(answers_frequency=True, frequency_reserve_permille=100)
+    made = envelope(site(_holding(10_000, 250), defaults=keeps))
+    assert made.energy_up_wh == 500
+    assert (made.minimum_soc_permille, made.maximum_soc_permille) == (200, 900)
+
+
+def test_a_battery_whose_capacity_nobody_tells_is_offered_by_its_rating() -> None:
+    made = envelope(site(_holding(None, 200)))
+    assert (made.energy_up_wh, made.energy_down_wh) == (2_500, 2_500)
 
 
 def test_less_charging_is_energy_from_no_storage() -> None:

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from agent.control.command import Command, CommandType, Point
-from agent.control.foresight import shortfall
+from agent.control.command import Command, CommandType, Mode, Point
+from agent.control.foresight import foresee, hardship, shortfall
 from agent.control.plan import make_plan
+from agent.control.site import Defaults, DeviceView, SiteView
+from agent.evidence.statements import CommandState
 from drivers.device import VehicleSession
-from tests.agent.control.support import BATTERY, CAR, HOUR_US, SOME_COMMAND, START_US, V2G_SESSION, order_of, site
+from tests.agent.control.strategies import sites
+from tests.agent.control.support import (
+    BATTERY,
+    CAR,
+    HOUR_US,
+    PV,
+    SOME_COMMAND,
+    START_US,
+    V2G_SESSION,
+    capabilities,
+    curtail,
+    order_of,
+    site,
+)
 
 DISCHARGE = replace(SOME_COMMAND, targets=("car",), power_w=10_000, end_us=START_US + 3 * HOUR_US)
 
@@ -47,7 +65,141 @@ def test_what_can_be_done_to_its_end_is_accepted(change: dict[str, int]) -> None
 
 def test_a_battery_beside_the_car_takes_over() -> None:
     command = replace(DISCHARGE, targets=("car", "battery"))
-    assert shortfall(command, site(replace(CAR, vehicle=_leaves(5, 10_000)), BATTERY)) == ""
+    view = site(replace(CAR, vehicle=_leaves(5, 10_000)), replace(BATTERY, capabilities=capabilities(30_000, 30_000)))
+    assert shortfall(command, view) == ""
+
+
+def test_a_battery_that_is_too_small_for_what_the_car_charges_does_not() -> None:
+    command = replace(DISCHARGE, targets=("car", "battery"))
+    said = shortfall(command, site(replace(CAR, vehicle=_leaves(5, 10_000)), BATTERY))
+    assert "of 30000 Wh are possible, for car charges for its departure" in said
+
+
+def _battery(capacity_wh: int | None, permille: int = 600) -> DeviceView:
+    return replace(
+        BATTERY,
+        capabilities=capabilities(10_000, 10_000, energy_capacity_wh=capacity_wh),
+        state_of_charge_permille=permille,
+    )
+
+
+HOURS_OF_BATTERY = replace(SOME_COMMAND, power_w=5_000, end_us=START_US + 2 * HOUR_US)
+
+
+def test_a_battery_that_will_be_empty_before_the_end_is_partial_from_the_start() -> None:
+    said = shortfall(HOURS_OF_BATTERY, site(_battery(10_000)))
+    assert said == "5000 Wh of 10000 Wh are possible, for battery is at its least charge from 2027-01-15 09:00:00Z on"
+    assert shortfall(HOURS_OF_BATTERY, site(_battery(20_000))) == ""
+    assert shortfall(HOURS_OF_BATTERY, site(_battery(None))) == ""
+
+
+def test_a_battery_that_will_be_full_before_the_end_is_partial_from_the_start() -> None:
+    charge = replace(HOURS_OF_BATTERY, type=CommandType.CHARGE)
+    said = shortfall(charge, site(_battery(10_000)))
+    assert said == "4000 Wh of 10000 Wh are possible, for battery is full from 2027-01-15 08:48:00Z on"
+    assert shortfall(replace(charge, max_energy_wh=4_000), site(_battery(10_000))) == ""
+    assert shortfall(replace(charge, max_energy_wh=5_000), site(_battery(10_000))).startswith("4000 Wh of 5000 Wh")
+
+
+def test_what_is_kept_for_the_grids_frequency_is_not_counted_on() -> None:
+    keeps = Defaults(answers_frequency=True, frequency_reserve_permille=200)
+    assert shortfall(HOURS_OF_BATTERY, site(_battery(10_000), defaults=keeps)).startswith("3000 Wh of 10000 Wh")
+
+
+@pytest.mark.parametrize("targets", [(), ("battery", "car", "pv")])
+@pytest.mark.parametrize("audience", [SOME_COMMAND.audience, "zone:north"])
+def test_it_is_foreseen_for_the_whole_site_and_for_a_zone(targets: tuple[str, ...], audience: str) -> None:
+    command = replace(HOURS_OF_BATTERY, audience=audience, targets=targets)
+    view = site(_battery(10_000), replace(PV, power_w=0), replace(CAR, vehicle=_leaves(2, 10_000)))
+    said = shortfall(command, view)
+    assert "of 10000 Wh are possible" in said
+    assert "battery is at its least charge" in said
+    assert "car charges for its departure" in said
+    larger = replace(view, devices={**view.devices, "battery": _battery(100_000)})
+    assert "battery" not in shortfall(command, larger)
+
+
+def test_it_is_foreseen_for_the_connection() -> None:
+    command = replace(HOURS_OF_BATTERY, targets=(), point=Point.CONNECTION, power_w=4_000)
+    # With 1 kW of house it gives 5 kW: 5 kWh above its minimum last for an hour of two.
+    said = shortfall(command, site(_battery(10_000), house_w=1_000))
+    assert said == "3000 Wh of 8000 Wh are possible, for battery is at its least charge from 2027-01-15 09:00:00Z on"
+    assert shortfall(command, site(_battery(10_000), replace(PV, power_w=-3_000), house_w=1_000)) == ""
+
+
+def test_it_is_foreseen_for_a_connection_that_shall_neither_take_nor_give() -> None:
+    zero = replace(HOURS_OF_BATTERY, type=CommandType.CHARGE, targets=(), point=Point.CONNECTION, power_w=0)
+    said = shortfall(zero, site(_battery(10_000), house_w=5_000))
+    assert said.startswith("5000 Wh of what the house takes, or PV gives, cannot be made up for, for battery")
+
+
+def test_a_car_that_leaves_before_the_end_is_seen() -> None:
+    said = shortfall(DISCHARGE, site(replace(CAR, vehicle=_car(departure_timestamp_us=START_US + HOUR_US))))
+    assert said == "10000 Wh of 30000 Wh are possible, for car leaves from 2027-01-15 09:00:00Z on"
+
+
+def test_many_cars_with_as_many_turns_are_gone_through() -> None:
+    cars = [
+        replace(CAR, device_id=f"car-{number}", vehicle=_leaves(2 + number / 100, 10_000 + number))
+        for number in range(200)
+    ]
+    command = replace(DISCHARGE, targets=(), power_w=400_000)
+    assert "Wh are possible" in shortfall(command, site(*cars))
+
+
+def _limit(hours: int, power_w: int, point: Point = Point.DEVICE) -> Command:
+    end_us = START_US + hours * HOUR_US
+    return curtail(power_w, mode=Mode.IMPORT_LIMIT, targets=("car",), point=point, end_us=end_us)
+
+
+def _judged(command: Command, view: SiteView) -> tuple[CommandState, str]:
+    order = order_of(command)
+    return foresee(command, make_plan(replace(view, orders=(order,))).commands[order.hash], view)
+
+
+def test_an_import_limit_that_leaves_a_car_short_at_its_departure_is_kept_and_says_so() -> None:
+    view = site(replace(CAR, vehicle=replace(_leaves(6, 22_000), state_of_charge_permille=400)))
+    # Four hours at 1 kW, then two at 8.8 kW: 21.6 of 22 kWh.
+    assert _judged(_limit(4, 1_000), view) == (CommandState.ACCEPTED, "car will lack 400 Wh at its departure")
+    assert _judged(_limit(4, 2_000), view) == (CommandState.ACCEPTED, "")
+    # At the connection the house takes its kilowatt of it.
+    assert _judged(_limit(4, 2_000, Point.CONNECTION), view)[1] == "car will lack 400 Wh at its departure"
+
+
+def test_an_export_limit_and_a_departure_that_is_lost_anyway_cost_nobody_anything() -> None:
+    view = site(replace(CAR, vehicle=replace(_leaves(1, 22_000), state_of_charge_permille=400)))
+    assert _judged(_limit(4, 1_000), view) == (CommandState.ACCEPTED, "")
+    view = site(replace(CAR, vehicle=replace(_leaves(6, 22_000), state_of_charge_permille=400)))
+    assert hardship(curtail(0, end_us=START_US + 4 * HOUR_US), view) == ""
+
+
+def test_the_nearest_departure_is_served_first_under_a_limit() -> None:
+    cars = [
+        replace(CAR, device_id=name, vehicle=replace(_leaves(hours, 4_000), state_of_charge_permille=400))
+        for name, hours in (("a", 4), ("b", 3))
+    ]
+    command = replace(_limit(4, 2_000), targets=())
+    assert hardship(command, site(*cars)) == ""
+    assert hardship(replace(command, power_w=1_500), site(*cars)) == "a will lack 2000 Wh at its departure"
+
+
+@given(sites(), st.sampled_from(CommandType), st.integers(0, 60_000), st.integers(1, 48), st.booleans())
+def test_any_site_and_command_is_gone_through_and_says_no_more_than_was_asked(
+    view: SiteView, kind: CommandType, power_w: int, hours: int, connection: bool
+) -> None:
+    if kind is CommandType.CURTAIL:
+        command = curtail(power_w, end_us=START_US + hours * HOUR_US)
+    elif kind is CommandType.IDLE:
+        command = _rest(hours, targets=())
+    else:
+        point = Point.CONNECTION if connection else Point.DEVICE
+        command = _rest(hours, targets=(), type=kind, power_w=power_w, point=point)
+    said = shortfall(command, view)
+    found = re.match(r"(\d+) Wh of (\d+) Wh", said)
+    assert len(hardship(replace(curtail(power_w), mode=Mode.IMPORT_LIMIT), view)) <= 500
+    if found is not None:
+        assert int(found[1]) <= int(found[2]) <= power_w * hours
+    assert len(said) <= 500
 
 
 def _rest(hours: int, **changes: object) -> Command:
@@ -63,12 +215,12 @@ def test_a_rest_that_goes_beyond_the_moment_at_which_the_car_must_charge_is_part
 
 
 def test_a_charge_that_brings_the_car_what_it_needs_is_accepted() -> None:
-    view = site(replace(CAR, vehicle=_leaves(6, 22_000)))
+    view = site(replace(CAR, vehicle=replace(_leaves(6, 22_000), state_of_charge_permille=400)))
     assert shortfall(_rest(6, type=CommandType.CHARGE, power_w=5_000), view) == ""
     assert "departure" in shortfall(_rest(6, type=CommandType.CHARGE, power_w=2_000), view)
 
 
-def test_nothing_is_foreseen_for_the_connection_and_without_a_clock() -> None:
+def test_nothing_is_foreseen_without_a_clock_and_at_a_connection_that_nobody_measures() -> None:
     view = site(replace(CAR, vehicle=_leaves(5, 10_000)))
-    assert shortfall(replace(DISCHARGE, point=Point.CONNECTION), view) == ""
     assert shortfall(DISCHARGE, replace(view, now=replace(view.now, time_known=False))) == ""
+    assert shortfall(replace(DISCHARGE, point=Point.CONNECTION), replace(view, meter=None)) == ""

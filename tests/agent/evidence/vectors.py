@@ -37,3 +37,8 @@ def verifier() -> Verifier:
 def platform_key() -> VerifyKey:
     entry = load("keys.json")["platform"]
     return VerifyKey(entry["algorithm"], bytes.fromhex(entry["public_key_der"]))
+
+
+def device_key() -> VerifyKey:
+    entry = load("keys.json")["device"]
+    return VerifyKey(entry["algorithm"], bytes.fromhex(entry["public_key_der"]))

@@ -169,8 +169,15 @@ def test_queued_history_moves_nothing() -> None:
 def test_queued_samples_before_any_newer_ones_count() -> None:
     bench = Bench()
     bench.say(5000, 0)
-    reading = bench.say(5003, 0, after_s=60, flags=SampleFlag.QUEUED)
+    reading = bench.say(5003, 0, after_s=1, flags=SampleFlag.QUEUED)
     assert (reading.net_energy_wh, reading.quality) == (3, Quality.QUEUED)
+
+
+def test_a_queued_sample_hides_no_gap_before_it() -> None:
+    bench = Bench()
+    bench.say(5000, 0)
+    reading = bench.say(5003, 0, after_s=60, flags=SampleFlag.QUEUED)
+    assert reading.quality == Quality.QUEUED | Quality.AFTER_GAP | Quality.ESTIMATED
 
 
 def test_what_comes_back_is_reported_once_in_a_while() -> None:

@@ -8,7 +8,7 @@ import orjson
 from prometheus_client import CollectorRegistry, generate_latest
 
 from agent.cli.status import agreed_sentences
-from agent.control.deviation import Deviation, DeviationBook
+from agent.control.deviation import Deviation, DeviationBook, Sums
 from agent.control.envelope import Envelope
 from agent.control.feed_keeper import FeedLine
 from agent.control.missed_windows import MissedWindows
@@ -27,6 +27,7 @@ BOOK = DeviationBook(closed=(QUARTER,), under_wh=250, penalties_micro={"EUR": 2_
 LINE = ScheduleLine(
     schedule_hash=bytes(32), issuer="grid", targets=("battery",), at_connection=False, start_us=START_US,
     end_us=START_US + HOUR_US, power_w=-4_000, in_force=True, reason="",
+    deviation=Sums(quarters=1, under_wh=250), open_scheduled_wh=-400, open_delivered_wh=-300,
 )  # fmt: skip
 FEED = FeedLine(feed="price", value=210_000, currency="EUR", age_s=3.0, sources=2, doubt="")
 
@@ -46,6 +47,8 @@ def test_schedule_deviation_feeds_and_envelope_are_in_the_status_and_its_sentenc
     assert shown.envelope.power_up_w == 5_000
     said = " ".join(agreed_sentences(as_json(shown)))
     assert "Schedule in force: -4000 W at battery" in said
+    assert "this quarter -400 Wh agreed so far, -300 Wh metered; 250 Wh short and 0 Wh over in 1 quarters" in said
+    assert shown.deviation.last[0].schedule == shown.schedules[0].schedule == "000000000000"
     assert "250 Wh short, 0 Wh over; would cost 2.50 EUR" in said
     assert "0.2100 EUR per kWh, by 2 sources" in said
 

@@ -300,3 +300,34 @@ async def test_it_reports_until_cancelled() -> None:
         running.cancel()
     assert [sample.power_w for sample in seen] == [-1500]
     assert site.device.status().detail == f"Maker X at {ADDRESS} unit 1"
+
+
+CAPACITY = '[points.capacity]\naddress = 112\ntype = "uint16"\nscale = 0.1\nunit = "kWh"\n'
+STORAGE_MAP = (MAP + SERIAL + CAPACITY).replace('["meter", "pv"]', '["battery"]')
+
+
+@pytest.mark.parametrize(("count", "told_wh"), [(102, 10_200), (0, None)])
+async def test_a_battery_tells_its_capacity_where_its_map_has_it(count: int, told_wh: int | None) -> None:
+    site = Site(meter(), text=STORAGE_MAP, kind=DeviceKind.BATTERY)
+    site.fake.store(112, [count])
+    await site.device.look()
+    found = site.device.status().capabilities
+    assert found is not None
+    assert found.energy_capacity_wh == told_wh
+    if told_wh is not None:
+        site.fake.store(112, [0])  # what it said once and does not say now is still so
+        await site.device.look()
+        again = site.device.status().capabilities
+        assert again is not None
+        assert again.energy_capacity_wh == told_wh
+
+
+async def test_another_battery_in_its_place_has_its_own_capacity() -> None:
+    site = Site(meter(), text=STORAGE_MAP, kind=DeviceKind.BATTERY)
+    site.fake.store(112, [102])
+    await site.device.look()
+    site.reconnect_with(meter("S2"))
+    await site.device.look()
+    found = site.device.status().capabilities
+    assert found is not None
+    assert found.energy_capacity_wh is None
