@@ -29,6 +29,14 @@ class DaySettings:
     needs: Mapping[str, DefaultNeed] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DayMemory:
+    """What the next look goes by, for the record of decisions."""
+
+    state: DayState
+    needs: Mapping[str, CarNeed]
+
+
 class DayWatch:
     """One for the gateway."""
 
@@ -42,6 +50,14 @@ class DayWatch:
     def use(self, settings: DaySettings) -> None:
         """From now on; chargers may have been added."""
         self._settings = settings
+
+    def memory(self) -> DayMemory:
+        """All that the next look goes by."""
+        return DayMemory(state=self._state, needs=dict(self._needs))
+
+    def recall(self, memory: DayMemory) -> None:
+        """Go on from there."""
+        self._state, self._needs = memory.state, dict(memory.needs)
 
     def look(self, site: SiteView, registers: Mapping[str, Register], now_s: float) -> SiteView:
         """The view with the day in it. `registers`: what the chargers' meters show."""
