@@ -6,8 +6,8 @@ the hash of the message as it came, so that a forgery can never end the real com
 
 from __future__ import annotations
 
-from collections.abc import Set
-from dataclasses import dataclass
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
 from agent.config import UnsignedCommands
@@ -26,7 +26,7 @@ from agent.control.order import Now, Order, Rank
 from agent.control.ordered import ordered_by, total
 from agent.control.plain import plain_command, plain_hash
 from agent.control.replay import Freshness
-from agent.control.signers import RefusalError, check_reach, ordering_of, required, trusted_signers
+from agent.control.signers import RefusalError, check_reach, ordering_of, required, resolved, trusted_signers
 from agent.evidence.errors import EvidenceError
 from agent.evidence.statements import CommandState
 from agent.identity.trust import IssuerRights, Role, TrustList
@@ -51,6 +51,8 @@ class Policy:
     controllable: Set[str]
     """Device ids that commands can be for."""
     site_rating_w: int
+    classes: Mapping[str, Set[str]] = field(default_factory=dict)
+    """By class, such as "battery": the devices of it that can be controlled."""
 
     @property
     def audiences(self) -> frozenset[str]:
@@ -160,6 +162,8 @@ def _judge_signed(
         _check_fresh(order, book)
     # From here on the issuer has said this: a refusal is one of the body itself, and is remembered.
     try:
+        targets = resolved(order.command.targets, policy.classes)
+        order = replace(order, command=replace(order.command, targets=targets))
         _check_address(order.command, policy)
         _check_single_meaning(order, twice, book)
         if not now.time_known and not order.command.restrictive:

@@ -57,7 +57,7 @@ from agent.control.undecided import Waiting
 from agent.control.viewing import register_of, settings_view, with_day_of
 from agent.evidence.statements import Alarm, Severity
 from agent.identity.trust import TrustList
-from drivers.device import Device, Sample, SampleFlag
+from drivers.device import Device, DeviceKind, Sample, SampleFlag
 from proto.energysettlement.v1 import device_pb2
 
 LEAST_BETWEEN_PLANS_S: Final = 0.2
@@ -459,6 +459,10 @@ class Controller:
             unsigned=self._control.unsigned_commands,
             controllable=frozenset(self._controllable),
             site_rating_w=self._site_rating_w,
+            classes={
+                kind: frozenset(name for name, device in self._controllable.items() if device.kind is kind)
+                for kind in (DeviceKind.BATTERY, DeviceKind.CHARGER, DeviceKind.PV)
+            },
         )
 
     # -- recording --------------------------------------------------------------------------------------------------

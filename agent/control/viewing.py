@@ -71,6 +71,7 @@ def settings_view(
                 token_id=m.token_id,
                 minimum_soc_permille=m.minimum_soc_percent * 10,
                 least_price_micro_per_kwh=m.least_price_micro_per_kwh,
+                issuers=frozenset(m.issuers),
                 currency=m.currency,
             )
             for m in control.mandate

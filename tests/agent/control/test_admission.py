@@ -212,6 +212,44 @@ async def test_without_any_signature_a_day_is_bounded_too() -> None:
     assert "dual control [10]" in decision.reason
 
 
+@pytest.mark.parametrize(
+    ("named", "stands_for"),
+    [
+        (("class:charger",), ("car", "plain")),
+        (("class:charger", "battery"), ("battery", "car", "plain")),
+        (("car", "class:charger"), ("car", "plain")),
+        (("plain", "battery"), ("plain", "battery")),
+    ],
+)
+async def test_a_class_stands_for_its_devices_and_the_command_stays_what_it_is(
+    named: tuple[str, ...], stands_for: tuple[str, ...]
+) -> None:
+    command = replace(SOME_COMMAND, targets=named)
+    message = grid_command("k", command, await authorize(command, OPERATOR))
+    classes = {"charger": frozenset({"car", "plain"}), "pv": frozenset[str]()}
+    decision = judge(message, None, replace(policy(), classes=classes), trust_list(), Book(), NOW)
+    assert isinstance(decision, Admitted)
+    assert decision.order.command.targets == stands_for
+    assert decision.order.hash == message.command_hash
+    book = _admit(Book(), decision)
+    restored, faults = restore(changed_notes(Book(), book))
+    assert not faults
+    assert restored.entries[decision.order.hash].order == decision.order
+    repeated = judge(message, None, replace(policy(), classes=classes), trust_list(), restored, NOW)
+    assert isinstance(repeated, Duplicate)
+
+
+async def test_a_class_needs_the_right_over_each_of_its_devices_and_one_device_at_least() -> None:
+    command = replace(SOME_COMMAND, targets=("class:charger",))
+    message = grid_command("k", command, await authorize(command, OPERATOR))
+    narrow = trust_list(rights(targets=("car",)))
+    for members, says in (({"car"}, ""), ({"car", "plain"}, "no right over"), (set[str](), "there is none here")):
+        decision = judge(message, None, replace(policy(), classes={"charger": members}), narrow, Book(), NOW)
+        assert isinstance(decision, Refused if says else Admitted)
+        if isinstance(decision, Refused):
+            assert says in decision.reason
+
+
 PRICES = st.sampled_from([0, 1, 50]) | st.integers(0, 3_000)
 """Where one kWh is worth little its energy is what the bound is of."""
 

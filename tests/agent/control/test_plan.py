@@ -236,6 +236,22 @@ def test_a_car_whose_owner_names_a_price_is_discharged_for_that_price_only() -> 
         assert make_plan(view).orders["car"].lowest_w == lowest
 
 
+@pytest.mark.parametrize("point", Point)
+def test_a_car_whose_owner_names_issuers_is_discharged_by_those_only(point: Point) -> None:
+    order = _setpoint(-5_000, "car", point=point)
+    for issuers, gives in (((), True), (("grid",), True), (("solar", "grid"), True), (("solar",), False)):
+        mandate = Mandate(
+            token_id="owner",
+            minimum_soc_permille=300,
+            least_price_micro_per_kwh=0,
+            currency="EUR",
+            issuers=frozenset(issuers),
+        )
+        plan = make_plan(site(CAR, orders=(order,), mandates={"owner": mandate}, house_w=0))
+        assert ((plan.orders["car"].lowest_w or 0) < 0) is gives
+        assert (Rule.CAR_ISSUER.value in plan.commands[order.hash].reason) is not gives
+
+
 def test_a_command_that_does_not_have_the_car_pays_for_nothing() -> None:
     """SAFETY 9: the price of what waits, or cannot be followed, is nobody's."""
     mandate = Mandate(token_id="owner", minimum_soc_permille=300, least_price_micro_per_kwh=200_000, currency="EUR")
