@@ -192,6 +192,8 @@ async def _signed_schedules() -> Json:
     await one("for another gateway", "refused", replace(FULL, audience="did:key:zAnotherGateway"))
     await one("for another zone", "refused", replace(FULL, audience="zone:south"))
     await one("for a device that is not here", "refused", replace(FULL, targets=("heatpump",)))
+    await one("for all batteries", "admitted", replace(FULL, targets=("class:battery",)))
+    await one("for a class of which there is none", "refused", replace(FULL, targets=("class:pv",)))
     await one("over", "refused", replace(FULL, start_us=QUARTER_US - 5 * STEP_US))
     await one("ends beyond the horizon", "refused", replace(SMALL, start_us=QUARTER_US + 7 * DAY_US))
     await one(

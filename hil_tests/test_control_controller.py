@@ -230,9 +230,10 @@ async def test_a_local_bound_holds_over_a_restart_and_the_receipt_names_it(tmp_p
         await site.until(lambda: site.devices["battery"].power_w == 0)
 
 
-async def test_a_command_goes_on_after_a_restart(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["battery", "class:battery"])
+async def test_a_command_goes_on_after_a_restart(tmp_path: Path, target: str) -> None:
     async with running(tmp_path) as site:
-        message = await command(site.clock, "c1", 60)
+        message = await command(site.clock, "c1", 60, targets=(target,))
         await site.give(message)
         await site.until(lambda: site.devices["battery"].power_w == -5_000)
     async with running(tmp_path) as site:

@@ -77,6 +77,28 @@ async def test_what_was_put_is_queued_in_order_and_survives_reopening(tmp_path: 
         assert (counts.queued, counts.queued_bytes, counts.queued_urgent) == (3, 21, 1)
 
 
+async def test_a_group_goes_to_the_connections_thread_once_whatever_is_in_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each way there and back waits for the processor and for the interpreter: a command has no time for one each."""
+    await store.put([row(1)])
+    execute, times = store._write._execute, 0
+
+    async def counted(*arguments: object) -> object:
+        nonlocal times
+        times += 1
+        return await execute(*arguments)  # type: ignore[no-untyped-call]
+
+    monkeypatch.setattr(store._write, "_execute", counted)
+    await store.put([row(2, urgent=True), row(3, device="pv-2", urgent=True)], {"a": b"1", "b": b"2", "gone": None})
+    assert times == 1
+    await seal(store)
+    assert times == 2
+    await store.acknowledge(1, 1, T0_US)
+    assert times == 3
+    assert (await store.counts()).sealed_statements == 3
+
+
 async def test_many_producers_at_once_lose_nothing_and_keep_each_ones_order(store: Store) -> None:
     async def produce(device: str) -> None:
         for sequence in range(1, 51):

@@ -140,6 +140,11 @@ class MandateSettings(Section):
     minimum_soc_percent: int = Field(30, ge=0, le=100, description="Never discharged below, percent")
     least_price_micro_per_kwh: int = Field(0, ge=0, description="Least price for a discharge, micro-units per kWh")
     currency: str = Field("EUR", pattern=r"^[A-Z]{3}$", description="ISO 4217, of the price")
+    issuers: list[Annotated[str, Field(min_length=1, max_length=255)]] = Field(
+        [],
+        max_length=64,
+        description="Whose commands may discharge it, by the trust list's names; none: anybody's there",
+    )
 
 
 class FrequencySettings(Section):

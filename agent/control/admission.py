@@ -6,8 +6,8 @@ the hash of the message as it came, so that a forgery can never end the real com
 
 from __future__ import annotations
 
-from collections.abc import Set
-from dataclasses import dataclass
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
 from agent.config import UnsignedCommands
@@ -26,7 +26,7 @@ from agent.control.order import Now, Order, Rank
 from agent.control.ordered import ordered_by, total
 from agent.control.plain import plain_command, plain_hash
 from agent.control.replay import Freshness
-from agent.control.signers import RefusalError, check_reach, ordering_of, required, trusted_signers
+from agent.control.signers import RefusalError, check_reach, ordering_of, required, resolved, trusted_signers
 from agent.evidence.errors import EvidenceError
 from agent.evidence.statements import CommandState
 from agent.identity.trust import IssuerRights, Role, TrustList
@@ -51,6 +51,8 @@ class Policy:
     controllable: Set[str]
     """Device ids that commands can be for."""
     site_rating_w: int
+    classes: Mapping[str, Set[str]] = field(default_factory=dict)
+    """By class, such as "battery": the devices of it that can be controlled."""
 
     @property
     def audiences(self) -> frozenset[str]:
@@ -154,13 +156,16 @@ def _judge_signed(
         received_uptime_us=0 if now.time_known else now.uptime_us,
         authorization=message.authorization,
     )
-    if not _number_twice(order, book):
+    twice = _number_twice(order, book)
+    if twice is None:
         # Known no more, but used: it has had its final receipt long ago, and must not get another one.
         _check_fresh(order, book)
     # From here on the issuer has said this: a refusal is one of the body itself, and is remembered.
     try:
+        targets = resolved(order.command.targets, policy.classes)
+        order = replace(order, command=replace(order.command, targets=targets))
         _check_address(order.command, policy)
-        _check_single_meaning(order, book)
+        _check_single_meaning(order, twice, book)
         if not now.time_known and not order.command.restrictive:
             return Undecided("the time is not known since the reboot", restrictive=False)
         if now.time_known:
@@ -205,11 +210,14 @@ def _check_address(command: Command, policy: Policy) -> None:
 
 def _number_twice(order: Order, book: Book) -> Entry | None:
     """Another command that the issuer has signed with the same number."""
+    sequence = order.command.sequence
     return next(
         (
             entry
             for entry in book.entries.values()
-            if entry.order.issuer_key == order.issuer_key
+            # First what tells nearly all of them apart: a book may hold two thousand.
+            if entry.order.command.sequence == sequence
+            and entry.order.issuer_key == order.issuer_key
             and entry.order.command.audience == order.command.audience
             and entry.order.age_of_word() == order.age_of_word()
             and entry.state is not CommandState.REJECTED
@@ -225,13 +233,12 @@ def _check_fresh(order: Order, book: Book) -> None:
         raise RefusalError(f"epoch {command.epoch} sequence {command.sequence} is {freshness.value}")
 
 
-def _check_single_meaning(order: Order, book: Book) -> None:
+def _check_single_meaning(order: Order, twice: Entry | None, book: Book) -> None:
     """One number and one id stand for one command; two are proof that somebody equivocates."""
-    other = _number_twice(order, book)
-    if other is not None:
+    if twice is not None:
         raise RefusalError(
             f"epoch {order.command.epoch} sequence {order.command.sequence} was signed for command "
-            f"{other.order.hash.hex()[:16]} already: the issuer has said two things with one number",
+            f"{twice.order.hash.hex()[:16]} already: the issuer has said two things with one number",
             alarm=True,
         )
     same_id = book.known_by_id(order.command_id)

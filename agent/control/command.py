@@ -32,7 +32,9 @@ MAX_NAME: Final = 255
 MAX_PRICE_MICRO: Final = 10**12
 
 _AUDIENCE: Final = re.compile(r"did:(?:key|v2g):z[1-9A-HJ-NP-Za-km-z]{10,200}|zone:[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_TARGET: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+CLASS_PREFIX: Final = "class:"
+"""Begins a target that names all devices of one class."""
+_TARGET: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}|class:(?:battery|charger|pv)")
 _CURRENCY: Final = re.compile(r"[A-Z]{3}")
 
 
@@ -106,7 +108,7 @@ class Command:
     audience: str
     """"did:key:..." or "did:v2g:..." of one gateway, or "zone:NAME"."""
     targets: tuple[str, ...] = ()
-    """Device ids that shall deliver it; empty: the whole site."""
+    """Device ids and classes ("class:battery") that shall deliver it; empty: the whole site."""
     mode: Mode
     point: Point
     type: CommandType
@@ -135,7 +137,9 @@ class Command:
             len(self.targets) <= MAX_TARGETS, f"names {len(self.targets)} targets, at most {MAX_TARGETS} are right"
         )
         for target in self.targets:
-            _require(_TARGET.fullmatch(target) is not None, f"target {quoted(target)} is no device id")
+            _require(
+                _TARGET.fullmatch(target) is not None, f"target {quoted(target)} is neither a device id nor a class"
+            )
         _require(len(set(self.targets)) == len(self.targets), "names a target twice")
         allowed = _TYPES_OF_MODE[self.mode]
         _require(self.type in allowed,

@@ -225,7 +225,7 @@ def _stores(command: Command, site: SiteView) -> tuple[list[_Store], int]:
         car = view.vehicle
         if view.kind is DeviceKind.CHARGER and car is None:
             continue
-        set_room(draft, site, command.price or site.spot)
+        set_room(draft, site, command.price or site.spot, command.issuer)
         above_wh, below_wh = storage_wh(view, site)
         leaves_us = None if car is None else car.departure_timestamp_us
         stores.append(

@@ -122,8 +122,9 @@ def make_plan(site: SiteView) -> Plan:
     drafts = {name: Draft(view) for name, view in sorted(site.devices.items())}
     targets = find_targets(drafts, site)
     prices = _prices(targets, site)
+    issuers = {name: target.order.command.issuer for target in targets for name in target.taken}
     for name, draft in drafts.items():
-        set_room(draft, site, prices.get(name))
+        set_room(draft, site, prices.get(name), issuers.get(name))
         set_default(draft, site)
         hold_locally(draft, site)
     set_targets(drafts, targets, site)

@@ -58,10 +58,18 @@ def fault_of(statement: Statement) -> str:
 class Recorder:
     """A queue in front of the desk. `run` it in a task of its own."""
 
-    def __init__(self, desk: Desk, on_refused: Callable[[str, str], None] = lambda subject, text: None) -> None:
-        """`on_refused` is told of each statement that cannot be recorded: subject and text of an alarm."""
+    def __init__(
+        self,
+        desk: Desk,
+        on_refused: Callable[[str, str], None] = lambda subject, text: None,
+        *,
+        heard: Callable[[Sequence[Statement]], None] = lambda _: None,
+    ) -> None:
+        """`on_refused` is told of each statement that cannot be recorded: subject and text of an alarm; `heard` of the
+        others, as they come."""
         self._desk = desk
         self._on_refused = on_refused
+        self._heard = heard
         self.refused = 0
         """Statements that could not be recorded, since the start."""
         self._waiting: list[_Record] = []
@@ -86,6 +94,8 @@ class Recorder:
         """
         faults = [fault_of(statement) for statement in statements]
         good = tuple(statement for statement, fault in zip(statements, faults, strict=True) if not fault)
+        if good:
+            self._heard(good)
         if good or notes or on_committed is not None:
             self._waiting.append(_Record(good, notes, on_committed))
             self._arrived.set()

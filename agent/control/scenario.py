@@ -21,7 +21,7 @@ from datetime import datetime
 from enum import IntEnum
 from typing import Final, TypeAlias, TypeVar
 
-from agent.control.command import Command, CommandType, Mode, Point, Price, Priority
+from agent.control.command import CLASS_PREFIX, Command, CommandType, Mode, Point, Price, Priority
 from agent.control.errors import CommandFormatError, ControlError, quoted
 from agent.control.schedule import STEP_US, Schedule
 
@@ -270,6 +270,8 @@ def _targets(told: Mapping[str, object]) -> tuple[str, ...]:
     value = told.get("targets", [])
     if not isinstance(value, list):
         raise ScenarioError(f"targets {quoted(value)} is no list of device ids")
+    if any(str(item).startswith(CLASS_PREFIX) for item in value):
+        raise ScenarioError(f"targets {quoted(value)}: name the devices of the class")
     return tuple(str(name) for name in value)
 
 

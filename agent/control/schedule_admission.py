@@ -7,7 +7,7 @@ refused, and its issuer sends it again.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from agent.control.admission import HIGH_VALUE_MICRO, HORIZON_US, Policy
@@ -16,7 +16,7 @@ from agent.control.command import CommandType
 from agent.control.errors import CommandFormatError, quoted
 from agent.control.order import Now
 from agent.control.schedule import TYP, Agreed, Schedule, decode_schedule
-from agent.control.signers import RefusalError, check_reach, ordering_of, required, trusted_signers
+from agent.control.signers import RefusalError, check_reach, ordering_of, required, resolved, trusted_signers
 from agent.evidence.errors import EvidenceError
 from agent.identity.trust import IssuerRights, TrustList
 
@@ -72,6 +72,7 @@ def judge_schedule(
         return ScheduleRefused(came_hash, str(error))
     ordering = ordering_of(rights)
     try:
+        schedule = replace(schedule, targets=resolved(schedule.targets, policy.classes))
         _check_number(schedule, ordering, stored, newest)
         _check_address(schedule, policy)
         _check_time(schedule, rights, trust, now)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from agent.control.authorization import Signed
+from agent.control.command import CLASS_PREFIX
 from agent.control.errors import quoted
 from agent.identity.trust import IssuerRights, Role, TrustList
 
@@ -48,6 +49,20 @@ def trusted_signers(signed: Signed, issuer: str, trust: TrustList) -> list[Issue
 def ordering_of(signers: Sequence[IssuerRights]) -> IssuerRights:
     """Whose order it is: under dual control the operational signer's, whom governance lets."""
     return next((rights for rights in signers if rights.role is Role.OPERATIONAL), signers[0])
+
+
+def resolved(targets: Collection[str], classes: Mapping[str, Collection[str]]) -> tuple[str, ...]:
+    """The device ids that targets stand for: a class is all devices of it that are here when the command comes.
+
+    Raises RefusalError for a class of which there is none: no target at all would be the whole site.
+    """
+    found: set[str] = set()
+    for target in targets:
+        members = classes.get(target.removeprefix(CLASS_PREFIX), ()) if target.startswith(CLASS_PREFIX) else (target,)
+        if not members:
+            raise RefusalError(f"names {quoted(target)}, of which there is none here")
+        found.update(members)
+    return tuple(targets) if found == set(targets) else tuple(sorted(found))
 
 
 def check_reach(rights: IssuerRights, audience: str, targets: Collection[str], gateway_id: str) -> None:

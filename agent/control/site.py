@@ -39,6 +39,8 @@ class Mandate:
     minimum_soc_permille: int
     least_price_micro_per_kwh: int
     currency: str
+    issuers: frozenset[str] = frozenset()
+    """Whose commands and schedules may discharge it; none: whoever has the right to order here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

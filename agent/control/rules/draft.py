@@ -36,6 +36,7 @@ class Rule(StrEnum):
     RAISE_LATER = "others come down first [3]"
     CAR_STATE = "state of charge of the car is not known [9]"
     CAR_MANDATE = "no mandate to discharge this car [9]"
+    CAR_ISSUER = "the owner's mandate is not for this issuer [9]"
     CAR_MINIMUM = "the car's minimum state of charge [9]"
     CAR_DEPARTURE = "the car's need at departure [9]"
     CAR_PRICE = "the owner's least price [9]"

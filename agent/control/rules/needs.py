@@ -18,8 +18,9 @@ SMALL_BATTERY_WH: Final = 20_000
 """Of a car that does not say how large its battery is."""
 
 
-def set_room(draft: Draft, site: SiteView, price: Price | None) -> None:
-    """Fill in the room: between the ratings, narrowed by what the battery or car needs. `price`: of the discharge."""
+def set_room(draft: Draft, site: SiteView, price: Price | None, issuer: str | None = None) -> None:
+    """Fill in the room: between the ratings, narrowed by what the battery or car needs. `price`: of the discharge;
+    `issuer`: of the command that has the device; None: no command has it."""
     view = draft.view
     draft.room_low, draft.room_high = -view.most_export_w, view.most_import_w
     draft.why_low = draft.why_high = Rule.RATING
@@ -31,7 +32,7 @@ def set_room(draft: Draft, site: SiteView, price: Price | None) -> None:
     if view.kind is DeviceKind.BATTERY:
         _battery(draft, site)
     elif view.kind is DeviceKind.CHARGER:
-        _car(draft, site, price)
+        _car(draft, site, price, issuer)
     elif view.kind is DeviceKind.PV:
         draft.room_high = 0
 
@@ -47,7 +48,7 @@ def _battery(draft: Draft, site: SiteView) -> None:
         draft.room_high, draft.why_high = 0, Rule.BATTERY_RESERVE
 
 
-def _car(draft: Draft, site: SiteView, price: Price | None) -> None:
+def _car(draft: Draft, site: SiteView, price: Price | None, issuer: str | None) -> None:
     car = draft.view.vehicle
     if car is None:
         # Nothing to order about; whoever plugs in starts with the static share until the next plan.
@@ -57,7 +58,7 @@ def _car(draft: Draft, site: SiteView, price: Price | None) -> None:
         return
     if car.max_charge_w is not None:
         draft.room_high = min(draft.room_high, car.max_charge_w)
-    refusal = _no_discharge(draft, site, car, price)
+    refusal = _no_discharge(draft, site, car, price, issuer)
     if refusal is not None:
         draft.room_low, draft.why_low = 0, refusal
     elif car.max_discharge_w is not None:
@@ -82,7 +83,9 @@ def _static_share_w(draft: Draft, otherwise_w: int) -> int:
     return otherwise_w
 
 
-def _no_discharge(draft: Draft, site: SiteView, car: VehicleSession, price: Price | None) -> Rule | None:
+def _no_discharge(
+    draft: Draft, site: SiteView, car: VehicleSession, price: Price | None, issuer: str | None
+) -> Rule | None:
     """The first rule that forbids to discharge this car; None when it may be. What is not known forbids."""
     if draft.room_low >= 0:
         return draft.why_low
@@ -91,6 +94,8 @@ def _no_discharge(draft: Draft, site: SiteView, car: VehicleSession, price: Pric
     mandate = site.mandates.get(car.token_id) if car.token_id is not None else None
     if mandate is None or car.transaction_id is None:
         return Rule.CAR_MANDATE
+    if issuer is not None and mandate.issuers and issuer not in mandate.issuers:
+        return Rule.CAR_ISSUER
     age_s = draft.view.state_of_charge_age_s
     if car.state_of_charge_permille is None or age_s is None or age_s > SOC_FRESH_S:
         return Rule.CAR_STATE

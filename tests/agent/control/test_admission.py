@@ -212,7 +212,49 @@ async def test_without_any_signature_a_day_is_bounded_too() -> None:
     assert "dual control [10]" in decision.reason
 
 
-@given(st.lists(st.tuples(st.integers(1, 60_000), st.integers(1, 24 * 60), st.integers(0, 3_000)), max_size=12))
+@pytest.mark.parametrize(
+    ("named", "stands_for"),
+    [
+        (("class:charger",), ("car", "plain")),
+        (("class:charger", "battery"), ("battery", "car", "plain")),
+        (("car", "class:charger"), ("car", "plain")),
+        (("plain", "battery"), ("plain", "battery")),
+    ],
+)
+async def test_a_class_stands_for_its_devices_and_the_command_stays_what_it_is(
+    named: tuple[str, ...], stands_for: tuple[str, ...]
+) -> None:
+    command = replace(SOME_COMMAND, targets=named)
+    message = grid_command("k", command, await authorize(command, OPERATOR))
+    classes = {"charger": frozenset({"car", "plain"}), "pv": frozenset[str]()}
+    decision = judge(message, None, replace(policy(), classes=classes), trust_list(), Book(), NOW)
+    assert isinstance(decision, Admitted)
+    assert decision.order.command.targets == stands_for
+    assert decision.order.hash == message.command_hash
+    book = _admit(Book(), decision)
+    restored, faults = restore(changed_notes(Book(), book))
+    assert not faults
+    assert restored.entries[decision.order.hash].order == decision.order
+    repeated = judge(message, None, replace(policy(), classes=classes), trust_list(), restored, NOW)
+    assert isinstance(repeated, Duplicate)
+
+
+async def test_a_class_needs_the_right_over_each_of_its_devices_and_one_device_at_least() -> None:
+    command = replace(SOME_COMMAND, targets=("class:charger",))
+    message = grid_command("k", command, await authorize(command, OPERATOR))
+    narrow = trust_list(rights(targets=("car",)))
+    for members, says in (({"car"}, ""), ({"car", "plain"}, "no right over"), (set[str](), "there is none here")):
+        decision = judge(message, None, replace(policy(), classes={"charger": members}), narrow, Book(), NOW)
+        assert isinstance(decision, Refused if says else Admitted)
+        if isinstance(decision, Refused):
+            assert says in decision.reason
+
+
+PRICES = st.sampled_from([0, 1, 50]) | st.integers(0, 3_000)
+"""Where one kWh is worth little its energy is what the bound is of."""
+
+
+@given(st.lists(st.tuples(st.integers(1, 50_000), st.integers(1, 24 * 60), PRICES), max_size=12))
 def test_one_signature_never_orders_more_than_the_bound_in_a_day(orders: list[tuple[int, int, int]]) -> None:
     """Whatever is admitted with one signature, its sum stays within both bounds (SAFETY 10)."""
     book, limits = Book(), policy()

@@ -83,7 +83,7 @@ def test_minus_zero_is_not_zero_bit_for_bit() -> None:
     ("changes", "said"),
     [
         ({"audience": "everybody"}, "audience"),
-        ({"targets": ("Battery",)}, "no device id"),
+        ({"targets": ("Battery",)}, "neither a device id nor a class"),
         ({"targets": ("battery", "battery")}, "twice"),
         ({"mode": Mode.EXPORT_LIMIT}, "does not go with mode"),
         ({"mode": Mode.IMPORT_LIMIT}, "does not go with mode"),

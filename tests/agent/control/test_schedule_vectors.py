@@ -158,7 +158,10 @@ def _is_schedule(body: bytes) -> bool:
         isinstance(audience, str)
         and re.fullmatch(f"{zone}|{did}", audience) is not None
         and isinstance(targets, list)
-        and all(isinstance(t, str) and re.fullmatch("[a-z0-9][a-z0-9-]{0,62}", t) for t in targets)
+        and all(
+            isinstance(t, str) and re.fullmatch("[a-z0-9][a-z0-9-]{0,62}|class:(battery|charger|pv)", t)
+            for t in targets
+        )
         and len(set(targets)) == len(targets) <= 200
         and _uint(point, 1)
         and _uint(start, 2**53 - 1)

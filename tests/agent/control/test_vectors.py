@@ -68,6 +68,7 @@ POLICY = Policy(
     unsigned=UnsignedCommands(SITE["unsigned_commands"]),
     controllable=frozenset(SITE["devices"]),
     site_rating_w=SITE["site_rating_w"],
+    classes={kind: frozenset(members) for kind, members in SITE["classes"].items()},
 )
 
 

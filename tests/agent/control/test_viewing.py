@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from agent.config import ControlSettings, DeviceSettings, FrequencySettings, SiteSettings
+from agent.config import ControlSettings, DeviceSettings, FrequencySettings, MandateSettings, SiteSettings
 from agent.control import codec
-from agent.control.site import SiteView
+from agent.control.site import Mandate, SiteView
 from agent.control.viewing import (
     SAFE_MODE_DWELL_S,
     SafeMode,
@@ -55,6 +55,21 @@ def test_the_meter_is_believed_only_while_it_is_fresh_and_plausible() -> None:
     assert not _sees_meter(Sample(device_id="grid", monotonic_s=99.0))
     assert not _sees_meter(Sample(device_id="grid", monotonic_s=99.0, power_w=10**9))
     assert not _sees_meter(Sample(device_id="grid", monotonic_s=99.0, power_w=5, flags=SampleFlag.QUEUED))
+
+
+def test_an_owners_mandate_stands_in_the_view_as_it_was_written() -> None:
+    written = MandateSettings(token_id="t", minimum_soc_percent=40, least_price_micro_per_kwh=5, issuers=["a", "b"])
+    made = settings_view(SiteSettings(), ControlSettings(mandate=[written]), FrequencySettings(), DEVICES)
+    mandate = Mandate(
+        token_id="t",
+        minimum_soc_permille=400,
+        least_price_micro_per_kwh=5,
+        currency="EUR",
+        issuers=frozenset({"a", "b"}),
+    )
+    view = view_site(made, _statuses(None), lambda _: None, NOW, 100.0)
+    assert view.mandates == {"t": mandate}
+    assert codec.decode(SiteView, codec.encode(view)) == view
 
 
 def test_a_device_that_was_never_reached_is_in_the_view_and_not_online() -> None:
