@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.control import controller as controller_module
+from agent.control import core as core_module
 from agent.control import intake
 from agent.control.command import CommandType, Mode
 from agent.control.notes import decode_entry
@@ -50,7 +50,7 @@ async def test_stop_works_while_no_plan_can_be_made(tmp_path: Path, monkeypatch:
         def broken(view: SiteView) -> Plan:
             raise ZeroDivisionError("a fault of the planner")
 
-        monkeypatch.setattr(controller_module, "make_plan", broken)
+        monkeypatch.setattr(core_module, "make_plan", broken)
         await site.until(lambda: any(isinstance(s, Alarm) and "plan" in s.code for s in site.desk.taken))
         progress_s = site.controller.progress_s
         site.controller.stop("me")

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import re
 import sys
+from collections.abc import Iterator
 from typing import Final, TextIO, cast
 
 import structlog
@@ -35,6 +36,17 @@ def configure(level: str, *, as_json: bool = False) -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
     for chatty in ("pymodbus", "websockets", "asyncio", "grpc"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """Nothing is logged meanwhile: what happens again was logged when it happened."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
 
 
 class _LastWords:

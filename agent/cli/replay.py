@@ -11,6 +11,7 @@ import typer
 
 from agent.cli.asking import settings_of
 from agent.cli.command_history import moment, moment_of
+from agent.cli.logs import silenced
 from agent.cli.options import ConfigOption, JsonOption
 from agent.cli.output import console, emit_json, fail, os_error, plain
 from agent.config import DEFAULT_PATH
@@ -32,10 +33,10 @@ def replay(
     config: ConfigOption = DEFAULT_PATH,
     as_json: JsonOption = False,
 ) -> None:
-    """Make every decision of a time again, and compare the bytes.
+    """Let a time happen again, and compare every byte.
 
-    Each from what the gateway saw then. Exit code 1 when one comes out otherwise, or when the record is not what
-    was signed. Needs no running agent.
+    From what came then: signed messages, people's orders, what the devices measured, the time. Exit code 1 when
+    something comes out otherwise, or when the record is not what was signed. Needs no running agent.
     """
     now_us = time.time_ns() // 1000
     from_us, to_us = moment_of(from_, now_us, "FROM", as_json), moment_of(to, now_us, "TO", as_json)
@@ -44,8 +45,9 @@ def replay(
     state_dir = settings_of(config, as_json).gateway.state_dir
     try:
         paths = segments(state_dir / FOLDER)
-        alarms = asyncio.run(_alarms(state_dir))
-        found = audit(_of_the_time(paths, from_us, to_us), statements_of(alarms), from_us, to_us)
+        alarms, receipts = asyncio.run(_evidence(state_dir, from_us, to_us))
+        with silenced():
+            found = audit(_of_the_time(paths, from_us, to_us), statements_of(alarms), from_us, to_us, receipts)
     except StoreError as error:
         fail(str(error), as_json=as_json)
     except OSError as error:
@@ -69,9 +71,11 @@ def _of_the_time(paths: list[Path], from_us: int, to_us: int) -> list[Path]:
     ]
 
 
-async def _alarms(state_dir: Path) -> list[Alarm]:
+async def _evidence(state_dir: Path, from_us: int, to_us: int) -> tuple[list[Alarm], frozenset[bytes]]:
+    """What was stated about the record, and the receipts of the time."""
     async with Store.beside(state_dir) as store:
         stored = await store.statements(None, Kind.ALARM, 0, 2**62)
+        receipts = await store.statements(None, Kind.COMMAND_RECEIPT, from_us - 1, to_us)
     found = []
     for encoded in stored:
         try:
@@ -80,7 +84,7 @@ async def _alarms(state_dir: Path) -> list[Alarm]:
             continue
         if isinstance(statement, Alarm) and statement.code == CODE:
             found.append(statement)
-    return found
+    return found, frozenset(receipts)
 
 
 def _as_json(found: Audited) -> dict[str, object]:
@@ -90,6 +94,12 @@ def _as_json(found: Audited) -> dict[str, object]:
         "decisions": found.decisions,
         "same": found.same,
         "signed": found.signed,
+        "events": found.events,
+        "messages": found.messages,
+        "answers": found.answers,
+        "answers_in_evidence": found.stated,
+        "made_alone": found.alone,
+        "not_again": found.not_again,
         "first_us": found.first_us,
         "last_us": found.last_us,
         "first_difference": None
@@ -113,7 +123,18 @@ def _tell(found: Audited) -> None:
     elif first is None:
         say(f"{found.same} come out the same, byte for byte; the others could not be made again.")
     else:
-        say(f"{found.same} come out the same. The first that does not, at {moment(first.at_us)}: {first.what}")
+        say(f"{found.same} come out the same. The first difference, at {moment(first.at_us)}: {first.what}")
+    if found.events:
+        say(
+            f"{found.messages} messages of the platform were judged again, with the same {found.answers} receipts, "
+            f"byte for byte; {found.stated} of them are among the evidence of this box."
+        )
+    if found.not_again:
+        say(f"{found.not_again} events could not happen again, after what came out otherwise or cannot be read.")
+    if found.alone:
+        say(
+            f"{found.alone} decisions were made again from what their plan saw alone: an earlier release recorded them."
+        )
     say(f"{found.signed} of them are in the part of the record that signed statements vouch for.")
     for from_us, to_us in found.gaps[:MOST_FAULTS]:
         say(f"Nothing is recorded from {moment(from_us)} to {moment(to_us)}.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from agent.evidence.statements import CommandReceipt
@@ -14,6 +16,19 @@ REFUSALS_AT_ONCE: Final = 100
 MOST_REFUSALS_KEPT: Final = 1_000
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswersMemory:
+    """What answers go by, for the record of decisions."""
+
+    answered: Mapping[bytes, float]
+    refusals: tuple[CommandReceipt, ...]
+    """In the order in which they were given."""
+    refused: tuple[bytes, ...]
+    """What each of them is for."""
+    left: float
+    refilled_s: float
+
+
 class Answers:
     """One for the gateway; times are monotonic, keys are hashes of messages or orders. Bounded, whatever comes."""
 
@@ -22,6 +37,22 @@ class Answers:
         self._refusals: dict[bytes, CommandReceipt] = {}
         """Receipts for messages that were refused before any signature held, the oldest first."""
         self._left, self._refilled_s = float(REFUSALS_AT_ONCE), now_s
+
+    def memory(self) -> AnswersMemory:
+        """All that the next answers go by."""
+        return AnswersMemory(
+            answered=dict(self._answered),
+            refusals=tuple(self._refusals.values()),
+            refused=tuple(self._refusals),
+            left=self._left,
+            refilled_s=self._refilled_s,
+        )
+
+    def recall(self, memory: AnswersMemory) -> None:
+        """Go on from there."""
+        self._answered = dict(memory.answered)
+        self._refusals = dict(zip(memory.refused, memory.refusals, strict=True))
+        self._left, self._refilled_s = memory.left, memory.refilled_s
 
     def note(self, key: bytes, now_s: float) -> None:
         """It is answered now."""

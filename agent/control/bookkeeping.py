@@ -43,6 +43,11 @@ class Bookkeeping:
         """The store has this command: it may act."""
         self.book = self.book.committed(order_hash)
 
+    def recall(self, book: Book) -> None:
+        """Go on with this one; nothing of it is to be written."""
+        self.book = self._written = book
+        self._kept_back = ()
+
     def restore(self, stored: Mapping[str, bytes]) -> tuple[int, tuple[str, ...]]:
         """Go on with what an earlier run has written: how many commands, and a sentence for each damaged note."""
         self.write()

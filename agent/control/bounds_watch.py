@@ -35,6 +35,15 @@ class BoundsWatch:
         """What commands may do now."""
         return allow(self._settings, self._counted, now)
 
+    @property
+    def counted(self) -> Counted:
+        """What the bounds remember."""
+        return self._counted
+
+    def recall(self, counted: Counted) -> None:
+        """Go on from there."""
+        self._counted = counted
+
     def restore(self, note: bytes) -> None:
         """Go on from what an earlier run has counted. Raises RestoreError."""
         self._counted = joined(decode(note), self._counted)

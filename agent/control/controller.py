@@ -19,32 +19,40 @@ import structlog
 from agent.clock import Clock, ClockQuality, Instant
 from agent.config import BoundsSettings, ControlSettings, DeviceSettings, FrequencySettings, InputSettings, SiteSettings
 from agent.control.admission import HORIZON_US, Policy
-from agent.control.bookkeeping import Bookkeeping
-from agent.control.bounds_watch import BoundsWatch
+from agent.control.core import Core, World
 from agent.control.decision_log import DecisionLog
-from agent.control.decisions import Cause
 from agent.control.dispatcher import Dispatcher
-from agent.control.errors import ControlError
+from agent.control.errors import ControlError, NotNowError
+from agent.control.events import (
+    HoldBegun,
+    HoldEnded,
+    HoldStored,
+    Kept,
+    Kind,
+    Memory,
+    Message,
+    Signed,
+    Stored,
+    Turn,
+    Wished,
+    config_of,
+)
 from agent.control.feed_keeper import FeedKeeper
 from agent.control.feeds import FeedRules
 from agent.control.forecast import Foreseen, foresee
-from agent.control.holds import Holds
 from agent.control.input_watch import InputWatch
-from agent.control.intake import Around, Intake
 from agent.control.needing import Wish
 from agent.control.notes import DEVICES_KEY, PREFIX, decode_names, encode_names
 from agent.control.onlooker import Onlooker
 from agent.control.order import Now, Order
 from agent.control.override import Override
-from agent.control.plan import METER_SUBJECT, Plan, make_plan, orders_to_give, stop_order
-from agent.control.recorder import Desk, Notes, Recorder
-from agent.control.schedule_keeper import ScheduleKeeper
+from agent.control.plan import METER_SUBJECT, Plan, orders_to_give, stop_order
+from agent.control.recorder import UNRECORDABLE, Desk, Notes, Recorder
 from agent.control.site import SiteView
-from agent.control.site_watch import SiteWatch
 from agent.control.snapshot import ControlSnapshot, show_command, show_device
 from agent.control.stop import StopButton, StopWatch
-from agent.control.surroundings import Surroundings
 from agent.control.tally import Register
+from agent.control.tape import Tape
 from agent.control.undecided import Waiting
 from agent.control.viewing import register_of, settings_view, with_day_of
 from agent.evidence.statements import Alarm, Severity
@@ -102,15 +110,6 @@ class Controller:
         self._dispatcher = Dispatcher(
             self._controllable, looks=self._looks, lease_s=control.lease_s, monotonic_s=clock.monotonic_s
         )
-        self._recorder = Recorder(desk)
-        self._stop = StopWatch(StopButton(stop_file), self._alarm)
-        self._books = Bookkeeping(self._recorder)
-        self._restored = False
-        self._started_s = clock.monotonic_s()
-        self._time_known = not clock.rebooted
-        self._registers: dict[str, tuple[Register, float]] = {}
-        """With the monotonic time of their measurement."""
-        self._schedules = ScheduleKeeper(draw)
         self._decisions = DecisionLog(
             record_folder,
             software=software,
@@ -118,43 +117,53 @@ class Controller:
             say=self._alarm,
             monotonic_s=clock.monotonic_s,
         )
-        self._around = Surroundings(
-            watch=SiteWatch(
-                self._settings,
-                self._looks,
-                held=self._dispatcher.held,
-                say=self._alarm,
-                started_s=self._started_s,
-                booted=booted,
-                draw=draw,
-            ),
-            bounds=BoundsWatch(bounds or BoundsSettings()),
-            holds=Holds(
-                {name: partial(self._looks.status, name) for name in self._controllable},
-                say=self._alarm,
-                keep=self._keep_hold,
-            ),
-            inputs=InputWatch(
-                inputs, say=self._alarm, press=self._press_wired, changed=self._hurry, monotonic_s=clock.monotonic_s
-            ),
-            feeds=feeds or FeedKeeper(FeedRules()),
-            say=self._alarm,
+        self._tape = Tape(
+            self._decisions,
+            memory=self._memory,
+            midway=lambda: self._core.midway,
+            backlog=lambda: self._recorder.backlog,
+            moment=self._moment,
+            monotonic_s=clock.monotonic_s,
         )
-        self._intake = Intake(
-            Around(
-                policy=self._policy,
-                trust=trust,
+        self._recorder = Recorder(
+            desk,
+            lambda kind, text: self._alarm(Severity.CRITICAL, UNRECORDABLE, kind, text),
+            heard=self._tape.heard,
+        )
+        self._stop = StopWatch(StopButton(stop_file), self._alarm)
+        self._inputs = InputWatch(
+            inputs, say=self._alarm, press=self._press_wired, changed=self._hurry, monotonic_s=clock.monotonic_s
+        )
+        self._restored = False
+        self._time_known = not clock.rebooted
+        self._registers: dict[str, tuple[Register, float]] = {}
+        """With the monotonic time of their measurement."""
+        bounds, feeds = bounds or BoundsSettings(), feeds or FeedKeeper(FeedRules())
+        self._config = config_of(site, control, frequency, bounds, device_settings, feeds.rules)
+        self._core = Core(
+            World(
+                looks=self._looks,
+                held=self._tape.held(self._dispatcher.held),
+                holdable={name: partial(self._looks.status, name) for name in self._controllable},
                 look=self._look,
-                restored=lambda: self._restored,
+                note=self._tape.note,
+                recorder=self._recorder,
+                keep_hold=self._keep_hold,
+                stored=self._stored,
                 changed=self._hurry,
-                monotonic_s=clock.monotonic_s,
+                policy=self._tape.policy(self._policy),
+                trust=self._tape.trust(trust),
+                restored=lambda: self._restored,
+                monotonic_s=self._tape.monotonic_s,
+                draw=self._tape.draw(draw),
                 say=self._alarm,
             ),
-            books=self._books,
-            schedules=self._schedules,
-            recorder=self._recorder,
-            decisions=self._decisions,
+            self._settings,
+            bounds=bounds,
+            feeds=feeds,
+            booted=booted,
         )
+        self._books, self._schedules, self._around = self._core.books, self._core.schedules, self._core.around
         self._trouble = ""
         """Why no plan can be made; empty while one can."""
         self._in_devices: frozenset[str] | None = None
@@ -165,7 +174,7 @@ class Controller:
         """Something came: another plan soon."""
         self._urgent = asyncio.Event()
         """A command or STOP came: another plan now."""
-        self.progress_s = self._started_s
+        self.progress_s = clock.monotonic_s()
         """Monotonic time of the last completed plan: the watchdog's food."""
 
     # -- in ---------------------------------------------------------------------------------------------------------
@@ -177,16 +186,22 @@ class Controller:
         """
         if not message.command_id and not message.authorization:
             return
-        self._intake.take(Waiting(message, device_id, self._clock.monotonic_s()), self._now(received))
+        now, now_s = self._now(received), self._clock.monotonic_s()
+        given = Message(message=message.SerializeToString(), device_id=device_id, since_s=now_s)
+        with self._tape.event(Kind.MESSAGE, given, (now, now_s)):
+            self._core.intake.take(Waiting(message, device_id, now_s), now)
 
     async def receive_signed(self, kind: str, signed: bytes, received: Instant) -> None:
         """Take a schedule or a value of a feed. Never raises for what the peer sent."""
         now = self._now(received)
+        at = (now, self._clock.monotonic_s())
         if kind == "schedule":
-            self._intake.take_schedule(signed, now)
+            with self._tape.event(Kind.SCHEDULE, Signed(signed=signed), at):
+                self._core.intake.take_schedule(signed, now)
             self._hurry()
         elif kind == "feed" and now.time_known:
-            self._around.feeds.receive(signed, now.wall_us)
+            with self._tape.event(Kind.FEED, Signed(signed=signed), at):
+                self._tape.answer(self._around.feeds.receive(signed, now.wall_us))
 
     def on_sample(self, sample: Sample) -> None:
         """Every sample of every device, as it comes. Never blocks."""
@@ -220,6 +235,8 @@ class Controller:
             day=with_day_of(self._settings.day, settings),
         )
         self._around.watch.use(self._settings)
+        self._config = self._config.with_device(settings)
+        self._tape.anew()
         self._controllable[device.device_id] = device
         self._dispatcher.add(device)
         self._around.holds.add(device.device_id, partial(self._looks.status, device.device_id))
@@ -227,18 +244,25 @@ class Controller:
 
     def wish(self, device_id: str, wish: Wish) -> None:
         """What the driver of the car at a charger needs until when. Raises WishError."""
-        self._around.watch.day.wish(device_id, wish, self._clock.now().wall_us)
+        now, now_s = self._moment()
+        with self._tape.event(Kind.WISH, Wished(device_id=device_id, wish=wish), (now, now_s)):
+            self._around.watch.day.wish(device_id, wish, now.wall_us)
         self._hurry()
 
     def override(self, device_id: str, power_w: int | None, duration_s: float, by: str) -> Override:
         """Hold a device by hand: at a power, or (None) left to itself. Raises OverrideError."""
-        hold = self._around.holds.begin(device_id, power_w, duration_s, by, self._now(self._clock.now()))
+        now, now_s = self._moment()
+        known = self._looks.status(device_id).capabilities if device_id in self._controllable else None
+        given = HoldBegun(device_id=device_id, power_w=power_w, duration_s=duration_s, by=by, capabilities=known)
+        with self._tape.event(Kind.HOLD, given, (now, now_s)):
+            hold = self._around.holds.begin(device_id, power_w, duration_s, by, now)
         self._hurry()
         return hold
 
     def end_override(self, device_id: str, by: str) -> None:
         """Give a device back to commands and defaults. Raises OverrideError."""
-        self._around.holds.end(device_id, by)
+        with self._tape.event(Kind.HOLD_ENDED, HoldEnded(device_id=device_id, by=by)):
+            self._around.holds.end(device_id, by)
         self._hurry()
 
     # -- out --------------------------------------------------------------------------------------------------------
@@ -263,8 +287,8 @@ class Controller:
             schedules=self._schedules.lines(view, self._plan),
             deviations=self._schedules.deviations,
             feeds=self._around.feeds.lines(self._clock.now().wall_us),
-            inputs=self._around.inputs.states(),
-            refused=self._intake.refused,
+            inputs=self._inputs.states(),
+            refused=self._core.intake.refused,
             unrecorded=self._recorder.backlog,
             store_trouble=self._recorder.trouble,
         )
@@ -278,9 +302,9 @@ class Controller:
         """What will happen at a moment within the horizon. Raises ControlError."""
         wall_us = self._clock.now().wall_us
         if self._view is None:
-            raise ControlError("no plan was made yet; ask again in a moment")
+            raise NotNowError("no plan was made yet; ask again in a moment")
         if not self._time_known:
-            raise ControlError("the time is not known since the reboot (no NTP, no platform): nothing can be foreseen")
+            raise NotNowError("the time is not known since the reboot (no NTP, no platform): nothing can be foreseen")
         if at_us < wall_us:
             raise ControlError("that moment is over; what was decided then: v2g-gateway replay, commands")
         if at_us > wall_us + HORIZON_US:
@@ -300,7 +324,7 @@ class Controller:
             tasks.create_task(self._record(), name="control recorder")
             tasks.create_task(self._dispatcher.run(), name="control dispatcher")
             tasks.create_task(self._decisions.run(), name="control decisions")
-            tasks.create_task(self._around.inputs.run(), name="control inputs")
+            tasks.create_task(self._inputs.run(), name="control inputs")
             tasks.create_task(self._stop.run(), name="control stop file")
             tasks.create_task(self._plan_for_ever(), name="control plan")
 
@@ -368,13 +392,13 @@ class Controller:
                 log.warning("control.cannot_restore", error=str(error))
                 await asyncio.sleep(delay_s)
                 delay_s = min(5.0, delay_s * 2)
-        commands, damaged = self._books.restore(stored)
+        commands, faults = self._core.restore(stored)
         self._restored = True
         self._in_devices = decode_names(stored.get(DEVICES_KEY))
         self._dispatcher.touch(self._in_devices)
-        faults = (*damaged, *self._around.restore(stored), *self._schedules.restore(stored))
         for fault in faults:
             self._alarm(Severity.WARNING, "command.note_damaged", fault.partition(":")[0], fault[:400])
+        self._tape.anew()
         log.info("control.restored", commands=commands, damaged=len(faults))
         self._hurry()
 
@@ -389,32 +413,32 @@ class Controller:
         """One plan: its orders first, then what is to be kept about it."""
         instant = self._clock.now()
         now = self._now(instant)
-        self._intake.take_undecided(now)
-        self._around.inputs.look()
+        self._inputs.look()
         self._stop.look()
-        self._books.go_on(self._books.book.settle(now))
-        orders = (*self._books.book.candidates(now), *self._schedules.orders(now))
-        view = self._look(now, orders)
-        plan = make_plan(view)
+        with self._tape.event(Kind.TURN, Turn(), (now, self._clock.monotonic_s())):
+            view, plan = self._core.decide(now)
         sending = self._dispatcher.follow(orders_to_give(view, plan))
-        self._decisions.note(Cause.TURN, view, plan)
         self._view, self._plan = view, plan
         self._note_devices()
-        registers = self._fresh_registers(instant.monotonic_s)
+        registers = self._fresh_registers(instant.monotonic_s) if self._core.counts_energy else {}
         for _ in range(TURNS_TO_SEND):
             await asyncio.sleep(0)
-        self._recorder.submit((), self._around.notes_after(view, plan))
         if sending:
             await _set_within(self._urgent, SENDING_S)
-        outcomes = {order_hash: command.outcome for order_hash, command in plan.commands.items()}
-        self._books.adopt(self._books.book.observe(outcomes, registers, now))
-        said = self._schedules.follow(view, plan, registers, view.spot)
-        self._recorder.submit(said, self._schedules.take_notes())
-        for order_hash in self._books.tidy(now):
-            self._intake.forget(order_hash)
+        with self._tape.event(Kind.KEPT, Kept(registers=registers)):
+            self._core.account(registers)
 
     def _look(self, now: Now, orders: tuple[Order, ...]) -> SiteView:
-        return self._around.look(now, self._clock.monotonic_s(), orders=orders, stop=self._stop.stopped_by)
+        stop, clamps = self._stop.stopped_by, self._inputs.clamps()
+        view = self._around.look(now, self._tape.monotonic_s(), orders=orders, stop=stop, clamps=clamps)
+        self._tape.looked(self._looks, stop, clamps)
+        return view
+
+    def _moment(self) -> tuple[Now, float]:
+        return self._now(self._clock.now()), self._clock.monotonic_s()
+
+    def _memory(self, continues: bool) -> Memory:
+        return self._core.memory(self._config, self._clock.now().wall_us, continues=continues)
 
     def _note_devices(self) -> None:
         """Note which devices hold something of ours: one without a timer of its own would keep it over our death."""
@@ -443,10 +467,16 @@ class Controller:
 
     # -- recording --------------------------------------------------------------------------------------------------
 
-    def _keep_hold(self, notes: Mapping[str, bytes | None], then: Callable[[], None] | None) -> None:
+    def _stored(self, order_hash: bytes) -> None:
+        with self._tape.event(Kind.STORED, Stored(hash=order_hash)):
+            self._core.stored(order_hash)
+        self._hurry()
+
+    def _keep_hold(self, notes: Mapping[str, bytes | None], hold: Override | None) -> None:
         def committed() -> None:
-            if then is not None:
-                then()
+            if hold is not None:
+                with self._tape.event(Kind.HOLD_STORED, HoldStored(hold=hold)):
+                    self._around.holds.committed(hold)
             self._hurry()
 
         self._recorder.submit((), notes, committed)

@@ -12,14 +12,12 @@ from typing import Final
 
 import structlog
 
-from agent.control.decisions import SUFFIX, Cause, Decision, Header, SegmentWriter, decision_of, read_segment
 from agent.control.errors import RestoreError
+from agent.control.events import Encoder, Memory, Noted
 from agent.control.frequency_watch import Say
-from agent.control.plan import Plan
-from agent.control.site import SiteView
+from agent.control.segments import SUFFIX, VERSION, Header, SegmentWriter, read_segment
 from agent.evidence.statements import Severity
 
-VERSION: Final = 1
 WRITE_EVERY_S: Final = 5.0
 REST: Final = 4
 """The writing thread rests so many times as long as it worked: it shares the interpreter with those who order."""
@@ -38,11 +36,11 @@ log = structlog.get_logger()
 
 def stated(name: str, count: int, digest: bytes) -> str:
     """The text of the signed statement about a segment so far."""
-    return f"segment {name}: {count} decisions, SHA-256 {digest.hex()}"
+    return f"segment {name}: {count} records, SHA-256 {digest.hex()}"
 
 
 class DecisionLog:
-    """One for the gateway. `note` with each plan; `run` in a task of its own."""
+    """One for the gateway. `note` with each event; `run` in a task of its own."""
 
     def __init__(
         self, folder: Path | None, *, software: str, days: int, say: Say, monotonic_s: Callable[[], float]
@@ -51,7 +49,9 @@ class DecisionLog:
         self._folder = folder if days else None
         self._software, self._days = software, days
         self._say, self._monotonic_s = say, monotonic_s
-        self._waiting: list[tuple[Cause, SiteView, Plan]] = []
+        self._waiting: list[Memory | Noted] = []
+        self._lost = False
+        self._encoder = Encoder()
         self._segment: SegmentWriter | None = None
         self._path = Path()
         self._began_s = self._stated_s = float("-inf")
@@ -59,10 +59,21 @@ class DecisionLog:
         self._trouble = ""
         self._to_say: list[tuple[Severity, str, str, str]] = []
 
-    def note(self, cause: Cause, view: SiteView, plan: Plan) -> None:
-        """To be recorded. Never blocks; the values are frozen, and are encoded later."""
-        if self._folder is not None and len(self._waiting) < MOST_WAITING:
-            self._waiting.append((cause, view, plan))
+    def takes(self, now_s: float) -> bool:
+        """Whether anything is recorded now; it is not while the disk refuses."""
+        return self._folder is not None and now_s >= self._retry_s
+
+    def note(self, item: Memory | Noted) -> bool:
+        """To be recorded, if there is room. Never blocks; what it holds does not change, and is encoded later."""
+        if len(self._waiting) >= MOST_WAITING:
+            return False
+        self._waiting.append(item)
+        return True
+
+    def taken_loss(self) -> bool:
+        """Whether something that was noted is lost, since this was last asked: then a memory is to come first."""
+        lost, self._lost = self._lost, False
+        return lost
 
     async def run(self) -> None:
         """Write until cancelled, and what is left then."""
@@ -96,38 +107,51 @@ class DecisionLog:
         """What waits, into the segment. Never raises; blocks as long as the disk does, and says nothing itself."""
         taken, self._waiting = self._waiting, []
         now_s = self._monotonic_s()
-        if not taken or self._folder is None or now_s < self._retry_s:
+        if not taken or self._folder is None:
+            return
+        if now_s < self._retry_s:
+            self._lost = True
             return
         try:
-            decisions = []
-            for cause, view, plan in taken:
+            frames: list[bytes] = []
+            for item in taken:
                 begun_s = self._monotonic_s()
-                decisions.append(decision_of(cause, view, plan))
+                if isinstance(item, Memory):
+                    self._encoder = Encoder()
+                    if self._segment is None or item.continues or now_s - self._began_s >= SEGMENT_S:
+                        self._append(frames)
+                        frames = []
+                        self._state()
+                        self._begin(self._folder, item.at_us, now_s)
+                if self._segment is None:
+                    self._lost = True  # Without the memory before it nobody could let it happen again.
+                    continue
+                frames += self._encoder.frames(item)
                 if gently:
                     time.sleep(REST * (self._monotonic_s() - begun_s))
-            if self._segment is None or now_s - self._began_s >= SEGMENT_S:
-                self._state()
-                self._begin(self._folder, decisions[0], now_s)
-            assert self._segment is not None
-            with self._path.open("ab") as file:
-                file.write(self._segment.take(decisions))
-                file.flush()
-                os.fsync(file.fileno())
+            self._append(frames)
             self._trouble = ""
         except Exception as error:  # A record that cannot be written stops nobody from being controlled.
             if not self._trouble:
-                log.warning("control.not_recorded", error=repr(error), decisions=len(taken))
+                log.warning("control.not_recorded", error=repr(error), events=len(taken))
                 text = f"decisions are not recorded: {error}"
                 self._to_say.append((Severity.WARNING, "control.not_recorded", "control", text[:1000]))
             self._trouble = str(error) or repr(error)
-            self._segment, self._retry_s = None, now_s + RETRY_S
+            self._segment, self._retry_s, self._lost = None, now_s + RETRY_S, True
 
-    def _begin(self, folder: Path, first: Decision, now_s: float) -> None:
+    def _append(self, frames: list[bytes]) -> None:
+        if self._segment is not None and frames:
+            with self._path.open("ab") as file:
+                file.write(self._segment.take(frames))
+                file.flush()
+                os.fsync(file.fileno())
+
+    def _begin(self, folder: Path, at_us: int, now_s: float) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
         disk = os.statvfs(folder)
         if disk.f_bavail * disk.f_frsize < LEAST_FREE_BYTES:
             raise OSError(f"less than {LEAST_FREE_BYTES >> 20} MiB are free in {folder}")
-        self._tidy(folder, first.at_us)
+        self._tidy(folder, at_us)
         previous = segments(folder)
         digest = b""
         if previous:
@@ -138,7 +162,7 @@ class DecisionLog:
                 text = stated(previous[-1].name, len(read) - 1, digest)
                 self._to_say.append((Severity.INFO, CODE, previous[-1].name, text))
         # Never before the last one: a clock that was set back must not change their order.
-        start_us = max(first.at_us, int(previous[-1].name.partition(".")[0]) + 1 if previous else 0)
+        start_us = max(at_us, int(previous[-1].name.partition(".")[0]) + 1 if previous else 0)
         self._path = folder / f"{start_us:020d}{SUFFIX}"
         self._path.touch(mode=0o600, exist_ok=False)
         self._segment = SegmentWriter(Header(version=VERSION, software=self._software, previous=digest))

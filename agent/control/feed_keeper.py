@@ -40,6 +40,16 @@ class FeedLine:
     doubt: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedMemory:
+    """What the next look goes by, for the record of decisions."""
+
+    book: FeedBook
+    apart_since_us: int | None
+    apart_said: bool
+    doubted: frozenset[Feed]
+
+
 class FeedKeeper:
     """One for the gateway."""
 
@@ -53,6 +63,20 @@ class FeedKeeper:
         self._apart_said = False
         self._doubted: set[Feed] = set()
         self.refused = 0
+
+    def memory(self) -> FeedMemory:
+        """All that the next look goes by."""
+        return FeedMemory(
+            book=self._book,
+            apart_since_us=self._apart_since_us,
+            apart_said=self._apart_said,
+            doubted=frozenset(self._doubted),
+        )
+
+    def recall(self, memory: FeedMemory) -> None:
+        """Go on from there."""
+        self._book, self._doubted = memory.book, set(memory.doubted)
+        self._apart_since_us, self._apart_said = memory.apart_since_us, memory.apart_said
 
     def receive(self, signed: bytes, now_us: int) -> str:
         """Take what the link brought; why it does not count, or nothing."""

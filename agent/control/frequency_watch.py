@@ -28,6 +28,19 @@ class _Point:
         return f"{self.after_s:.1f} {self.millihertz} {self.share_permille} {metered}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrequencyMemory:
+    """What the next look goes by, for the record of decisions."""
+
+    state: GridFrequency
+    began_s: float
+    trace: tuple[_Point, ...]
+    every: int
+    skipped: int
+    worst_permille: int
+    worst_millihertz: int
+
+
 class FrequencyWatch:
     """One for the gateway. `look` with each plan."""
 
@@ -41,6 +54,24 @@ class FrequencyWatch:
         self._worst_permille = 0
         self._worst_millihertz = 0
         self.state = GridFrequency()
+
+    def memory(self) -> FrequencyMemory:
+        """All that the next look goes by."""
+        return FrequencyMemory(
+            state=self.state,
+            began_s=self._began_s,
+            trace=tuple(self._trace),
+            every=self._every,
+            skipped=self._skipped,
+            worst_permille=self._worst_permille,
+            worst_millihertz=self._worst_millihertz,
+        )
+
+    def recall(self, memory: FrequencyMemory) -> None:
+        """Go on from there."""
+        self.state, self._began_s, self._trace = memory.state, memory.began_s, list(memory.trace)
+        self._every, self._skipped = memory.every, memory.skipped
+        self._worst_permille, self._worst_millihertz = memory.worst_permille, memory.worst_millihertz
 
     def look(
         self,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
-from agent.control.errors import RestoreError, quoted
+from agent.control.errors import NotNowError, RestoreError, quoted
 from agent.control.frequency_watch import Say
 from agent.control.notes import HOLD_PREFIX
 from agent.control.order import Now
@@ -13,10 +14,18 @@ from agent.control.override import Override, OverrideError, decode, encode, over
 from agent.evidence.statements import Severity
 from drivers.device import DeviceStatus
 
-Keep = Callable[[Mapping[str, bytes | None], Callable[[], None] | None], None]
-"""(notes, called once they are committed)."""
+Keep = Callable[[Mapping[str, bytes | None], Override | None], None]
+"""(notes, the hold that `committed` is to be called for once they are in the store)."""
 Look = Callable[[], DeviceStatus]
 SUBJECT_MOST: Final = 255
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldsMemory:
+    """What the next look goes by, for the record of decisions."""
+
+    holds: tuple[Override, ...]
+    waiting: tuple[Override, ...]
 
 
 class Holds:
@@ -30,6 +39,15 @@ class Holds:
         self._holds: dict[str, Override] = {}
         self._waiting: dict[str, Override] = {}
         """Those that allow power and are not in the store yet: the one before stands meanwhile."""
+
+    def memory(self) -> HoldsMemory:
+        """All that the next look goes by."""
+        return HoldsMemory(holds=tuple(self._holds.values()), waiting=tuple(self._waiting.values()))
+
+    def recall(self, memory: HoldsMemory) -> None:
+        """Go on from there."""
+        self._holds = {hold.device_id: hold for hold in memory.holds}
+        self._waiting = {hold.device_id: hold for hold in memory.waiting}
 
     def add(self, name: str, look: Look) -> None:
         """Another device that can be held from now on."""
@@ -51,20 +69,20 @@ class Holds:
         hold = override_for(name, power_w, duration_s, by, now)
         self._waiting.pop(name, None)
         (self._holds if hold.restrictive else self._waiting)[name] = hold
-
-        def committed() -> None:
-            if self._waiting.get(name) is hold:
-                self._holds[name] = self._waiting.pop(name)
-
-        self._keep({HOLD_PREFIX + name: encode(hold)}, committed)
+        self._keep({HOLD_PREFIX + name: encode(hold)}, hold)
         self._say(Severity.INFO, "device.override", name[:SUBJECT_MOST], f"{name} is {hold.sentence}")
         return hold
 
+    def committed(self, hold: Override) -> None:
+        """The store has it; unless another one came meanwhile, it holds now."""
+        if self._waiting.get(hold.device_id) == hold:
+            self._holds[hold.device_id] = self._waiting.pop(hold.device_id)
+
     def end(self, device_id: str, by: str) -> None:
-        """Give a device back to commands and defaults. Raises OverrideError."""
+        """Give a device back to commands and defaults. Raises NotNowError."""
         hold = self._waiting.pop(device_id, None) or self._holds.get(device_id)
         if hold is None:
-            raise OverrideError(f"{quoted(device_id)} is not held")
+            raise NotNowError(f"{quoted(device_id)} is not held")
         self._drop(hold, f"ended by {by}")
 
     def standing(self, now: Now) -> dict[str, Override]:

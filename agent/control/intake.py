@@ -11,13 +11,13 @@ import structlog
 from agent.control.admission import Admitted, Duplicate, Nothing, Policy, Refused, Undecided, judge
 from agent.control.answers import Answers
 from agent.control.bookkeeping import Bookkeeping
-from agent.control.decision_log import DecisionLog
 from agent.control.decisions import Cause
 from agent.control.foresight import foresee
 from agent.control.frequency_watch import Say
+from agent.control.intake_memory import IntakeMemory, WaitingMemory
 from agent.control.order import Now, Order
 from agent.control.plain import plain_hash
-from agent.control.plan import make_plan
+from agent.control.plan import Plan, make_plan
 from agent.control.recorder import Recorder
 from agent.control.schedule_admission import ScheduleKnown, ScheduleRefused
 from agent.control.schedule_keeper import ScheduleKeeper, Taken
@@ -25,6 +25,7 @@ from agent.control.site import SiteView
 from agent.control.undecided import UndecidedMessages, Waiting
 from agent.evidence.statements import CommandReceipt, Severity
 from agent.identity.trust import TrustList
+from proto.energysettlement.v1 import device_pb2
 
 RESTORE_PATIENCE_S: Final = 5.0
 """Commands wait so long for the stored ones to be read; then what restricts goes ahead."""
@@ -43,8 +44,10 @@ class Around:
     """The site as it is now, with these orders in force."""
     restored: Callable[[], bool]
     """Whether the stored commands have been read."""
+    stored: Callable[[bytes], None]
+    """A command or schedule is committed; by its hash."""
     changed: Callable[[], None]
-    """Another plan is due: a command or schedule is committed, or a command acts before that."""
+    """Another plan is due: a command acts before it is committed."""
     monotonic_s: Callable[[], float]
     say: Say
 
@@ -59,18 +62,38 @@ class Intake:
         books: Bookkeeping,
         schedules: ScheduleKeeper,
         recorder: Recorder,
-        decisions: DecisionLog,
+        note: Callable[[Cause, Plan], None],
     ) -> None:
         self._around = around
         self._books = books
         self._schedules = schedules
         self._recorder = recorder
-        self._decisions = decisions
+        self._note = note
         self._started_s = around.monotonic_s()
         self._undecided = UndecidedMessages()
         self._answers = Answers(self._started_s)
         self._flooded = False
         self.refused = 0
+
+    def memory(self) -> IntakeMemory:
+        """All that the next answers go by."""
+        return IntakeMemory(
+            started_s=self._started_s,
+            flooded=self._flooded,
+            answers=self._answers.memory(),
+            undecided=tuple(
+                WaitingMemory(message=w.message.SerializeToString(), device_id=w.device_id, since_s=w.since_s)
+                for w in self._undecided.waiting()
+            ),
+        )
+
+    def recall(self, memory: IntakeMemory) -> None:
+        """Go on from there."""
+        self._started_s, self._flooded = memory.started_s, memory.flooded
+        self._answers.recall(memory.answers)
+        self._undecided.recall(
+            Waiting(device_pb2.GridCommand.FromString(w.message), w.device_id, w.since_s) for w in memory.undecided
+        )
 
     def take(self, taken: Waiting, now: Now) -> None:
         """Judge a message and do what follows; one that cannot be judged waits."""
@@ -111,7 +134,7 @@ class Intake:
                 self._answer_again(agreed.hash, agreed.receipts)
             case Taken() as taken:
                 notes = self._schedules.take_notes()
-                self._recorder.submit(taken.receipts, notes, lambda: self._schedule_committed(taken.hash))
+                self._recorder.submit(taken.receipts, notes, lambda: self._around.stored(taken.hash))
 
     def forget(self, order_hash: bytes) -> None:
         """That it was answered."""
@@ -125,21 +148,13 @@ class Intake:
         view = self._around.look(now, (order,))
         view = replace(view, bounds=view.bounds.without_ramp)
         plan = make_plan(view)
-        self._decisions.note(Cause.ADMISSION, view, plan)
+        self._note(Cause.ADMISSION, plan)
         state, reason = foresee(order.command, plan.commands[order.hash], view)
         log.info("control.command", command=order.command_id, hash=order.hash.hex()[:16], state=state.name)
         self._answers.note(order.hash, self._around.monotonic_s())
-        self._books.adopt(self._books.book.admitted(order, state, reason, now), lambda: self._committed(order.hash))
+        self._books.adopt(self._books.book.admitted(order, state, reason, now), lambda: self._around.stored(order.hash))
         if order.command.restrictive:
             self._around.changed()  # The others are in no plan before they are committed.
-
-    def _committed(self, order_hash: bytes) -> None:
-        self._books.committed(order_hash)
-        self._around.changed()
-
-    def _schedule_committed(self, schedule_hash: bytes) -> None:
-        self._schedules.committed(schedule_hash)
-        self._around.changed()
 
     def _refuse(self, refusal: Refused, now: Now) -> None:
         self.refused += 1

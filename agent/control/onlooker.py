@@ -19,6 +19,8 @@ class Onlooker:
         self._devices = devices
         self._last: dict[str, DeviceStatus] = {}
         self._faulty: set[str] = set()
+        self.newest: dict[str, DeviceStatus] = {}
+        """What `statuses` said last."""
 
     def status(self, device_id: str) -> DeviceStatus:
         """As the driver says; where it raises, the last one known, as of a device that cannot be used."""
@@ -44,4 +46,5 @@ class Onlooker:
 
     def statuses(self) -> dict[str, DeviceStatus]:
         """Of all devices."""
-        return {name: self.status(name) for name in self._devices}
+        self.newest = {name: self.status(name) for name in self._devices}
+        return self.newest

@@ -73,6 +73,17 @@ class Taken:
     receipts: tuple[CommandReceipt, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleMemory:
+    """What the next answers and plans go by, for the record of decisions."""
+
+    agreed: tuple[Agreed, ...]
+    not_stored: frozenset[bytes]
+    newest: Mapping[bytes, tuple[int, int]]
+    deviations: DeviationBook
+    restored: bool
+
+
 class ScheduleKeeper:
     """One for the gateway."""
 
@@ -88,6 +99,22 @@ class ScheduleKeeper:
         self.deviations = DeviationBook()
 
     # -- in
+
+    def memory(self) -> ScheduleMemory:
+        """All that the next answers and plans go by."""
+        return ScheduleMemory(
+            agreed=tuple(self._agreed.values()),
+            not_stored=frozenset(self._not_stored),
+            newest=dict(self._newest),
+            deviations=self.deviations,
+            restored=self.restored,
+        )
+
+    def recall(self, memory: ScheduleMemory) -> None:
+        """Go on from there."""
+        self._agreed = {agreed.hash: agreed for agreed in memory.agreed}
+        self._not_stored, self._newest = set(memory.not_stored), dict(memory.newest)
+        self.deviations, self.restored = memory.deviations, memory.restored
 
     def receive(
         self, signed: bytes, policy: Policy, trust: TrustList | None, now: Now
@@ -149,6 +176,11 @@ class ScheduleKeeper:
         newest_first = sorted(self._agreed.values(), key=lambda a: (-a.received_us, a.hash))
         stored = [agreed for agreed in newest_first if agreed.hash not in self._not_stored]
         return tuple(order for agreed in stored if (order := agreed.order(now)) is not None)
+
+    @property
+    def counts_energy(self) -> bool:
+        """Whether `follow` needs registers."""
+        return bool(self._agreed) or bool(self.deviations.open)
 
     def next_change_us(self, after_us: int) -> int | None:
         """The next moment at which a schedule may ask for something else."""

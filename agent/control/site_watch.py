@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
 
 from agent.control.coming_back import ComingBack, begin, step
-from agent.control.day_watch import DayWatch
-from agent.control.frequency_watch import FrequencyWatch, Say
+from agent.control.day_watch import DayMemory, DayWatch
+from agent.control.frequency_watch import FrequencyMemory, FrequencyWatch, Say
 from agent.control.meter_doubt import MeterDoubt, MeterShown
 from agent.control.meter_doubt import step as step_doubt
-from agent.control.onlooker import Onlooker
 from agent.control.order import Now, Order
 from agent.control.site import Held, SiteView
 from agent.control.tally import Register
@@ -32,13 +31,34 @@ METER_PATIENCE_S: Final = 10.0
 """After the start the grid meter may take so long to its first sample before that is a reason for safe mode."""
 
 
+class Looks(Protocol):
+    """How the devices are."""
+
+    def statuses(self) -> Mapping[str, DeviceStatus]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchMemory:
+    """What the next look goes by, for the record of decisions."""
+
+    started_s: float
+    metered: bool
+    doubt: MeterDoubt
+    safe_mode: SafeMode
+    islanded: bool
+    returns_for: str
+    coming_back: ComingBack | None
+    day: DayMemory
+    frequency: FrequencyMemory
+
+
 class SiteWatch:
     """One for the gateway. `look` with each plan; what changes is said as an alarm."""
 
     def __init__(
         self,
         settings: SiteSettingsView,
-        looks: Onlooker,
+        looks: Looks,
         *,
         held: Callable[[str], Held | None],
         say: Say,
@@ -67,6 +87,28 @@ class SiteWatch:
         """From now on; devices may have been added."""
         self._settings = settings
         self.day.use(settings.day)
+
+    def memory(self) -> WatchMemory:
+        """All that the next look goes by."""
+        return WatchMemory(
+            started_s=self._started_s,
+            metered=self._metered,
+            doubt=self._doubt,
+            safe_mode=self._safe_mode,
+            islanded=self._islanded,
+            returns_for=self._returns_for,
+            coming_back=self._coming_back,
+            day=self.day.memory(),
+            frequency=self._frequency.memory(),
+        )
+
+    def recall(self, memory: WatchMemory) -> None:
+        """Go on from there."""
+        self._started_s, self._metered, self._doubt = memory.started_s, memory.metered, memory.doubt
+        self._safe_mode, self._islanded = memory.safe_mode, memory.islanded
+        self._returns_for, self._coming_back = memory.returns_for, memory.coming_back
+        self.day.recall(memory.day)
+        self._frequency.recall(memory.frequency)
 
     @property
     def safe_mode(self) -> str | None:

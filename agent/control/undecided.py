@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,6 +35,14 @@ class UndecidedMessages:
             return False
         self._waiting.setdefault(plain_hash(waiting.message, waiting.device_id), waiting)
         return True
+
+    def waiting(self) -> tuple[Waiting, ...]:
+        """All of them; they go on waiting."""
+        return tuple(self._waiting.values())
+
+    def recall(self, waiting: Iterable[Waiting]) -> None:
+        """Go on with these."""
+        self._waiting = {plain_hash(each.message, each.device_id): each for each in waiting}
 
     def take(self) -> list[Waiting]:
         """All of them, to be judged again; none waits any more."""

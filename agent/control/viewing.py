@@ -192,7 +192,7 @@ def _view_device(settings: DeviceSettings, status: DeviceStatus, held: Held | No
         sample_age_s=max(0.0, monotonic_s - sample.monotonic_s) if sample is not None else 0.0,
         state_of_charge_permille=sample.state_of_charge_permille if sample is not None else None,
         state_of_charge_age_s=soc_age_s,
-        vehicle=_session(car),
+        vehicle=session_of(car),
         held=held,
         follows=status.follows,
         phases=phases,
@@ -203,7 +203,7 @@ def _view_device(settings: DeviceSettings, status: DeviceStatus, held: Held | No
     )
 
 
-def _session(car: VehicleSession | None) -> VehicleSession | None:
+def session_of(car: VehicleSession | None) -> VehicleSession | None:
     """The session without what a driver adds of its own: the record of decisions reads back what a view says it is."""
     if car is None or type(car) is VehicleSession:
         return car

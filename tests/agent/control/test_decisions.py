@@ -1,4 +1,4 @@
-"""The record of decisions: the same bytes for the same value, nothing lost but a torn end, nothing altered unseen."""
+"""The record of decisions as files: nothing lost but a torn end, nothing altered unseen; and records of version 1."""
 
 from __future__ import annotations
 
@@ -11,22 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.control import codec
-from agent.control.audit import Audited, audit, statements_of
+from agent.control.audit import audit, statements_of
 from agent.control.decision_log import CODE, DecisionLog, segments
-from agent.control.decisions import (
-    Cause,
-    Header,
-    SegmentWriter,
-    again,
-    decision_of,
-    plan_bytes,
-    plan_of,
-    read_segment,
-)
+from agent.control.decisions import Cause, Decision, again, plan_bytes, plan_of
 from agent.control.errors import RestoreError
 from agent.control.plan import Plan, make_plan
+from agent.control.segments import VERSION, Header, SegmentWriter, read_segment
 from agent.control.site import SiteView
-from agent.evidence.statements import Alarm, Severity
+from tests.agent.control.boxes import Box
 from tests.agent.control.strategies import sites
 from tests.agent.control.support import NOW, SOME_COMMAND, START_US, order_of, site
 
@@ -34,14 +26,64 @@ SECOND_US = 1_000_000
 HEADER = Header(version=1, software="1", previous=b"")
 
 
+def decision_of(view: SiteView, plan: Plan) -> Decision:
+    """As version 1 recorded it."""
+    return Decision(cause=Cause.TURN, at_us=view.now.wall_us, view=codec.encode(view), plan=plan_bytes(plan))
+
+
+def written(path: Path, *decisions: Decision, header: Header = HEADER) -> SegmentWriter:
+    writer = SegmentWriter(header)
+    path.write_bytes(writer.take([codec.encode(decision) for decision in decisions]))
+    return writer
+
+
+def viewed(second: int) -> SiteView:
+    now = replace(NOW, wall_us=START_US + second * SECOND_US)
+    return replace(site(orders=(order_of(replace(SOME_COMMAND, end_us=now.wall_us + 1)),)), now=now)
+
+
+# -- version 1
+
+
 @given(sites())
 def test_a_decision_comes_out_the_same_byte_for_byte(view: SiteView) -> None:
     plan = make_plan(view)
-    decision = decision_of(Cause.TURN, view, plan)
+    decision = decision_of(view, plan)
     assert codec.decode(SiteView, decision.view) == view
     assert codec.encode(codec.decode(SiteView, decision.view)) == decision.view
     assert plan_bytes(again(decision)) == decision.plan
     assert plan_of(decision.plan) == plan
+
+
+def test_a_record_of_the_release_before_is_still_decided_again(tmp_path: Path) -> None:
+    writer = written(tmp_path / "1.decisions", *(decision_of(v, make_plan(v)) for v in map(viewed, (1, 2, 3))))
+    found = audit([tmp_path / "1.decisions"], {"1.decisions": {3: writer.digest.hex()}}, 0, 2**62)
+    assert found.holds
+    assert (found.decisions, found.same, found.alone, found.signed) == (3, 3, 3, 3)
+
+
+def test_another_core_is_found_out_at_its_first_other_decision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path / "1.decisions", *(decision_of(v, make_plan(v)) for v in map(viewed, (1, 2, 3))))
+
+    def other(view: SiteView) -> Plan:
+        return make_plan(replace(view, stop="a bug") if view.now.wall_us > START_US + SECOND_US else view)
+
+    monkeypatch.setattr("agent.control.decisions.make_plan", other)
+    found = audit([tmp_path / "1.decisions"], {}, 0, 2**62)
+    assert found.same == 1
+    assert found.first_difference is not None
+    assert found.first_difference.at_us == START_US + 2 * SECOND_US
+    assert "battery: then -5000 to -5000 W" in found.first_difference.what
+    assert "now 0 to 0 W (" in found.first_difference.what
+    assert not found.holds
+
+
+def test_a_record_of_a_release_to_come_is_not_guessed(tmp_path: Path) -> None:
+    written(tmp_path / "1.decisions", header=replace(HEADER, version=VERSION + 1))
+    assert any("a newer release wrote it" in fault for fault in audit([tmp_path / "1.decisions"], {}, 0, 2**62).faults)
+
+
+# -- the files
 
 
 @given(st.floats(allow_nan=False), st.integers(), st.dictionaries(st.text(), st.binary()))
@@ -58,139 +100,117 @@ def test_bytes_that_are_no_view_are_said_to_be_none(encoded: bytes) -> None:
         codec.decode(SiteView, encoded)
 
 
-class Log:
-    """A log in a folder, with its clock and what it stated."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.now_s = folder, 0.0
-        self.alarms: list[Alarm] = []
-        self.log = self.made()
-
-    def made(self) -> DecisionLog:
-        return DecisionLog(self.folder, software="1", days=7, say=self.say, monotonic_s=lambda: self.now_s)
-
-    def say(self, severity: Severity, code: str, subject: str, text: str) -> None:
-        self.alarms.append(Alarm(timestamp_us=START_US, severity=severity, code=code, subject=subject, text=text))
-
-    def record(self, *seconds: int) -> None:
-        for second in seconds:
-            now = replace(NOW, wall_us=START_US + second * SECOND_US)
-            view = replace(site(orders=(order_of(replace(SOME_COMMAND, end_us=now.wall_us + 1)),)), now=now)
-            self.log.note(Cause.TURN, view, make_plan(view))
-        self.log.write()
-        self.log._tell(due=True)
-
-    def audited(self) -> Audited:
-        return audit(segments(self.folder), statements_of(self.alarms), 0, 2**62)
-
-
 @pytest.fixture
-def log(tmp_path: Path) -> Log:
-    return Log(tmp_path / "decisions")
+def box(tmp_path: Path) -> Box:
+    return Box(tmp_path / "decisions")
 
 
-def test_all_that_was_recorded_comes_out_again_and_is_vouched_for(log: Log) -> None:
-    log.record(1, 2, 3)
-    log.now_s = 4_000
-    log.record(4_001, 4_002)
-    log.log = log.made()  # a restart
-    log.record(5_000)
-    found = log.audited()
+def turned(box: Box, *seconds: float) -> None:
+    for each in seconds:
+        box.turn(each)
+    box.write()
+
+
+def test_all_that_was_recorded_comes_out_again_and_is_vouched_for(box: Box) -> None:
+    turned(box, 1, 1, 1)
+    turned(box, 4_000, 1)
+    box.start()
+    turned(box, 1_000)
+    found = box.audited()
     assert (found.decisions, found.same, found.signed) == (6, 6, 6)
     assert found.holds
-    assert len(segments(log.folder)) == 3
-    assert [later - earlier for earlier, later in found.gaps] == [3_998 * SECOND_US, 998 * SECOND_US]
-    some = audit(segments(log.folder), statements_of(log.alarms), START_US + 2 * SECOND_US, START_US + 3 * SECOND_US)
+    assert len(segments(box.folder)) == 3
+    assert [later - earlier for earlier, later in found.gaps] == [4_000 * SECOND_US, 1_000 * SECOND_US]
+    some = box.audited(START_US + 2 * SECOND_US, START_US + 3 * SECOND_US)
     assert (some.decisions, some.signed) == (2, 2)
 
 
-def test_what_a_kill_left_unsigned_is_vouched_for_after_the_next_start(log: Log) -> None:
-    log.record(1)
-    log.alarms.clear()  # as if it had been killed before it said anything
-    log.log = log.made()
-    log.record(2)
-    assert log.audited().signed == 2
+def test_what_a_kill_left_unsigned_is_vouched_for_after_the_next_start(box: Box) -> None:
+    turned(box, 1)
+    box.alarms.clear()  # as if it had been killed before it said anything
+    box.start()
+    turned(box, 1)
+    assert box.audited().signed == 2
 
 
-def test_another_core_is_found_out_at_its_first_other_decision(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    log.record(1, 2, 3)
-
-    def other(view: SiteView) -> Plan:
-        return make_plan(replace(view, stop="a bug") if view.now.wall_us > START_US + SECOND_US else view)
-
-    monkeypatch.setattr("agent.control.decisions.make_plan", other)
-    found = log.audited()
-    assert found.same == 1
-    assert found.first_difference is not None
-    assert found.first_difference.at_us == START_US + 2 * SECOND_US
-    assert "battery: then -5000 to -5000 W" in found.first_difference.what
-    assert "now 0 to 0 W (" in found.first_difference.what
-    assert not found.holds
-
-
-def test_a_record_that_was_rewritten_is_not_what_was_signed(log: Log) -> None:
+def test_a_record_that_was_rewritten_is_not_what_was_signed(box: Box) -> None:
     """Whoever changes an input and its output alike is caught by the signed digest."""
-    log.record(1, 2)
-    (path,) = segments(log.folder)
-    view = replace(site(stop="me"), now=replace(NOW, wall_us=START_US + SECOND_US))
-    path.write_bytes(SegmentWriter(HEADER).take([decision_of(Cause.TURN, view, make_plan(view))] * 2))
-    found = log.audited()
+    turned(box, 1, 1)
+    (path,) = segments(box.folder)
+    other = Box(box.folder.parent / "other")
+    other.powers_w["grid"] = 7_000
+    turned(other, 1, 1)
+    path.write_bytes(segments(other.folder)[0].read_bytes())
+    found = box.audited()
     assert found.same == 2
     assert any("not those that were signed" in fault for fault in found.faults)
-    path.write_bytes(SegmentWriter(HEADER).take([]))
-    assert any("2 decisions were signed, 0 are there" in fault for fault in log.audited().faults)
+    path.write_bytes(SegmentWriter(Header(version=VERSION, software="1", previous=b"")).take([]))
+    assert any("5 records were signed, 0 are there" in fault for fault in box.audited().faults)
 
 
-def test_a_segment_that_is_missing_is_noticed(log: Log) -> None:
-    for second in (1, 4_001, 8_001):
-        log.now_s = second
-        log.record(second)
-    segments(log.folder)[1].unlink()
-    assert any("does not follow the segment before it" in fault for fault in log.audited().faults)
+def test_a_segment_that_is_missing_is_noticed(box: Box) -> None:
+    for _ in range(3):
+        turned(box, 4_000)
+    segments(box.folder)[1].unlink()
+    assert any("does not follow the segment before it" in fault for fault in box.audited().faults)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
 @given(st.integers(8, 400))
-def test_a_torn_end_costs_the_last_decisions_and_nothing_else(tmp_path: Path, cut: int) -> None:
-    writer, path = SegmentWriter(HEADER), tmp_path / "1.decisions"
-    views = [replace(site(), now=replace(NOW, wall_us=START_US + n)) for n in range(3)]
-    parts = [writer.take([decision_of(Cause.TURN, view, make_plan(view))]) for view in views]
-    path.write_bytes(b"".join(parts)[: -min(cut, len(parts[-1]))])
-    assert len(list(read_segment(path))) == 1 + 2
+def test_a_torn_end_costs_the_last_events_and_nothing_else(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
+    box = Box(tmp_path_factory.mktemp("box"))
+    turned(box, 1, 1)
+    (path,) = segments(box.folder)
+    size = path.stat().st_size
+    turned(box, 1)
+    path.write_bytes(path.read_bytes()[: -min(cut, path.stat().st_size - size)])
+    assert 1 + 1 + 4 <= len(list(read_segment(path))) < 1 + 1 + 6
+    assert box.audited().first_difference is None
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
 @given(st.integers(0, 10_000), st.integers(1, 255))
-def test_a_flipped_byte_is_a_fault_and_no_crash(tmp_path: Path, place: int, by: int) -> None:
-    writer, path = SegmentWriter(HEADER), tmp_path / "1.decisions"
-    encoded = bytearray(writer.take([decision_of(Cause.TURN, site(), make_plan(site()))]))
+def test_a_flipped_byte_is_a_fault_and_no_crash(tmp_path_factory: pytest.TempPathFactory, place: int, by: int) -> None:
+    box = Box(tmp_path_factory.mktemp("box"))
+    turned(box, 1)
+    (path,) = segments(box.folder)
+    encoded = bytearray(path.read_bytes())
     place %= len(encoded) - 5  # the last bytes are the flush's
     encoded[place] ^= by
     path.write_bytes(encoded)
-    found = audit([path], {"1.decisions": {1: writer.digest.hex()}}, 0, 2**62)
+    found = box.audited()
     assert not found.holds or (place < 2 and found.same == 1)  # the stream's own head says nothing of its content
 
 
-def test_a_disk_that_refuses_stops_nobody_and_is_said_once(log: Log) -> None:
-    log.folder.write_text("in the way")
-    log.record(1)
-    log.record(2)
-    assert [alarm.code for alarm in log.alarms] == ["control.not_recorded"]
-    log.folder.unlink()
-    log.now_s += 100
-    log.record(3)
-    assert [alarm.code for alarm in log.alarms] == ["control.not_recorded", CODE]
+def test_a_disk_that_refuses_stops_nobody_is_said_once_and_costs_no_more_than_its_time(box: Box) -> None:
+    box.folder.write_text("in the way")
+    turned(box, 1)
+    turned(box, 1)
+    assert [alarm.code for alarm in box.alarms] == ["control.not_recorded"]
+    box.folder.unlink()
+    turned(box, 100, 1)
+    assert [alarm.code for alarm in box.alarms] == ["control.not_recorded", CODE]
+    found = box.audited()
+    assert found.holds
+    assert (found.decisions, found.not_again) == (2, 0)
 
 
-def test_what_is_older_than_the_installer_wants_is_removed(log: Log) -> None:
-    log.record(1)
-    log.now_s = 4_000
-    log.record(8 * 86_400)
-    assert len(segments(log.folder)) == 1
+def test_what_is_older_than_the_installer_wants_is_removed(box: Box) -> None:
+    turned(box, 1)
+    turned(box, 8 * 86_400)
+    assert len(segments(box.folder)) == 1
 
 
 def test_where_nothing_shall_be_recorded_nothing_is(tmp_path: Path) -> None:
     log = DecisionLog(tmp_path / "none", software="", days=0, say=lambda *_: None, monotonic_s=lambda: 0.0)
-    log.note(Cause.TURN, site(), make_plan(site()))
+    assert not log.takes(0.0)
     log.write()
     assert not (tmp_path / "none").exists()
+
+
+def test_statements_of_both_versions_are_understood(box: Box) -> None:
+    turned(box, 1)
+    (alarm,) = box.alarms
+    old = replace(alarm, text=f"segment 1.decisions: 7 decisions, SHA-256 {'ab' * 32}")
+    assert statements_of([old]) == {"1.decisions": {7: "ab" * 32}}
+    assert statements_of([alarm]).keys() == {segments(box.folder)[0].name}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from agent.control.book import Book, Outcome
 from agent.control.command import CommandType, Point
-from agent.control.errors import RestoreError
+from agent.control.errors import NotNowError, RestoreError
 from agent.control.holds import Holds
 from agent.control.order import Now
 from agent.control.override import LONGEST_S, Override, OverrideError, decode, encode, override_for
@@ -197,7 +197,7 @@ class Keeping:
     def __init__(self) -> None:
         self.notes: dict[str, bytes] = {}
         self.said: list[str] = []
-        self.waiting: list[Callable[[], None]] = []
+        self.waiting: list[Override] = []
         self.holds = self.made()
 
     def made(self) -> Holds:
@@ -207,14 +207,14 @@ class Keeping:
         )  # fmt: skip
         return Holds({"battery": lambda: status}, say=self.say, keep=self.keep)
 
-    def keep(self, notes: Mapping[str, bytes | None], then: Callable[[], None] | None) -> None:
+    def keep(self, notes: Mapping[str, bytes | None], hold: Override | None) -> None:
         for key, note in notes.items():
             if note is None:
                 self.notes.pop(key, None)
             else:
                 self.notes[key] = note
-        if then is not None:
-            self.waiting.append(then)
+        if hold is not None:
+            self.waiting.append(hold)
 
     def say(self, severity: Severity, code: str, subject: str, text: str) -> None:
         self.said.append(code)
@@ -224,7 +224,7 @@ def test_power_waits_for_the_store_and_rest_does_not() -> None:
     keeping = Keeping()
     keeping.holds.begin("battery", 3_000, 60, "me", NOW)
     assert keeping.holds.standing(NOW) == {}
-    keeping.waiting.pop()()
+    keeping.holds.committed(keeping.waiting.pop())
     assert keeping.holds.standing(NOW)["battery"].power_w == 3_000
     keeping.holds.begin("battery", 0, 60, "me", NOW)
     assert keeping.holds.standing(NOW)["battery"].power_w == 0
@@ -242,11 +242,11 @@ def test_rest_stays_until_the_store_has_the_power_that_follows_it() -> None:
     assert keeping.holds.standing(gone) == {}
     assert decode(keeping.notes["command/hold/battery"]).power_w == 2_000
     for committed in keeping.waiting:
-        committed()
+        keeping.holds.committed(committed)
     assert keeping.holds.standing(gone)["battery"].power_w == 2_000
     keeping.holds.begin("battery", 1_000, 60, "me", gone)
     keeping.holds.end("battery", "me")
-    keeping.waiting.pop()()
+    keeping.holds.committed(keeping.waiting.pop())
     assert keeping.holds.standing(gone) == {}
     assert keeping.notes == {}
 
@@ -288,7 +288,7 @@ def test_what_cannot_be_held_is_refused_with_what_could(name: str, power_w: int)
 
 
 def test_ending_what_is_not_held_is_an_error() -> None:
-    with pytest.raises(OverrideError, match="not held"):
+    with pytest.raises(NotNowError, match="not held"):
         Keeping().holds.end("battery", "me")
 
 
