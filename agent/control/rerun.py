@@ -133,6 +133,7 @@ class Rerun:
         self._said.clear()
         self._decisions.clear()
         answer = ""
+        self._core.count()
         try:
             answer = self._happen(event)
         except ControlError as error:
