@@ -26,7 +26,7 @@ from agent.evidence.statements import Severity
 from agent.identity.orders import Order
 from agent.identity.purposes import UPLINK_KEY
 from agent.identity.trust import TrustList
-from agent.roads import overview
+from agent.roads import overview, restored
 from agent.roads.adopting import Approvals
 from agent.roads.alarms import Alarms
 from agent.roads.certificates import CertificateWatch, certificates_of, reload_into
@@ -43,7 +43,7 @@ from agent.roads.patience import patiently
 from agent.roads.people import People
 from agent.roads.problems import Problems
 from agent.roads.sealing import Sealer
-from agent.roads.sealing_keys import wait_countersigner, wait_name_and_key
+from agent.roads.sealing_keys import second_key_problem, wait_countersigner, wait_name_and_key
 from agent.roads.server_certificate import FILE as SERVER_CERTIFICATE
 from agent.roads.server_certificate import keep_server_certificate
 from agent.roads.settling import Settling
@@ -56,7 +56,10 @@ from agent.roads.upkeep import CLOCK_NOTE, Upkeep
 from agent.status import Snapshot
 from agent.store import Store, StoreError
 from agent.token.configured import configured_token
+from agent.token.counter import FILE as COUNTER_FILE
+from agent.token.counter import TpmCounter, open_counter
 from agent.token.token import Token
+from agent.token.tpm import TpmError
 from agent.uplink.errors import LinkDownError
 from agent.uplink.session import UplinkIdentity
 from agent.uplink.uplink import Uplink
@@ -212,9 +215,15 @@ class Gateway:
                 f"the database was damaged and is set aside as {self._store.set_aside.name}; this is a new incarnation"
             )
             self._alarms.raise_alarm(Severity.CRITICAL, "store.set_aside", "store", text)
-        if self._store.restored:
-            text = f"a backup was put back, what was sealed since is not here; incarnation {self._store.incarnation}"
-            self._alarms.raise_alarm(Severity.CRITICAL, "store.restored", "store", text)
+        if self._store.put_back:
+            try:
+                await restored.mark(self._store, self._desk, self._clock.now().wall_us)
+            except StoreError as error:
+                # Without the marker channels freeze, as they do for a copied card.
+                self._problems.note("store", f"a backup was put back, and that could not be noted: {error}")
+        elif self._store.restored:
+            text = f"an older store is in this place; incarnation {self._store.incarnation}"
+            self._alarms.raise_alarm(Severity.CRITICAL, restored.CODE, "store", text)
         if self._clock.rebooted:
             log.info("clock.rebooted")
         await self._upkeep.count()
@@ -276,6 +285,11 @@ class Gateway:
     async def _begin_sealing(self, group: asyncio.TaskGroup) -> None:
         self._gateway_id, evidence = await wait_name_and_key(self._identity, self._problems)
         log.info("gateway.identity", gateway_id=self._gateway_id, incarnation=self._store.incarnation)
+        countersigner = await wait_countersigner(self._settings, self._token, self._problems)
+        state = self._identity.state
+        problem = second_key_problem(None if state is None else state.subject.countersigner, countersigner)
+        if problem:
+            self._problems.note("second key", problem)
         self._sealer = Sealer(
             store=self._store,
             desk=self._desk,
@@ -288,7 +302,7 @@ class Gateway:
                 linger_s=self._settings.evidence.linger_s, linger_leaves=self._settings.evidence.linger_leaves
             ),
             on_sealed=self._on_sealed,
-            countersigner=await wait_countersigner(self._settings, self._token, self._problems),
+            countersigner=countersigner,
         )
         self._up_tasks.append(self._supervisor.keep(group, "sealing", self._sealer.run))
         orders = functools.partial(self._identity.run, self._sealer)
@@ -359,6 +373,7 @@ class Gateway:
             window_s=self._settings.settlement.window_s,
             send=self._send_channel,
             commands_of=self._controller.commands_in_force,
+            counter=self._counter(),
         )
         await patiently(self._settling.restore)
         self._uplink = make_uplink(
@@ -387,6 +402,13 @@ class Gateway:
             ("uplink", self._uplink.run),
         ):
             self._up_tasks.append(self._supervisor.keep(group, name, part))
+
+    def _counter(self) -> TpmCounter | None:
+        try:
+            return open_counter(self._settings.gateway.state_dir / COUNTER_FILE)
+        except TpmError as error:
+            self._problems.note("TPM counter", str(error))
+            return None
 
     async def shut_down(self) -> None:
         """End in order: no more samples; what was measured is sealed, and sent while the link allows, within seconds.

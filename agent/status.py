@@ -112,6 +112,10 @@ class SettlementLine:
     """Closed, and not countersigned yet."""
     channels_frozen: int
     last_window_end_us: int | None
+    counter: int | None = None
+    """Where the TPM's counter stands; None: there is none, or it was not read."""
+    offline: str = ""
+    """How it stands with signing after a start that the platform has not answered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

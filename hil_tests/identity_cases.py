@@ -110,12 +110,12 @@ def create(key: TestKey = FIRST, following: TestKey = SECOND, subject: Subject =
 
 def follow(state: IdentityState, kind: Kind, **changes: object) -> Order:
     """An order that follows; without changes it keeps everything."""
-    order = Order(
-        kind=kind, gateway_id=state.gateway_id, number=state.number + 1, previous=state.head,
-        issued_us=START_US + (state.number + 1) * 1_000_000, key=state.key, next=state.next, subject=state.subject,
-        believed=None,
-    )  # fmt: skip
-    return replace(order, **changes)  # type: ignore[arg-type]  # by name, as the cases write them
+    kept = {
+        "gateway_id": state.gateway_id, "number": state.number + 1, "previous": state.head,
+        "issued_us": START_US + (state.number + 1) * 1_000_000, "key": state.key, "next": state.next,
+        "subject": state.subject, "believed": None,
+    }  # fmt: skip
+    return Order(kind=kind, **(kept | changes))  # type: ignore[arg-type]  # by name, as the cases write them
 
 
 def sign(body: Cosigned, *keys: TestKey) -> Cosigned:
@@ -336,31 +336,31 @@ def _seal(fields: list[cbor.Value]) -> bytes:
     return cbor.encode(fields)
 
 
-def _fields(order: Order) -> list[cbor.Value]:
+def fields_of(order: Order) -> list[cbor.Value]:
     value = cbor.decode(order.encode(), what="order")
     assert isinstance(value, list)
     return value
 
 
 def _changed(order: Order, place: int, value: cbor.Value) -> bytes:
-    fields = _fields(order)
+    fields = fields_of(order)
     fields[place] = value
-    return _of_body(cbor.encode(fields))
+    return of_body(cbor.encode(fields))
 
 
 def _changed_subject(order: Order, place: int, value: cbor.Value) -> bytes:
-    fields = _fields(order)
+    fields = fields_of(order)
     subject = fields[8]
     assert isinstance(subject, list)
     subject[place] = value
-    return _of_body(cbor.encode(fields))
+    return of_body(cbor.encode(fields))
 
 
-def _of_body(body: bytes) -> bytes:
+def of_body(body: bytes, by: Sequence[TestKey] = BOTH) -> bytes:
     """An entry around a body that no order can have, with the right signatures."""
     order_hash = hashlib.sha256(body).digest()
     seal = Cosigned(history.SEAL_TYPE, _seal([1, order_hash, START_US, None]))
-    return history.encode_entry(sign(Cosigned(orders.TYPE, body), *BOTH), sign(seal, FIRST))
+    return history.encode_entry(sign(Cosigned(orders.TYPE, body), *by), sign(seal, FIRST))
 
 
 def _raw(order: Order, change: Callable[[list[list[cbor.Value]]], Sequence[cbor.Value]], seal: Cosigned) -> bytes:

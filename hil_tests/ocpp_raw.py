@@ -30,7 +30,7 @@ from drivers.ocpp.tokens import SiteTokens
 from hil_tests.ocpp_station import MemoryJournal, stamp, until
 
 Payload: TypeAlias = dict[str, Any]
-Answer: TypeAlias = "Payload | Callable[[Payload], Payload] | AnsweredError | Silence"
+Answer: TypeAlias = "Payload | Callable[[Payload], Payload | AnsweredError] | AnsweredError | Silence"
 
 
 class AnsweredError(Exception):
@@ -144,12 +144,14 @@ class RawCharger:
     async def _answer(self, message_id: str, action: str, payload: Payload) -> None:
         self.heard.append((action, payload))
         answer = self.answers.get(action, AnsweredError("NotImplemented"))
+        if callable(answer):
+            answer = answer(payload)
         if isinstance(answer, Silence):
             return
         if isinstance(answer, AnsweredError):
             frame = [4, message_id, answer.code, answer.description, {}]
         else:
-            frame = [3, message_id, answer(payload) if callable(answer) else answer]
+            frame = [3, message_id, answer]
         await self.socket.send(orjson.dumps(frame).decode())
 
     def _take_list(self, payload: Payload) -> Payload:

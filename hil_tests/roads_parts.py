@@ -104,11 +104,12 @@ def reading(
     device_id: str = "pv-1",
     boot_id: bytes = BOOT_ID,
     counted: bool = True,
+    incarnation: int = 1,
 ) -> Reading:
     """A reading whose import register stands at `import_wh`; not `counted`: without a register."""
     return Reading(
         device_id=device_id,
-        incarnation=1,
+        incarnation=incarnation,
         boot_id=boot_id,
         sequence=sequence,
         timestamp_us=at_us,

@@ -30,9 +30,12 @@ def test_outage_drains_all_that_it_has_stored(monkeypatch: pytest.MonkeyPatch) -
         "bytes_on_disk_per_reading",
         "bytes_written_per_reading",
         "drain_readings_per_s",
+        "drain_s",
+        "drained_share",
         "live_ms_p99",
         "bytes_on_wire_per_reading",
     }
+    assert figures["drained_share"] == 1
     # So short a drain may end before anything was shown live.
     assert all(figure > 0 for name, figure in figures.items() if name != "live_ms_p99")
 

@@ -86,3 +86,12 @@ def test_every_bench_can_be_named_and_runs_by_that_name() -> None:
 def test_moments_on_the_grid_do_not_stray_and_one_late_moment_does() -> None:
     assert max(_sunspec_clients._strays([0.3, 1.3, 2.3, 3.3])) < 1e-9
     assert max(_sunspec_clients._strays([0.3, 1.3, 2.35, 3.3, 4.3])) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["plan", "--hours", "1"], ["outage", "--hours", "0"], ["outage", "--hours", "x"]]
+)
+def test_hours_are_for_benches_that_store_some_and_at_least_one(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command.main(arguments)
+    assert ended.value.code == 2

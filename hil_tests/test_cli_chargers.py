@@ -19,7 +19,7 @@ from agent.web.server import serve_locally
 from drivers.ocpp import ChargerSettings
 from drivers.ocpp.reception import Reception
 from drivers.ocpp.tokens import SiteToken
-from hil_tests.ocpp_raw import RawCharger, Silence, TlsSite
+from hil_tests.ocpp_raw import Answer, AnsweredError, Payload, RawCharger, Silence, TlsSite
 from hil_tests.ocpp_station import until
 from hil_tests.test_cli_commands import command_beside
 from hil_tests.test_web import FakeSite
@@ -97,6 +97,38 @@ async def test_an_approval_prints_the_section_for_the_configuration(site: TlsSit
         assert file.read_text() not in done.stdout
 
 
+def rejected(asked: Payload) -> Payload:
+    results = [
+        {"attributeStatus": "Rejected", "component": each["component"], "variable": each["variable"]}
+        for each in asked["setVariableData"]
+    ]
+    return {"setVariableResult": results}
+
+
+@pytest.mark.parametrize("refusal", [rejected, AnsweredError("InternalError")], ids=["refused", "error"])
+async def test_an_approval_that_the_charger_does_not_take_is_called_none_and_can_be_given_again(
+    site: TlsSite, refusal: Answer
+) -> None:
+    async with site.charger("New_1", None) as stranger:
+        await stranger.boot()
+        takes = stranger.answers["SetVariables"]
+        stranger.answers["SetVariables"] = refusal
+        done = await chargers(site, "approve", "New_1")
+        assert done.returncode == 1
+        assert "status: not let in" in done.stdout
+        assert "it goes on waiting" in done.stdout
+        assert "approved" not in done.stdout
+        told = await answer(site, "approve", "New_1", code=1)
+        assert isinstance(told, dict)
+        assert (told["ok"], told["status"]) == (False, "not let in")
+        [knock] = site.server.entrance.who_waits()
+        assert (knock["here"], knock["approved"]) == (True, False)
+        done = await chargers(site, "start", "New_1", "0412")
+        assert (done.returncode, "waits for an approval" in done.stderr) == (1, True), "not now, and rightly asked"
+        stranger.answers["SetVariables"] = takes
+        assert (await chargers(site, "approve", "New_1")).returncode == 0
+
+
 async def test_a_charger_is_locked_and_approved(charger: RawCharger, site: TlsSite) -> None:
     assert await answer(site, "lock", "CP-1") == {"ok": True, "status": "Pending"}
     assert (await charger.boot())["status"] == "Pending"
@@ -172,11 +204,11 @@ async def test_any_order_can_be_given_by_name(charger: RawCharger, site: TlsSite
 @pytest.mark.parametrize(
     ("arguments", "code", "why"),
     [
-        (["show", "GHOST"], 1, "no charger and no device is called 'GHOST'"),
-        (["order", "CP-1", "dance"], 1, "no order is called 'dance'; known: availability"),
+        (["show", "GHOST"], 2, "no charger and no device is called 'GHOST'"),
+        (["order", "CP-1", "dance"], 2, "no order is called 'dance'; known: availability"),
         (["order", "CP-1", "unlock", "connector"], 2, "'connector' is no KEY=VALUE"),
         (["order", "CP-1", "install-certificate", "certificate=@/none"], 2, "/none: cannot be read"),
-        (["order", "CP-1", "trigger", "message=Weather"], 1, "requestedMessage"),
+        (["order", "CP-1", "trigger", "message=Weather"], 2, "requestedMessage"),
         (["reset"], 2, "No such command"),
     ],
 )
@@ -269,7 +301,7 @@ async def test_the_tap_shows_the_conversation_and_no_secret(charger: RawCharger,
 
 async def test_a_tap_of_nobody_is_refused(site: TlsSite) -> None:
     done = await command_beside("ocpp", "tap", "GHOST", "--config", site.folder / "gateway.toml", "--json")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "called 'GHOST'" in json.loads(done.stdout)["error"]
 
 

@@ -29,10 +29,10 @@ from agent.roads.sealing import Sealer
 from agent.store import Store
 from agent.store.files import DATABASE
 from agent.store.places import PLACES_OF
-from hil_tests import test_roads_settling
+from hil_tests import settling_parts
 from hil_tests.roads_parts import BOOT_ID, START_US, HandClock
+from hil_tests.settling_parts import PLATFORM_KEY, DeviceKey, Life, Platform, terms
 from hil_tests.test_cli_commands import command, config
-from hil_tests.test_roads_settling import PLATFORM_KEY, DeviceKey, Life, Platform, terms
 from hil_tests.test_roads_thinning import Box
 from tests.agent.identity.software import SoftwareSigner
 
@@ -79,7 +79,7 @@ class Settled:
 
 @pytest.fixture
 async def settled(config: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Settled]:
-    monkeypatch.setattr(test_roads_settling, "GATEWAY_ID", GATEWAY)  # a channel's terms name the gateway that seals
+    monkeypatch.setattr(settling_parts, "GATEWAY_ID", GATEWAY)  # a channel's terms name the gateway that seals
     state, key = config.parent / "state", DeviceKey()
     async with await Store.open(state) as store:
         life = Life(store, HandClock(), Platform(), pv_1=key, pv_2=DeviceKey())

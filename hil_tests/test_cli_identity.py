@@ -145,6 +145,69 @@ def test_a_name_outlives_its_key_under_a_running_agent_and_a_verifier_needs_the_
     assert document["v2gGateway"]["location"] == {"latitude": 52.52, "longitude": 13.41, "gridDegrees": 0.01}
 
 
+def test_a_lost_key_is_replaced_by_its_recovery_key_and_the_history_alone_proves_both_signatures(desk: Desk) -> None:
+    for name in ("owner-recovery", "owner-new", "thief"):
+        key = ec.generate_private_key(ec.SECP256R1())
+        public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        (desk.folder / f"{name}.pem").write_bytes(public)
+        secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        (desk.folder / f"{name}.key.pem").write_bytes(secret)
+    text = desk.config.read_text().replace("[evidence]\n", '[evidence]\ncountersign = "ml-dsa-65"\n', 1)
+    desk.config.write_text(text)
+    file, order = desk.folder / "subject.toml", desk.folder / "order.cose"
+    plain = file.read_text()
+    file.write_text(plain.replace('"owner.pem"', '"owner.pem"\nrecovery_key_file = "owner-recovery.pem"'))
+    desk.run("identity", "propose", "create", "--subject", file, "--out", order)
+    desk.signed(order, "owner", "operator")
+    created = desk.run("identity", "apply", order)
+    assert created["epochs"][0]["countersigner"]
+
+    # The owner's key is lost.
+    file.write_text(plain.replace('"owner.pem"', '"owner-new.pem"'))
+    propose = ("identity", "propose", "replace", "--subject", file, "--out", order)
+    assert "recovery key" in desk.run(*propose, code=1)["error"]
+    said = desk.run(*propose, "--recovery-key", desk.folder / "nowhere.pem", code=1)["error"]
+    assert "nowhere.pem: No such file" in said
+    wrong = desk.run(*propose, "--recovery-key", desk.folder / "thief.pem")
+    desk.signed(order, "operator", "thief", "owner-new")
+    assert "not the one that was committed to" in desk.run("identity", "apply", order, code=1)["error"]
+    right = desk.run(*propose, "--recovery-key", desk.folder / "owner-recovery.pem")
+    assert (right["missing"], wrong["number"]) == (["A. Owner", "Grid Ltd", "the recovery key of A. Owner"], 1)
+    desk.signed(order, "operator", "owner-new")
+    assert "not signed by the recovery key of A. Owner" in desk.run("identity", "apply", order, code=1)["error"]
+    desk.signed(order, "owner-recovery")
+    replaced = desk.run("identity", "apply", order)
+    assert (replaced["gateway_id"], replaced["entries"]) == (created["gateway_id"], 2)
+
+    with desk.agent():
+        wait(lambda: sealed(desk) > 0, "the agent has sealed a first batch")
+    bundle, history = desk.folder / "evidence.cbor", desk.folder / "history.cose"
+    desk.run("export", bundle)
+    desk.run("identity", "history", "--out", history)
+    for policy, held in (("pq-only", {"ML-DSA-65"}), ("both", {"ES256", "ML-DSA-65"}), ("either", {"ES256"})):
+        shown = desk.run("verify", bundle, "--history", history, "--policy", policy, where=False)
+        assert shown["ok"]
+        assert set(shown["signatures"]["held"]) == held
+    document = desk.run("identity", "document")
+    second = document["verificationMethod"][1]
+    assert second["id"] == f"{created['gateway_id']}#countersign-1"
+    assert (second["publicKeyJwk"]["kty"], second["publicKeyJwk"]["alg"]) == ("AKP", "ML-DSA-65")
+    assert document["assertionMethod"] == [f"{created['gateway_id']}#key-1"]
+
+
+def test_a_history_without_a_second_key_proves_no_second_signature(desk: Desk) -> None:
+    order, history, bundle = desk.folder / "order.cose", desk.folder / "history.cose", desk.folder / "evidence.cbor"
+    desk.run("identity", "propose", "create", "--subject", desk.folder / "subject.toml", "--out", order)
+    desk.signed(order, "owner", "operator")
+    desk.run("identity", "apply", order)
+    with desk.agent():
+        wait(lambda: sealed(desk) > 0, "the agent has sealed a first batch")
+    desk.run("export", bundle)
+    desk.run("identity", "history", "--out", history)
+    said = desk.run("verify", bundle, "--history", history, "--policy", "pq-only", where=False, code=1)["error"]
+    assert "names no second key" in said
+
+
 def sealed(desk: Desk) -> int:
     """Batches that the agent's store holds."""
 

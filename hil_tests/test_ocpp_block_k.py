@@ -306,14 +306,6 @@ async def test_k13_word_that_a_limit_has_gone_that_nobody_set_changes_nothing(pa
     assert not box.said("charger.external_limit")
 
 
-async def test_k28_we_give_no_dynamic_profiles_and_say_so(pair: Pair) -> None:
-    _, rig = pair
-    answers: list[dict[str, str]] = []
-    rig.charger.say(Raw("PullDynamicScheduleUpdate", {"chargingProfileId": 13}), answers.append)
-    await until(lambda: answers, "an answer")
-    assert answers == [{"status": "Rejected"}]
-
-
 async def test_k01_a_charger_without_a_share_of_its_own_waits_for_us(loopback_tls: Tls) -> None:
     tls, ca = loopback_tls
     no_share = replace(V2X, fallback_import_w=None)

@@ -13,10 +13,12 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from ssl import SSLContext
+from typing import cast
 
 import pytest
 
 from drivers.device import DeviceRefusedError, Setpoint
+from drivers.ocpp.schemas import JsonObject
 from drivers.ocpp.v2x import Mode, Period
 from hil_tests.ocpp_station import until
 from hil_tests.rig.site.charger import OCPP_21
@@ -104,6 +106,8 @@ async def test_q06_what_others_move_is_not_ours_to_order_and_our_cap_still_holds
     assert (box.capabilities.rated_import_w, box.capabilities.rated_export_w) == (6_000, 0)
     assert box.capabilities.fallback_lowest_w == -10_000, "they may discharge it while we are silent"
     assert any("is in ExternalSetpoint" in note for note in box.capabilities.notes)
+    [shown] = cast("list[JsonObject]", box.server.chargers["CP-1"].desk.look()["evses"])
+    assert (shown["mode"], shown["limited_by"]) == ("ExternalSetpoint", ["'EMS' limits it to no more than 6000 W"])
 
     await box.evse.apply(band(0, 1_500, LEASE_S))
     await pair.passes(1_500)

@@ -1,6 +1,7 @@
 """SAFETY 9 on the rig: a car that the grid may use keeps its owner's minimum and what it needs at departure.
 
-The real control drives the real driver; the charger and its car are simulated, quickly. Over OCPP 2.1 (Q03) and 2.0.1.
+The real control drives the real driver; the charger and its car are simulated, quickly. Over OCPP 2.1 (Q03) and 2.0.1,
+with TLS.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from agent.config import ControlSettings, DeviceSettings, FrequencySettings, Man
 from agent.control.controller import Controller
 from agent.store import Store
 from drivers.device import DeviceKind, Sample
-from hil_tests.ocpp_station import until
+from hil_tests.ocpp_station import Tls, until
 from hil_tests.rig.charger.solo import CarSettings, SoloCharger
 from hil_tests.rig.site.charger import OCPP_21, OCPP_201
 from hil_tests.test_control_controller import FakeDevice, StoreDesk, command
@@ -70,6 +71,7 @@ class Owned:
 @asynccontextmanager
 async def owned(
     folder: Path,
+    tls: Tls,
     version: str,
     car: CarSettings,
     speed: float,
@@ -82,8 +84,8 @@ async def owned(
     settings = V2X if version == OCPP_21 else NEGATIVE
     async with (
         await Store.open(folder) as store,
-        csms(settings) as box,
-        solo(box.server.port, version, car=car, speed=speed) as rig,
+        csms(settings, ssl=tls[0]) as box,
+        solo(box.server.port, version, ca=tls[1], car=car, speed=speed) as rig,
     ):
         desk, meter = StoreDesk(store), FakeDevice("grid", DeviceKind.METER, clock.monotonic_s)
         controller = Controller(
@@ -139,9 +141,11 @@ async def holds(condition: Callable[[], bool], what: str, seconds: float) -> Non
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-async def test_q03_a_discharge_ends_at_the_owner_s_minimum_and_goes_no_further(tmp_path: Path, version: str) -> None:
+async def test_q03_a_discharge_ends_at_the_owner_s_minimum_and_goes_no_further(
+    tmp_path: Path, loopback_tls: Tls, version: str
+) -> None:
     car = CarSettings(capacity_wh=20_000, state_of_charge_percent=MINIMUM_PERCENT + 1.5, discharge_w=10_000)
-    async with owned(tmp_path, version, car, speed=20.0) as site:
+    async with owned(tmp_path, loopback_tls, version, car, speed=20.0) as site:
         await site.discharge()
         await until(lambda: site.rig.evse.power_w < -4_000, "the car gives", 20)
         await until(lambda: site.rig.evse.power_w >= 0, "it gives no more", 30)
@@ -151,9 +155,11 @@ async def test_q03_a_discharge_ends_at_the_owner_s_minimum_and_goes_no_further(t
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-async def test_q03_k15_a_car_that_needs_its_energy_at_departure_is_not_discharged(tmp_path: Path, version: str) -> None:
+async def test_q03_k15_a_car_that_needs_its_energy_at_departure_is_not_discharged(
+    tmp_path: Path, loopback_tls: Tls, version: str
+) -> None:
     car = CarSettings(state_of_charge_percent=70.0, discharge_w=10_000, stays_s=1_800, needed_wh=5_000)
-    async with owned(tmp_path, version, car, speed=1.0) as site:
+    async with owned(tmp_path, loopback_tls, version, car, speed=1.0) as site:
         await site.discharge()
         await until(lambda: "need at departure" in site.reasons(), "the reason", 20)
         await holds(lambda: site.rig.evse.power_w >= 0, "the car gives what it needs", 3)
@@ -161,10 +167,10 @@ async def test_q03_k15_a_car_that_needs_its_energy_at_departure_is_not_discharge
 
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_k20_a_need_that_arises_in_the_middle_of_a_discharge_ends_it_and_the_car_charges(
-    tmp_path: Path, version: str
+    tmp_path: Path, loopback_tls: Tls, version: str
 ) -> None:
     car = CarSettings(state_of_charge_percent=70.0, discharge_w=10_000, stays_s=36_000, needed_wh=1_000)
-    async with owned(tmp_path, version, car, speed=1.0) as site:
+    async with owned(tmp_path, loopback_tls, version, car, speed=1.0) as site:
         await site.discharge()
         await until(lambda: site.rig.evse.power_w < -4_000, "the car gives", 20)
         plugged = site.rig.evse.car
@@ -174,9 +180,9 @@ async def test_k20_a_need_that_arises_in_the_middle_of_a_discharge_ends_it_and_t
         await until(lambda: site.rig.evse.power_w > 1_000, "it charges for its departure", 30)
 
 
-async def test_k22_a_driver_who_wants_to_charge_now_beats_the_grid(tmp_path: Path) -> None:
+async def test_k22_a_driver_who_wants_to_charge_now_beats_the_grid(tmp_path: Path, loopback_tls: Tls) -> None:
     car = CarSettings(state_of_charge_percent=70.0, discharge_w=10_000)
-    async with owned(tmp_path, OCPP_21, car, speed=1.0) as site:
+    async with owned(tmp_path, loopback_tls, OCPP_21, car, speed=1.0) as site:
         await site.discharge()
         await until(lambda: site.rig.evse.power_w < -4_000, "the car gives", 20)
         site.rig.charger.words.press_priority(activated=True)
@@ -186,9 +192,9 @@ async def test_k22_a_driver_who_wants_to_charge_now_beats_the_grid(tmp_path: Pat
         await holds(lambda: site.rig.evse.power_w > 1_000, "the grid's order takes it back", 2)
 
 
-async def test_q01_a_car_gives_no_more_than_it_offers(tmp_path: Path) -> None:
+async def test_q01_a_car_gives_no_more_than_it_offers(tmp_path: Path, loopback_tls: Tls) -> None:
     car = CarSettings(state_of_charge_percent=70.0, discharge_w=2_000)
-    async with owned(tmp_path, OCPP_21, car, speed=1.0) as site:
+    async with owned(tmp_path, loopback_tls, OCPP_21, car, speed=1.0) as site:
         await site.discharge()
         await until(lambda: site.rig.evse.power_w < -1_900, "the car gives what it offers", 20)
         await holds(lambda: (s := site.box.status.setpoint) is None or s.highest_w is None or s.highest_w >= -2_000,

@@ -155,3 +155,81 @@ def test_k11_a_limit_from_outside_bounds_all_profiles() -> None:
     store.install(1, share(), transaction_id=None, now_s=NOW_S)
     assert store.limit_w(NOW_S, None) == 3_000
     assert [(offset, step.limit_w) for offset, step in store.composite(NOW_S, 60, None)] == [(0, 3_000)]
+
+
+def dynamic(**more: Any) -> dict[str, Any]:
+    schedule = {
+        "id": 1,
+        "duration": 30,
+        "chargingRateUnit": "W",
+        "chargingSchedulePeriod": [period(limit=8_000)],
+        **more.pop("schedule", {}),
+    }
+    return {
+        "id": 13,
+        "stackLevel": 1,
+        "chargingProfilePurpose": "TxDefaultProfile",
+        "chargingProfileKind": "Dynamic",
+        "dynUpdateInterval": 25,
+        "chargingSchedule": [schedule],
+        **more,
+    }
+
+
+@pytest.fixture
+def moved() -> ProfileStore:
+    """Takes dynamic profiles, and has one."""
+    store = ProfileStore(OUTLET)
+    store.extended = store.takes_dynamic = True
+    store.install(1, dynamic(), transaction_id=None, now_s=NOW_S)
+    return store
+
+
+def test_k28_a_dynamic_profile_ends_its_duration_after_the_last_update_and_comes_back_with_the_next(
+    moved: ProfileStore,
+) -> None:
+    assert moved.limit_w(NOW_S + 29, None) == 8_000
+    assert moved.limit_w(NOW_S + 31, None) is None
+    moved.update(13, {"limit": 6_000}, NOW_S + 20)
+    assert moved.limit_w(NOW_S + 49, None) == 6_000
+    assert moved.limit_w(NOW_S + 51, None) is None
+    moved.update(13, {}, NOW_S + 100)
+    assert moved.limit_w(NOW_S + 101, None) == 6_000
+    assert [start for start, _ in moved.composite(NOW_S + 110, 60, None)] == [0, 20]
+
+
+def test_k28_it_is_pulled_when_no_update_came_for_its_interval(moved: ProfileStore) -> None:
+    assert moved.to_pull(NOW_S + 24) == []
+    assert moved.to_pull(NOW_S + 25) == [13]
+    moved.update(13, {}, NOW_S + 25)
+    assert moved.to_pull(NOW_S + 40) == []
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        dynamic(schedule={"chargingSchedulePeriod": [period(limit=1), {"startPeriod": 5, "limit": 2}]}),
+        dynamic(schedule={"startSchedule": rfc3339(NOW_S)}),
+        dynamic(chargingProfileKind="Relative"),
+    ],
+    ids=["two periods", "a start", "an interval of another kind"],
+)
+def test_k28_what_is_no_dynamic_profile_is_refused(moved: ProfileStore, wire: dict[str, Any]) -> None:
+    with pytest.raises(ProfileRefusedError):
+        moved.install(1, wire, transaction_id=None, now_s=NOW_S)
+
+
+@pytest.mark.parametrize(("profile_id", "values"), [(14, {"limit": 1}), (13, {"setpoint": 1})])
+def test_k28_an_update_that_cannot_be_changes_nothing(
+    moved: ProfileStore, profile_id: int, values: dict[str, Any]
+) -> None:
+    with pytest.raises(ProfileRefusedError):
+        moved.update(profile_id, values, NOW_S + 10)
+    assert moved.limit_w(NOW_S + 31, None) is None
+
+
+def test_k28_a_charger_that_takes_none_says_so() -> None:
+    store = ProfileStore(OUTLET)
+    store.extended = True
+    with pytest.raises(ProfileRefusedError, match="not supported"):
+        store.install(1, dynamic(), transaction_id=None, now_s=NOW_S)

@@ -200,6 +200,7 @@ async def test_a_key_in_a_tpm_is_rotated_under_a_running_sealer(
     [
         (("es256", "esp256", "es256k"), [ES256, ESP256, ES256K]),
         (("ed25519", "es256", "es256"), [ED25519, ES256, ES256]),
+        (("es256k", "es256", "es256"), [ES256K, ES256, ES256]),
     ],
 )
 async def test_a_verifier_with_the_history_alone_verifies_across_rotations_and_algorithms(

@@ -77,6 +77,28 @@ async def test_what_was_put_is_queued_in_order_and_survives_reopening(tmp_path: 
         assert (counts.queued, counts.queued_bytes, counts.queued_urgent) == (3, 21, 1)
 
 
+async def test_a_group_goes_to_the_connections_thread_once_whatever_is_in_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each way there and back waits for the processor and for the interpreter: a command has no time for one each."""
+    await store.put([row(1)])
+    execute, times = store._write._execute, 0
+
+    async def counted(*arguments: object) -> object:
+        nonlocal times
+        times += 1
+        return await execute(*arguments)  # type: ignore[no-untyped-call]
+
+    monkeypatch.setattr(store._write, "_execute", counted)
+    await store.put([row(2, urgent=True), row(3, device="pv-2", urgent=True)], {"a": b"1", "b": b"2", "gone": None})
+    assert times == 1
+    await seal(store)
+    assert times == 2
+    await store.acknowledge(1, 1, T0_US)
+    assert times == 3
+    assert (await store.counts()).sealed_statements == 3
+
+
 async def test_many_producers_at_once_lose_nothing_and_keep_each_ones_order(store: Store) -> None:
     async def produce(device: str) -> None:
         for sequence in range(1, 51):
@@ -438,3 +460,19 @@ async def test_a_new_store_has_small_pages(tmp_path: Path) -> None:
         pass
     with contextlib.closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
         assert connection.execute("PRAGMA page_size").fetchone() == (schema.PAGE_BYTES,)
+
+
+async def test_a_second_of_fifty_devices_writes_less_than_a_kilobyte_for_each_reading(store: Store) -> None:
+    seconds, devices = 30, 50
+
+    def noise(n: int, k: int, size: int) -> bytes:
+        """Deflates as badly as anything can."""
+        return hashlib.shake_128(f"{n}/{k}".encode()).digest(size)
+
+    for n in range(1, seconds + 1):
+        readings = [replace(row(n, f"pv-{k}"), encoded=noise(n, k, 85)) for k in range(devices)]
+        await store.put(readings, {f"meter/pv-{k}": noise(n, k, 45) for k in range(devices)})
+        await seal(store)
+    # All of it is still in the log: a frame for each page that a commit changed.
+    log = (await asyncio.to_thread((store._folder / f"{DATABASE}-wal").stat)).st_size
+    assert log / (seconds * devices) < 1000

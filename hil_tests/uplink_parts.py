@@ -99,7 +99,9 @@ class Rig:
     mqtt: ClientFiles | None = None
     """What the gateway logs in with at a broker."""
 
-    def settings(self, *endpoints: str, stall_s: float = 5.0) -> PlatformSettings:
+    def settings(
+        self, *endpoints: str, stall_s: float = 5.0, most_kbit_s: int | None = None, compression: bool = False
+    ) -> PlatformSettings:
         return PlatformSettings(
             prefer_first_after_s=2.0,
             mqtt_certificate_file=None if self.mqtt is None else self.mqtt.certificate,
@@ -114,14 +116,25 @@ class Rig:
             reconnect_least_s=0.1,
             reconnect_most_s=1.0,
             stall_s=stall_s,
+            most_kbit_s=most_kbit_s,
+            compression=compression,
         )
 
     @asynccontextmanager
     async def uplink(
-        self, *endpoints: str, stall_s: float = 5.0, sign_digest: SignDigest | None = None, draw: float = 0.0
+        self,
+        *endpoints: str,
+        stall_s: float = 5.0,
+        sign_digest: SignDigest | None = None,
+        draw: float = 0.0,
+        most_kbit_s: int | None = None,
+        compression: bool = False,
     ) -> AsyncIterator[Uplink]:
         """A running uplink of the gateway."""
-        settings, gateway = self.settings(*endpoints, stall_s=stall_s), self.gateway
+        settings, gateway = (
+            self.settings(*endpoints, stall_s=stall_s, most_kbit_s=most_kbit_s, compression=compression),
+            self.gateway,
+        )
         sign = sign_digest or gateway.tls.sign_digest_now
         uplink = Uplink(
             settings,

@@ -16,7 +16,7 @@ from drivers.ocpp import ChargerSettings, OcppServer
 from drivers.ocpp.evse import OcppEvse
 from hil_tests.ocpp_station import MemoryJournal, until
 from hil_tests.rig.charger.solo import CarSettings, SoloCharger, SoloSettings
-from hil_tests.rig.site.charger import OCPP_21, OCPP_201
+from hil_tests.rig.site.charger import OCPP_21, OCPP_201, Dynamic
 from hil_tests.rig.site.charger import ChargerSettings as RigSettings
 from hil_tests.test_sunspec_tls import Authority
 
@@ -127,6 +127,7 @@ def solo(
     car: CarSettings | None = CAR,
     speed: float = 1.0,
     bidirectional: bool = True,
+    dynamic: Dynamic = Dynamic.NONE,
     **more: bool,
 ) -> SoloCharger:
     """A quick V2G charger with a car; `more`: faults and kinds of `RigSettings`."""
@@ -143,6 +144,7 @@ def solo(
                 boot_on_reconnect=more.get("boot_on_reconnect", False),
                 forgets_profiles=more.get("forgets_profiles", False),
                 per_phase=more.get("per_phase", False),
+                dynamic_profiles=dynamic,
             ),
             car=car,
             bidirectional=bidirectional,

@@ -32,7 +32,7 @@ def _ask(config: Path, as_json: bool, path: str) -> object:
     try:
         return order(settings.gateway.state_dir, path)
     except (RefusedError, AgentUnreachableError) as error:
-        fail(str(error), as_json=as_json)
+        fail(str(error), code=error.exit_code, as_json=as_json)
 
 
 def _order(config: Path, as_json: bool, name: str, what: str, arguments: dict[str, object]) -> object:
@@ -45,7 +45,7 @@ def _order(config: Path, as_json: bool, name: str, what: str, arguments: dict[st
             settings.gateway.state_dir, "/api/chargers/order", asked, press_by=who(), answer_s=_patience_s(settings)
         )
     except (RefusedError, AgentUnreachableError) as error:
-        fail(str(error), as_json=as_json)
+        fail(str(error), code=error.exit_code, as_json=as_json)
 
 
 def _patience_s(settings: Settings) -> float:
@@ -319,5 +319,5 @@ def reload_tokens(config: ConfigOption = DEFAULT_PATH, as_json: JsonOption = Fal
     try:
         told = order(settings.gateway.state_dir, "/api/chargers/reload-tokens", press_by=who())
     except (RefusedError, AgentUnreachableError) as error:
-        fail(str(error), as_json=as_json)
+        fail(str(error), code=error.exit_code, as_json=as_json)
     _tell(told, as_json)

@@ -19,9 +19,16 @@ LISTEN_S: Final = 60.0
 class AgentUnreachableError(Exception):
     """The agent does not answer. Says where it was looked for and what to do."""
 
+    exit_code: Final = 1
+
 
 class RefusedError(Exception):
     """The agent answered, and said no. Says why."""
+
+    def __init__(self, why: str, status: int) -> None:
+        super().__init__(why)
+        self.exit_code = 2 if status == http.HTTPStatus.BAD_REQUEST else 1
+        """2: what was asked is wrong, and would be at any time."""
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -55,7 +62,7 @@ def order(
         told = json.loads(answer.read())
         if answer.status >= 400:
             reason = told.get("error") if isinstance(told, dict) else None
-            raise RefusedError(str(reason or f"the agent refused {path}"))
+            raise RefusedError(str(reason or f"the agent refused {path}"), answer.status)
         return told
 
 
@@ -64,7 +71,7 @@ def listen(state_dir: Path, path: str) -> Iterator[Iterator[bytes]]:
     """Lines of an answer that does not end. Raises RefusedError and AgentUnreachableError."""
     with _answer(state_dir, path, answer_s=LISTEN_S) as answer:
         if answer.status >= 400:
-            raise RefusedError(str(json.loads(answer.read()).get("error")))
+            raise RefusedError(str(json.loads(answer.read()).get("error")), answer.status)
         yield iter(answer.readline, b"")
 
 

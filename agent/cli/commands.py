@@ -14,12 +14,14 @@ from rich.live import Live
 
 from agent.cli import backup as backup_commands
 from agent.cli import command_history, device_commands, exporting, proving, scan_command, verifying
+from agent.cli import counter as counting
 from agent.cli import enroll as enrolling
 from agent.cli import envelope as offering
 from agent.cli import identity as identity_commands
 from agent.cli import init as initialising
 from agent.cli import override as holding
 from agent.cli import plan as planning
+from agent.cli import quote as quoting
 from agent.cli import replay as replaying
 from agent.cli import seal_pin as sealing_pin
 from agent.cli import simulate as simulating
@@ -60,6 +62,8 @@ app.command()(enrolling.enroll)
 app.command()(backup_commands.backup)
 app.command()(backup_commands.restore)
 app.command("seal-pin")(sealing_pin.seal_pin)
+app.command("counter")(counting.define)
+app.command()(quoting.quote)
 app.command()(offering.envelope)
 app.command()(planning.plan)
 app.command()(simulating.simulate)

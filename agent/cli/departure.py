@@ -41,7 +41,7 @@ def departure(
     try:
         answer = order(settings.gateway.state_dir, "/api/wish", asked, press_by=who())
     except (RefusedError, AgentUnreachableError) as error:
-        fail(str(error), as_json=as_json)
+        fail(str(error), code=error.exit_code, as_json=as_json)
     if as_json:
         emit_json(answer)
         return

@@ -166,7 +166,7 @@ def record(
     settings, held = settings_and_held(config, take_line, as_json)
     wanted = _target(device, settings, unit, timeout_s, None, ca_file, as_json)
     if wanted.register_map is not None:
-        fail(f"{wanted.name} is read by a register map; only SunSpec devices can be recorded", as_json=as_json)
+        fail(f"{wanted.name} is read by a register map; only SunSpec devices can be recorded", code=2, as_json=as_json)
     if names := held.holders(wanted.endpoint):
         fail(f"{wanted.name}: {held_text(names)}", as_json=as_json)
     if out.exists() and not force:

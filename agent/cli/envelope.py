@@ -30,7 +30,7 @@ def envelope(
             order(state_dir, "/api/looked", press_by=who())
         status = ask(state_dir, "/api/status")
     except (RefusedError, AgentUnreachableError) as error:
-        fail(str(error), as_json=as_json)
+        fail(str(error), code=error.exit_code, as_json=as_json)
     offered = field(status, "envelope")
     if as_json:
         emit_json(offered)

@@ -14,6 +14,7 @@ from agent.evidence import verify
 from agent.evidence.batch import MAX_BATCH_BYTES
 from agent.evidence.bundle import BundleHead, Scope, read_bundle
 from agent.evidence.cose import VerifyKey
+from agent.evidence.countersignature import Policy
 from agent.evidence.errors import EvidenceError, MalformedError
 from agent.evidence.extract import read_json
 from agent.evidence.partial import begins_batch, decode_any
@@ -101,8 +102,12 @@ def trusted_keys(
 ) -> list[TrustedKey]:
     """The keys that the person at the terminal trusts. Raises VerifyError when there is none, or one cannot be read."""
     if history_file is not None:
-        epochs = _keys_of_history(head, gateway, history_file)
-        return [replace(epoch, countersigner=second.key, policy=second.policy) for epoch in epochs]
+        epochs = _keys_of_history(head, gateway, history_file, second.policy)
+        if second.key is not None:
+            return [replace(epoch, countersigner=second.key) for epoch in epochs]
+        if second.policy is not Policy.EITHER and all(epoch.countersigner is None for epoch in epochs):
+            raise VerifyError(f"--history {history_file}: names no second key; give it with --countersigner FILE.pem")
+        return epochs
     if gateway is not None and gateway.startswith(history.PREFIX):
         raise VerifyError(
             "--gateway did:v2g:... is named by its history: give it with --history FILE (the gateway's "
@@ -137,7 +142,7 @@ def trusted_keys(
     return [TrustedKey(head.gateway_id, key, countersigner=second.key, policy=second.policy) for key in keys]
 
 
-def _keys_of_history(head: BundleHead, gateway: str | None, file: Path) -> list[TrustedKey]:
+def _keys_of_history(head: BundleHead, gateway: str | None, file: Path, policy: Policy) -> list[TrustedKey]:
     try:
         state = history.replay(history.decode_history(file.read_bytes()), gateway_id=gateway)
     except OSError as error:
@@ -146,7 +151,7 @@ def _keys_of_history(head: BundleHead, gateway: str | None, file: Path) -> list[
         raise VerifyError(f"--history {file}: {error}") from error
     if state.gateway_id != head.gateway_id:
         raise VerifyError(f"the file is about {head.gateway_id[:80]}, the history is of {state.gateway_id}")
-    return state.trusted_keys()
+    return state.trusted_keys(policy)
 
 
 def _name_of(key: VerifyKey) -> str | None:

@@ -7,11 +7,11 @@ from typing import Any, Final
 from typer.core import TyperGroup
 
 PANELS: Final = {
-    "Set up": ("init", "config", "enroll", "identity", "seal-pin", "run"),
+    "Set up": ("init", "config", "enroll", "identity", "seal-pin", "counter", "run"),
     "Operate": ("status", "why", "commands", "override", "stop", "clear-stop"),
     "Devices": ("scan", "read", "record", "serve", "chargers", "ocpp"),
     "Look ahead": ("plan", "envelope", "simulate"),
-    "Evidence": ("export", "prove", "verify", "replay", "backup", "restore"),
+    "Evidence": ("export", "prove", "verify", "replay", "backup", "restore", "quote"),
 }
 
 

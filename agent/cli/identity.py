@@ -146,12 +146,16 @@ def document(
 
 @app.command()
 def propose(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="create, rotate, change or recover.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="create, rotate, change, recover or replace.")],
     out: OutOption = None,
     subject: SubjectOption = None,
     believed: Annotated[
         str | None,
         typer.Option(metavar="INCARNATION:NUMBER:ROOT", help="recover: the last batch of the lost key to believe."),
+    ] = None,
+    recovery_key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="replace: the recovery key of who lost a key, its public half, PEM."),
     ] = None,
     algorithm: AlgorithmOption = "es256",
     config: ConfigOption = DEFAULT_PATH,
@@ -162,7 +166,7 @@ def propose(
     Nothing changes until it is signed and applied; an order that nobody signs can be thrown away.
     """
     if kind.upper() not in Kind.__members__:
-        fail(f"{kind[:40]!r}: create, rotate, change or recover", code=2, as_json=as_json)
+        fail(f"{kind[:40]!r}: create, rotate, change, recover or replace", code=2, as_json=as_json)
     if algorithm not in work.ALGORITHMS:
         fail(f"--algorithm {algorithm[:40]!r}: one of {', '.join(work.ALGORITHMS)}", code=2, as_json=as_json)
     settings = settings_of(config, as_json)
@@ -173,6 +177,7 @@ def propose(
         believed=None if believed is None else _position(believed, as_json),
         algorithm=algorithm,
         now_us=time.time_ns() // 1000,
+        recovery_key_file=recovery_key,
     )
     state = None if held is None else held.state
     try:

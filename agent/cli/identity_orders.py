@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -30,8 +30,11 @@ from agent.evidence.errors import EvidenceError
 from agent.evidence.verify import ChainPosition
 from agent.identity import history, orders
 from agent.identity.cosign import Cosigned
+from agent.identity.countersigner import CountersignerError, open_countersigner
+from agent.identity.errors import IdentityError
 from agent.identity.folder import IdentityFolder
 from agent.identity.history import IdentityState
+from agent.identity.keys import verify_key_from_pem
 from agent.identity.orders import Kind, Order, commitment_of
 from agent.identity.purposes import device_key, evidence_key
 from agent.identity.subject import (
@@ -94,6 +97,8 @@ class Proposal:
     believed: ChainPosition | None
     algorithm: str
     """Of the key that is committed to now, a name in ALGORITHMS."""
+    recovery_key_file: Path | None = None
+    """Of a replacement: the public key that was committed to for the lost one."""
     now_us: int
 
 
@@ -109,7 +114,7 @@ async def propose(settings: Settings, state: IdentityState | None, proposal: Pro
         subject = await _subject(token, settings, state, proposal)
         epoch = 1 if state is None else state.epochs[-1].number
         try:
-            if state is not None and proposal.kind is Kind.CHANGE:
+            if state is not None and proposal.kind.keeps_key:
                 key, following = state.key, state.next
             else:
                 key = await _own_key(token, state, proposal, epoch if state is None else epoch + 1)
@@ -125,6 +130,7 @@ async def propose(settings: Settings, state: IdentityState | None, proposal: Pro
                 next=following,
                 subject=subject,
                 believed=proposal.believed,
+                recovery_key=_recovery_key(proposal),
             )
         except ValueError as error:
             raise OrderError(f"such an order cannot be: {error}") from error
@@ -164,14 +170,40 @@ async def _subject(token: Token, settings: Settings, state: IdentityState | None
     if proposal.subject_file is None:
         if state is None:
             raise OrderError("a first order needs --subject FILE: who owns and who operates this gateway")
-        return state.subject
+        return replace(state.subject, countersigner=await _countersigner(token, settings, state, proposal.kind))
     if proposal.kind is Kind.ROTATE:
         raise OrderError("a rotation changes the key and nothing else; propose a change for the rest")
     keys = {}
     for device in settings.device:
         if device.settled:
             keys[device.id] = verify_key_of(await token.signer(device_key(device.id)).meet())
-    return read_subject(proposal.subject_file, keys)
+    subject = read_subject(proposal.subject_file, keys)
+    return replace(subject, countersigner=await _countersigner(token, settings, state, proposal.kind))
+
+
+async def _countersigner(token: Token, settings: Settings, state: IdentityState | None, kind: Kind) -> VerifyKey | None:
+    """The second key: as the history has it while the first one stays, else the gateway's own, made where it lacks."""
+    if state is not None and kind.keeps_key and (state.subject.countersigner is not None or kind is Kind.REPLACE):
+        return state.subject.countersigner
+    if settings.evidence.countersign == "no":
+        return None
+    try:
+        second = await open_countersigner(token, settings.gateway.state_dir)
+        return VerifyKey(cose.ML_DSA_65, second.public_key_der)
+    except CountersignerError as error:
+        raise OrderError(str(error)) from error
+
+
+def _recovery_key(proposal: Proposal) -> VerifyKey | None:
+    path = proposal.recovery_key_file
+    if path is None:
+        return None
+    try:
+        return verify_key_from_pem(path.read_bytes(), what=f"--recovery-key {path}")
+    except OSError as error:
+        raise OrderError(f"--recovery-key {path}: {error.strerror}") from error
+    except IdentityError as error:
+        raise OrderError(str(error)) from error
 
 
 # -- Signing ----------------------------------------------------------------------------------------------------------
@@ -192,7 +224,9 @@ def sign_order(envelope: Cosigned, private_pem: bytes, passphrase: bytes | None)
     order = orders.decode_order(envelope.payload)
     try:
         key_id = verify_key_of(public).key_id
-        named = (order.subject.owner.key, order.subject.operator.key)
+        named = [order.subject.owner.key, order.subject.operator.key]
+        if order.recovery_key is not None:
+            named.append(order.recovery_key)
         key = next((key for key in named if key.key_id == key_id), verify_key_of(public))
         if key not in named and order.kind is not orders.Kind.CHANGE:
             # A signature cannot be taken back, and a stranger's makes the order void.

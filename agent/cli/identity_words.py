@@ -9,6 +9,7 @@ from agent.identity.document import Json
 from agent.identity.enrolment import fingerprint_words
 from agent.identity.history import IdentityState
 from agent.identity.orders import Kind, Order
+from agent.identity.subject import Party
 
 
 def moment(moment_us: int) -> str:
@@ -29,6 +30,7 @@ def state_facts(state: IdentityState) -> dict[str, Json]:
             "after": None if epoch.after is None else list(epoch.after.place),
             "until": None if epoch.until is None else list(epoch.until.place),
             "over": epoch.over,
+            "countersigner": None if epoch.countersigner is None else epoch.countersigner.key_id.hex(),
         }
         for epoch in state.epochs
     ]
@@ -67,6 +69,11 @@ def order_facts(order: Order) -> dict[str, Json]:
     }
 
 
+def _party(party: Party) -> str:
+    recovery = "none" if party.recovery is None else party.recovery.hex()[:16]
+    return f"{party.name} ({party.key.key_id.hex()[:16]}; recovery key: {recovery})"
+
+
 def order_lines(order: Order) -> list[str]:
     """For whoever is about to sign it: everything that it says."""
     subject = order.subject
@@ -79,8 +86,8 @@ def order_lines(order: Order) -> list[str]:
         f"Order to {order.kind.name.lower()}, entry {order.number} of {gateway_id}",
         f"  fingerprint {fingerprint_words(gateway_id)}",
         f"  evidence key {order.key.key_id.hex()[:16]}, COSE algorithm {order.key.algorithm}",
-        f"  owner {subject.owner.name} ({subject.owner.key.key_id.hex()[:16]})",
-        f"  operator {subject.operator.name} ({subject.operator.key.key_id.hex()[:16]})",
+        f"  owner {_party(subject.owner)}",
+        f"  operator {_party(subject.operator)}",
         f"  location {where}",
     ]
     lines += [
@@ -93,6 +100,10 @@ def order_lines(order: Order) -> list[str]:
         f"{', charger certificate' if d.charger_certificate else ''}"
         for d in subject.devices
     ]
+    if subject.countersigner is not None:
+        lines.append(f"  second key {subject.countersigner.key_id.hex()[:16]}, which countersigns each root")
+    if order.recovery_key is not None:
+        lines.append(f"  by the recovery key {order.recovery_key.key_id.hex()[:16]}")
     if order.kind is Kind.RECOVER:
         believed = "nothing" if order.believed is None else f"batches up to {order.believed.text}"
         lines.append(f"  of the key before, {believed} is believed")

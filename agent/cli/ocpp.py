@@ -47,7 +47,7 @@ def tap(
                     sys.stdout.write((line.decode().rstrip("\n") if as_json else _readable(json.loads(line))) + "\n")
                     sys.stdout.flush()
     except (RefusedError, AgentUnreachableError) as error:
-        fail(str(error), as_json=as_json)
+        fail(str(error), code=error.exit_code, as_json=as_json)
     except (KeyboardInterrupt, BrokenPipeError):
         raise typer.Exit(0) from None
     if seconds is None:

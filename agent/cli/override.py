@@ -47,7 +47,7 @@ def override(
     try:
         answer = order(settings_of(config, as_json).gateway.state_dir, "/api/override", asked, press_by=who())
     except (AgentUnreachableError, RefusedError) as error:
-        fail(str(error), as_json=as_json)
+        fail(str(error), code=error.exit_code, as_json=as_json)
     if as_json:
         emit_json(answer)
         return

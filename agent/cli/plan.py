@@ -33,7 +33,7 @@ def plan(
     try:
         foreseen = order(settings.gateway.state_dir, f"/api/plan?at_us={at_us}")
     except (RefusedError, AgentUnreachableError) as error:
-        fail(str(error), as_json=as_json)
+        fail(str(error), code=error.exit_code, as_json=as_json)
     if as_json:
         emit_json(foreseen)
         return

@@ -50,7 +50,7 @@ class Second:
     policy: Policy = Policy.EITHER
 
 
-def second_of(policy: str, key_file: Path | None) -> Second:
+def second_of(policy: str, key_file: Path | None, *, has_history: bool = False) -> Second:
     """Raises PolicyError."""
     try:
         wanted = policy_of(policy)
@@ -63,8 +63,11 @@ def second_of(policy: str, key_file: Path | None) -> Second:
         raise PolicyError(f"--countersigner: {error}") from error
     if key is not None and key.algorithm != cose.ML_DSA_65:
         raise PolicyError(f"--countersigner {key_file}: is no ML-DSA-65 key; it is enrolment/countersign.pem")
-    if key is None and wanted is not Policy.EITHER:
-        raise PolicyError(f"--policy {wanted.value} needs the key of the countersignatures: --countersigner FILE.pem")
+    if key is None and wanted is not Policy.EITHER and not has_history:
+        raise PolicyError(
+            f"--policy {wanted.value} needs the key of the countersignatures: --countersigner FILE.pem, or a --history "
+            "that names it"
+        )
     return Second(key, wanted)
 
 
@@ -91,7 +94,7 @@ class SignatureCount:
         """For a person; nothing where there is no second signature and none was asked for."""
         if not self._countersigned:
             return []
-        if self._second.key is None:
+        if self._second.key is None and self._second.policy is Policy.EITHER:
             text = f"{self._countersigned} roots are countersigned; that proves nothing without --countersigner."
             return [text]
         held = ", ".join(f"{_name(number)} in {count}" for number, count in sorted(self._held.items(), reverse=True))

@@ -133,8 +133,13 @@ def _counts(status: object) -> RenderableType:
         f"{field(status, 'evidence', 'sealed')} sealed, {field(status, 'evidence', 'acknowledged')} acknowledged   ",
         ("Windows ", "bold"),
         f"{field(status, 'settlement', 'windows_countersigned')} of {field(status, 'settlement', 'windows_closed')} "
-        "signed by both sides",
+        f"signed by both sides{_counter(status)}",
     )
+
+
+def _counter(status: object) -> str:
+    counter = field(status, "settlement", "counter")
+    return "" if counter is None else f", TPM counter at {counter}"
 
 
 def _merged(status: object) -> str:

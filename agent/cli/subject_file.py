@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from agent.evidence.cose import VerifyKey
 from agent.identity.errors import IdentityError
 from agent.identity.keys import verify_key_from_pem
+from agent.identity.orders import commitment_of
 from agent.identity.subject import COARSE_GRID, DeviceIdentity, Location, Party, Rating, Subject, rounded
 
 
@@ -88,7 +89,12 @@ def _party(table: _Table, name: str) -> Party:
     content = table.content_of("key_file")
     if content is None:
         raise ValueError(f"{name}.key_file is missing: the public key that speaks for the {name}, PEM")
-    party = Party(table.text("name"), verify_key_from_pem(content, what=f"key of the {name}"))
+    recovery = table.content_of("recovery_key_file")
+    party = Party(
+        table.text("name"),
+        verify_key_from_pem(content, what=f"key of the {name}"),
+        None if recovery is None else commitment_of(verify_key_from_pem(recovery, what=f"recovery key of the {name}")),
+    )
     table.end()
     return party
 

@@ -63,7 +63,7 @@ def verify(
 ) -> None:
     """Verify evidence, and say what it proves and what it does not. Exit code 1 when anything does not hold."""
     try:
-        second = second_of(policy, countersigner)
+        second = second_of(policy, countersigner, has_history=history is not None)
         trusted = Trusted(gateway, key or [], history, device_key, platform_key, second)
         with file.open("rb") as opened:
             beginning = opened.read(32)

@@ -111,6 +111,11 @@ class PlatformSettings(Section):
     aggregator_id: str = Field("", max_length=255, description="Who dispatches this site: stands in its bids")
     reconnect_least_s: float = Field(0.5, ge=0.1, le=60, description="First back-off after a lost link, s")
     reconnect_most_s: float = Field(60.0, ge=1, le=3600, description="Longest back-off, s")
+    most_kbit_s: int | None = Field(
+        None, ge=16, le=10_000_000,
+        description="Batches take no more of the line than this, kbit/s; what is shown live goes beside it",
+    )  # fmt: skip
+    compression: bool = Field(False, description="What goes up over gRPC is compressed (gzip)")
     stall_s: float = Field(30.0, ge=2, le=600, description="No answer to a batch for this long: connect anew, s")
 
     @model_validator(mode="after")

@@ -25,8 +25,8 @@ def shares_beyond_fuse(fuse_w: int, phases: int, house_reserve_w: int, devices: 
         return ""
     names = ", ".join(device.id for device in with_share if phase in device.phases or phases == 1)
     house_w = house_reserve_w // phases
+    shares = f"{most_w} W of static shares (fallback_import_w of {names})"
     return (
-        f"while the gateway is silent phase {phase} could carry {most_w} W of static shares (fallback_import_w of "
-        f"{names}) and {house_w} W of the house (house_reserve_w), more than the {fuse_w} W of its fuse: "
-        "lower the shares"
+        f"while the gateway is silent phase {phase} could carry {shares} and {house_w} W of the house "
+        f"(house_reserve_w), more than the {fuse_w} W of its fuse: lower the shares"
     )

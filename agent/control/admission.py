@@ -154,13 +154,14 @@ def _judge_signed(
         received_uptime_us=0 if now.time_known else now.uptime_us,
         authorization=message.authorization,
     )
-    if not _number_twice(order, book):
+    twice = _number_twice(order, book)
+    if twice is None:
         # Known no more, but used: it has had its final receipt long ago, and must not get another one.
         _check_fresh(order, book)
     # From here on the issuer has said this: a refusal is one of the body itself, and is remembered.
     try:
         _check_address(order.command, policy)
-        _check_single_meaning(order, book)
+        _check_single_meaning(order, twice, book)
         if not now.time_known and not order.command.restrictive:
             return Undecided("the time is not known since the reboot", restrictive=False)
         if now.time_known:
@@ -205,11 +206,14 @@ def _check_address(command: Command, policy: Policy) -> None:
 
 def _number_twice(order: Order, book: Book) -> Entry | None:
     """Another command that the issuer has signed with the same number."""
+    sequence = order.command.sequence
     return next(
         (
             entry
             for entry in book.entries.values()
-            if entry.order.issuer_key == order.issuer_key
+            # First what tells nearly all of them apart: a book may hold two thousand.
+            if entry.order.command.sequence == sequence
+            and entry.order.issuer_key == order.issuer_key
             and entry.order.command.audience == order.command.audience
             and entry.order.age_of_word() == order.age_of_word()
             and entry.state is not CommandState.REJECTED
@@ -225,13 +229,12 @@ def _check_fresh(order: Order, book: Book) -> None:
         raise RefusalError(f"epoch {command.epoch} sequence {command.sequence} is {freshness.value}")
 
 
-def _check_single_meaning(order: Order, book: Book) -> None:
+def _check_single_meaning(order: Order, twice: Entry | None, book: Book) -> None:
     """One number and one id stand for one command; two are proof that somebody equivocates."""
-    other = _number_twice(order, book)
-    if other is not None:
+    if twice is not None:
         raise RefusalError(
             f"epoch {order.command.epoch} sequence {order.command.sequence} was signed for command "
-            f"{other.order.hash.hex()[:16]} already: the issuer has said two things with one number",
+            f"{twice.order.hash.hex()[:16]} already: the issuer has said two things with one number",
             alarm=True,
         )
     same_id = book.known_by_id(order.command_id)

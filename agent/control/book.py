@@ -140,12 +140,13 @@ class Book:
         """What one issuer ordered since then with any key, at full power and while each order stood (SAFETY 10)."""
         hours = self.forgotten.get(issuer.encode(), {})
         gone = (part for hour, part in hours.items() if hour >= since_us // HOUR_US)
-        kept = (
-            _ordered(entry)
-            for entry in self.entries.values()
-            if entry.order.command.issuer == issuer and entry.order.received_us >= since_us
-        )
-        return total([*gone, *kept])
+        energy_wh, value_micro = total(gone)
+        for entry in self.entries.values():
+            if entry.order.received_us >= since_us and entry.order.command.issuer == issuer:
+                part = _ordered(entry)
+                energy_wh += part.energy_wh
+                value_micro += part.value_micro
+        return Ordered(energy_wh, value_micro)
 
     def _of(self, issuer_key: bytes) -> list[Entry]:
         return [entry for entry in self.entries.values() if entry.order.issuer_key == issuer_key]
@@ -390,12 +391,10 @@ class Book:
 
 def _ordered(entry: Entry) -> Ordered:
     """What a command ordered at most, for as long as it stood."""
-    if entry.state is CommandState.REJECTED:
+    last, command = entry.receipts[-1], entry.order.command
+    if last.state is CommandState.REJECTED:
         return Ordered()
-    end_us = entry.order.command.end_us
-    if entry.state.final:
-        end_us = min(end_us, entry.receipts[-1].timestamp_us)
-    return ordered_by(entry.order.command, end_us)
+    return ordered_by(command, min(command.end_us, last.timestamp_us) if last.state.final else command.end_us)
 
 
 def _followed(entry: Entry, receipt: CommandReceipt) -> Entry:

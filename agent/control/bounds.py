@@ -70,6 +70,8 @@ class BoundsView:
     @property
     def without_ramp(self) -> BoundsView:
         """To ask what a command could come to, and not how soon."""
+        if all(allowance.ramp_permille is None for allowance in self.devices.values()):
+            return self
         return replace(self, devices={n: replace(a, ramp_permille=None) for n, a in self.devices.items()})
 
 

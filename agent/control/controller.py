@@ -22,7 +22,7 @@ from agent.control.admission import HORIZON_US, Policy
 from agent.control.core import Core, World
 from agent.control.decision_log import DecisionLog
 from agent.control.dispatcher import Dispatcher
-from agent.control.errors import ControlError
+from agent.control.errors import ControlError, NotNowError
 from agent.control.events import (
     HoldBegun,
     HoldEnded,
@@ -47,7 +47,7 @@ from agent.control.onlooker import Onlooker
 from agent.control.order import Now, Order
 from agent.control.override import Override
 from agent.control.plan import METER_SUBJECT, Plan, orders_to_give, stop_order
-from agent.control.recorder import Desk, Notes, Recorder
+from agent.control.recorder import UNRECORDABLE, Desk, Notes, Recorder
 from agent.control.site import SiteView
 from agent.control.snapshot import ControlSnapshot, show_command, show_device
 from agent.control.stop import StopButton, StopWatch
@@ -126,7 +126,9 @@ class Controller:
             moment=self._moment,
             monotonic_s=clock.monotonic_s,
         )
-        self._recorder = Recorder(desk, self._tape.heard)
+        self._recorder = Recorder(
+            desk, lambda kind, text: self._alarm(Severity.CRITICAL, UNRECORDABLE, kind, text), self._tape.heard
+        )
         self._stop = StopWatch(StopButton(stop_file), self._alarm)
         self._inputs = InputWatch(
             inputs, say=self._alarm, press=self._press_wired, changed=self._hurry, monotonic_s=clock.monotonic_s
@@ -299,9 +301,9 @@ class Controller:
         """What will happen at a moment within the horizon. Raises ControlError."""
         wall_us = self._clock.now().wall_us
         if self._view is None:
-            raise ControlError("no plan was made yet; ask again in a moment")
+            raise NotNowError("no plan was made yet; ask again in a moment")
         if not self._time_known:
-            raise ControlError("the time is not known since the reboot (no NTP, no platform): nothing can be foreseen")
+            raise NotNowError("the time is not known since the reboot (no NTP, no platform): nothing can be foreseen")
         if at_us < wall_us:
             raise ControlError("that moment is over; what was decided then: v2g-gateway replay, commands")
         if at_us > wall_us + HORIZON_US:

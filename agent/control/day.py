@@ -134,14 +134,16 @@ def _departing(state: CarState, view: DeviceView, site: SiteView, now_s: float) 
     if car is None:
         return state
     state = _counted(state, view, now_s)
-    state = replace(state, at_minimum=_at_minimum(state, replace(view, given_ws=state.given_ws), car, site))
+    at_minimum = _at_minimum(state, view, car, site)
+    if at_minimum != state.at_minimum:
+        state = replace(state, at_minimum=at_minimum)
     charge_w = view.most_import_w if car.max_charge_w is None else min(view.most_import_w, car.max_charge_w)
     slack = slack_s(car, charge_w, site.now)
     if slack is None:
-        return replace(state, begun=False, must=False)
+        return replace(state, begun=False, must=False) if state.begun or state.must else state
     must = slack < (MUST_UNTIL_S if state.must else 0.0)
     begun = slack != float("inf") and (state.begun or slack < DEPARTURE_RESERVE_S)
-    return replace(state, begun=begun, must=must)
+    return state if (begun, must) == (state.begun, state.must) else replace(state, begun=begun, must=must)
 
 
 def _counted(state: CarState, view: DeviceView, now_s: float) -> CarState:
@@ -164,7 +166,8 @@ def _at_minimum(state: CarState, view: DeviceView, car: VehicleSession, site: Si
         return state.at_minimum
     if state.at_minimum:
         return charge < mandate.minimum_soc_permille + AGAIN_PERMILLE
-    return charge - given_since_permille(view, car, age_s) <= mandate.minimum_soc_permille
+    given = given_since_permille(replace(view, given_ws=state.given_ws), car, age_s)
+    return charge - given <= mandate.minimum_soc_permille
 
 
 def _follows_sun(view: DeviceView, state: CarState) -> bool:

@@ -8,8 +8,8 @@ from datetime import tzinfo
 from typing import Final
 
 from agent.control.day import DayState, SunPace, step_day, with_day
-from agent.control.errors import RestoreError
-from agent.control.needing import CarNeed, DefaultNeed, Wish, WishError, decode_need, encode_need, in_need, step_need
+from agent.control.errors import NotNowError, RestoreError
+from agent.control.needing import CarNeed, DefaultNeed, Wish, decode_need, encode_need, in_need, step_need
 from agent.control.notes import PREFIX
 from agent.control.order import Now
 from agent.control.site import CarDay, DeviceView, SiteView
@@ -81,9 +81,9 @@ class DayWatch:
         return in_need(car, need, register)
 
     def wish(self, device_id: str, wish: Wish, now_us: int) -> None:
-        """The driver's word for the session at a charger. Raises WishError."""
+        """The driver's word for the session at a charger. Raises WishError, or NotNowError where no car is."""
         if device_id not in self._needs:
-            raise WishError(f"no car is plugged in at {device_id!a}")
+            raise NotNowError(f"no car is plugged in at {device_id!a}")
         wish.check(now_us)
         self._needs[device_id] = replace(self._needs[device_id], wish=wish, by="")  # counted from now
 

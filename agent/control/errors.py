@@ -12,6 +12,10 @@ class ControlError(Exception):
     """Root of control's errors. The message says what is wrong, where, and what to do about it."""
 
 
+class NotNowError(ControlError):
+    """Rightly asked, and not possible as things are: another time it may be."""
+
+
 class CommandFormatError(ControlError):
     """A command body or authorization that is not in the format of proto/COMMANDS.md. Nothing of it was obeyed."""
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from agent.control.errors import RestoreError, quoted
+from agent.control.errors import NotNowError, RestoreError, quoted
 from agent.control.frequency_watch import Say
 from agent.control.notes import HOLD_PREFIX
 from agent.control.order import Now
@@ -79,10 +79,10 @@ class Holds:
             self._holds[hold.device_id] = self._waiting.pop(hold.device_id)
 
     def end(self, device_id: str, by: str) -> None:
-        """Give a device back to commands and defaults. Raises OverrideError."""
+        """Give a device back to commands and defaults. Raises NotNowError."""
         hold = self._waiting.pop(device_id, None) or self._holds.get(device_id)
         if hold is None:
-            raise OverrideError(f"{quoted(device_id)} is not held")
+            raise NotNowError(f"{quoted(device_id)} is not held")
         self._drop(hold, f"ended by {by}")
 
     def standing(self, now: Now) -> dict[str, Override]:

@@ -108,6 +108,8 @@ def in_need(car: VehicleSession, need: CarNeed, register: Register | None) -> Ve
     if told_us is not None and not 0 < told_us < MAX_TIME_US:
         told_us = None  # A car that leaves in the year 9999 has not said when.
     departure_us = need.wish.departure_us or told_us or need.default_departure_us
+    if (left_wh, departure_us) == (car.energy_needed_wh, car.departure_timestamp_us):
+        return car
     return replace(car, energy_needed_wh=left_wh, departure_timestamp_us=departure_us)
 
 

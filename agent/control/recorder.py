@@ -1,7 +1,8 @@
 """Writes receipts, alarms and the book's notes, in order, one transaction for all that wait; never gives up.
 
 Nobody waits for it but those who ask to be told. While the store is away things wait here, and what only reduces power
-has acted already (DESIGN: law 5).
+has acted already (DESIGN: law 5). A statement that no verifier could read is refused when it comes, with an alarm in
+its place: it would hold up all that comes after it for ever.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from typing import Final, Protocol
 
 import structlog
 
-from agent.evidence.statements import CommandReceipt, Statement
+from agent.evidence.statements import Alarm, CommandReceipt, Statement, decode, encode
 
 RETRY_LEAST_S: Final = 0.2
 RETRY_MOST_S: Final = 5.0
+UNRECORDABLE: Final = "control.unrecordable"
+"""Code of the alarm in the place of a statement that was refused."""
+MOST_FAULT: Final = 160
 MOST_AT_ONCE: Final = 500
 """Statements in one transaction, so that a long backlog is no giant one."""
 
@@ -42,12 +46,32 @@ class _Record:
     on_committed: Callable[[], None] | None
 
 
+def fault_of(statement: Statement) -> str:
+    """Why a statement cannot be sealed, in words that can; empty when it can. What is encoded must be read again."""
+    try:
+        decode(encode(statement))
+    except Exception as error:  # Whatever the reason is: it is this statement's, and the store has not seen it.
+        return repr(error)[:MOST_FAULT].encode("ascii", "backslashreplace").decode()
+    return ""
+
+
 class Recorder:
     """A queue in front of the desk. `run` it in a task of its own."""
 
-    def __init__(self, desk: Desk, heard: Callable[[Sequence[Statement]], None] = lambda _: None) -> None:
-        """`heard`: told of each statement as it comes."""
+    def __init__(
+        self,
+        desk: Desk,
+        on_refused: Callable[[str, str], None] = lambda subject, text: None,
+        heard: Callable[[Sequence[Statement]], None] = lambda _: None,
+    ) -> None:
+        """`on_refused` is told of each statement that cannot be recorded: subject and text of an alarm.
+
+        `heard`: told of the others, as they come.
+        """
         self._desk, self._heard = desk, heard
+        self._on_refused = on_refused
+        self.refused = 0
+        """Statements that could not be recorded, since the start."""
         self._waiting: list[_Record] = []
         self._arrived = asyncio.Event()
         self.trouble = ""
@@ -64,12 +88,27 @@ class Recorder:
         notes: Mapping[str, bytes | None],
         on_committed: Callable[[], None] | None = None,
     ) -> None:
-        """Take something to be written. Returns at once; `on_committed` is called after COMMIT."""
-        if statements:
-            self._heard(statements)
-        if statements or notes or on_committed is not None:
-            self._waiting.append(_Record(tuple(statements), notes, on_committed))
+        """Take something to be written. Returns at once; `on_committed` is called after COMMIT.
+
+        Of a statement that is refused the notes beside it and `on_committed` stay: what it tells of has happened.
+        """
+        faults = [fault_of(statement) for statement in statements]
+        good = tuple(statement for statement, fault in zip(statements, faults, strict=True) if not fault)
+        if good:
+            self._heard(good)
+        if good or notes or on_committed is not None:
+            self._waiting.append(_Record(good, notes, on_committed))
             self._arrived.set()
+        for statement, fault in zip(statements, faults, strict=True):
+            if fault:
+                self._refuse(statement, fault)
+
+    def _refuse(self, statement: Statement, fault: str) -> None:
+        self.refused += 1
+        kind = type(statement).__name__
+        log.error("control.unrecordable", kind=kind, reason=fault)
+        if not (isinstance(statement, Alarm) and statement.code == UNRECORDABLE):
+            self._on_refused(kind, f"a {kind} cannot be recorded and is left out, number {self.refused}: {fault}")
 
     def drop(self, order_hashes: Set[bytes], keys: Set[str]) -> None:
         """Leave out what waits about these commands, before `run`: they have another life in the store."""

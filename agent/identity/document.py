@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Final, TypeAlias
 from urllib.parse import quote
 
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from agent.evidence.cose import VerifyKey
@@ -29,8 +29,14 @@ def gateway_document(state: IdentityState) -> dict[str, Json]:
     """The document of a gateway with a history."""
     epoch = state.epochs[-1]
     subject = state.subject
+    head = _head(state.gateway_id, [_name(subject.owner), _name(subject.operator)], state.key, epoch.number)
+    if epoch.countersigner is not None:
+        methods = head["verificationMethod"]
+        assert isinstance(methods, list)
+        method = f"{state.gateway_id}#countersign-{epoch.number}"
+        methods.append(_method(method, state.gateway_id, epoch.countersigner))
     return {
-        **_head(state.gateway_id, [_name(subject.owner), _name(subject.operator)], state.key, epoch.number),
+        **head,
         "v2gGateway": {
             "history": {"entries": state.number + 1, "head": state.head.hex()},
             "owner": _party(subject.owner),
@@ -73,15 +79,20 @@ def _head(own_id: str, controllers: list[Json], key: VerifyKey | None, number: i
         document["controller"] = controllers
     if key is not None:
         method = f"{own_id}#key-{number}"
-        document["verificationMethod"] = [
-            {"id": method, "type": "JsonWebKey", "controller": own_id, "publicKeyJwk": _jwk(key)}
-        ]
+        document["verificationMethod"] = [_method(method, own_id, key)]
         document["assertionMethod"] = [method]
     return document
 
 
+def _method(name: str, own_id: str, key: VerifyKey) -> Json:
+    return {"id": name, "type": "JsonWebKey", "controller": own_id, "publicKeyJwk": _jwk(key)}
+
+
 def _jwk(key: VerifyKey) -> Json:
     public = load_der_public_key(key.public_key_der)
+    if isinstance(public, mldsa.MLDSA65PublicKey):
+        # RFC 9964: key type AKP, the raw public key.
+        return {"kty": "AKP", "alg": "ML-DSA-65", "pub": _base64url(public.public_bytes_raw())}
     if isinstance(public, ed25519.Ed25519PublicKey):
         return {"kty": "OKP", "crv": "Ed25519", "x": _base64url(public.public_bytes_raw())}
     if isinstance(public, ec.EllipticCurvePublicKey):

@@ -14,6 +14,7 @@ from typing import Final
 
 from agent.evidence import cbor
 from agent.evidence.cose import VerifyKey
+from agent.evidence.countersignature import Policy
 from agent.evidence.errors import EvidenceError
 from agent.evidence.fields import Fields
 from agent.evidence.verify import ChainPosition, TrustedKey
@@ -31,7 +32,7 @@ from agent.identity.orders import (
     decode_position,
     encode_position,
 )
-from agent.identity.subject import Party, Subject
+from agent.identity.subject import MOST_TEXT, Party, Subject
 
 SEAL_TYPE: Final = "v2g-gateway/identity-entry+cose"
 MAGIC: Final = "v2g-gateway/identity"
@@ -55,6 +56,8 @@ class KeyEpoch:
     until: ChainPosition | None
     """The last batch of this one. None: it is the present one, or it signed nothing."""
     over: bool
+    countersigner: VerifyKey | None = None
+    """The second key, which countersigns the roots of this part; None: none was named."""
 
     @property
     def empty(self) -> bool:
@@ -83,10 +86,23 @@ class IdentityState:
         """The one that signs now."""
         return self.epochs[-1].key
 
-    def trusted_keys(self) -> list[TrustedKey]:
-        """What a verifier of evidence needs: each key, for the part of the chain that it signed."""
+    def trusted_keys(self, policy: Policy = Policy.EITHER) -> list[TrustedKey]:
+        """What a verifier of evidence needs: each key, for the part of the chain that it signed.
+
+        With `both` and `pq-only` the second key goes with it. Not with `either`: there a signature by the second key,
+        which is in a file, would stand for one by the token's.
+        """
         return [
-            TrustedKey(self.gateway_id, epoch.key, epoch.after, epoch.until) for epoch in self.epochs if not epoch.empty
+            TrustedKey(
+                self.gateway_id,
+                epoch.key,
+                epoch.after,
+                epoch.until,
+                countersigner=None if policy is Policy.EITHER else epoch.countersigner,
+                policy=policy,
+            )
+            for epoch in self.epochs
+            if not epoch.empty
         ]
 
 
@@ -113,9 +129,25 @@ def identifier_of(first: Order) -> str:
 def signers_of(state: IdentityState | None, order: Order) -> tuple[Party, ...]:
     """Who must sign an order: owner and operator, those that there are and those that it brings in."""
     parties = [order.subject.owner, order.subject.operator]
-    if state is not None:
+    if state is not None and order.kind is Kind.REPLACE and order.recovery_key is not None:
+        lost = lost_party(state, order)
+        parties.append(Party(f"the recovery key of {lost.name}"[:MOST_TEXT], order.recovery_key))
+    elif state is not None:
         parties += [state.subject.owner, state.subject.operator]
     return tuple({party.key.key_id: party for party in parties}.values())
+
+
+def lost_party(state: IdentityState, order: Order) -> Party:
+    """Whose key a replacement replaces. Raises HistoryError where it is not just one's."""
+    before, after = state.subject, order.subject
+    changed = [
+        was
+        for was, is_now in ((before.owner, after.owner), (before.operator, after.operator))
+        if was.key.key_id != is_now.key.key_id
+    ]
+    if len(changed) != 1:
+        raise HistoryError(f"order {order.number}: a replacement replaces the key of owner or operator, of one of them")
+    return changed[0]
 
 
 def check_order(state: IdentityState | None, envelope: Cosigned) -> Order:
@@ -255,19 +287,46 @@ def _check_place(state: IdentityState | None, order: Order) -> None:
 def _check_content(state: IdentityState, order: Order) -> None:
     what = f"order {order.number}"
     changes_key = order.key.key_id != state.key.key_id
+    if order.kind.keeps_key and (changes_key or order.key != state.key or order.next != state.next):
+        raise HistoryError(f"{what}: a {order.kind.name.lower()} keeps the key and the commitment to the next one")
+    _check_recovery_keys(state, order, what)
+    if order.kind is Kind.REPLACE:
+        _check_replacement(state, order, what)
+        return
     if order.kind is Kind.CHANGE:
-        if changes_key or order.key != state.key or order.next != state.next:
-            raise HistoryError(f"{what}: a change keeps the key and the commitment to the next one")
         if order.subject == state.subject:
             raise HistoryError(f"{what}: changes nothing")
+        if state.subject.countersigner not in (None, order.subject.countersigner):
+            raise HistoryError(f"{what}: the second key ends with the first one: change it by a rotation")
         return
     if order.key.key_id in {epoch.key.key_id for epoch in state.epochs}:
         raise HistoryError(f"{what}: its key has been used before; a key that has ended never comes back")
     if order.kind is Kind.ROTATE:
         if commitment_of(order.key) not in state.next:
             raise HistoryError(f"{what}: its key is not the one that the entry before committed to")
-        if order.subject != state.subject:
-            raise HistoryError(f"{what}: a rotation changes the key and nothing else; change the rest by a change")
+        if replace(order.subject, countersigner=state.subject.countersigner) != state.subject:
+            raise HistoryError(f"{what}: a rotation changes keys of the gateway only; change the rest by a change")
+
+
+def _check_recovery_keys(state: IdentityState, order: Order, what: str) -> None:
+    """Who comes in brings a recovery key of its own, or none: else the one who left could come back with it."""
+    for was, is_now in ((state.subject.owner, order.subject.owner), (state.subject.operator, order.subject.operator)):
+        if was.key.key_id != is_now.key.key_id and is_now.recovery is not None and is_now.recovery == was.recovery:
+            raise HistoryError(f"{what}: the new key of {is_now.name} has the recovery key of the one before")
+
+
+def _check_replacement(state: IdentityState, order: Order, what: str) -> None:
+    lost = lost_party(state, order)
+    assert order.recovery_key is not None
+    if lost.recovery is None or commitment_of(order.recovery_key) != lost.recovery:
+        raise HistoryError(f"{what}: its recovery key is not the one that was committed to for {lost.name}")
+    before, after = state.subject, order.subject
+    if lost is before.owner:
+        after = replace(after, owner=replace(after.owner, key=lost.key, recovery=lost.recovery))
+    else:
+        after = replace(after, operator=replace(after.operator, key=lost.key, recovery=lost.recovery))
+    if after != before:
+        raise HistoryError(f"{what}: a replacement changes a lost key and nothing else; change the rest by a change")
 
 
 def _decode_seal(payload: bytes, where: str) -> Seal:
@@ -297,16 +356,19 @@ def _after(state: IdentityState | None, order: Order, seal: Seal, head: bytes, w
             applied_us=seal.applied_us,
             next=order.next,
             subject=order.subject,
-            epochs=(KeyEpoch(1, order.key, None, None, over=False),),
+            epochs=(KeyEpoch(1, order.key, None, None, over=False, countersigner=order.subject.countersigner),),
         )
     epochs = state.epochs
-    if order.kind is not Kind.CHANGE:
+    second = order.subject.countersigner
+    if order.kind.keeps_key:
+        epochs = (*epochs[:-1], replace(epochs[-1], countersigner=second or epochs[-1].countersigner))
+    else:
         last, closing = epochs[-1], seal.closing
         if closing is not None and last.after is not None and closing.place <= last.after.place:
             raise HistoryError(f"{where}: ends a key before it began")
         ended = replace(last, until=closing, over=True)
         after = last.after if closing is None else closing
-        epochs = (*epochs[:-1], ended, KeyEpoch(last.number + 1, order.key, after, None, over=False))
+        epochs = (*epochs[:-1], ended, KeyEpoch(last.number + 1, order.key, after, None, False, second))
     return replace(
         state,
         number=order.number,

@@ -22,7 +22,8 @@ from agent.identity.errors import HistoryError
 from agent.identity.subject import Subject, decode_key, decode_subject, encode_key, encode_subject
 
 TYPE: Final = "v2g-gateway/identity-order+cose"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSIONS: Final = (1, 2)
+"""2 where there are recovery keys or a second key to tell of; else 1, as long ago."""
 MOST_BYTES: Final = 128 * 1024
 MOST_NEXT: Final = 4
 
@@ -37,6 +38,13 @@ class Kind(IntEnum):
     """Of owner, operator, location, ratings or devices. The key stays."""
     RECOVER = 3
     """To a key that nobody committed to: the token is lost, or a replacement gateway takes over."""
+    REPLACE = 4
+    """The lost key of owner or operator: by the recovery key that it was committed to, and the other one."""
+
+    @property
+    def keeps_key(self) -> bool:
+        """The gateway's key goes on."""
+        return self in (Kind.CHANGE, Kind.REPLACE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +66,8 @@ class Order:
     subject: Subject
     believed: ChainPosition | None
     """Of a recovery: the last batch of the lost key that is to be believed, None: none."""
+    recovery_key: VerifyKey | None = None
+    """Of a replacement: the key that was committed to for the one that is lost."""
 
     def __post_init__(self) -> None:
         first = self.kind is Kind.CREATE
@@ -78,14 +88,30 @@ class Order:
         if self.key.key_id in (self.subject.owner.key.key_id, self.subject.operator.key.key_id):
             raise ValueError("the gateway's key is that of its owner or operator: it could sign its own orders")
 
+        if (self.recovery_key is not None) is not (self.kind is Kind.REPLACE):
+            raise ValueError("a replacement, and nothing else, shows a recovery key")
+        parties = (self.subject.owner, self.subject.operator)
+        in_use = {*self.next, *(commitment_of(key) for key in (self.key, *(party.key for party in parties)))}
+        if self.recovery_key is not None:
+            in_use.add(commitment_of(self.recovery_key))
+        for party in parties:
+            if party.recovery in in_use:
+                raise ValueError(f"the recovery key of {party.name} is a key that is in use: it could be lost with it")
+
+    @property
+    def version(self) -> int:
+        """Of its format: the lowest that can say it."""
+        return 2 if self.kind is Kind.REPLACE else self.subject.version
+
     def encode(self) -> bytes:
         """The body that is signed."""
         place = self.believed
         commitments: list[cbor.Value] = list(self.next)
         return cbor.encode([
-            FORMAT_VERSION, int(self.kind), self.gateway_id, self.number, self.previous, self.issued_us,
-            encode_key(self.key), commitments, encode_subject(self.subject),
+            self.version, int(self.kind), self.gateway_id, self.number, self.previous, self.issued_us,
+            encode_key(self.key), commitments, encode_subject(self.subject, self.version),
             None if place is None else encode_position(place),
+            *([] if self.version == 1 else [None if self.recovery_key is None else encode_key(self.recovery_key)]),
         ])  # fmt: skip
 
     @property
@@ -120,7 +146,7 @@ def decode_order(body: bytes) -> Order:
             raise HistoryError("order: not an array")
         fields = Fields(value)
         version = fields.number()
-        if version != FORMAT_VERSION:
+        if version not in FORMAT_VERSIONS:
             raise HistoryError(f"order: format version {version} is not known here")
         kind = fields.number()
         if kind not in list(Kind):
@@ -131,12 +157,18 @@ def decode_order(body: bytes) -> Order:
         following = tuple(item for item in commitments if isinstance(item, bytes))
         if len(following) != len(commitments):
             raise HistoryError("order: a commitment to the next key is no byte string")
-        subject, believed = decode_subject(fields.items()), decode_position(fields)
+        subject, believed = decode_subject(fields.items(), version), decode_position(fields)
+        shown = None if version == 1 else fields.items_or_none()
         fields.end()
-        return Order(
+        order = Order(
             kind=Kind(kind), gateway_id=gateway_id, number=number, previous=previous, issued_us=issued_us, key=key,
             next=following, subject=subject, believed=believed,
+            recovery_key=None if shown is None else decode_key(shown),
         )  # fmt: skip
+        if order.version != version:
+            # Else one content would have two hashes.
+            raise HistoryError(f"order: is of format version {version}, and {order.version} is enough for it")
+        return order
     except (EvidenceError, ValueError, TypeError) as error:
         raise HistoryError(f"order: {error}") from error
 

@@ -14,6 +14,7 @@ from agent.evidence.cose import VerifyKey
 from agent.evidence.fields import Fields
 from agent.identity.errors import HistoryError
 
+COUNTERSIGNERS: Final = frozenset({cose.ML_DSA_65})
 MOST_TEXT: Final = 255
 MOST_RATINGS: Final = 256
 MOST_DEVICES: Final = 256
@@ -30,9 +31,13 @@ class Party:
 
     name: str
     key: VerifyKey
+    recovery: bytes | None = None
+    """Commitment to the key that replaces this one when it is lost; None: nothing does."""
 
     def __post_init__(self) -> None:
         check_text(self.name, "name of a party")
+        if self.recovery is not None and len(self.recovery) != 32:
+            raise ValueError(f"recovery key of {self.name}: its commitment has 32 bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +128,18 @@ class Subject:
     ratings: tuple[Rating, ...] = ()
     devices: tuple[DeviceIdentity, ...] = ()
     """In ascending order of their ids, each once."""
+    countersigner: VerifyKey | None = None
+    """The gateway's second key: it countersigns each root."""
 
     def __post_init__(self) -> None:
         if self.owner.key.key_id == self.operator.key.key_id:
             raise ValueError("owner and operator have one and the same key: dual control needs two")
         if len(self.ratings) > MOST_RATINGS or len(self.devices) > MOST_DEVICES:
             raise ValueError(f"at most {MOST_RATINGS} ratings and {MOST_DEVICES} devices are allowed")
+        if self.owner.recovery is not None and self.owner.recovery == self.operator.recovery:
+            raise ValueError("owner and operator have one and the same recovery key: dual control needs two")
+        if self.countersigner is not None and self.countersigner.algorithm not in COUNTERSIGNERS:
+            raise ValueError(f"algorithm {self.countersigner.algorithm} is not for countersignatures")
         ids = [device.device_id for device in self.devices]
         if ids != sorted(set(ids)):
             raise ValueError("devices are not in ascending order of their ids, each once")
@@ -137,9 +148,15 @@ class Subject:
             if rating.device_id not in known:
                 raise ValueError(f"rating {rating.name!r} is of device {rating.device_id!r}, which is not listed")
 
+    @property
+    def version(self) -> int:
+        """Of the layout: 1 where it says enough, so that what was signed long ago stays what it is."""
+        new = (self.owner.recovery, self.operator.recovery, self.countersigner)
+        return 1 if all(each is None for each in new) else 2
 
-def encode_subject(subject: Subject) -> cbor.Value:
-    """As an array for an order's body."""
+
+def encode_subject(subject: Subject, version: int) -> cbor.Value:
+    """As an array for an order's body of a format version."""
     place = subject.location
     ratings: list[cbor.Value] = [
         [r.device_id, r.name, r.value, r.unit, r.certificate] for r in subject.ratings
@@ -148,24 +165,38 @@ def encode_subject(subject: Subject) -> cbor.Value:
         [d.device_id, d.serial_number, None if d.key is None else encode_key(d.key), d.meter_key, d.charger_certificate]
         for d in subject.devices
     ]
+    second = subject.countersigner
     return [
-        [subject.owner.name, encode_key(subject.owner.key)],
-        [subject.operator.name, encode_key(subject.operator.key)],
+        _encode_party(subject.owner, version),
+        _encode_party(subject.operator, version),
         None if place is None else [place.latitude, place.longitude, place.grid],
         ratings,
         devices,
+        *([] if version == 1 else [None if second is None else encode_key(second)]),
     ]
 
 
-def decode_subject(value: list[cbor.Value]) -> Subject:
+def _encode_party(party: Party, version: int) -> list[cbor.Value]:
+    return [party.name, encode_key(party.key), *([] if version == 1 else [party.recovery])]
+
+
+def decode_subject(value: list[cbor.Value], version: int) -> Subject:
     """Raises ValueError, TypeError or EvidenceError, which name the field."""
     fields = Fields(value)
-    owner, operator = (_party(fields.items()) for _ in range(2))
+    owner, operator = (_party(fields.items(), version) for _ in range(2))
     location = _location(fields)
     ratings = tuple(_rating(_array(item)) for item in fields.items())
     devices = tuple(_device(_array(item)) for item in fields.items())
+    second = None if version == 1 else fields.items_or_none()
     fields.end()
-    return Subject(owner=owner, operator=operator, location=location, ratings=ratings, devices=devices)
+    return Subject(
+        owner=owner,
+        operator=operator,
+        location=location,
+        ratings=ratings,
+        devices=devices,
+        countersigner=None if second is None else decode_key(second),
+    )
 
 
 def encode_key(key: VerifyKey) -> list[cbor.Value]:
@@ -201,9 +232,9 @@ def check_text(text: str, what: str) -> None:
         raise ValueError(f"{what}: 1 to {MOST_TEXT} printable characters are right, found {text[:60]!r}")
 
 
-def _party(value: list[cbor.Value]) -> Party:
+def _party(value: list[cbor.Value], version: int) -> Party:
     fields = Fields(value)
-    party = Party(fields.text(), decode_key(fields.items()))
+    party = Party(fields.text(), decode_key(fields.items()), None if version == 1 else fields.octets_or_none())
     fields.end()
     return party
 

@@ -7,26 +7,29 @@ A state is intended, then signed, then sent, then countersigned, and each of the
 so that a crash anywhere leaves either nothing outside or exactly what is stored. One state is under way at a time;
 windows that close meanwhile wait and go together into the next. What is sent again is always the stored bytes.
 
-Nothing is signed after a start until the platform has told the newest state that it holds: a restored backup or a
-cloned card shows itself there, and the channel freezes instead of signing a second history.
+Nothing is signed after a start until the platform has told the newest state that it holds, or the hardware counter was
+raised: a restored backup or a cloned card shows itself there, and the channel freezes instead of signing a second
+history. Behind a signed restore marker the platform's newer state is taken over: `adoption.py`.
 
 `step` is pure. The caller carries the outputs out, in their order, and reports back with Committed and Signed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from enum import Enum
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
-from agent.evidence.cose import VerifyKey
+from agent.ledger.adoption import hindrance
 from agent.ledger.eip712 import verify_digest
 from agent.ledger.errors import ChannelError, LedgerError
 from agent.ledger.events import (
+    Adopt,
     Alert,
     Commit,
     Committed,
+    CounterAhead,
+    CounterRaised,
     Input,
     Keep,
     LinkDown,
@@ -39,101 +42,14 @@ from agent.ledger.events import (
     WindowClosed,
 )
 from agent.ledger.frames import Countersignature, Proposal, Reestablish, Refusal, reestablish
-from agent.ledger.settle import ProvenWindow, between, read_window, successor
-from agent.ledger.state import ChannelTerms, SignedState, decode_signed, decode_state
+from agent.ledger.leading import MOST_WINDOWS, Channel, Phase, foreign, start
+from agent.ledger.settle import read_window, successor
+from agent.ledger.state import SignedState, decode_state
 from agent.store.rows import ChannelRow, Stage
 
-MOST_WINDOWS: Final = 96
-"""Of one state: a day of quarter hours, so that a long outage is settled in pieces that a platform can check."""
-
-
-class Phase(Enum):
-    """Where the channel is."""
-
-    RESTING = "resting"
-    INTENDING = "intending"
-    """Waits for the commit of the intent."""
-    SIGNING = "signing"
-    """Waits for the token."""
-    KEEPING = "keeping"
-    """Waits for the commit of our signature."""
-    PROPOSED = "proposed"
-    """Waits for the platform's countersignature."""
-    CLOSING = "closing"
-    """Waits for the commit of the countersignature."""
-    FROZEN = "frozen"
-    """Our history and the platform's differ: nothing is signed until a person has looked."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Channel:
-    """The state of the machine. Only `settled`, `current` and `waiting` outlive the process, as rows and notes."""
-
-    terms: ChannelTerms
-    incarnation: int
-    device_key: VerifyKey
-    platform_key: VerifyKey
-    phase: Phase = Phase.RESTING
-    settled: SignedState | None = None
-    """The newest that both signed."""
-    version: int = 0
-    """The highest that was ever intended."""
-    current: SignedState | None = None
-    """Under way: intended, perhaps signed, perhaps countersigned and not yet committed."""
-    waiting: tuple[ProvenWindow, ...] = ()
-    """Closed windows that are not in `settled`, in order of time; those in `current` included."""
-    question: bytes | None = None
-    """Nonce of our question that the platform has not answered."""
-    in_step: bool = False
-    """The link is up and the platform has answered over it."""
-    established: bool = False
-    """The platform has answered since this start of the agent."""
-    frozen_because: str = ""
-    refused: bool = False
-    """The platform refused the newest state: nothing is proposed until another window closes."""
-    alerted: tuple[int, frozenset[str]] = (0, frozenset())
-    """A version, and the codes of the alerts that were raised while it was the highest: one of each is enough."""
-
+__all__ = ["MOST_WINDOWS", "Channel", "Outcome", "Phase", "start", "step"]
 
 Outcome: TypeAlias = "tuple[Channel, list[Output]]"
-
-
-def start(
-    terms: ChannelTerms,
-    *,
-    incarnation: int,
-    device_key: VerifyKey,
-    platform_key: VerifyKey,
-    newest: ChannelRow | None,
-    countersigned: ChannelRow | None,
-    waiting: Sequence[bytes],
-    conflicts: Sequence[bytes] = (),
-) -> Channel:
-    """The channel as the store has it: its newest row, its newest COUNTERSIGNED row, window statements not settled.
-
-    `conflicts`: what Keep has given to be kept. With one of this channel it is frozen from the start: a platform that
-    once showed our other history must not get a second one by denying it after a restart.
-    Raises LedgerError when what is stored does not hold together.
-    """
-    settled = None if countersigned is None else decode_signed(countersigned.encoded)
-    from_us = 0 if settled is None else settled.state.window_end_us
-    windows = between((read_window(encoded, terms.device_id) for encoded in waiting), from_us, 1 << 63)
-    channel = Channel(
-        terms=terms,
-        incarnation=incarnation,
-        device_key=device_key,
-        platform_key=platform_key,
-        settled=settled,
-        waiting=tuple(windows),
-        version=0 if newest is None else newest.version,
-    )
-    for kept in map(decode_signed, conflicts):
-        if kept.state.channel_id == terms.channel_id:
-            return replace(channel, phase=Phase.FROZEN, frozen_because=_foreign(kept, "is signed by us, too"))
-    if newest is None or newest.stage is Stage.COUNTERSIGNED:
-        return channel
-    current = decode_signed(newest.encoded)
-    return replace(channel, current=current, phase=Phase.SIGNING if newest.stage is Stage.INTENT else Phase.PROPOSED)
 
 
 def step(channel: Channel, happened: Input) -> Outcome:
@@ -171,7 +87,7 @@ def _window_closed(channel: Channel, happened: WindowClosed) -> Outcome:
 
 def _propose(channel: Channel) -> Outcome:
     """Begin the next state where nothing is under way and there is something to settle."""
-    if channel.phase is not Phase.RESTING or not channel.established or not channel.waiting or channel.refused:
+    if channel.phase is not Phase.RESTING or not channel.may_sign or not channel.waiting or channel.refused:
         return channel, []
     version = channel.version + 1
     state = successor(
@@ -194,14 +110,16 @@ def _awaited(channel: Channel) -> list[Output]:
     match channel.phase:
         case Phase.INTENDING:
             return [_commit(channel, current, Stage.INTENT)]
-        case Phase.SIGNING if channel.established:
+        case Phase.SIGNING if channel.may_sign:
             return [Sign(current.state.version, current.state.digest)]
         case Phase.KEEPING:
             return [_commit(channel, current, Stage.SIGNED)]
         case Phase.PROPOSED if channel.in_step:
             return [Send(Proposal(state=current.state.encode(), gateway_signature=current.gateway_signature))]
         case Phase.CLOSING:
-            return [_commit(channel, current, Stage.COUNTERSIGNED)]
+            # The platform's state, where it is not what was signed here.
+            adopted = current if channel.offered is not None else None
+            return [replace(_commit(channel, current, Stage.COUNTERSIGNED), adopted=adopted)]
     return []
 
 
@@ -228,7 +146,10 @@ def _settled(channel: Channel, happened: Committed) -> Outcome:
     if (happened.version, happened.stage) != (current.state.version, Stage.COUNTERSIGNED):
         return channel, []
     waiting = tuple(w for w in channel.waiting if w.window.window_end_us > current.state.window_end_us)
-    return _propose(replace(channel, phase=Phase.RESTING, settled=current, current=None, waiting=waiting))
+    channel = replace(channel, phase=Phase.RESTING, settled=current, current=None, waiting=waiting)
+    if channel.offered is None:
+        return _propose(channel)
+    return _retry(replace(channel, offered=None, established=True, restored=False), Retry())
 
 
 def _signed(channel: Channel, happened: Signed) -> Outcome:
@@ -275,6 +196,8 @@ def _refused(channel: Channel, happened: Refusal) -> Outcome:
 
 def _link_up(channel: Channel, happened: LinkUp) -> Outcome:
     channel = replace(channel, question=happened.nonce, in_step=False)
+    if channel.phase is not Phase.CLOSING:
+        channel = replace(channel, offered=None)
     return channel, [Send(reestablish(channel.settled, happened.nonce, is_answer=False))]
 
 
@@ -286,6 +209,39 @@ def _retry(channel: Channel, _: Retry) -> Outcome:
     if channel.phase is Phase.RESTING:
         return _propose(channel)
     return channel, _awaited(channel)
+
+
+def _counter_raised(channel: Channel, _: CounterRaised) -> Outcome:
+    if channel.phase is Phase.FROZEN or channel.restored:
+        return channel, []
+    return _retry(replace(channel, counted=True), Retry())
+
+
+def _counter_ahead(channel: Channel, happened: CounterAhead) -> Outcome:
+    if channel.phase is Phase.FROZEN:
+        return channel, []
+    channel = replace(channel, phase=Phase.FROZEN, frozen_because=happened.text)
+    return channel, [Alert("channel.counter_ahead", happened.text)]
+
+
+def _adopt(channel: Channel, happened: Adopt) -> Outcome:
+    held = channel.offered
+    if held is None or channel.phase is Phase.CLOSING:
+        return channel, []
+    if happened.refused:
+        channel = replace(channel, offered=None)
+        return _freeze(channel, held, "channel.platform_ahead", f"is signed by us, too, and {happened.refused}")
+    channel = replace(
+        channel,
+        phase=Phase.CLOSING,
+        current=held,
+        version=held.state.version,
+        in_step=True,
+        frozen_because="",
+        refused=False,
+    )
+    text = f"{held.state}: taken over from the platform after a backup was put back; its signature there is ours"
+    return channel, [*_awaited(channel), Alert("channel.adopted", text, critical=False)]
 
 
 def _reestablish(channel: Channel, happened: Reestablish) -> Outcome:
@@ -308,9 +264,13 @@ def _reestablish(channel: Channel, happened: Reestablish) -> Outcome:
             # Our key may have signed it, under other terms: that is another channel, with versions of its own.
             return channel, [Alert("channel.bad_answer", f"{held.state}: the platform presents another channel")]
     settled = channel.settled
+    newer = held is not None and (settled is None or held.state.version > settled.state.version)
+    if held is not None and newer and not hindrance(channel, held):
+        return replace(channel, offered=held), []
     if channel.phase is Phase.FROZEN:
         # Kept again, for the store may have failed when it was first seen; the same name, so the same note.
         ours = [known.state.digest for known in (settled, channel.current) if known is not None]
+        channel = replace(channel, restored=False)
         return channel, [] if held is None or held.state.digest in ours else [_kept(held)]
     if held is None or (settled is not None and held.state.version < settled.state.version):
         if settled is None:
@@ -332,25 +292,25 @@ def _reestablish(channel: Channel, happened: Reestablish) -> Outcome:
         return _resume(channel)
     if current is not None and held.state.order == current.state.order and held.state.digest != current.state.digest:
         return _freeze(channel, held, "channel.fork", "another state of this name is signed by us")
-    return _freeze(channel, held, "channel.platform_ahead", "the platform holds a newer state that we signed")
+    why = "the platform holds a newer state that we signed"
+    if channel.restored:
+        why += f"; it is not taken over, for {hindrance(channel, held)}"
+    return _freeze(channel, held, "channel.platform_ahead", why)
 
 
 def _resume(channel: Channel) -> Outcome:
-    return _retry(replace(channel, in_step=True, established=True), Retry())
+    return _retry(replace(channel, in_step=True, established=True, restored=False), Retry())
 
 
 def _freeze(channel: Channel, held: SignedState, code: str, why: str) -> Outcome:
-    text = _foreign(held, why)
-    channel = replace(channel, phase=Phase.FROZEN, in_step=True, frozen_because=text)
+    text = foreign(held, why)
+    # The marker is spent: windows are closed again, as those of every frozen channel.
+    channel = replace(channel, phase=Phase.FROZEN, in_step=True, frozen_because=text, restored=False)
     return channel, [_kept(held), Alert(code, text)]
 
 
 def _kept(held: SignedState) -> Keep:
     return Keep(f"conflict/{held.state.digest.hex()}", held.encode())
-
-
-def _foreign(held: SignedState, why: str) -> str:
-    return f"{held.state}: {why}, and this store does not know it; was a backup restored, or a card cloned?"
 
 
 def _current(channel: Channel) -> SignedState:
@@ -367,6 +327,9 @@ _ANYWHERE: Final[Mapping[type, _Handler]] = {
     WindowClosed: _window_closed,
     LinkUp: _link_up,
     LinkDown: _link_down,
+    CounterRaised: _counter_raised,
+    CounterAhead: _counter_ahead,
+    Adopt: _adopt,
     Reestablish: _reestablish,
     Retry: _retry,
 }

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from agent.ledger.frames import Countersignature, Message, Proposal, Reestablish, Refusal
+from agent.ledger.state import SignedState
 from agent.store.rows import ChannelRow, Stage
 
 
@@ -45,12 +46,45 @@ class Signed:
 
 
 @dataclass(frozen=True, slots=True)
+class CounterRaised:
+    """The hardware counter agreed with the store and was raised by one: no copy of the store can do that again."""
+
+
+@dataclass(frozen=True, slots=True)
+class CounterAhead:
+    """The hardware counter was raised by a life of the store that this one does not know."""
+
+    text: str
+    """For a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """The meter was looked at for the state that the platform offers after a restore."""
+
+    refused: str
+    """Why it is not taken over; empty: it is."""
+
+
+@dataclass(frozen=True, slots=True)
 class Retry:
     """Ask again for what is awaited: the store or the token had failed, or it is simply time."""
 
 
 Input: TypeAlias = (
-    WindowClosed | LinkUp | LinkDown | Committed | Signed | Retry | Reestablish | Proposal | Countersignature | Refusal
+    WindowClosed
+    | LinkUp
+    | LinkDown
+    | Committed
+    | Signed
+    | CounterRaised
+    | CounterAhead
+    | Adopt
+    | Retry
+    | Reestablish
+    | Proposal
+    | Countersignature
+    | Refusal
 )
 
 
@@ -61,6 +95,9 @@ class Commit:
     row: ChannelRow
     settled: tuple[bytes, ...] = ()
     """Window statements that are settled with it: they need not be remembered as waiting any longer."""
+    adopted: SignedState | None = None
+    """The row is of this state, which the platform gave back: its earlier stages are to be kept with it, and windows
+    begin at its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +129,7 @@ class Alert:
 
     code: str
     text: str
+    critical: bool = True
 
 
 Output: TypeAlias = Commit | Sign | Send | Keep | Alert

@@ -12,7 +12,7 @@ from enum import Enum
 from agent.evidence.cose import VerifyKey
 from agent.ledger.errors import ChannelError, LedgerError
 from agent.ledger.frames import Countersignature, Proposal, Reestablish, Refusal, reestablish
-from agent.ledger.settle import between, read_window, successor
+from agent.ledger.settle import between, of_newest_lives, read_window, successor
 from agent.ledger.state import ChannelState, ChannelTerms, SignedState, decode_state
 
 
@@ -106,7 +106,8 @@ def judge(
     # The first state of a channel says where it begins; after that no window may be left out.
     from_us = state.window_start_us if before is None else before.window_end_us
     try:
-        added = between((read_window(w, terms.device_id) for w in windows), from_us, state.window_end_us)
+        read = (read_window(w, terms.device_id) for w in windows)
+        added = of_newest_lives(between(read, from_us, state.window_end_us))
         if not added or added[-1].window.window_end_us < state.window_end_us:
             return verdict(Ruling.WAIT, f"{state}: its last window has not arrived")
         expected = successor(

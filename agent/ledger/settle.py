@@ -43,6 +43,23 @@ def between(windows: Iterable[ProvenWindow], from_us: int, to_us: int) -> list[P
     return sorted(inside.values(), key=lambda w: w.window.window_start_us)
 
 
+def of_newest_lives(windows: Sequence[ProvenWindow]) -> list[ProvenWindow]:
+    """Without those that a later incarnation has closed anew: after a restore it counts that time from the register.
+
+    In order of time. What overlaps within one incarnation stays, for `successor` to refuse.
+    """
+    return [
+        item
+        for item in windows
+        if not any(
+            other.window.incarnation > item.window.incarnation
+            and other.window.window_start_us < item.window.window_end_us
+            and item.window.window_start_us < other.window.window_end_us
+            for other in windows
+        )
+    ]
+
+
 def successor(
     before: ChannelState | None,
     windows: Sequence[ProvenWindow],

@@ -156,8 +156,8 @@ class IdentityKeeper:
     async def _carry_out(self, order: Order, envelope: Cosigned) -> None:
         state = self.state
         number = 1 if state is None else state.epochs[-1].number
-        takes_over = state is not None and order.kind is not Kind.CHANGE
-        if order.kind is not Kind.CHANGE:
+        takes_over = state is not None and not order.kind.keeps_key
+        if not order.kind.keeps_key:
             await self._require_next(order, number + takes_over + 1)
         seal = history.seal_of(order, applied_us=self._clock.now().wall_us, closing=await self._closing(order))
         for key in history.sealers_of(state, order):

@@ -180,6 +180,8 @@ def _settlement_line(parts: Parts) -> SettlementLine:
         windows_waiting=0 if settling is None else settling.windows_waiting,
         channels_frozen=0 if settling is None else len(settling.frozen),
         last_window_end_us=None if settling is None else settling.last_window_end_us,
+        counter=None if settling is None else settling.offline.status.counter,
+        offline="" if settling is None else settling.offline.status.sentence,
     )
 
 
@@ -205,6 +207,9 @@ def _problems(parts: Parts, controls: Mapping[str, DeviceControl]) -> list[Probl
     if parts.settling is not None and parts.settling.trouble:
         sentence = f"windows and channels wait: {parts.settling.trouble}"
         found.append(Problem(severity=Verdict.ATTENTION, subject="settlement", sentence=sentence))
+    if parts.settling is not None and parts.settling.offline.trouble:
+        sentence = f"channel states are not signed offline: {parts.settling.offline.trouble}"
+        found.append(Problem(severity=Verdict.ATTENTION, subject="TPM counter", sentence=sentence))
     found += token_problems(parts.token)
     found += control_problems(parts.control)
     found += windows_problems(parts.windows)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from agent.control.controller import Controller
-from agent.control.errors import ControlError
+from agent.control.errors import ControlError, NotNowError
 from agent.control.needing import Wish
 from agent.roads.devices import SiteDevices
 from agent.roads.offering import Offering
@@ -14,7 +14,7 @@ from drivers.ocpp.reception import Reception
 
 
 class Hands:
-    """Holds of a device by hand. What cannot be done is a ValueError with the reason."""
+    """Holds of a device by hand. What cannot be done is a ValueError with the reason, or NotNowError."""
 
     def __init__(self, controller: Controller) -> None:
         self._controller = controller
@@ -23,6 +23,8 @@ class Hands:
         """Hold a device by hand; a sentence of what was done. Raises ValueError."""
         try:
             return f"{device_id} is {self._controller.override(device_id, power_w, duration_s, by).sentence}"
+        except NotNowError:
+            raise
         except ControlError as error:
             raise ValueError(str(error)) from error
 
@@ -30,6 +32,8 @@ class Hands:
         """Give it back. Raises ValueError."""
         try:
             self._controller.end_override(device_id, by)
+        except NotNowError:
+            raise
         except ControlError as error:
             raise ValueError(str(error)) from error
         return f"{device_id} is held no more"
@@ -50,6 +54,8 @@ class People(Hands):
         """What the driver of the car at a charger needs until when. Raises ValueError."""
         try:
             self._controller.wish(device_id, Wish(energy_wh=energy_wh, departure_us=departure_us))
+        except NotNowError:
+            raise
         except ControlError as error:
             raise ValueError(str(error)) from error
 
@@ -57,6 +63,8 @@ class People(Hands):
         """What will happen then, as JSON. Raises ValueError."""
         try:
             return asdict(self._controller.foresee(at_us))
+        except NotNowError:
+            raise
         except ControlError as error:
             raise ValueError(str(error)) from error
 

@@ -6,6 +6,7 @@ import asyncio
 from typing import Final
 
 from agent.config import Settings
+from agent.evidence.cose import VerifyKey
 from agent.identity.countersigner import MlDsaCountersigner, open_countersigner
 from agent.identity.errors import HistoryError
 from agent.roads.identity import IdentityKeeper
@@ -27,6 +28,14 @@ async def wait_name_and_key(identity: IdentityKeeper, problems: Problems) -> tup
         except (HistoryError, OSError) as error:
             problems.note("identity", f"nothing is sealed: {error}")
             await asyncio.sleep(HISTORY_RETRY_S)
+
+
+def second_key_problem(named: VerifyKey | None, countersigner: MlDsaCountersigner | None) -> str:
+    """What is wrong where the history names another second key than the one that signs; empty when nothing is."""
+    if named is None or (countersigner is not None and countersigner.public_key_der == named.public_key_der):
+        return ""
+    signs = "none" if countersigner is None else "another one"
+    return f"the history names a second key and {signs} signs here: verifiers with policy both refuse it; rotate"
 
 
 async def wait_countersigner(settings: Settings, token: Token, problems: Problems) -> MlDsaCountersigner | None:

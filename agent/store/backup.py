@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -32,8 +32,10 @@ class Copy:
     bytes: int
 
 
-def back_up(state_dir: Path, out: Path, progress: Callable[[int, int], None]) -> Copy:
-    """Copy the store of a folder, in use or not, into a new file of mode 0600.
+def back_up(
+    state_dir: Path, out: Path, progress: Callable[[int, int], None], notes: Mapping[str, bytes] | None = None
+) -> Copy:
+    """Copy the store of a folder, in use or not, into a new file of mode 0600. `notes` go into the copy beside its own.
 
     One moment of it, whatever is written meanwhile. `progress` is told pages done and in all. Raises StoreError, also
     where `out` exists; OSError. What was begun and failed is removed.
@@ -45,6 +47,7 @@ def back_up(state_dir: Path, out: Path, progress: Callable[[int, int], None]) ->
     try:
         _copy(path, out, progress)
         schema.mark_copy(out)
+        _add_notes(out, notes or {})
         copy = look_at(out)
         _sync(out)
     except BaseException:
@@ -134,6 +137,18 @@ def _copy(source: Path, out: Path, progress: Callable[[int, int], None]) -> None
     finally:
         writing.close()
         reading.close()
+
+
+def _add_notes(path: Path, notes: Mapping[str, bytes]) -> None:
+    connection = _open(path, writing=True)
+    try:
+        connection.execute("BEGIN")
+        connection.executemany("INSERT OR REPLACE INTO note VALUES (?, ?)", notes.items())
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        raise translated(error, f"writing {path}") from error
+    finally:
+        connection.close()
 
 
 def _open(path: Path, *, writing: bool) -> sqlite3.Connection:

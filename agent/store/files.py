@@ -39,6 +39,8 @@ class Prepared:
     """Where a damaged database went, when this start found one."""
     restored: bool = False
     """This start found a backup in the place of the database, or one that is older than the incarnation file."""
+    put_back: bool = False
+    """It was a backup, which a person put there."""
 
 
 class Lock:
@@ -109,7 +111,7 @@ def prepare(folder: Path, now_s: Callable[[], float] = time.time) -> Prepared:
             _log.warning("store.new_incarnation", incarnation=incarnation, before=held or noted)
     except OSError as error:
         raise StoreError(f"{folder}: {error.strerror} ({error.filename})") from error
-    return Prepared(path, incarnation, aside, restored)
+    return Prepared(path, incarnation, aside, restored, copied)
 
 
 def begin_after(folder: Path, incarnation: int) -> None:

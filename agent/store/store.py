@@ -66,6 +66,8 @@ class Store(Reader):
         """Where a damaged database went, when this start found one: the gateway raises an alarm about it."""
         self.restored = prepared.restored
         """This start found a backup, or an older database, in the place of the one that was: an alarm too."""
+        self.put_back = prepared.put_back
+        """It was a backup, which a person put there."""
         self._counts = Counts()
         self._series = Series(())
         self._lock: files.Lock

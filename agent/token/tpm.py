@@ -51,9 +51,9 @@ def seal(secret: str) -> bytes:
     plain = secret.encode("utf-8")
     if not 0 < len(plain) <= MOST_SECRET_BYTES:
         raise TpmError(f"a TPM seals 1 to {MOST_SECRET_BYTES} bytes")
-    with _folder() as folder:
-        _run(_PRIMARY, folder)
-        _run(_SEAL, folder, given=plain)
+    with working_folder() as folder:
+        run(_PRIMARY, folder)
+        run(_SEAL, folder, given=plain)
         public, private = ((folder / f"sealed.{part}").read_bytes() for part in ("pub", "priv"))
     kept = {"format": _FORMAT, "version": _VERSION, "public": public.hex(), "private": private.hex()}
     return json.dumps(kept).encode() + b"\n"
@@ -70,19 +70,21 @@ def unseal(kept: bytes) -> str:
         public, private = bytes.fromhex(read["public"]), bytes.fromhex(read["private"])
     except (ValueError, KeyError, TypeError) as error:
         raise TpmError(f"not a secret that was sealed here ({type(error).__name__}); seal it again") from error
-    with _folder() as folder:
+    with working_folder() as folder:
         (folder / "sealed.pub").write_bytes(public)
         (folder / "sealed.priv").write_bytes(private)
-        _run(_PRIMARY, folder)
-        _run(_LOAD, folder)
-        plain = _run(_UNSEAL, folder)
+        run(_PRIMARY, folder)
+        run(_LOAD, folder)
+        plain = run(_UNSEAL, folder)
     try:
         return plain.decode("utf-8")
     except UnicodeDecodeError as error:
         raise TpmError("the TPM gave back what is no text") from error
 
 
-class _folder(tempfile.TemporaryDirectory[str]):  # noqa: N801  # used as a function
+class working_folder(tempfile.TemporaryDirectory[str]):  # noqa: N801  # used as a function
+    """A folder for one piece of work, mode 0700, gone afterwards."""
+
     def __init__(self) -> None:
         super().__init__(prefix="v2g-tpm-")
 
@@ -90,8 +92,8 @@ class _folder(tempfile.TemporaryDirectory[str]):  # noqa: N801  # used as a func
         return Path(super().__enter__())
 
 
-def _run(command: tuple[str, ...], folder: Path, given: bytes = b"") -> bytes:
-    """Its standard output. Raises TpmError."""
+def run(command: tuple[str, ...], folder: Path, given: bytes = b"") -> bytes:
+    """The standard output of one of the tools, within ANSWERS_WITHIN_S. Raises TpmError."""
     try:
         done = subprocess.run(  # fixed arguments
             command, cwd=folder, input=given, capture_output=True, timeout=ANSWERS_WITHIN_S, check=False
@@ -101,8 +103,13 @@ def _run(command: tuple[str, ...], folder: Path, given: bytes = b"") -> bytes:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise TpmError(f"{command[0]}: {type(error).__name__}; is there a TPM, and may this user open it?") from error
     if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise TpmError(
-            f"{command[0]} failed: {(said or ['without a word'])[-1][:200]}; is there a TPM, and may this user open it?"
-        )
+        said = _telling(done.stderr.decode(errors="replace").strip().splitlines())
+        raise TpmError(f"{command[0]} failed: {said[:200]}; is there a TPM, and may this user open it?")
     return done.stdout
+
+
+def _telling(lines: list[str]) -> str:
+    """The line that says why: with the TPM's own answer where there is one. The last one only says that it failed."""
+    answers = [line for line in lines if " - tpm:" in line]
+    others = [line for line in lines if "Unable to run" not in line]
+    return [*(lines or ["without a word"])[-1:], *others[-1:], *answers[-1:]][-1]

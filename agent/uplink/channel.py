@@ -14,13 +14,33 @@ MOST_RECEIVE_BYTES: Final = 256 << 10
 be judged yet are held, and a hundred of grpc's 4 MiB would be all our memory."""
 
 
+ADVICE: Final = (
+    ("errors resolving", "the name cannot be resolved: DNS is away, or the name is wrong. "),
+    ("WRONG_VERSION_NUMBER", "what answers there speaks no TLS: a captive portal, or another port. "),
+    ("certificate has expired", "the platform's certificate has expired, or this clock is wrong. "),
+    ("certificate is not yet valid", "the platform's certificate is not valid yet, or this clock is wrong. "),
+    ("CERTIFICATE_VERIFY_FAILED", "the certificate is not of the platform's CA: a captive portal, or another one. "),
+    (
+        "certificate signature failure",
+        "the certificate is not of the platform's CA: a captive portal, or another one. ",
+    ),
+)
+"""What the words of the TLS library and the resolver mean to a person at the site; the first that is found."""
+
+
 def open_channel(
-    endpoint: str, credentials: grpc.ChannelCredentials, *, server_name: str | None, keepalive_s: float
+    endpoint: str,
+    credentials: grpc.ChannelCredentials,
+    *,
+    server_name: str | None,
+    keepalive_s: float,
+    compressed: bool = False,
 ) -> aio.Channel:
     """A channel of its own: nothing is shared with an earlier one to the same endpoint, least of all its back-off.
 
     `keepalive_s` of silence bring a ping, and half of that without an answer ends the channel: so a link that is dead
-    without saying so (half open) is noticed also when nothing is waiting to be acknowledged.
+    without saying so (half open) is noticed also when nothing is waiting to be acknowledged. `compressed`: what goes up
+    does so by gzip, which most gRPC servers know (one in Go must import it).
     """
     options: list[tuple[str, int | str]] = [
         ("grpc.use_local_subchannel_pool", 1),
@@ -34,7 +54,8 @@ def open_channel(
     ]
     if server_name is not None:
         options.append(("grpc.ssl_target_name_override", server_name))
-    return aio.secure_channel(endpoint, credentials, options=options)
+    compression = grpc.Compression.Gzip if compressed else None
+    return aio.secure_channel(endpoint, credentials, options=options, compression=compression)
 
 
 def is_status(error: BaseException, code: grpc.StatusCode) -> bool:
@@ -47,7 +68,8 @@ def describe(error: BaseException) -> str:
         details = escaped(error.details() or "")
         # grpc wraps the cause in several layers; the innermost one says what a person can act on.
         cause = details.rsplit("last error: ", 1)[-1]
-        return f"{error.code().name}: {cause[:240]}"
+        advice = next((words for sign, words in ADVICE if sign in cause), "")
+        return f"{advice}{error.code().name}: {cause[:240]}"
     if isinstance(error, UplinkError):
         return str(error)
     return f"{type(error).__name__}: {str(error)[:240]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from agent.uplink.errors import LinkDownError
 from agent.uplink.line import FrameLine
 from agent.uplink.listener import Listener
 from agent.uplink.outbox import Outbox, WaitingBatch
+from agent.uplink.pace import Pace
 from agent.uplink.session import (
     Acknowledged,
     ChannelArrived,
@@ -55,6 +57,7 @@ class GatewayLinkCall:
         bids: Bids,
         changed: asyncio.Event,
         stall_s: float,
+        pace: Pace,
         on_acknowledged: Callable[[int, int], None],
         on_refused: Callable[[Refused], None],
     ) -> None:
@@ -67,6 +70,7 @@ class GatewayLinkCall:
         self._bids = bids
         self._changed = changed
         self._stall_s = stall_s
+        self._pace = pace
         self._on_acknowledged = on_acknowledged
         self._on_refused = on_refused
 
@@ -177,14 +181,25 @@ class GatewayLinkCall:
             return False
         waiting = await self._next_batches(incarnation)
         for batch in waiting:
-            await self._write_channel_frames()
+            await self._its_turn()
             # An acknowledgement that came meanwhile may have covered it.
             if batch.number <= self._session.sent_number(incarnation):
                 continue
             if not self._session.has_room():
                 return False
             await self._line.write(self._session.send_batch(batch, self._clock.monotonic_s()))
+            self._pace.sent(len(batch.encoded), self._clock.monotonic_s())
         return True if waiting else None
+
+    async def _its_turn(self) -> None:
+        """Wait as long as the cap wants it; what is not capped goes meanwhile."""
+        await self._write_channel_frames()
+        while (wait_s := self._pace.wait_s(self._clock.monotonic_s())) > 0:
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._changed.wait()
+            await self._write_channel_frames()
 
     async def _next_batches(self, incarnation: int) -> Sequence[WaitingBatch]:
         sent = self._session.sent_number(incarnation)

@@ -34,6 +34,7 @@ from agent.uplink.live import LiveReadings
 from agent.uplink.mqtt_line import MqttLine
 from agent.uplink.mqtt_login import MqttLogin
 from agent.uplink.outbox import Outbox
+from agent.uplink.pace import Pace
 from agent.uplink.session import Refused, Session, UplinkIdentity
 from agent.uplink.status import Carrier, UplinkStatus
 from agent.uplink.together import together
@@ -106,6 +107,7 @@ class Uplink:
         self._acknowledging: set[str] = set()
         """Endpoints that were seen to acknowledge on device streams."""
         self._keepalive_s = settings.stall_s
+        self._pace = Pace(None if settings.most_kbit_s is None else settings.most_kbit_s * 125.0)
         self._alarmed_s: dict[tuple[str, str], float] = {}
         self._carrier = Carrier.NONE
         self._endpoint = settings.endpoints[0]
@@ -227,6 +229,7 @@ class Uplink:
             credentials,
             server_name=self._settings.server_name,
             keepalive_s=self._keepalive_s,
+            compressed=self._settings.compression,
         )
         async with channel:
             try:
@@ -279,6 +282,7 @@ class Uplink:
             bids=self._bids,
             changed=self._changed,
             stall_s=self._settings.stall_s,
+            pace=self._pace,
             on_acknowledged=self._on_acknowledged,
             on_refused=self._on_refused,
         )

@@ -13,6 +13,7 @@ import orjson
 import structlog
 from aiohttp import web
 
+from agent.control.errors import NotNowError
 from drivers.device import DeviceRefusedError, DeviceUnreachableError
 from drivers.ocpp.reception import Reception
 from drivers.ocpp.schemas import JsonObject
@@ -41,7 +42,7 @@ def add_charger_routes(
     def reception() -> Reception:
         found = site.reception
         if found is None:
-            raise ValueError("no charger can connect: the configuration has none, or its TLS files cannot be used")
+            raise NotNowError("no charger can connect: the configuration has none, or its TLS files cannot be used")
         return found
 
     async def listed(_: web.Request) -> object:
@@ -111,7 +112,7 @@ def add_charger_routes(
 
 
 def told(work: Callable[[web.Request], Awaitable[object]]) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """What went wrong, as JSON: 400 asked wrongly, 403 nobody's order, 409 the charger said no, 504 no answer."""
+    """What went wrong, as JSON: 400 asked wrongly, 403 nobody's order, 409 no (now), 504 no answer."""
 
     async def handler(request: web.Request) -> web.Response:
         try:
@@ -120,7 +121,7 @@ def told(work: Callable[[web.Request], Awaitable[object]]) -> Callable[[web.Requ
             return _json({"ok": False, "error": str(error)}, 403)
         except ValueError as error:
             return _json({"ok": False, "error": str(error)}, 400)
-        except DeviceRefusedError as error:
+        except (DeviceRefusedError, NotNowError) as error:
             return _json({"ok": False, "error": str(error)}, 409)
         except DeviceUnreachableError as error:
             return _json({"ok": False, "error": str(error)}, 504)

@@ -9,6 +9,8 @@ import orjson
 import structlog
 from aiohttp import web
 
+from agent.control.errors import NotNowError
+
 PRESS_HEADER: Final = "X-V2G-Gateway"
 MOST_POWER_W: Final = 10**9
 
@@ -51,6 +53,8 @@ def add_override_routes(app: web.Application, site: HoldingSite) -> None:
                     raise ValueError('a hold has "device", and "power_w" or "release" with "duration_s", or "end"')
         except ValueError as error:
             return _json({"error": str(error)}, 400)
+        except NotNowError as error:
+            return _json({"error": str(error)}, 409)
         return _json({"ok": True, "done": done})
 
     app.router.add_post("/api/override", override)

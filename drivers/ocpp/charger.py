@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, cast
 
@@ -11,7 +10,7 @@ import structlog
 from cryptography import x509
 from websockets.asyncio.server import ServerConnection
 
-from drivers.device import DeviceRefusedError, DeviceUnreachableError, Journal, LinkState
+from drivers.device import Journal, LinkState
 from drivers.ocpp import provisioning
 from drivers.ocpp.certificates import Certificates, Issued
 from drivers.ocpp.complaints import Complaints
@@ -23,16 +22,14 @@ from drivers.ocpp.desk import ChargerDesk
 from drivers.ocpp.errands import Errands
 from drivers.ocpp.errors import (
     CallError,
-    CallRefusedError,
-    InvalidAnswerError,
     NotConnectedError,
-    NotInVersionError,
     OwnMistakeError,
 )
 from drivers.ocpp.evse import OcppEvse
-from drivers.ocpp.messages import AuthorizeRequest, StatusAnswer
+from drivers.ocpp.messages import AuthorizeRequest
 from drivers.ocpp.pace import Pace
 from drivers.ocpp.profiles import RateUnit
+from drivers.ocpp.remote import RemoteControl
 from drivers.ocpp.revocation import Revocations
 from drivers.ocpp.rpc import Priority, RpcEngine
 from drivers.ocpp.schemas import JsonObject, Version
@@ -40,6 +37,7 @@ from drivers.ocpp.session import Moment, Outcome
 from drivers.ocpp.settings import ChargerSettings
 from drivers.ocpp.standing import Standing
 from drivers.ocpp.station import Reaction, StationSession
+from drivers.ocpp.station_limit import StationLimit
 from drivers.ocpp.tap import Tap
 from drivers.ocpp.tokens import SiteTokens
 
@@ -106,6 +104,8 @@ class OcppCharger:
         self.desk = ChargerDesk(self, carry_out=self.carry_out, journal=journal, keeper=keeper, wall_us=wall_us)
 
         self.tap = Tap(wall_us)
+        self._remote = RemoteControl(self)
+        self.station_limit = StationLimit(self, self.charger_id)
         self._errands = Errands(self, self.charger_id, meter_interval_s=meter_interval_s, monotonic_s=monotonic_s)
         self.certificates = Certificates(
             self,
@@ -269,42 +269,18 @@ class OcppCharger:
         return self._connection is not None
 
     async def remote_start(self, device_id: str, token_id: str) -> None:
-        """RequestStartTransaction (F01, F02). Raises DeviceRefusedError or DeviceUnreachableError."""
-        evse = self._device_ids[device_id]
+        """RequestStartTransaction (F01, F02, K05). Raises DeviceRefusedError or DeviceUnreachableError."""
         self.session.expect_token(token_id)
-        await self._request(
-            device_id,
-            "RequestStartTransaction",
-            {
-                "evseId": evse.session.settings.evse_id,
-                "remoteStartId": uuid.uuid4().int % 2**31,
-                "idToken": {"idToken": token_id, "type": "Central"},
-            },
-        )
+        await self._remote.start(self._device_ids[device_id], token_id)
 
     async def remote_stop(self, device_id: str) -> None:
         """RequestStopTransaction (F03). Raises DeviceRefusedError or DeviceUnreachableError."""
-        transaction = self._device_ids[device_id].session.transaction
-        if transaction is None:
-            raise DeviceRefusedError(f"{device_id}: no transaction is running")
-        await self._request(device_id, "RequestStopTransaction", {"transactionId": transaction.transaction_id})
+        await self._remote.stop(self._device_ids[device_id])
 
     async def charge_now(self, device_id: str, *, activate: bool) -> None:
         """UsePriorityCharging (K21, OCPP 2.1). Raises DeviceRefusedError or DeviceUnreachableError."""
         await self._device_ids[device_id].use_priority_charging(activate=activate)
         await self.carry_out(Outcome(changed=True))
-
-    async def _request(self, device_id: str, action: str, payload: JsonObject) -> None:
-        try:
-            answer = cast(StatusAnswer, await self.call(action, payload, Priority.URGENT))
-        except (CallRefusedError, InvalidAnswerError, NotInVersionError) as error:
-            raise DeviceRefusedError(f"{device_id}: {error}") from error
-        except CallError as error:
-            raise DeviceUnreachableError(f"{device_id}: {error}") from error
-        except OwnMistakeError as error:  # a token of more than 36 characters
-            raise DeviceRefusedError(f"{device_id}: {error}") from error
-        if answer["status"] != "Accepted":
-            raise DeviceRefusedError(f"{device_id}: the charger refused {action}")
 
     # --- what the charger says
 
@@ -333,6 +309,7 @@ class OcppCharger:
         if self._contracts is not None and reaction.refusal is None and action == "Get15118EVCertificate":
             reaction.answer = await self._contracts.get(self.charger_id, payload, self.version or Version.V201)
         if reaction.booted:
+            self._remote.booted()
             for evse in self.evses.values():
                 evse.profiles_lost()
         await self.carry_out(Outcome(reaction.samples, reaction.notices, changed=reaction.remember))

@@ -155,8 +155,17 @@ class Entrance:
             try:
                 told = await guest.desk.change_password() | told
             except (DeviceError, ValueError) as error:
-                told |= {"ok": False, "problem": str(error)}
+                return await self._not_let_in(charger_id, error)
         return told
+
+    async def _not_let_in(self, charger_id: str, error: Exception) -> JsonObject:
+        """It is here and did not take its password: it waits as before, and is not called approved."""
+        self.waiting.approve(charger_id, undo=True)
+        await self._remember(now=True)
+        text = (
+            f"it goes on waiting; approve it again, or give it the password of a [[device]] with {charger_id!a} by hand"
+        )
+        return {"ok": False, "status": "not let in", "problem": str(error), "next": text}
 
     async def _approve_for_site(self, charger_id: str, guest: OcppCharger | None, evses: int) -> JsonObject:
         if guest is None or not guest.taken:
@@ -167,7 +176,7 @@ class Entrance:
         try:
             told = await self._take_in(guest, evses)
         except (DeviceError, ValueError) as error:
-            return {"ok": False, "status": "approved", "problem": str(error)}
+            return await self._not_let_in(guest.charger_id, error)
         return {**told, "status": "approved", "next": "it comes back with its new password, and works"}
 
     async def _take_in(self, guest: OcppCharger, evses: int) -> JsonObject:

@@ -17,9 +17,11 @@ from drivers.ocpp.desk import ChargerDesk
 from drivers.ocpp.errors import CallError
 from drivers.ocpp.evse import OcppEvse
 from drivers.ocpp.profiles import RateUnit
+from drivers.ocpp.schemas import Version
 from drivers.ocpp.session import EvseSession, Moment, Outcome
 from drivers.ocpp.standing import Standing
 from drivers.ocpp.station import StationSession
+from drivers.ocpp.station_limit import StationLimit
 
 RETRY_S: Final = 15.0
 """Before provisioning is tried again on a connection that stays open and does not answer."""
@@ -37,6 +39,7 @@ class _Charger(Caller, Protocol):
     rate_unit: RateUnit
     desk: ChargerDesk
     certificates: Certificates
+    station_limit: StationLimit
     complaints: Complaints
     greet: Callable[[], Awaitable[None]] | None
 
@@ -108,12 +111,16 @@ class Errands:
         if self._charger.session.word is not Standing.ACCEPTED:
             return
         self._charger.rate_unit = await provisioning.read_rate_unit(self._charger)
+        dynamic = self._charger.session.version is Version.V21
+        dynamic = dynamic and await provisioning.takes_dynamic_profiles(self._charger)
         for evse in self._charger.evses.values():
+            evse.session.dynamic.offered = dynamic
             await evse.install_static_share()
             try:
                 await evse.hold_again()
             except DeviceRefusedError as error:
                 self._log.warning("ocpp_not_held_again", device=evse.device_id, problem=str(error))
+        await self._charger.station_limit.bring_up()
         signed = any(session.settings.meter_key is not None for session in self._charger.session.evses.values())
         refused = await provisioning.set_variables(self._charger, self._meter_interval_s, signed=signed)
         if refused:

@@ -23,11 +23,14 @@ from drivers.device import (
 )
 from drivers.ocpp import profiles
 from drivers.ocpp.bidirectional import Bidirectional
+from drivers.ocpp.counted import count_on
+from drivers.ocpp.dead_man import DeadManWatch, in_the_end_w
 from drivers.ocpp.obedience import Obedience
 from drivers.ocpp.outside import holds_as_cap
-from drivers.ocpp.profile_calls import Charger, ProfileCalls
+from drivers.ocpp.profile_calls import Charger, NotTakenError, ProfileCalls
 from drivers.ocpp.profiles import CannotError, Held, Slot
 from drivers.ocpp.rpc import Priority
+from drivers.ocpp.schemas import JsonObject
 from drivers.ocpp.session import EvseSession
 from drivers.ocpp.v2x import Mode, Period
 from drivers.ocpp.wanted import Distrust, Wanted
@@ -62,10 +65,9 @@ class OcppEvse:
         self._monotonic_s = monotonic_s
         self._wall_us = wall_us
         self._emit: Callable[[Sample], None] | None = None
-        self._dead_man: DeadMan | None = None  # None: no contact yet
-        self._notes: dict[str, str] = {}
+        self._dead_man = DeadManWatch(lambda text: charger.notice(self.device_id, "charger.dead_man", text))
         self._order = 0
-        self._calls = ProfileCalls(session, charger)
+        self._calls = ProfileCalls(session, charger, monotonic_s)
         self._bidirectional = Bidirectional(session, self._calls)
         rating_w = max(self._settings.import_rating_w, self._settings.export_rating_w)
         self._obedience = Obedience(rating_w, meter_interval_s)
@@ -150,7 +152,7 @@ class OcppEvse:
         self._forget_order()
         for slot in (Slot.TRANSACTION, Slot.WAITING, *((Slot.PRIORITY,) if self._calls.dialect.extended else ())):
             await self._calls.clear(slot)
-        if self._dead_man is DeadMan.REVERTS_TO_FALLBACK:
+        if self._dead_man.found is DeadMan.REVERTS_TO_FALLBACK:
             held = await self._calls.composite(0.0, Priority.CONTROL)
             if problem := profiles.objection(held, Period(limit_w=self._settings.static_share_w)):
                 raise DeviceRefusedError(f"{self.device_id}: was released, but {problem}")
@@ -179,6 +181,18 @@ class OcppEvse:
 
     # --- for the charger that this EVSE is part of
 
+    def profile_to_start_with(self) -> JsonObject:
+        """What a transaction that is begun from here is limited to from its first moment (K05): the cap in force for
+        what is left of its lease, else the static share. A discharge is not ordered of a car that has not said what it
+        can."""
+        left_s, wanted = self._until_s - self._monotonic_s(), self._wanted
+        dialect = replace(self._calls.dialect, per_phase=False)
+        if wanted is not None and left_s > 1.0 and wanted.period is None and not wanted.takes_from_the_car:
+            limit_w = profiles.limit_of(wanted.setpoint, self._settings, in_transaction=False)
+            cap = Period(limit_w=limit_w)
+            return profiles.start_profile(self._settings, cap, dialect, wall_us=self._wall_us(), lease_s=left_s)
+        return profiles.static_share_profile(self._settings, dialect, Slot.TRANSACTION)
+
     def take(self, sample: Sample) -> None:
         """A sample of this EVSE."""
         if sample.flags is SampleFlag.NONE or not sample.flags & _NOT_LIVE:
@@ -192,6 +206,7 @@ class OcppEvse:
         self._obedience.released()
         self.session.smart.booted()
         self.session.outside.booted()
+        self.session.dynamic.booted()
 
     def profiles_reported(self) -> None:
         """A ReportChargingProfiles has come."""
@@ -209,15 +224,14 @@ class OcppEvse:
             await self._calls.install(profiles.static_share_profile(self._settings, dialect), Priority.CONTROL)
             held = await self._calls.composite(LONGEST_LEASE_S, Priority.CONTROL)
         except DeviceRefusedError as refusal:
-            self._dead_man = DeadMan.REVERTS_UNLIMITED
-            self._note("dead_man", f"no static share: {refusal}")
+            self._dead_man.no_share(str(refusal))
             return
-        if self._outlives(held) and not self._cleaned:
+        if not profiles.is_share(in_the_end_w(held), self._settings) and not self._cleaned:
             self._cleaned = True
             if await self._calls.clear_foreign():
                 held = await self._calls.composite(LONGEST_LEASE_S, Priority.CONTROL)
-        self._judge_dead_man(held.now_w if held.after_lease_w is None else held.after_lease_w)
-        if self._dead_man is DeadMan.NONE and not self._lease_runs:
+        self._dead_man.judge(in_the_end_w(held), self._settings)
+        if self._dead_man.found is DeadMan.NONE and not self._lease_runs:
             # Perhaps a permission of ours from before a restart, which this charger would hold for ever.
             self._lease_runs, self._until_s = True, self._monotonic_s()
         if dialect.extended:
@@ -239,6 +253,8 @@ class OcppEvse:
         does; what was not done is tried again the next time."""
         await self.end_lease()
         await self._judge_obedience()
+        if self._holds():
+            await self._calls.refresh()
         if self._calls.dialect.extended:
             await self._bidirectional.allow_energy_transfer()
         if self.session.smart.say_again:
@@ -257,7 +273,7 @@ class OcppEvse:
         """Where the charger does not drop a permission by itself, we do. Raises as `apply` does."""
         if not self._lease_runs or self._monotonic_s() < self._until_s:
             return
-        if self._dead_man is DeadMan.REVERTS_TO_FALLBACK:
+        if self._dead_man.found is DeadMan.REVERTS_TO_FALLBACK:
             self._lease_runs = False
         else:
             await self.release()
@@ -272,6 +288,7 @@ class OcppEvse:
     def _forget_order(self) -> None:
         """Nothing of ours is in force any more, or is about to be."""
         self._wanted = self._held = self._held_limit_w = self.session.smart.held_w = None
+        self.session.dynamic.forget()
         self._obedience.released()
 
     def _holds(self) -> bool:
@@ -299,14 +316,13 @@ class OcppEvse:
         )
         priority = Priority.URGENT if lowers else Priority.CONTROL
         try:
-            await self._calls.install(profile, priority)
-        except DeviceRefusedError:
+            held = await self._calls.hold(profile, period, setpoint.lease_s, until_s, priority, self._objection)
+        except NotTakenError:
             if wanted.period is not None or period.mode is not Mode.CENTRAL_FREQUENCY:
                 raise
             self._bidirectional.forgo(period.mode)  # it says that it knows the mode, and takes a plain setpoint
             await self._hold(wanted, order)
             return
-        held = await self._calls.composite(setpoint.lease_s, priority)
         if order != self._order:
             raise DeviceRefusedError(f"{self.device_id}: a newer order overtook this one ({setpoint.reason})")
         problem_text = self._objection(held, period)
@@ -327,7 +343,7 @@ class OcppEvse:
         self.session.smart.held_w = limit_w if limit_w is not None and limit_w >= 0 else None
         self._obedience.ordered(setpoint.lowest_w, setpoint.highest_w, self._monotonic_s())
         if held.after_lease_w is not None:
-            self._judge_dead_man(held.after_lease_w)
+            self._dead_man.judge(held.after_lease_w, self._settings)
 
     def _period(self, wanted: Wanted, *, in_transaction: bool) -> Period:
         """Raises DeviceRefusedError."""
@@ -407,68 +423,18 @@ class OcppEvse:
             self._distrust = None
         return self._distrust
 
-    def _outlives(self, held: Held) -> bool:
-        """Whether something else than the static share holds in the end."""
-        return not self._is_share(held.now_w if held.after_lease_w is None else held.after_lease_w)
-
-    def _is_share(self, in_the_end_w: int) -> bool:
-        return -1 <= in_the_end_w <= self._settings.static_share_w + profiles.TOLERANCE_W
-
-    def _judge_dead_man(self, in_the_end_w: int) -> None:
-        share_w = self._settings.static_share_w
-        before = self._dead_man
-        if self._is_share(in_the_end_w):
-            self._dead_man = DeadMan.REVERTS_TO_FALLBACK
-            self._notes.pop("dead_man", None)
-            return
-        self._dead_man = DeadMan.NONE
-        text = f"no dead man: its composite schedule goes on at {in_the_end_w} W, its static share is {share_w} W"
-        if before is not DeadMan.NONE:
-            self._note("dead_man", text)
-
-    def _note(self, key: str, text: str) -> None:
-        if self._notes.get(key) != text:
-            self._notes[key] = text
-            self._charger.notice(self.device_id, "charger.dead_man", text)
-
     def _capabilities(self) -> Capabilities | None:
-        if self._dead_man is None:
+        if self._dead_man.found is None:
             return None
-        settings = self._settings
-        falls_back = self._dead_man is DeadMan.REVERTS_TO_FALLBACK
-        notes = list(self._notes.values())
-        if settings.rated_import_w is None:
-            notes.append("nameplate not configured: 32 A on each phase is assumed")
-        extended, distrust = self._calls.dialect.extended, self._distrusted()
-        if settings.discharge == "v2x" and not extended:
-            notes.append("cannot discharge over OCPP 2.0.1; discharge = v2x needs OCPP 2.1")
-        if distrust is not None:
-            notes.append(f"not told to discharge for now: it {distrust.why}")
-        notes += [limit.sentence() for limit in self.session.smart.external.values()]
-        can_discharge = settings.discharge == "negative_limit" or (settings.discharge == "v2x" and extended)
-        if can_discharge and extended and self._bidirectional.problem is not None:
-            notes.append(f"cannot discharge: {self._bidirectional.problem}")
-            can_discharge = False
-        ours = self._held_mode if self._held is not None and self._holds() else None
-        moved = self.session.outside.moves(ours)
-        if moved is not None:
-            notes.append(f"not ours to order to a power: it is in {moved.value}; it holds our caps")
-        lowest_w, highest_w = -settings.export_rating_w, settings.import_rating_w
-        if self._charger.link()[0] is LinkState.ONLINE:  # else others may have let go, and nobody told us
-            lowest_w, highest_w = self.session.outside.within(lowest_w, highest_w, self._wall_us())
-        alone = can_discharge and (self._dead_man is DeadMan.NONE or moved is not None)
-        return Capabilities(
-            rated_import_w=highest_w,
-            rated_export_w=-lowest_w if can_discharge and distrust is None and moved is None else 0,
-            limits_import=True,
-            limits_export=True,
-            follows_setpoint=moved is None,
-            dead_man=self._dead_man,
-            fallback_lowest_w=-settings.export_rating_w if alone else 0,
-            fallback_highest_w=settings.static_share_w if falls_back else settings.import_rating_w,
-            minimum_import_w=settings.minimum_import_w,
-            response_s=5.0,
-            phases=settings.phases,
-            own_droop=Mode.LOCAL_FREQUENCY in (ours, moved),
-            notes=tuple(notes),
+        return count_on(
+            self.session,
+            self._settings,
+            self._dead_man.found,
+            extended=self._calls.dialect.extended,
+            online=self._charger.link()[0] is LinkState.ONLINE,
+            ordered=self._held_mode if self._held is not None and self._holds() else None,
+            distrust=self._distrusted(),
+            obstacle=self._bidirectional.problem,
+            notes=[self._dead_man.note] if self._dead_man.note else [],
+            wall_us=self._wall_us(),
         )

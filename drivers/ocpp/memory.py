@@ -52,6 +52,7 @@ class Memory:
     serial: str
     identity: str
     generation: int
+    limit_w: int | None
     standing: Standing
     certificate: dict[str, Json]
     local_list: LocalList
@@ -79,6 +80,7 @@ def encode(station: StationSession) -> bytes:
             "serial": station.serial,
             "identity": station.identity,
             "generation": station.generation,
+            "limit_w": station.limit_w,
             "standing": station.standing.value,
             "certificate": station.certificate,
             "local_list": station.local_list.encode(),
@@ -103,6 +105,7 @@ def decode(remembered: bytes, charger_id: str, evses: Mapping[int, EvseSession],
             serial=str(state["serial"]),
             identity=str(state["identity"]),
             generation=int(state["generation"]),
+            limit_w=state.get("limit_w"),
             standing=Standing(state.get("standing", "Accepted")),
             certificate=dict(state.get("certificate", {})),
             local_list=local,

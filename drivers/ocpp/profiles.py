@@ -8,13 +8,16 @@ Our profiles on each EVSE, told apart by their ids, which are unique in a charge
     PRIORITY_SHARE  PriorityCharging, stack level 0, without end: the static share again, for K21 and K22 (2.1)
     PRIORITY        PriorityCharging, stack level 1, ends with the lease: in place of TRANSACTION while priority is on
 
+And one of the station (EVSE 0), where the owner wants it: ChargingStationMaxProfile without end (K04).
+
 A higher stack level rules while it lasts, and a TxProfile rules over any TxDefaultProfile while it lasts, so the end
-of a lease uncovers the static share without any word from us (SAFETY 2). In 2.1 a lease ends sooner where the charger
-is cut off from us, by its maxOfflineDuration.
+of a lease uncovers the static share without any word from us (SAFETY 2). TRANSACTION may be a dynamic profile
+(`dynamic.py`). In 2.1 a lease ends sooner where the charger is cut off from us, by its maxOfflineDuration.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Final
@@ -68,6 +71,10 @@ class Slot(IntEnum):
     PRIORITY_SHARE = 4
     PRIORITY = 5
 
+
+STATION_LIMIT_ID: Final = 6
+"""EVSE 0 has no other profile of ours."""
+LONG_AGO: Final = "2020-01-01T00:00:00Z"
 
 _PURPOSES: Final = {
     Slot.STATIC_SHARE: "TxDefaultProfile",
@@ -130,6 +137,28 @@ def static_share_profile(settings: ChargerSettings, dialect: Dialect, slot: Slot
     }
 
 
+def station_profile(watts: int, evses: Sequence[ChargerSettings], unit: RateUnit) -> JsonObject:
+    """The most that a whole station may take. Never relative: it belongs to no transaction (K01.FR.38)."""
+    phases = sorted({phase for settings in evses for phase in settings.phases})
+    period: JsonObject = {"startPeriod": 0, "limit": watts, "numberPhases": len(phases)}
+    if unit is RateUnit.AMPERES:
+        period["limit"] = watts * 10 // (evses[0].nominal_voltage_v * len(phases)) / 10
+    return {
+        "id": STATION_LIMIT_ID,
+        "stackLevel": 0,
+        "chargingProfilePurpose": "ChargingStationMaxProfile",
+        "chargingProfileKind": "Absolute",
+        "chargingSchedule": [
+            {
+                "id": STATION_LIMIT_ID,
+                "startSchedule": LONG_AGO,
+                "chargingRateUnit": unit.value,
+                "chargingSchedulePeriod": [period],
+            }
+        ],
+    }
+
+
 def lease_profile(
     settings: ChargerSettings,
     period: Period,
@@ -142,6 +171,22 @@ def lease_profile(
 ) -> JsonObject:
     """A period that ends by itself: for the running transaction, else for one that begins before the lease ends."""
     slot = Slot.WAITING if transaction_id is None else Slot.PRIORITY if priority else Slot.TRANSACTION
+    profile = _lease(settings, slot, period, dialect, wall_us=wall_us, lease_s=lease_s)
+    if slot is Slot.TRANSACTION:
+        profile["transactionId"] = transaction_id
+    return profile
+
+
+def start_profile(
+    settings: ChargerSettings, cap: Period, dialect: Dialect, *, wall_us: int, lease_s: float
+) -> JsonObject:
+    """The same for the transaction that is to begin with it: the charger knows its number first (K05)."""
+    return _lease(settings, Slot.TRANSACTION, cap, dialect, wall_us=wall_us, lease_s=lease_s)
+
+
+def _lease(
+    settings: ChargerSettings, slot: Slot, period: Period, dialect: Dialect, *, wall_us: int, lease_s: float
+) -> JsonObject:
     schedule = _schedule(settings, slot, period, dialect)
     schedule["startSchedule"] = format_timestamp(wall_us - BACKDATED_S * 1_000_000)
     schedule["duration"] = max(1, int(lease_s)) + BACKDATED_S
@@ -152,8 +197,6 @@ def lease_profile(
         "chargingProfileKind": "Absolute",
         "chargingSchedule": [schedule],
     }
-    if slot is Slot.TRANSACTION:
-        profile["transactionId"] = transaction_id
     if dialect.extended and dialect.offline_bound:
         profile["maxOfflineDuration"] = min(MOST_OFFLINE_S, max(1, int(lease_s)))
         # What it held then is not to come back by itself: after each reconnect we say anew what holds.
@@ -198,6 +241,8 @@ class Held:
     """The limit once our lease has ended, W; None where the schedule does not reach so far."""
     mode: Mode = Mode.CHARGING_ONLY
     """Of operation, now."""
+    changes_s: int | None = None
+    """Seconds until it will be anything else; None: not within what it shows."""
 
 
 def read_composite(schedule: CompositeSchedule, settings: ChargerSettings, lease_s: float) -> Held:
@@ -224,7 +269,14 @@ def read_composite(schedule: CompositeSchedule, settings: ChargerSettings, lease
     last = [period for period in shown if period.start_s <= beyond_s][-1]
     after_w = most_w(last.power_w) if last.lowest_w >= -1 else last.lowest_w
     now = in_force[-1]
-    return Held(most_w(now.power_w), after_w if schedule["duration"] > beyond_s else None, now.mode)
+    others = (period for period in shown if period.start_s > now.start_s)
+    changes_s = next((p.start_s for p in others if (p.power_w, p.mode) != (now.power_w, now.mode)), None)
+    return Held(most_w(now.power_w), after_w if schedule["duration"] > beyond_s else None, now.mode, changes_s)
+
+
+def is_share(in_the_end_w: int, settings: ChargerSettings) -> bool:
+    """Whether what a charger says to hold in the end is no more than its static share, and no discharge."""
+    return -1 <= in_the_end_w <= settings.static_share_w + TOLERANCE_W
 
 
 def objection(held: Held, period: Period) -> str | None:

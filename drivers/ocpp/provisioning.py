@@ -12,7 +12,7 @@ from typing import Final, cast
 import structlog
 
 from drivers.ocpp.connection import Caller
-from drivers.ocpp.errors import CallRefusedError, InvalidAnswerError, quoted
+from drivers.ocpp.errors import CallError, CallRefusedError, InvalidAnswerError, quoted
 from drivers.ocpp.messages import GetVariablesAnswer, SetVariablesAnswer, StatusAnswer, TransactionStatusAnswer
 from drivers.ocpp.meter_values import MEASURANDS
 from drivers.ocpp.profiles import RateUnit
@@ -25,6 +25,11 @@ _log = structlog.get_logger()
 _ALL: Final = ",".join(MEASURANDS)
 _FEWEST: Final = "Energy.Active.Import.Register,Power.Active.Import"
 _REGISTERS: Final = "Energy.Active.Import.Register,Energy.Active.Export.Register"
+
+_DYNAMIC_PROFILES: Final[tuple[JsonObject, ...]] = (
+    {"name": "SupportsDynamicProfiles"},
+    {"name": "SupportsFeature", "instance": "DynamicProfiles"},
+)
 
 
 def _wishes(meter_interval_s: int, *, signed: bool) -> list[tuple[str, str, tuple[str, ...]]]:
@@ -60,6 +65,21 @@ async def read_rate_unit(charger: Caller) -> RateUnit:
         unit.strip() for result in answer["getVariableResult"] for unit in result.get("attributeValue", "").split(",")
     }
     return RateUnit.AMPERES if "A" in units and "W" not in units else RateUnit.WATTS
+
+
+async def takes_dynamic_profiles(charger: Caller) -> bool:
+    """Whether it says so (K28, OCPP 2.1), by either of the names that were given to it. Silence is a no: this is
+    nothing that a charger must know of."""
+    for variable in _DYNAMIC_PROFILES:
+        asked: JsonObject = {"getVariableData": [{"component": {"name": "SmartChargingCtrlr"}, "variable": variable}]}
+        try:
+            answer = cast(GetVariablesAnswer, await charger.call("GetVariables", asked, Priority.CONTROL))
+        except CallError:
+            return False
+        for result in answer["getVariableResult"]:
+            if result["attributeStatus"] == "Accepted":
+                return result.get("attributeValue", "").strip().lower() == "true"
+    return False
 
 
 async def set_variables(charger: Caller, meter_interval_s: int, *, signed: bool = False) -> tuple[str, ...]:

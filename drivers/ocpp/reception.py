@@ -16,6 +16,7 @@ from drivers.ocpp.entrance import Entrance
 from drivers.ocpp.errors import quoted
 from drivers.ocpp.schemas import Json, JsonObject
 from drivers.ocpp.standing import Standing
+from drivers.ocpp.station_limit import MOST_W
 
 MOST_LISTED: Final = 5000
 
@@ -65,9 +66,11 @@ class Reception:
         if device is not None:
             arguments = {"device": device, **arguments}
         if charger.guest and order not in _FOR_GUESTS:
-            raise ValueError(f"{quoted(name)} waits for an approval: v2g-gateway chargers approve {name}")
+            raise DeviceRefusedError(f"{quoted(name)} waits for an approval: v2g-gateway chargers approve {name}")
         if order == "limit":
             return await self._limit(charger, arguments)
+        if order == "station-limit":
+            return await self._limit_station(charger, arguments)
         if order == "revoke":
             return await self._revoke(charger)
         return await charger.desk.order(order, arguments)
@@ -94,6 +97,21 @@ class Reception:
         told: JsonObject = {"ok": True, "status": "lifted" if watts is None else f"at most {watts} W"}
         return told | ({"note": "; ".join(problems)} if problems else {})
 
+    async def _limit_station(self, charger: OcppCharger, arguments: JsonObject) -> JsonObject:
+        """The owner's bound on a station with all its EVSEs (K04); watts "none" takes it away."""
+        watts = None if arguments.get("watts") == "none" else orders.whole(arguments, "watts")
+        if watts is not None and not 0 <= watts <= MOST_W:
+            raise ValueError(f"watts: 0 to {MOST_W}, or none; the most that the whole station may take")
+        charger.session.limit_w = watts
+        await charger.remember()
+        told: JsonObject = {"ok": True, "status": "lifted" if watts is None else f"at most {watts} W"}
+        try:
+            note = await charger.station_limit.hold()
+        except (DeviceRefusedError, DeviceUnreachableError) as error:
+            # It is kept, and put into the charger when it comes again.
+            note, told["ok"] = str(error), False
+        return told | ({"note": note} if note else {})
+
     async def _revoke(self, charger: OcppCharger) -> JsonObject:
         try:
             await charger.revoke_certificates()
@@ -117,6 +135,7 @@ class Reception:
         if "only" in charger.session.certificate:
             certificate["revoked"] = "all before the newest of the site's CA"
         origin = "it came by itself and waits for an approval" if charger.guest else charger.settings.origin
+        told["limit_w"] = charger.session.limit_w
         return {**told, "link": link.value, "detail": detail, "known_from": origin, "certificate": certificate}
 
 

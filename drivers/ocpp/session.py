@@ -16,6 +16,7 @@ from typing import Final
 from drivers.device import Sample, SampleFlag, ValueSource, VehicleSession
 from drivers.ocpp.car import Car as Car
 from drivers.ocpp.car import read_needs
+from drivers.ocpp.dynamic import DynamicLease
 from drivers.ocpp.messages import ChargingNeeds, MeterValue, TransactionEvent
 from drivers.ocpp.meter_values import MeterLook, read_meter_values
 from drivers.ocpp.outside import Outside
@@ -95,6 +96,7 @@ class EvseSession:
         """Its newest state of charge, with both times: one comes with each value, and few are looked at."""
         self.smart = SmartCharging(settings)
         self.outside = Outside(settings)
+        self.dynamic = DynamicLease()
         self.ended: deque[str] = deque(maxlen=REMEMBERED_ENDED)
         self.import_register_milliwatt_hours: int | None = None
         self.export_register_milliwatt_hours: int | None = None
@@ -230,6 +232,7 @@ class EvseSession:
         """A new connection: the charger may have done anything meanwhile, and may be complained of anew."""
         self._known_idle = False
         self._said.clear()
+        self.dynamic.connection_began()
 
     def idle_sample(self, now: Moment) -> Sample | None:
         """What is certain without asking while no transaction runs: no power, and the registers stand.

@@ -1,6 +1,7 @@
 """What a charger tells about limits that are not the car's: others' limits, the car's plan, profiles it holds. Pure.
 
-Blocks K11 to K13 (external limits), K09 (profiles reported), K15 to K17 (the car's schedule), of one EVSE.
+Blocks K11 to K13, K23, K27 and K29 (limits from outside, local generation, both moved all the time), K09 (profiles
+reported), K15 to K17 (the car's schedule), of one EVSE.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from drivers.ocpp.settings import ChargerSettings
 from drivers.ocpp.v2x import read_period
 
 MOST_SOURCES: Final = 8
+NEWS_PERCENT: Final = 10
+"""Of the rating, by which a limit moves until people are told again."""
 MOST_PROFILES: Final = 200
 """In one report; chargers hold some tens at most."""
 
@@ -28,9 +31,14 @@ class ExternalLimit:
     limit_w: int | None
     """None: it did not say how much."""
     grid_critical: bool
+    local_generation: bool = False
+    """It is no limit but what is generated beside the charger, which may be taken on top (K27, 2.1)."""
 
     def sentence(self) -> str:
         """For a person."""
+        if self.local_generation:
+            how_much = "some power" if self.limit_w is None else f"{self.limit_w} W"
+            return f"{self.source} tells of {how_much} generated beside it"
         how_much = "less than was set here" if self.limit_w is None else f"no more than {self.limit_w} W"
         critical = ", critical for the grid" if self.grid_critical else ""
         return f"{self.source} limits it to {how_much}{critical}"
@@ -41,8 +49,9 @@ class SmartCharging:
 
     def __init__(self, settings: ChargerSettings) -> None:
         self._settings = settings
-        self.external: dict[str, ExternalLimit] = {}
-        """By source (EMS, SO, ...)."""
+        self.external: dict[tuple[str, bool], ExternalLimit] = {}
+        """By source (EMS, SO, ...), and whether it is local generation."""
+        self._told: dict[tuple[str, bool], ExternalLimit] = {}
         self.held_w: int | None = None
         """The cap that the EVSE holds of ours; None: none, or it is to discharge."""
         self.say_again = False
@@ -54,22 +63,44 @@ class SmartCharging:
     def booted(self) -> None:
         """The charger has started anew, and tells anew what limits it."""
         self.external.clear()
+        self._told.clear()
         self._asked = None
 
-    def limited(self, message: NotifyChargingLimit) -> ExternalLimit:
-        """NotifyChargingLimit (K12, K13)."""
+    def limited(self, message: NotifyChargingLimit) -> tuple[ExternalLimit, bool]:
+        """NotifyChargingLimit (K11, K12), and whether it is news for a person: a limit that somebody moves every few
+        seconds (K29) is none each time."""
         told = message["chargingLimit"]
         limits = [self._lowest_w(schedule) for schedule in message.get("chargingSchedule", ())]
         known = [limit for limit in limits if limit is not None]
-        source = quoted(told["chargingLimitSource"], 20)
-        limit = ExternalLimit(source, min(known) if known else None, bool(told.get("isGridCritical", False)))
-        if source in self.external or len(self.external) < MOST_SOURCES:
-            self.external[source] = limit
-        return limit
+        limit = ExternalLimit(
+            quoted(told["chargingLimitSource"], 20),
+            min(known) if known else None,
+            bool(told.get("isGridCritical", False)),
+            bool(told.get("isLocalGeneration", False)),
+        )
+        key = limit.source, limit.local_generation
+        if key not in self.external and len(self.external) >= MOST_SOURCES:
+            return limit, False
+        self.external[key] = limit
+        news = self._is_news(self._told.get(key), limit)
+        if news:
+            self._told[key] = limit
+        return limit, news
 
     def cleared(self, source: str) -> bool:
         """ClearedChargingLimit (K13). Whether it was known."""
-        return self.external.pop(quoted(source, 20), None) is not None
+        keys = [(quoted(source, 20), generation) for generation in (False, True)]
+        known = [self.external.pop(key, None) is not None for key in keys]
+        for key in keys:
+            self._told.pop(key, None)
+        return any(known)
+
+    def _is_news(self, told: ExternalLimit | None, limit: ExternalLimit) -> bool:
+        if told is None or told.grid_critical is not limit.grid_critical:
+            return True
+        if told.limit_w is None or limit.limit_w is None:
+            return told.limit_w is not limit.limit_w
+        return abs(told.limit_w - limit.limit_w) * 100 > NEWS_PERCENT * self._settings.import_rating_w
 
     def planned(self, schedule: ChargingSchedule) -> bool:
         """NotifyEVChargingSchedule: whether what the car plans stays within the cap that it was given (K15.FR.10)."""

@@ -14,11 +14,12 @@ from typing import Final, cast
 from cryptography import x509
 
 from drivers.device import Sample, ValueSource
-from drivers.ocpp import memory
+from drivers.ocpp import memory, profiles
 from drivers.ocpp.authorisation import Authority, LocalList
 from drivers.ocpp.contract_requests import no_contract
 from drivers.ocpp.contracts import ContractStatus, judge_contract
 from drivers.ocpp.device_model import key_of
+from drivers.ocpp.dynamic import rejected
 from drivers.ocpp.errors import ErrorCode, quoted
 from drivers.ocpp.messages import (
     AuthorizeRequest,
@@ -35,6 +36,7 @@ from drivers.ocpp.messages import (
     TransactionEvent,
 )
 from drivers.ocpp.ocsp import nothing_known
+from drivers.ocpp.profiles import Slot
 from drivers.ocpp.reports import Reports
 from drivers.ocpp.schemas import Json, JsonObject, Version
 from drivers.ocpp.session import EvseSession, Moment, Notice, Outcome
@@ -86,6 +88,8 @@ class StationSession:
         """Of the protocol, by the connection that began last; None before the first."""
         self.serial = ""
         """Once the charger told it: another one is another charger."""
+        self.limit_w: int | None = None
+        """What the owner allows all of it at most (K04), W."""
         self.generation = 1
         """How many chargers this has been, counted by their serial numbers."""
         self._heartbeat_s = heartbeat_s
@@ -189,6 +193,7 @@ class StationSession:
         """
         kept = memory.decode(remembered, self.charger_id, self.evses, now)
         self.serial, self.identity, self.generation = kept.serial, kept.identity, kept.generation
+        self.limit_w = kept.limit_w
         self.standing, self.local_list, self.certificate = kept.standing, kept.local_list, kept.certificate
         self.reports.reservations = kept.reservations
         self._name_meters()
@@ -306,10 +311,11 @@ class StationSession:
         message = cast(NotifyChargingLimit, payload)
         reaction = Reaction(answer={})
         for evse in self._meant(message.get("evseId"), reaction):
-            if not evse.outside.limited(message, now.wall_us):
-                continue
-            sentence = evse.smart.limited(message).sentence()
-            reaction.notices.append(Notice("charger.external_limit", f"{evse.settings.device_id}: {sentence}"))
+            evse.outside.limited(message, now.wall_us)
+            limit, news = evse.smart.limited(message)
+            if news:
+                text = f"{evse.settings.device_id}: {limit.sentence()}"
+                reaction.notices.append(Notice("charger.external_limit", text))
         return reaction
 
     def _cleared_limit(self, payload: JsonObject, now: Moment) -> Reaction:
@@ -336,6 +342,15 @@ class StationSession:
         for evse in self.evses.values():
             self._add(evse.priority(message["transactionId"], activated=message["activated"]), reaction)
         return reaction
+
+    def _pull(self, payload: JsonObject, now: Moment) -> Reaction:
+        """What holds now, of the EVSE whose lease it is (K28)."""
+        profile_id = int(cast(int, payload["chargingProfileId"]))
+        for number, evse in self.evses.items():
+            if profile_id == profiles.profile_id(number, Slot.TRANSACTION):
+                running = None if evse.transaction is None else evse.transaction.transaction_id
+                return Reaction(answer=evse.dynamic.pulled(profile_id, running, now.monotonic_s))
+        return Reaction(answer=rejected("that is no dynamic profile of ours"))
 
     def _profiles(self, payload: JsonObject, now: Moment) -> Reaction:
         message = cast(ReportChargingProfiles, payload)
@@ -410,6 +425,7 @@ _HANDLERS: Final[Mapping[str, _Handler]] = {
     "ClearedChargingLimit": StationSession._cleared_limit,
     "NotifyEVChargingSchedule": StationSession._ev_schedule,
     "NotifyPriorityCharging": StationSession._priority,
+    "PullDynamicScheduleUpdate": StationSession._pull,
     "ReportChargingProfiles": StationSession._profiles,
 }
 
@@ -422,6 +438,5 @@ _FIXED_ANSWERS: Final[Mapping[str, JsonObject]] = {
     "GetCertificateStatus": {"status": "Failed"},
     # Where somebody who makes contracts may be asked, `contract_requests` knows better.
     "Get15118EVCertificate": no_contract("NotEnabled", "nobody who makes contracts is configured at this site"),
-    "PullDynamicScheduleUpdate": {"status": "Rejected"},  # none of our profiles is dynamic (K28)
     "SignCertificate": {"status": "Rejected"},
 }

@@ -75,9 +75,9 @@ class WaitingRoom:
         self._knocks[charger_id] = replace(known, says=text)
         return True
 
-    def approve(self, charger_id: str) -> None:
-        """The installer's word. Raises KeyError."""
-        self._knocks[charger_id] = replace(self._knocks[charger_id], approved=True)
+    def approve(self, charger_id: str, *, undo: bool = False) -> None:
+        """The installer's word; `undo`: it came to nothing. Raises KeyError."""
+        self._knocks[charger_id] = replace(self._knocks[charger_id], approved=not undo)
 
     def forget(self, charger_id: str) -> bool:
         """It is inside, or unwanted. Whether it was here."""

@@ -1,4 +1,4 @@
-"""`python -m hil_tests.bench NAME [--json]`: one benchmark, its figures as a table for people or as JSON.
+"""`python -m hil_tests.bench NAME [--hours N] [--json]`: one benchmark, its figures as a table for people or as JSON.
 
 A bench is a module here with `run(progress) -> dict[str, float]`; its docstring's first line says what it measures.
 """
@@ -6,7 +6,9 @@ A bench is a module here with `run(progress) -> dict[str, float]`; its docstring
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
+import inspect
 import json
 import logging
 import pkgutil
@@ -27,10 +29,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m hil_tests.bench", description="Figures are ratios and shares.")
     parser.add_argument("name", choices=names(), help="what to measure")
     parser.add_argument("--json", action="store_true", help="figures as one JSON object on standard output")
+    parser.add_argument("--hours", type=int, metavar="N", help="of stored time, for a bench that stores some")
     chosen = parser.parse_args(arguments)
     bench = importlib.import_module(f"{hil_tests.bench.__name__}.{chosen.name}")
+    measured: Callable[..., dict[str, float]] = cast(Run, bench.run)
+    if chosen.hours is not None:
+        if "hours" not in inspect.signature(measured).parameters:
+            parser.error(f"{chosen.name} stores no hours")
+        if chosen.hours < 1:
+            parser.error("--hours: at least 1")
+        measured = functools.partial(measured, hours=chosen.hours)
     with _quiet_logs():
-        figures = cast(Run, bench.run)(_progress)
+        figures = measured(_progress)
     if chosen.json:
         print(json.dumps(figures))
         return 0

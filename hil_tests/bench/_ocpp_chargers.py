@@ -18,6 +18,10 @@ from websockets.typing import Subprotocol
 
 from hil_tests.bench._ocpp_frames import transaction_event
 
+AGAIN_S = 0.1
+START_S = 60.0
+"""A gateway that is only starting refuses connections so long at most; real chargers come back too."""
+
 arrived_ns: dict[str, int] = {}
 
 
@@ -32,14 +36,7 @@ class Charger:
         self._duration_s = 10**6
 
     async def run(self) -> None:
-        async with connect(
-            self._uri,
-            subprotocols=[Subprotocol("ocpp2.0.1")],
-            open_timeout=60,
-            ping_interval=None,
-            compression=None,
-            proxy=None,
-        ) as socket:
+        async with await self._connect() as socket:
             boot = {"chargingStation": {"vendorName": "Bench", "model": "One"}, "reason": "PowerUp"}
             await socket.send(orjson.dumps([2, "boot", "BootNotification", boot]).decode())
             async with asyncio.TaskGroup() as group:
@@ -49,6 +46,23 @@ class Charger:
                     if frame[0] == 2:
                         answer = self._answer(frame[2], frame[3], time.monotonic_ns())
                         await socket.send(orjson.dumps([3, frame[1], answer]).decode())
+
+    async def _connect(self) -> ClientConnection:
+        deadline_s = time.monotonic() + START_S
+        while True:
+            try:
+                return await connect(
+                    self._uri,
+                    subprotocols=[Subprotocol("ocpp2.0.1")],
+                    open_timeout=60,
+                    ping_interval=None,
+                    compression=None,
+                    proxy=None,
+                )
+            except ConnectionRefusedError:
+                if time.monotonic() > deadline_s:
+                    raise
+                await asyncio.sleep(AGAIN_S)
 
     async def _measure(self, socket: ClientConnection) -> None:
         await asyncio.sleep(self._delay_s)

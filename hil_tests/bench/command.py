@@ -102,7 +102,7 @@ async def _measure(
             running = asyncio.create_task(gateway.run())
             stations = await stack.enter_async_context(_process("_ocpp_chargers", str(ocpp_port), str(chargers)))
             try:
-                await _until(lambda: _ready(gateway), "everything is connected", READY_S)
+                await _until(lambda: _ready(gateway, stations), "everything is connected", READY_S)
                 progress(f"{chargers} chargers and a battery are there; {2 * rounds * chargers} commands")
                 asked = [one async for one in _order(platform, received_ns, chargers, rounds)]
                 arrived_ns = {key: int(at) for key, at in json.loads(await _ended(stations)).items()}
@@ -153,7 +153,10 @@ def _waits(
     return modbus_ms, ocpp_ms
 
 
-def _ready(gateway: Gateway) -> bool:
+def _ready(gateway: Gateway, stations: asyncio.subprocess.Process) -> bool:
+    """Raises StageError when the chargers are gone, which nothing else here would notice."""
+    if stations.returncode is not None:
+        raise StageError(f"the chargers' process has ended with {stations.returncode}; its error is above")
     snapshot = gateway.snapshot()
     linked = any(part.name == "link" and part.ok for part in snapshot.parts)
     timed = snapshot.clock.quality != ClockQuality.UNTRUSTED.name

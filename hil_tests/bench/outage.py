@@ -2,7 +2,10 @@
 
 The day runs through the real measuring, sealing, store and token with a clock that is moved a second at a time: one
 batch of 50 readings each. It is drained by `v2g-gateway run` over 50 simulated devices, to a platform that acknowledges
-and audits nothing. `bytes_on_disk_per_reading` shall be under 90; written bytes are the kernel's count for the process.
+and audits nothing: all of it, or what 20 minutes are enough for (`drained_share` below 1). `bytes_on_disk_per_reading`
+shall be under 90; written bytes are the kernel's count for the process, of the first hour, with every commit synced.
+
+Storing a day takes about ten minutes on two cores, draining it three to four; `--hours 1` does both in one.
 """
 
 from __future__ import annotations
@@ -39,6 +42,8 @@ HOURS: Final = 24
 HOUR_S: Final = 3600
 COUNTED_HOURS: Final = 1
 MOST_DRAIN_S: Final = 1200.0
+FIRST_S: Final = 180.0
+"""Of an agent that starts over a day's store, which it checks whole."""
 LOOK_EVERY_S: Final = 0.5
 POWER_W: Final = 3_000
 
@@ -147,17 +152,22 @@ async def _drain(progress: Callable[[str], None], site: Site, backlog: int) -> d
     began_s = time.monotonic()
     figures = await _figures(site)
     while not figures["first_s"]:
+        if time.monotonic() - began_s > FIRST_S:
+            raise StageError(f"nothing was drained within {FIRST_S:g} s")
         await asyncio.sleep(LOOK_EVERY_S)
         figures = await _figures(site)
     while figures["readings"] < backlog:
         if time.monotonic() - began_s > MOST_DRAIN_S:
-            raise StageError(f"{figures['readings']:.0f} of {backlog} readings were drained in {MOST_DRAIN_S:g} s")
+            progress(f"{figures['readings']:.0f} of {backlog} readings were drained in {MOST_DRAIN_S:g} s, no more")
+            break
         await asyncio.sleep(LOOK_EVERY_S)
         figures = await _figures(site)
     took_s = figures["last_s"] - figures["first_s"]
     progress(f"drained in {took_s:.1f} s, {figures['live_readings']:.0f} readings were shown live meanwhile")
     return {
         "drain_readings_per_s": round(figures["readings"] / took_s),
+        "drain_s": round(took_s, 1),
+        "drained_share": round(min(1.0, figures["readings"] / backlog), 4),
         "live_ms_p99": round(figures["live_ms_p99"], 1),
         "bytes_on_wire_per_reading": round(figures["wire_bytes"] / figures["readings"], 1),
     }

@@ -91,6 +91,10 @@ class SoftTpm:
             "--overwrite",
         )  # fmt: skip
         self._power_on()
+        # A power cut counts as a wrong try of the PIN (dictionary attack protection), and as it comes three of them
+        # lock the TPM for a quarter of an hour: here power is cut every few seconds.
+        self._run("tpm2_dictionarylockout", "--setup-parameters", "--max-tries=1000", "--recovery-time=1",
+                  "--lockout-recovery-time=1")  # fmt: skip
         self._run("tpm2_ptool", "init", "--path", str(self._store))
         # tpm2_ptool takes PINs as arguments only; these guard a simulated TPM and live as long as the test.
         self._run(

@@ -18,7 +18,7 @@ import structlog
 
 from hil_tests.rig.charger.solo import CarSettings, SoloCharger, SoloSettings
 from hil_tests.rig.site.__main__ import VERSIONS
-from hil_tests.rig.site.charger import ChargerSettings
+from hil_tests.rig.site.charger import ChargerSettings, Dynamic
 
 LOOK_S: Final = 0.1
 EXAMPLES: Final = """\
@@ -49,6 +49,7 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rated", type=float, default=11_000, metavar="W", help="of the charger (%(default)s)")
     parser.add_argument("--v2g", action="store_true", help="charger and car can discharge")
     parser.add_argument("--per-phase", action="store_true", help="with --v2g: AC, with values of each phase (2.1)")
+    parser.add_argument("--dynamic", action="store_true", help="takes dynamic charging profiles (2.1)")
     parser.add_argument("--no-car", action="store_true", help="nothing is plugged in")
     parser.add_argument("--battery", type=float, default=60.0, metavar="KWH", help="of the car (%(default)s)")
     parser.add_argument("--soc", type=float, default=60.0, metavar="PERCENT", help="at the start (%(default)s)")
@@ -104,6 +105,7 @@ def _settings(chosen: argparse.Namespace) -> SoloSettings:
             forgets_profiles=chosen.forget_profiles,
             versions=VERSIONS[chosen.version],
             per_phase=chosen.per_phase,
+            dynamic_profiles=Dynamic.UPDATED if chosen.dynamic else Dynamic.NONE,
             ca_file=chosen.ca,
         ),
         car=None if chosen.no_car else car,

@@ -49,6 +49,17 @@ class ChargingState(Enum):
     SUSPENDED_EVSE = "SuspendedEVSE"
 
 
+class Dynamic(Enum):
+    """What a charger makes of dynamic profiles (K28, OCPP 2.1)."""
+
+    NONE = "none"
+    UPDATED = "updated"
+    NEVER_UPDATED = "never updated"
+    """It says that it takes them, takes them, and refuses each update."""
+    ENDLESS = "endless"
+    """Their duration means nothing to it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChargerSettings:
     """Who the charger is and where it connects to."""
@@ -71,6 +82,7 @@ class ChargerSettings:
     """Subprotocols that it offers, best first."""
     per_phase: bool = False
     """An AC charger whose car and schedules speak of each phase (OCPP 2.1)."""
+    dynamic_profiles: Dynamic = Dynamic.NONE
     ca_file: Path | None = None
     """Whose CSMS it trusts on wss://, PEM. None: the system's."""
 
@@ -146,8 +158,11 @@ class Charger:
             rated_w=evse.rated_w,
             bidirectional=evse.bidirectional,
             signing_meter=self.settings.meter_key_file is not None,
+            dynamic_profiles=self.settings.dynamic_profiles is not Dynamic.NONE,
         )
         self.profiles = ProfileStore(Outlet(EVSE_ID, evse.rated_w, evse.rated_export_w, evse.phases, LINE_VOLTAGE_V))
+        self.profiles.takes_dynamic = self.settings.dynamic_profiles is not Dynamic.NONE
+        self.profiles.endless_dynamic = self.settings.dynamic_profiles is Dynamic.ENDLESS
         self.words = SmartWords(self)
         self._token_presented = evse.car is not None
         if self.settings.meter_key_file is not None:
@@ -170,6 +185,8 @@ class Charger:
     def after_step(self, now_s: float) -> None:
         """Notice what changed, sample what is due. `now_s` is the moment that the physics has reached."""
         self.now_s = now_s
+        if self.online:
+            self.words.pull_what_is_due()
         if self.transaction is not None:
             self._follow(self.transaction)
         else:

@@ -1,7 +1,7 @@
 """Charging profiles as a charger holds them: installed, cleared, stacked, and the limit in force at a moment. Pure.
 
 Source: OCPP 2.0.1 and 2.1 part 2, functional block K (K01 set, K08 composite schedule, K09 report, K10 clear, K21
-priority), Q11 and Q12 (offline). Keys are the wire's own, because the `ocpp` package loses some of 2.1's.
+priority, K28 dynamic), Q11 and Q12 (offline). Keys are the wire's own, because the `ocpp` package loses some of 2.1's.
 Times are Unix seconds; powers are W at the outlet, + charging, - discharging.
 """
 
@@ -52,9 +52,15 @@ class Profile:
     """And does not come back then."""
     source: Mapping[str, Any]
     """As received, to be reported back."""
+    updated_s: float | None = None
+    """dynUpdateTime of a dynamic profile; None: it is none."""
+    pull_s: float | None = None
+    """dynUpdateInterval; None: an update is never asked for."""
 
     def origin_s(self, at_s: float, transaction_start_s: float | None) -> float:
         """Start of the schedule that counts at `at_s`."""
+        if self.updated_s is not None:
+            return self.updated_s
         if self.start_s is None:
             return max(self.received_s, transaction_start_s or 0.0)
         if self.recurrence_s is None or at_s < self.start_s:
@@ -100,6 +106,10 @@ class ProfileStore:
         """Priority charging is on: its profile goes before those of the transaction (K21, K22)."""
         self.loses_sign = False
         """Takes an order to discharge and makes one to charge of it, as some simulators and chargers do."""
+        self.takes_dynamic = False
+        """Profiles of kind Dynamic (K28)."""
+        self.endless_dynamic = False
+        """Takes no notice of their duration: an update is in force until the next, as some chargers may have it."""
         self.external_w: float | None = None
         """A limit that somebody else set, not the CSMS (K11 to K13)."""
         self.outside: Step | None = None
@@ -114,7 +124,11 @@ class ProfileStore:
 
         Raises ProfileRefusedError with what the specification names as reason.
         """
+        if wire["chargingProfileKind"] == "Dynamic" and not self.takes_dynamic:
+            raise ProfileRefusedError("UnsupportedKind", "dynamic profiles are not supported")
         profile = _parse(self.outlet, evse_id, wire, now_s, extended=self.extended)
+        if profile.updated_s is not None and self.endless_dynamic:
+            profile = replace(profile, duration_s=None)
         if profile.purpose is Purpose.PRIORITY and not self.extended:
             raise ProfileRefusedError("InvalidProfile", "PriorityCharging came with OCPP 2.1")
         if profile.purpose is Purpose.TX:
@@ -141,6 +155,26 @@ class ProfileStore:
             profile = replace(profile, steps=tuple(step.without_sign() for step in profile.steps))
         self._profiles[profile.profile_id] = profile
         return profile
+
+    def update(self, profile_id: int, values: Mapping[str, Any], now_s: float) -> None:
+        """UpdateDynamicSchedule, or what a pull brought. Raises ProfileRefusedError."""
+        held = self._profiles.get(profile_id)
+        if held is None or held.updated_s is None:
+            raise ProfileRefusedError("InvalidProfile", f"profile {profile_id} is no dynamic one (K28.FR.11)")
+        schedule = held.source["chargingSchedule"][0]
+        period = {**schedule["chargingSchedulePeriod"][0], **values}
+        step = read_step(self.outlet, period, schedule["chargingRateUnit"], extended=self.extended)
+        step = step.without_sign() if self.loses_sign else step
+        source = {**held.source, "chargingSchedule": [{**schedule, "chargingSchedulePeriod": [period]}]}
+        self._profiles[profile_id] = replace(held, steps=(step,), source=source, updated_s=now_s)
+
+    def to_pull(self, now_s: float) -> list[int]:
+        """Profiles that have not been updated for their dynUpdateInterval (K28.FR.10)."""
+        return [
+            p.profile_id
+            for p in self._profiles.values()
+            if p.updated_s is not None and p.pull_s is not None and now_s >= p.updated_s + p.pull_s
+        ]
 
     def clear(self, profile_id: int | None, criteria: Mapping[str, Any] | None) -> int:
         """Remove by id, else by criteria (all given must fit; none removes all). Returns how many went."""
@@ -273,8 +307,13 @@ def _parse(outlet: Outlet, evse_id: int, wire: Mapping[str, Any], now_s: float, 
         raise ProfileRefusedError("InvalidSchedule", f"periods start at {starts[:8]}; the first must be 0, then rising")
     read = tuple(read_step(outlet, step, schedule["chargingRateUnit"], extended=extended) for step in steps)
     kind = wire["chargingProfileKind"]
-    if kind == "Dynamic":
-        raise ProfileRefusedError("UnsupportedKind", "dynamic profiles are not supported")
+    dynamic = kind == "Dynamic"
+    if dynamic and (
+        not extended or len(wire["chargingSchedule"]) != 1 or len(steps) != 1 or "startSchedule" in schedule
+    ):
+        raise ProfileRefusedError("InvalidSchedule", "a dynamic profile has one period and no start (K28.FR.01, FR.02)")
+    if not dynamic and ("dynUpdateInterval" in wire or "dynUpdateTime" in wire):
+        raise ProfileRefusedError("InvalidProfile", "only a dynamic profile is updated (K01.FR.122)")
     if kind == "Recurring" and "recurrencyKind" not in wire:
         raise ProfileRefusedError("InvalidProfile", "a Recurring profile needs a recurrencyKind")
     start = schedule.get("startSchedule")
@@ -301,6 +340,8 @@ def _parse(outlet: Outlet, evse_id: int, wire: Mapping[str, Any], now_s: float, 
         most_offline_s=None if "maxOfflineDuration" not in wire else float(wire["maxOfflineDuration"]),
         gone_after_offline=bool(wire.get("invalidAfterOfflineDuration", False)),
         source=dict(wire),
+        updated_s=now_s if dynamic else None,
+        pull_s=float(wire["dynUpdateInterval"]) if dynamic and wire.get("dynUpdateInterval", 0) > 0 else None,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .charger import Charger
+from .charger import Charger, Dynamic
 from .profiles import Purpose, rfc3339
 from .schedule import ProfileRefusedError
 from .smart_words import EVSE_ID, Raw
@@ -37,6 +37,7 @@ class SmartChargingRequests:
             table |= {
                 "NotifyAllowedEnergyTransfer": self._allowed_energy_transfer,
                 "UsePriorityCharging": self._use_priority_charging,
+                "UpdateDynamicSchedule": self._update_dynamic_schedule,
             }
         return table
 
@@ -103,6 +104,18 @@ class SmartChargingRequests:
                 self._charger.say(Raw("ReportChargingProfiles", report))
 
         self._charger.defer(report)
+        return {"status": "Accepted"}
+
+    # K28
+
+    def _update_dynamic_schedule(self, payload: Payload) -> Payload:
+        charger = self._charger
+        if charger.settings.dynamic_profiles is Dynamic.NEVER_UPDATED:
+            return {"status": "Rejected", "statusInfo": {"reasonCode": "NotEnabled"}}
+        try:
+            charger.profiles.update(payload["chargingProfileId"], payload["scheduleUpdate"], self._wall_s())
+        except ProfileRefusedError as refusal:
+            return {"status": "Rejected", "statusInfo": _why(refusal)}
         return {"status": "Accepted"}
 
     # K21, Q01

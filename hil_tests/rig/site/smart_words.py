@@ -5,17 +5,19 @@ Blocks K and Q, in the wire's own names.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from .charging_needs import Told, charging_needs
 from .profiles import rfc3339
-from .schedule import Step
+from .schedule import ProfileRefusedError, Step
 
 if TYPE_CHECKING:
     from .charger import Charger
 
 EVSE_ID: Final = 1
+PULL_AGAIN_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,9 @@ class SmartWords:
 
     def __init__(self, charger: Charger) -> None:
         self._charger = charger
+        self.pulls_answered = 0
+        """Pulls of dynamic profiles that brought an update."""
+        self._pulled_s: dict[int, float] = {}
 
     def needs(self) -> None:
         """What the car told the charger (K15, K18; K20 when it changed)."""
@@ -64,6 +69,25 @@ class SmartWords:
             transaction.schedule_answer = None if answer is None else answer["status"]
 
         self._charger.say(Raw("NotifyEVChargingSchedule", told), answered)
+
+    def pull(self, profile_id: int) -> None:
+        """Ask for the values of a dynamic profile that have not come for too long (K28.FR.10)."""
+        asked_s = self._charger.now_s
+        self._pulled_s[profile_id] = asked_s
+
+        def answered(answer: Any) -> None:
+            if answer is not None and answer["status"] == "Accepted" and "scheduleUpdate" in answer:
+                with suppress(ProfileRefusedError):  # cleared meanwhile
+                    self._charger.profiles.update(profile_id, answer["scheduleUpdate"], self._charger.now_s)
+                    self.pulls_answered += 1
+
+        self._charger.say(Raw("PullDynamicScheduleUpdate", {"chargingProfileId": profile_id}), answered)
+
+    def pull_what_is_due(self) -> None:
+        """Once for what is missing, and again after a second where the CSMS had nothing."""
+        for profile_id in self._charger.profiles.to_pull(self._charger.now_s):
+            if self._charger.now_s >= self._pulled_s.get(profile_id, 0.0) + PULL_AGAIN_S:
+                self.pull(profile_id)
 
     def allowed(self, modes: frozenset[str]) -> None:
         """The CSMS said what the car may do; it is asked for its needs again under that (Q01, Q02)."""

@@ -53,7 +53,9 @@ def _measurands(text: str) -> bool:
 class Variables:
     """Read and write as SetVariables and GetVariables do; the statuses are the specification's (B05, B06)."""
 
-    def __init__(self, *, rated_w: float, bidirectional: bool, signing_meter: bool = False) -> None:
+    def __init__(
+        self, *, rated_w: float, bidirectional: bool, signing_meter: bool = False, dynamic_profiles: bool = False
+    ) -> None:
         every = ",".join(MEASURANDS)
         self._all: dict[Key, Variable] = {
             ("ChargingStation", "Model"): Variable("Sim", "string"),
@@ -78,6 +80,7 @@ class Variables:
             ("SmartChargingCtrlr", "ProfileStackLevel"): Variable("9", "integer"),
             ("SmartChargingCtrlr", "RateUnit"): Variable("W,A", "MemberList"),
             ("SmartChargingCtrlr", "PeriodsPerSchedule"): Variable("1024", "integer"),
+            ("SmartChargingCtrlr", "SupportsDynamicProfiles"): Variable(str(dynamic_profiles).lower(), "boolean"),
             ("V2XChargingCtrlr", "Available"): Variable("true" if bidirectional else "false", "boolean"),
             ("V2XChargingCtrlr", "Enabled"): Variable("true" if bidirectional else "false", "boolean"),
             ("V2XChargingCtrlr", "SupportedOperationModes"): Variable(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from agent.control.command import Command, CommandType, Mode, Point
-from agent.control.site import Held, SiteView
+from agent.control.site import Held, MeterView, SiteView
 from tests.agent.control.support import BATTERY, CAR, LIMITS, PLAIN, PV, SOME_COMMAND, order_of, site
 
 
@@ -54,3 +54,12 @@ def sites(draw: st.DrawFn) -> SiteView:
         discharge_permitted=draw(st.booleans()),
     )
     return replace(view, limits=limits, stop=draw(st.sampled_from([None, None, "me"])), islanded=draw(st.booleans()))
+
+
+@st.composite
+def following_sites(draw: st.DrawFn) -> SiteView:
+    """A site of `sites` with a meter that follows commands: for rules that say nothing about the others."""
+    view = draw(sites())
+    house_w = draw(st.integers(-2_000, 20_000))
+    metered_w = house_w + sum(device.present_w for device in view.devices.values())
+    return replace(view, meter=MeterView(power_w=metered_w), stop=None, islanded=False)

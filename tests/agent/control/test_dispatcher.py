@@ -266,6 +266,14 @@ async def test_a_lease_ends_with_the_command_that_allows_the_power() -> None:
         assert charger.begun[0].lease_s == 9.0
 
 
+async def test_only_another_band_is_something_to_send() -> None:
+    async with _dispatching() as (dispatcher, charger):
+        assert dispatcher.follow({"d": _order(-5_000, -5_000)})
+        await _until(lambda: len(charger.begun) == 1)
+        assert not dispatcher.follow({"d": replace(_order(-5_000, -5_000), reason="another second")})
+        assert dispatcher.follow({"d": _order(0, 0)})
+
+
 async def test_a_driver_that_cannot_say_how_its_device_is_ends_nothing() -> None:
     async with _dispatching() as (dispatcher, charger):
         charger.broken = True

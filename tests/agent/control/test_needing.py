@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from agent.config import DeviceSettings
 from agent.control.day import SunPace
 from agent.control.day_watch import NEED, DaySettings, DayWatch
-from agent.control.errors import RestoreError
+from agent.control.errors import NotNowError, RestoreError
 from agent.control.needing import (
     CarNeed,
     DefaultNeed,
@@ -166,7 +166,7 @@ def test_a_car_that_has_gone_takes_its_need_with_it() -> None:
     assert watch.take_notes() == {}  # its charger is silent: it may still be there
     watch.look(site(replace(PLAIN, vehicle=None)), {}, 3.0)
     assert watch.take_notes() == {NEED + "plain": None}
-    with pytest.raises(WishError, match="no car is plugged in"):
+    with pytest.raises(NotNowError, match="no car is plugged in"):
         watch.wish("plain", Wish(energy_wh=1), START_US)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from agent.control.book import Book, Outcome
 from agent.control.command import CommandType, Point
-from agent.control.errors import RestoreError
+from agent.control.errors import NotNowError, RestoreError
 from agent.control.holds import Holds
 from agent.control.order import Now
 from agent.control.override import LONGEST_S, Override, OverrideError, decode, encode, override_for
@@ -288,7 +288,7 @@ def test_what_cannot_be_held_is_refused_with_what_could(name: str, power_w: int)
 
 
 def test_ending_what_is_not_held_is_an_error() -> None:
-    with pytest.raises(OverrideError, match="not held"):
+    with pytest.raises(NotNowError, match="not held"):
         Keeping().holds.end("battery", "me")
 
 

@@ -27,6 +27,7 @@ class Epoch:
     after: Any
     until: Any = None
     over: bool = False
+    countersigner: Any = None
 
 
 @dataclass
@@ -94,17 +95,30 @@ def step(state: State | None, entry: bytes) -> State:
     order_message, seal_message = strict(entry)
     order_body = strict(order_message)[2]
     fields = strict(order_body)
-    version, kind, gateway_id, number, previous, issued, key, following, subject, believed = fields
-    refuse_unless(version == 1 and kind in (0, 1, 2, 3), "version or kind")
+    version, kind, gateway_id, number, previous, issued, key, following, subject, believed = fields[:10]
+    refuse_unless(version in (1, 2) and kind in (0, 1, 2, 3, 4), "version or kind")
+    refuse_unless(len(fields) == (10 if version == 1 else 11), "fields")
+    shown = fields[10] if version == 2 else None
+    if shown is not None:
+        check_key(shown)
+    refuse_unless((shown is not None) == (kind == 4), "recovery key")
     evidence.field(issued, "count")
     check_key(key)
-    check_subject(subject)
+    check_subject(subject, version)
+    subject = subject if version == 2 else with_nulls(subject)
+    recoveries = [party[2] for party in subject[:2] if party[2] is not None]
+    refuse_unless(version == 1 or kind == 4 or recoveries != [] or subject[5] is not None, "version 2 without need")
     check_position(believed)
     refuse_unless(1 <= len(following) <= 4 and all(type(c) is bytes and len(c) == 32 for c in following), "next")
     commitment = sha256(evidence.dump(key, 0))
     refuse_unless(commitment not in following, "next is the key")
     owner, operator = subject[0][1], subject[1][1]
     refuse_unless(key[1] not in (owner[1], operator[1]), "own orders")
+    in_use = [
+        *following,
+        *(sha256(evidence.dump(one, 0)) for one in (key, owner, operator, *([shown] if shown else []))),
+    ]
+    refuse_unless(len(set(recoveries)) == len(recoveries) and not set(recoveries) & set(in_use), "recovery in use")
     refuse_unless(believed is None or kind == 3, "believed")
     parties = [owner, operator]
     sealers = [key]
@@ -113,14 +127,24 @@ def step(state: State | None, entry: bytes) -> State:
     else:
         refuse_unless(kind != 0 and gateway_id == state.gateway_id, "gateway")
         refuse_unless(number == state.entries and previous == state.head, "place")
-        parties += [state.subject[0][1], state.subject[1][1]]
+        before = state.subject
+        for was, now in zip(before[:2], subject[:2], strict=True):
+            refuse_unless(was[1][1] == now[1][1] or now[2] is None or now[2] != was[2], "recovery of who left")
+        parties += [before[0][1], before[1][1]] if kind != 4 else [shown]
+        if kind == 4:
+            lost = [n for n in (0, 1) if before[n][1][1] != subject[n][1][1]]
+            refuse_unless(len(lost) == 1 and before[lost[0]][2] == sha256(evidence.dump(shown, 0)), "whose recovery")
+            put_back = list(subject)
+            put_back[lost[0]] = [subject[lost[0]][0], *before[lost[0]][1:]]
+            refuse_unless(key == state.key and following == state.next and put_back == before, "replacement")
         used = [epoch.key[1] for epoch in state.epochs]
         if kind == 2:
             refuse_unless(key == state.key and following == state.next and subject != state.subject, "change")
-        else:
+            refuse_unless(before[5] is None or subject[5] == before[5], "second key")
+        elif kind != 4:
             refuse_unless(key[1] not in used, "used before")
         if kind == 1:
-            refuse_unless(commitment in state.next and subject == state.subject, "rotation")
+            refuse_unless(commitment in state.next and subject[:5] == before[:5], "rotation")
             sealers.append(state.key)
     body, by = signers(order_message, "v2g-gateway/identity-order+cose", parties)
     refuse_unless(by == {sha256(party[1]) for party in parties}, "who signed")
@@ -133,12 +157,23 @@ def step(state: State | None, entry: bytes) -> State:
     refuse_unless(kind == 1 or closing == believed, "closing")
     head = sha256(seal_body)
     if state is None:
-        return State(name_of(sha256(order_body)), 1, head, key, following, subject, [Epoch(1, key, None)])
-    if kind != 2:
+        return State(
+            name_of(sha256(order_body)),
+            1,
+            head,
+            key,
+            following,
+            subject,
+            [Epoch(1, key, None, countersigner=subject[5])],
+        )
+    if kind in (2, 4):
+        state.epochs[-1].countersigner = subject[5] or state.epochs[-1].countersigner
+    else:
         last = state.epochs[-1]
         refuse_unless(closing is None or last.after is None or closing[:2] > last.after[:2], "closing before")
         last.until, last.over = closing, True
-        state.epochs.append(Epoch(last.number + 1, key, last.after if closing is None else closing))
+        after = last.after if closing is None else closing
+        state.epochs.append(Epoch(last.number + 1, key, after, countersigner=subject[5]))
     return State(state.gateway_id, state.entries + 1, head, key, following, subject, state.epochs)
 
 
@@ -170,12 +205,30 @@ def check_text(text: Any) -> None:
     refuse_unless(type(text) is str and 1 <= len(text) <= 255 and text.isprintable(), "text")
 
 
-def check_subject(subject: Any) -> None:
+def with_nulls(subject: Any) -> Any:
+    """As version 2 has it."""
+    return [[*subject[0], None], [*subject[1], None], *subject[2:], None]
+
+
+def facts(state: State) -> dict[str, Any]:
+    seconds = [None if epoch.countersigner is None else sha256(epoch.countersigner[1]).hex() for epoch in state.epochs]
+    owner, operator = (sha256(party[1][1]).hex() for party in state.subject[:2])
+    return {"owner_key": owner, "operator_key": operator, "countersigners": seconds}
+
+
+def check_subject(subject: Any, version: int) -> None:
     """Section 3."""
-    owner, operator, location, ratings, devices = subject
-    for name, key in (owner, operator):
+    refuse_unless(len(subject) == (5 if version == 1 else 6), "subject")
+    owner, operator, location, ratings, devices = subject[:5]
+    for name, key, *recovery in (owner, operator):
         check_text(name)
         check_key(key)
+        refuse_unless(len(recovery) == version - 1, "party")
+        refuse_unless(all(r is None or (type(r) is bytes and len(r) == 32) for r in recovery), "recovery")
+    if version == 2 and subject[5] is not None:
+        alg, spki = subject[5]
+        refuse_unless(alg == -49, "second key")
+        load_der_public_key(spki)
     refuse_unless(owner[1][1] != operator[1][1], "dual control")
     if location is not None:
         latitude, longitude, grid = location

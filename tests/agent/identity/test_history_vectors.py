@@ -11,7 +11,7 @@ from agent.evidence.errors import EvidenceError
 from agent.evidence.verify import Verifier
 from agent.identity import history
 from agent.identity.errors import HistoryError
-from hil_tests import generate_identity_vectors, identity_cases
+from hil_tests import generate_identity_vectors, identity_cases, recovery_cases
 from tests.agent.evidence import independent as evidence
 from tests.agent.identity import independent
 
@@ -51,6 +51,17 @@ def test_history_vector(case: Any) -> None:
          "after": place(e.after), "until": place(e.until), "over": e.over}
         for e in theirs.epochs
     ] == case["epochs"]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", load("recoveries.json"), ids=name_of)
+def test_recovery_vector(case: Any) -> None:
+    test_history_vector(case)
+    if case["valid"]:
+        encoded = bytes.fromhex(case["history"])
+        state = history.replay(history.decode_history(encoded))
+        assert recovery_cases.facts(state) == {key: case[key] for key in recovery_cases.facts(state)}
+        theirs = independent.replay(encoded)
+        assert independent.facts(theirs) == {key: case[key] for key in independent.facts(theirs)}
 
 
 @pytest.mark.parametrize("case", load("epochs.json"), ids=name_of)

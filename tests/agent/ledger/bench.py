@@ -110,12 +110,13 @@ class Bench:
         self.signed: dict[tuple[int, int], set[bytes]] = {}
         self.alerts: list[str] = []
         self.conflicts: list[str] = []
+        self.adopted: list[SignedState] = []
         self.nonces = 0
         self.channel: Channel
         self.start(incarnation)
 
-    def start(self, incarnation: int = 1) -> None:
-        """The agent starts, with nothing but what the disk holds."""
+    def start(self, incarnation: int = 1, *, restored: bool = False) -> None:
+        """The agent starts, with nothing but what the disk holds; `restored`: and the marker of a restore."""
         self.todo.clear()
         self.link.clear()
         self.channel = ch.start(
@@ -127,6 +128,7 @@ class Bench:
             countersigned=self.kept.newest(Stage.COUNTERSIGNED),
             waiting=self.kept.waiting,
             conflicts=self.kept.conflicts,
+            restored=restored,
         )
 
     def feed(self, happened: Input) -> None:
@@ -152,8 +154,10 @@ class Bench:
             return
         output = self.todo.popleft()
         match output:
-            case Commit(row, settled):
+            case Commit(row, settled, adopted):
                 self.kept.append(row)
+                if adopted is not None:
+                    self.adopted.append(adopted)
                 self.kept.waiting = [w for w in self.kept.waiting if w not in settled]
                 self.feed(Committed(row.version, row.stage))
             case Sign(version, digest):
@@ -171,7 +175,7 @@ class Bench:
             case Keep(name, encoded):
                 self.conflicts.append(name)
                 self.kept.conflicts.append(encoded)
-            case Alert(code, _):
+            case Alert(code=code):
                 self.alerts.append(code)
 
     def deliver_one(self) -> None:

@@ -46,12 +46,19 @@ PLATFORM_KEY = SoftwareKey(11)
 OTHER_KEY = SoftwareKey(13)
 
 
-def window(number: int, *, import_wh: int = 100, export_wh: int = 30, quality: Quality = Quality.GOOD) -> bytes:
+def window(
+    number: int,
+    *,
+    import_wh: int = 100,
+    export_wh: int = 30,
+    quality: Quality = Quality.GOOD,
+    incarnation: int = 1,
+) -> bytes:
     """The statement of the device's window with this number, from 0."""
     return statements.encode(
         SettlementWindow(
             device_id=TERMS.device_id,
-            incarnation=1,
+            incarnation=incarnation,
             window_start_us=FIRST_US + number * WINDOW_US,
             window_end_us=FIRST_US + (number + 1) * WINDOW_US,
             revision=0,

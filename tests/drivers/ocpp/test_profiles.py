@@ -138,7 +138,7 @@ def test_amperes_never_mean_more_power_than_was_asked(limit_w: int, phases: tupl
 
 def test_a_composite_schedule_says_what_holds_now_and_after_the_lease() -> None:
     held = profiles.read_composite(composite((0, 7_400), (60, 4_200)), PLAIN, 60)
-    assert held == Held(now_w=7_400, after_lease_w=4_200)
+    assert held == Held(now_w=7_400, after_lease_w=4_200, changes_s=60)
 
 
 def test_a_composite_schedule_that_ends_with_the_lease_says_nothing_of_afterwards() -> None:

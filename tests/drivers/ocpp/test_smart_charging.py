@@ -168,6 +168,9 @@ def test_k09_an_endless_report_fills_no_memory() -> None:
     assert len(smart.report() or ()) == 200
 
 
-def test_k28_dynamic_profiles_are_not_ours() -> None:
-    assert handle(station(), "PullDynamicScheduleUpdate", {"chargingProfileId": 3}).answer == {"status": "Rejected"}
+def test_k28_a_pull_of_a_profile_that_is_no_dynamic_one_of_ours_is_rejected() -> None:
+    for profile_id in (3, 12, 13, 23, -1, 2**40):
+        answer = handle(station(), "PullDynamicScheduleUpdate", {"chargingProfileId": profile_id}).answer
+        assert answer is not None
+        assert answer["status"] == "Rejected"
     assert station().handle("Reset", {}, NOW).refusal == (ErrorCode.NOT_SUPPORTED, "this CSMS does not take Reset")

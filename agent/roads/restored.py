@@ -1,0 +1,53 @@
+"""The marker of a restore: a signed alarm that a person put a backup back, and which channels it still concerns.
+
+Committed at the first start after it. A channel may take over the platform's newer state once the marker is sealed, and
+until it has been in step with the platform again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+from agent.evidence import statements
+from agent.evidence.statements import Alarm, Severity
+from agent.roads.desk import Desk
+from agent.store import Store
+
+CODE: Final = "store.restored"
+MARKER_NOTE: Final = "restore-marker"
+DONE_NOTE: Final = "restore-done/"
+
+
+async def mark(store: Store, desk: Desk, now_us: int) -> None:
+    """Tell, signed, that the store is a backup that was put back. Raises StoreError."""
+    marker = Alarm(
+        timestamp_us=now_us,
+        severity=Severity.CRITICAL,
+        code=CODE,
+        subject="store",
+        text=f"a backup was put back, what was sealed since is not here; incarnation {store.incarnation}",
+    )
+    await desk.put([marker], {MARKER_NOTE: statements.encode(marker)})
+
+
+async def is_pending(store: Store, device_id: str) -> bool:
+    """Whether a channel has not been in step since the newest restore. Raises StoreError."""
+    marker = await store.note(MARKER_NOTE)
+    return marker is not None and await store.note(DONE_NOTE + device_id) != _name(marker)
+
+
+async def is_sealed(store: Store) -> bool:
+    """Whether the marker is signed. Raises StoreError."""
+    marker = await store.note(MARKER_NOTE)
+    return marker is not None and all(row.encoded != marker for row in await store.queued())
+
+
+async def done(store: Store, device_id: str) -> dict[str, bytes | None]:
+    """Notes that end it for a channel, to be committed with what ends it. Raises StoreError."""
+    marker = await store.note(MARKER_NOTE)
+    return {} if marker is None else {DONE_NOTE + device_id: _name(marker)}
+
+
+def _name(marker: bytes) -> bytes:
+    return hashlib.sha256(marker).digest()
