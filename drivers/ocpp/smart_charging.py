@@ -56,6 +56,7 @@ class SmartCharging:
         """The cap that the EVSE holds of ours; None: none, or it is to discharge."""
         self.say_again = False
         """The charger is to be told once more what holds (K16): its car or its driver has changed something."""
+        self._start_ordered = False
         self._asked: int | None = None
         self._reported: list[ChargingProfile] = []
         self._report_ended = False
@@ -109,6 +110,17 @@ class SmartCharging:
             return True
         self.say_again = True
         return False
+
+    def start_ordered(self, *, transaction_runs: bool) -> None:
+        """A transaction was ordered with a limit of its own (K05): that goes before what the EVSE was told earlier, and
+        before what it is told until the transaction begins."""
+        self._start_ordered = not transaction_runs
+        self.say_again |= transaction_runs
+
+    def transaction_began(self) -> None:
+        """What holds for it is told by its number, where its start brought an older limit."""
+        self.say_again |= self._start_ordered
+        self._start_ordered = False
 
     # --- GetChargingProfiles
 
