@@ -430,9 +430,8 @@ _HANDLERS: Final[Mapping[str, _Handler]] = {
 }
 
 _FIXED_ANSWERS: Final[Mapping[str, JsonObject]] = {
-    # Reports and notices that need no more than to be taken.
+    # A report that needs no more than to be taken.
     "NotifyDisplayMessages": {},
-    "PublishFirmwareStatusNotification": {},
     # Questions with an honest no.
     # Where responders may be asked, `revocation` knows better.
     "GetCertificateStatus": {"status": "Failed"},
