@@ -40,7 +40,7 @@ class Prepared:
     restored: bool = False
     """This start found a backup in the place of the database, or one that is older than the incarnation file."""
     put_back: bool = False
-    """It was a backup, which a person put there."""
+    """This incarnation began with a backup, which a person put there: at this start or an earlier one."""
 
 
 class Lock:
@@ -109,9 +109,10 @@ def prepare(folder: Path, now_s: Callable[[], float] = time.time) -> Prepared:
             schema.write_incarnation(path, incarnation)
             sync_folder(folder)
             _log.warning("store.new_incarnation", incarnation=incarnation, before=held or noted)
+        put_back = schema.began_as_copy(path)
     except OSError as error:
         raise StoreError(f"{folder}: {error.strerror} ({error.filename})") from error
-    return Prepared(path, incarnation, aside, restored, copied)
+    return Prepared(path, incarnation, aside, restored, put_back)
 
 
 def begin_after(folder: Path, incarnation: int) -> None:

@@ -68,6 +68,10 @@ class Reader(Places):
             )
         ]
 
+    async def is_queued(self, encoded: bytes) -> bool:
+        """Whether a statement waits to be sealed."""
+        return bool(await self._all("SELECT 1 FROM queue WHERE encoded = ? LIMIT 1", encoded))
+
     async def last_batch(self) -> tuple[int, int, bytes] | None:
         """(incarnation, number, root) of the newest batch of this incarnation; None before its first."""
         rows = await self._all(
