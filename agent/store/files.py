@@ -23,6 +23,8 @@ DATABASE: Final = "evidence.db"
 INCARNATION: Final = "incarnation"
 LOCK: Final = "evidence.lock"
 RESERVE: Final = "reserve"
+LEAST_FREE_BYTES: Final = 1 << 20
+"""With less, a start takes the reserve: SQLite needs room for its log before it reads anything."""
 SUSPECT: Final = "evidence.suspect"
 """Left behind when damage was met while running: the next start checks the whole file."""
 
@@ -81,6 +83,7 @@ def prepare(folder: Path, now_s: Callable[[], float] = time.time) -> Prepared:
     aside = None
     copied = False
     try:
+        _make_room(folder)
         if path.exists():
             try:
                 schema.check(path, whole=suspect.exists())
@@ -113,6 +116,13 @@ def prepare(folder: Path, now_s: Callable[[], float] = time.time) -> Prepared:
     except OSError as error:
         raise StoreError(f"{folder}: {error.strerror} ({error.filename})") from error
     return Prepared(path, incarnation, aside, restored, put_back)
+
+
+def _make_room(folder: Path) -> None:
+    """On a disk that is full the reserve is what a start has: `Store` takes it back where it can."""
+    there = os.statvfs(folder)
+    if there.f_bavail * there.f_frsize < LEAST_FREE_BYTES:
+        (folder / RESERVE).unlink(missing_ok=True)
 
 
 def begin_after(folder: Path, incarnation: int) -> None:
