@@ -12,13 +12,22 @@ import types
 import typing
 from collections.abc import Mapping, Set
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import cbor2
 
 from agent.control.errors import RestoreError
+from agent.control.order import Order
+from agent.control.site import Mandate
+from drivers.device import Capabilities
 
 T = TypeVar("T")
+_LATER: Final[Mapping[type, frozenset[str]]] = {
+    Capabilities: frozenset({"energy_capacity_wh"}),
+    Mandate: frozenset({"issuers"}),
+    Order: frozenset({"received_uptime_us"}),
+}
+"""Fields that records of version 1 were written without, all of them or none: there they have their default."""
 
 
 def encode(value: object) -> bytes:
@@ -80,6 +89,9 @@ def _typed(kind: Any, value: Any) -> object:
     if dataclasses.is_dataclass(kind):
         names, hints = _names(typing.cast(type, kind)), _hints(typing.cast(type, kind))
         _checked(isinstance(value, list), value)
+        later = _LATER.get(typing.cast(type, kind), frozenset())
+        if later and len(value) == len(names) - len(later):
+            names = tuple(name for name in names if name not in later)
         fields = {name: _typed(hints[name], item) for name, item in zip(names, value, strict=True)}
         return typing.cast(Any, kind)(**fields)
     if kind is None or kind is type(None):

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from agent.control.allocation import Range, fill
 from agent.control.command import Command, CommandType, Mode, Point
+from agent.control.fewest import Carrier, share
 from agent.control.order import Order, Rank
 from agent.control.rules.bounds import bound_after_sharing, is_event, keep_sign, may_be_moved, may_begin
 from agent.control.rules.draft import Draft, Rule
@@ -119,14 +120,53 @@ def _share_out(target: Target, free: tuple[str, ...], drafts: dict[str, Draft], 
     rest_w -= sum(drafts[name].view.likely_w for name in fixed) - pv_w
     ranges = {name: keep_sign(drafts[name], _range(drafts[name]), site) for name in movable}
     by = sentence(target.order)
-    for name, share_w in fill(rest_w - pv_w, ranges).items():
+    shares = _shares(rest_w - pv_w, ranges, drafts, site)
+    carried = any(shares.values())
+    for name, share_w in shares.items():
         drafts[name].bound.clear()
         power_w = bound_after_sharing(drafts[name], share_w, rest_w - pv_w, site)
         drafts[name].set_power(power_w)
         drafts[name].until_us = command.end_us if power_w else None
         drafts[name].cause = f"{power_w} W of {by}"
+        if carried and not power_w and not share_w:
+            drafts[name].cause = f"rests, since others carry {by}"
     _cap_pv(target.order, pv, sum(r.high for r in ranges.values()) - rest_w, drafts)
     return tuple(sorted([*movable, *pv]))
+
+
+def _shares(rest_w: int, ranges: dict[str, Range], drafts: dict[str, Draft], site: SiteView) -> dict[str, int]:
+    """Over as few devices as are sensible, but over all where a part of them may do less than their ranges say.
+
+    A ramp, and coming back, let each device rise only so fast; what is not on every phase meets a fuse or the largest
+    difference between phases sooner.
+    """
+    whole = set(range(1, site.limits.phases + 1))
+    if (
+        len(ranges) < 2
+        or site.coming_back is not None
+        or any(
+            site.bounds.of(name).ramp_permille is not None or not whole <= set(drafts[name].view.phases)
+            for name in ranges
+        )
+    ):
+        return fill(rest_w, ranges)
+    return share(rest_w, {name: _carrier(drafts[name], found) for name, found in ranges.items()})
+
+
+def _carrier(draft: Draft, found: Range) -> Carrier:
+    view, power_w = draft.view, draft.view.present_w
+    lowest_w = highest_w = power_w
+    if view.held is not None and (view.held.lowest_w is not None or view.held.highest_w is not None):
+        # Whoever has been ordered there moves there, before its meter shows it.
+        lowest_w = view.held.lowest_w if view.held.lowest_w is not None else min(0, power_w)
+        highest_w = view.held.highest_w if view.held.highest_w is not None else max(0, power_w)
+    return Carrier(
+        range=found,
+        is_car=view.kind is DeviceKind.CHARGER,
+        lowest_w=lowest_w,
+        highest_w=highest_w,
+        disobeys=view.follows is False,
+    )
 
 
 def _name(order: Order) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,18 @@ from tests.agent.control.support import NOW, SOME_COMMAND, START_US, order_of, s
 
 SECOND_US = 1_000_000
 HEADER = Header(version=1, software="1", previous=b"")
+OF_VERSION_1 = base64.b64decode(
+    "eJzsk89rE0EUx98mVRAPFXqIgwfnllhM2U1Rmz3IFtPWoqeq2HrK7O60DU13w2bTJJ422dqoINWLERHszasXycWDesgfI3ibHQ16"
+    "cJaYEItEFKKFdng7P94OfN/Mdz4AcMKXqDylTMkaQPTpNpyB4zSWePVBW4lce+z3VwE00AsNlWQ08zzK0cT94B5jp00Gfn1NJ65L"
+    "nWqzN+mNwS6KnxIRBEFl0qFb1HGL2LUxwaskn9eJsYHddeLiMiniQsnFOUv8zLkA0NHAlyJRxsCDDgCKLHPRwlQ4csaY6OuGQZxm"
+    "2K0Z66KjjhCc/CLijwXRMXOfJO8swkPdVahdtqjDUORtWMfHLOddiV41aHyvX49e2GqKT0SwC+isxgL29+dOTzTCMn517vT4S6/W"
+    "WMYGDG/EeFJBZs5UN2hVvZuxCL1Ji+4CcWmZVJW+b+ENgiShWIF37X7m9V/BLDfXnJwJEnCPZcKp1N+j1erd29nuDkg6D8bcrSUu"
+    "imzwzrewBC/reb7HPb4iqXV/pyeZPtkSUbmenJZlGd/G9irOLN64cnV2aWEOX+zm9CoO9XDJcnN5nJJTl5KyklQuYHlGlWVVVu7g"
+    "hGFvbhLLxHEjfs77evl1+/Pem0+PdsITjVhCmMx5JWHZum1W8Y9NRVXYiAuObZYMWsTl0GSRMIjl8dqD3xsWpGO2CMiyn8zJDpLZ"
+    "GvMGyBSrIzIPIZmtsdrBJTM1ejKHSPw3Mtvz7wbIFKsjMg8hme359weXzOnRkzlE4p+S+R0AAP//"
+)
+"""Three plans as commit c4b58d8 wrote them, when capabilities, mandates and orders had fewer fields."""
+OF_VERSION_1_DIGEST = "1643f6936a9ff5824b02d2ac4b37f72721cb8eeb1db17b743e6908470bb30bfe"
 
 
 def decision_of(view: SiteView, plan: Plan) -> Decision:
@@ -60,6 +73,15 @@ def test_a_record_of_the_release_before_is_still_decided_again(tmp_path: Path) -
     found = audit([tmp_path / "1.decisions"], {"1.decisions": {3: writer.digest.hex()}}, 0, 2**62)
     assert found.holds
     assert (found.decisions, found.same, found.alone, found.signed) == (3, 3, 3, 3)
+
+
+def test_a_record_that_an_older_release_wrote_with_fewer_fields_is_still_decided_again(tmp_path: Path) -> None:
+    path = tmp_path / "1.decisions"
+    path.write_bytes(OF_VERSION_1)
+    found = audit([path], {path.name: {3: OF_VERSION_1_DIGEST}}, 0, 2**62)
+    assert not found.faults
+    assert (found.decisions, found.signed) == (3, 3)
+    assert found.same == 3, found.first_difference
 
 
 def test_another_core_is_found_out_at_its_first_other_decision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
