@@ -266,7 +266,7 @@ def _check_expiry(command: Command, rights: IssuerRights, trust: TrustList, now:
 def _check_rights(command: Command, rights: IssuerRights, policy: Policy) -> None:
     """Each signature must be by somebody who may order this."""
     who = quoted(rights.issuer)
-    check_reach(rights, command.audience, command.targets, policy.gateway_id)
+    check_reach(rights, command.audience, command.targets, policy.gateway_id, policy.classes)
     if int(command.type) not in rights.types:
         raise RefusalError(f"{who} has no right to order {command.type.name}")
     if command.mode is Mode.SETPOINT and command.power_w > rights.highest_power_w:

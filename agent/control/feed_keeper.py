@@ -100,7 +100,7 @@ class FeedKeeper:
                 say(Severity.WARNING, "feed.doubt", feed.name.lower(), f"the last valid value stays: {doubt}")
             (self._doubted.add if doubt else self._doubted.discard)(feed)
         self._cross_check(measured_millihertz, now_us, say)
-        if self._restored and self._book.valid != before.valid and now_us - self._noted_us >= KEPT_EVERY_US:
+        if self._restored and self._book.valid != before.valid and abs(now_us - self._noted_us) >= KEPT_EVERY_US:
             self._note, self._noted_us = encode_valid(self._book), now_us
         return self._book.spot(now_us, self.rules)
 

@@ -21,9 +21,11 @@ from datetime import datetime
 from enum import IntEnum
 from typing import Final, TypeAlias, TypeVar
 
-from agent.control.command import CLASS_PREFIX, Command, CommandType, Mode, Point, Price, Priority
+from agent.control.command import Command, CommandType, Mode, Point, Price, Priority
 from agent.control.errors import CommandFormatError, ControlError, quoted
 from agent.control.schedule import STEP_US, Schedule
+from agent.control.signers import RefusalError, resolved
+from drivers.device import DeviceKind
 
 _Enum = TypeVar("_Enum", bound=IntEnum)
 
@@ -132,9 +134,9 @@ def _event(text: str, number: int, devices: Mapping[str, str]) -> Event:
         raise ScenarioError(f"{quoted(what)} is not followed by an object")
     match what:
         case "command":
-            return Event(at_us, _command(told, at_us, number))
+            return Event(at_us, _command(told, at_us, number, devices))
         case "schedule":
-            return Event(at_us, _schedule(told, at_us, number))
+            return Event(at_us, _schedule(told, at_us, number, devices))
         case "car":
             return Event(at_us, _car(told, devices))
         case "world":
@@ -145,7 +147,7 @@ def _event(text: str, number: int, devices: Mapping[str, str]) -> Event:
     raise ScenarioError(f"{quoted(what)} is none of command, schedule, car, world, fault, stop")
 
 
-def _command(told: Mapping[str, object], at_us: int, number: int) -> CommandLine:
+def _command(told: Mapping[str, object], at_us: int, number: int, devices: Mapping[str, str]) -> CommandLine:
     _known(told, {
         "id", "type", "power_w", "duration_s", "start_in_s", "mode", "point", "targets", "max_energy_wh", "issuer",
         "price_micro_per_kwh", "currency", "priority", "resume",
@@ -156,7 +158,7 @@ def _command(told: Mapping[str, object], at_us: int, number: int) -> CommandLine
     energy = told.get("max_energy_wh")
     command = Command(
         audience=AUDIENCE,
-        targets=_targets(told),
+        targets=_targets(told, devices),
         mode=_member(Mode, _text(told, "mode", default_mode)),
         point=_member(Point, _text(told, "point", "device")),
         type=type_,
@@ -173,7 +175,7 @@ def _command(told: Mapping[str, object], at_us: int, number: int) -> CommandLine
     return CommandLine(command_id=_text(told, "id"), command=command)
 
 
-def _schedule(told: Mapping[str, object], at_us: int, number: int) -> ScheduleLine:
+def _schedule(told: Mapping[str, object], at_us: int, number: int, devices: Mapping[str, str]) -> ScheduleLine:
     _known(told, {"steps", "targets", "point", "price_micro_per_kwh", "currency", "random_start_s", "issuer"})
     steps = told["steps"]
     if not isinstance(steps, list) or any(step is not None and type(step) is not int for step in steps):
@@ -181,7 +183,7 @@ def _schedule(told: Mapping[str, object], at_us: int, number: int) -> ScheduleLi
     return ScheduleLine(
         Schedule(
             audience=AUDIENCE,
-            targets=_targets(told),
+            targets=_targets(told, devices),
             point=_member(Point, _text(told, "point", "device")),
             start_us=at_us // STEP_US * STEP_US,
             steps=tuple(steps),
@@ -266,13 +268,18 @@ def _flag(told: Mapping[str, object], key: str, *, default: bool) -> bool:
     return value
 
 
-def _targets(told: Mapping[str, object]) -> tuple[str, ...]:
+def _targets(told: Mapping[str, object], devices: Mapping[str, str]) -> tuple[str, ...]:
     value = told.get("targets", [])
     if not isinstance(value, list):
         raise ScenarioError(f"targets {quoted(value)} is no list of device ids")
-    if any(str(item).startswith(CLASS_PREFIX) for item in value):
-        raise ScenarioError(f"targets {quoted(value)}: name the devices of the class")
-    return tuple(str(name) for name in value)
+    classes = {
+        kind.value: [name for name, found in devices.items() if found == kind.value]
+        for kind in (DeviceKind.BATTERY, DeviceKind.CHARGER, DeviceKind.PV)
+    }
+    try:
+        return resolved([str(name) for name in value], classes)
+    except RefusalError as error:
+        raise ScenarioError(str(error)) from error
 
 
 def _device(told: Mapping[str, object], devices: Mapping[str, str]) -> str:

@@ -130,7 +130,7 @@ def _check_time(schedule: Schedule, rights: list[IssuerRights], trust: TrustList
 
 def _check_rights(schedule: Schedule, rights: IssuerRights, policy: Policy) -> None:
     who = quoted(rights.issuer)
-    check_reach(rights, schedule.audience, schedule.targets, policy.gateway_id)
+    check_reach(rights, schedule.audience, schedule.targets, policy.gateway_id, policy.classes)
     steps = schedule.all_steps
     needed = {CommandType.DISCHARGE if step < 0 else CommandType.CHARGE for step in steps}
     missing = sorted(type_.name for type_ in needed if int(type_) not in rights.types)

@@ -196,7 +196,7 @@ class ScheduleKeeper:
             return ()
         agreements = agreements_of(site, plan, spot)
         self.deviations, closed = observe(self.deviations, agreements, registers, now.wall_us)
-        if closed or (self.deviations.open and now.wall_us - self._noted_us >= KEPT_EVERY_US):
+        if closed or (self.deviations.open and abs(now.wall_us - self._noted_us) >= KEPT_EVERY_US):
             self._noted[DEVIATIONS] = encode_deviations(self.deviations)
             self._noted_us = now.wall_us
         said: list[Statement] = [alarm for deviation in closed for alarm in _statement(deviation, now)]

@@ -65,8 +65,18 @@ def resolved(targets: Collection[str], classes: Mapping[str, Collection[str]]) -
     return tuple(targets) if found == set(targets) else tuple(sorted(found))
 
 
-def check_reach(rights: IssuerRights, audience: str, targets: Collection[str], gateway_id: str) -> None:
-    """That somebody's rights reach this gateway, or each device that is named. Raises RefusalError."""
+def check_reach(
+    rights: IssuerRights,
+    audience: str,
+    targets: Collection[str],
+    gateway_id: str,
+    classes: Mapping[str, Collection[str]],
+) -> None:
+    """That somebody's rights reach this gateway, or each device that is named, by its id or its class.
+
+    `targets` are device ids, resolved already. Raises RefusalError.
+    """
     here = rights.covers(audience) or rights.covers(gateway_id)
-    if not here and not (targets and all(rights.covers(target) for target in targets)):
+    of_classes = {name for kind, members in classes.items() if rights.covers(CLASS_PREFIX + kind) for name in members}
+    if not here and not (targets and all(rights.covers(target) or target in of_classes for target in targets)):
         raise RefusalError(f"{quoted(rights.issuer)} has no right over these targets")

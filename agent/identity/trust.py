@@ -87,7 +87,7 @@ class IssuerRights:
             _check_number(number, f"issuer {self.issuer!r}: {name}")
 
     def covers(self, target: str) -> bool:
-        """Whether the rights reach an audience or a device id."""
+        """Whether the rights reach an audience, a device id or a class ("class:battery")."""
         return ANY_TARGET in self.targets or target in self.targets
 
     def expired(self, now_us: int) -> bool:

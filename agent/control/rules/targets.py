@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -134,21 +135,22 @@ def _share_out(target: Target, free: tuple[str, ...], drafts: dict[str, Draft], 
     return tuple(sorted([*movable, *pv]))
 
 
-def _shares(rest_w: int, ranges: dict[str, Range], drafts: dict[str, Draft], site: SiteView) -> dict[str, int]:
+def carried_by_few(names: Collection[str], drafts: dict[str, Draft], site: SiteView) -> bool:
     """Over as few devices as are sensible, but over all where a part of them may do less than their ranges say.
 
     A ramp, and coming back, let each device rise only so fast; what is not on every phase meets a fuse or the largest
     difference between phases sooner.
     """
     whole = set(range(1, site.limits.phases + 1))
-    if (
-        len(ranges) < 2
-        or site.coming_back is not None
-        or any(
-            site.bounds.of(name).ramp_permille is not None or not whole <= set(drafts[name].view.phases)
-            for name in ranges
-        )
-    ):
+    return (
+        len(names) > 1
+        and site.coming_back is None
+        and all(site.bounds.of(name).ramp_permille is None and whole <= set(drafts[name].view.phases) for name in names)
+    )
+
+
+def _shares(rest_w: int, ranges: dict[str, Range], drafts: dict[str, Draft], site: SiteView) -> dict[str, int]:
+    if not carried_by_few(ranges, drafts, site):
         return fill(rest_w, ranges)
     return share(rest_w, {name: _carrier(drafts[name], found) for name, found in ranges.items()})
 

@@ -250,6 +250,23 @@ async def test_a_class_needs_the_right_over_each_of_its_devices_and_one_device_a
             assert says in decision.reason
 
 
+async def test_a_right_over_a_class_reaches_its_devices_and_no_other_and_not_the_whole_site() -> None:
+    narrow = trust_list(rights(targets=("class:charger",)))
+    here = replace(policy(), classes={"charger": {"car"}, "battery": {"battery"}})
+    for targets, admitted in (
+        (("class:charger",), True),
+        (("car",), True),
+        (("battery",), False),
+        (("battery", "car"), False),
+        ((), False),
+    ):
+        command = replace(SOME_COMMAND, targets=targets)
+        message = grid_command("k", command, await authorize(command, OPERATOR))
+        decision = judge(message, None, here, narrow, Book(), NOW)
+        assert isinstance(decision, Admitted if admitted else Refused), targets
+        assert admitted or (isinstance(decision, Refused) and "no right over" in decision.reason)
+
+
 PRICES = st.sampled_from([0, 1, 50]) | st.integers(0, 3_000)
 """Where one kWh is worth little its energy is what the bound is of."""
 

@@ -244,6 +244,18 @@ def test_an_agreement_of_a_clock_that_was_ahead_gives_way_to_the_next_one() -> N
     assert agree(book, RULES, START_US).spot(START_US, RULES) == Price(200_000, "EUR")
 
 
+def test_after_a_clock_that_was_ahead_what_is_agreed_on_is_kept_again() -> None:
+    ahead = START_US + 10**15
+    keeper, said = FeedKeeper(RULES), _Said()
+    keeper.restore({})
+    for number in (0, 1):
+        keeper.receive(signed(value(number, until_us=2**52)), ahead)
+    keeper.look(None, ahead, said.say)
+    assert keeper.take_notes()
+    keeper.look(None, START_US, said.say)
+    assert keeper.take_notes()
+
+
 def test_without_sources_there_is_no_feed() -> None:
     keeper = FeedKeeper(FeedRules())
     assert "no enrolled source" in keeper.receive(signed(value(0)), START_US)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from agent.cli.picture import draw
 from agent.cli.simulate import as_values, span_of
 from agent.config import Settings
-from agent.control.scenario import ScenarioError, read_scenario
+from agent.control.scenario import CommandLine, ScenarioError, ScheduleLine, read_scenario
 from agent.control.simulation import Outcome, Simulation
 
 KINDS = {"grid": "meter", "pv-1": "pv", "battery-1": "battery", "car-1": "charger"}
@@ -176,6 +176,24 @@ def test_whatever_is_ordered_ends_in_one_final_receipt_and_the_same_again(comman
 def test_a_line_that_cannot_be_meant_is_named(line: str, says: str) -> None:
     with pytest.raises(ScenarioError, match=says):
         read_scenario([line], KINDS)
+
+
+def test_a_class_stands_for_the_devices_of_the_configuration() -> None:
+    lines = [
+        _line("12:00:00", command={"id": "x", "type": "IDLE", "duration_s": 60, "targets": ["class:battery", "car-1"]}),
+        _line("12:00:00", schedule={"steps": [-1_000], "targets": ["class:charger"]}),
+    ]
+    command, schedule = (event.what for event in read_scenario(lines, KINDS))
+    assert isinstance(command, CommandLine)
+    assert isinstance(schedule, ScheduleLine)
+    assert command.command.targets == ("battery-1", "car-1")
+    assert schedule.schedule.targets == ("car-1",)
+
+
+def test_a_class_of_which_there_is_none_is_named() -> None:
+    line = _line("12:00:00", command={"id": "x", "type": "IDLE", "duration_s": 60, "targets": ["class:battery"]})
+    with pytest.raises(ScenarioError, match="of which there is none"):
+        read_scenario([line], {"grid": "meter"})
 
 
 @given(st.text(max_size=80))
