@@ -39,7 +39,7 @@ from tests.agent.control.support import (
 
 
 @given(sites(), st.integers(0, 3))
-def test_clamps_that_contradict_one_another_leave_no_empty_band_and_bring_everything_to_rest(
+def test_clamps_that_contradict_one_another_leave_no_empty_band_and_wake_nothing_that_rests(
     view: SiteView, more: int
 ) -> None:
     """No import and no export by command, by contract and by wire, and setpoints both ways beside them."""

@@ -69,6 +69,23 @@ def test_a_battery_beside_the_car_takes_over() -> None:
     assert shortfall(command, view) == ""
 
 
+def test_a_battery_that_carries_it_alone_until_it_is_empty_is_foreseen_as_the_plan_lets_it() -> None:
+    """1 kWh at 4 kW is gone in a quarter of an hour; the car beside it gives no more than 2 kW from then on."""
+    command = replace(DISCHARGE, targets=("car", "battery"), power_w=4_000, end_us=START_US + HOUR_US)
+    battery = replace(
+        BATTERY,
+        capabilities=replace(capabilities(16_000, 16_000), energy_capacity_wh=10_000),
+        state_of_charge_permille=200,
+    )
+    car = replace(CAR, capabilities=capabilities(2_000, 2_000))
+    view = site(car, battery)
+    orders = make_plan(replace(view, orders=(order_of(command),))).orders
+    assert (orders["battery"].lowest_w, orders["car"].lowest_w) == (-4_000, 0)
+    said = shortfall(command, view)
+    assert said.startswith("2500 Wh of 4000 Wh are possible")
+    assert "battery is at its least charge from" in said
+
+
 def test_a_battery_that_is_too_small_for_what_the_car_charges_does_not() -> None:
     command = replace(DISCHARGE, targets=("car", "battery"))
     said = shortfall(command, site(replace(CAR, vehicle=_leaves(5, 10_000)), BATTERY))
