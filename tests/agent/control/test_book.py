@@ -98,6 +98,46 @@ def test_energy_survives_a_restart_and_a_replaced_meter() -> None:
     assert book.settle(_at(END_US)).receipts[0].delivered_energy_wh == 500
 
 
+def _off_and_on(book: Book) -> Book:
+    """As after a restart: what the store has of it."""
+    stored = {key: note for key, note in changed_notes(Book(), book).items() if note is not None}
+    restored, faults = restore(stored)
+    assert not faults
+    return restored
+
+
+@pytest.mark.parametrize("obeyed", [True, False])
+def test_what_runs_out_while_the_gateway_is_off_moves_nothing_and_ends_in_one_final_receipt(obeyed: bool) -> None:
+    order = _order("a", 1)
+    book = _admitted(Book(), order)
+    if obeyed:
+        book = book.observe({order.hash: IN_FORCE}, {"battery": Register("m", 0)}, NOW).book
+        book = book.observe({order.hash: IN_FORCE}, {"battery": Register("m", -300_000)}, NOW).book
+    later = _at(END_US + HOUR_US)
+    ended = _off_and_on(book).settle(later)
+    assert _states(ended) == [CommandState.COMPLETED if obeyed else CommandState.EXPIRED]
+    assert ended.receipts[0].delivered_energy_wh == (-300 if obeyed else None)
+    assert ended.book.candidates(later) == ()
+    assert _states(_off_and_on(ended.book).settle(later)) == []
+
+
+def test_what_was_sent_ahead_starts_on_its_time_although_the_gateway_was_off_when_it_came_near() -> None:
+    begins_us = START_US + 10 * MINUTE_US
+    book = _off_and_on(_admitted(Book(), _order("a", 1, start_us=begins_us)))
+    assert book.candidates(_at(begins_us - 1)) == ()
+    assert book.next_change_us(begins_us - 1) == begins_us
+    assert [order.command_id for order in book.candidates(_at(begins_us))] == ["a"]
+
+
+def test_a_clock_that_jumps_ahead_and_back_brings_no_ended_command_back() -> None:
+    book = _admitted(Book(), _order("a", 1))
+    ahead = book.settle(_at(END_US + HOUR_US))
+    assert len(_states(ahead)) == 1
+    back = ahead.book.settle(NOW)
+    assert _states(back) == []
+    assert back.book.candidates(NOW) == ()
+
+
 def test_energy_counts_only_while_in_force() -> None:
     order = _order("a", 1)
     waits = Outcome(in_force=False, reason="outranked")
