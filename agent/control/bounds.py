@@ -52,6 +52,8 @@ class Allowance:
     """Where the ramp begins: what commands had of it in the last plan."""
     ramp_permille: int | None = None
     """Of its rating, away from nothing, in this plan; None: at once."""
+    energy_left_wh: int | None = None
+    """Of the day, as far as is foreseen; None: any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +143,7 @@ def _allowance(settings: BoundSettings, use: Use, step_s: float, now: Now) -> Al
         sign=use.sign if most_turns is not None and turned >= most_turns else 0,
         from_w=use.commanded_w,
         ramp_permille=None if ramp is None else round(ramp * step_s),
+        energy_left_wh=None if settings.energy_per_day_wh is None else max(0, settings.energy_per_day_wh - energy_wh),
     )
 
 

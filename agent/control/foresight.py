@@ -38,6 +38,7 @@ EMPTY: Final = "is at its least charge"
 FULL: Final = "is full"
 CHARGES: Final = "charges for its departure"
 LEAVES: Final = "leaves"
+USED_UP: Final = "has moved all that the local bound lets commands move in a day"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,6 +62,8 @@ class _Store:
     must_charge: bool = False
     power_w: int = 0
     """Until now."""
+    quota_wh: float | None = None
+    """What the local bound leaves to commands today; None: any."""
 
     def range(self, now_s: float, *, gives: bool) -> Range:
         """Where it can be at this moment; a turn that has come is noted. `gives`: storage shall give power."""
@@ -90,6 +93,9 @@ class _Store:
         if self._is_full and high_w > 0:
             self.turned.setdefault(FULL, now_s)
             high_w = 0
+        if self.quota_wh is not None and self.quota_wh < GRAIN_WH and not self.must_charge:
+            self.turned.setdefault(USED_UP, now_s)
+            low_w = high_w = 0
         return Range(low_w, max(low_w, high_w), self.minimum_w)
 
     def lasts_s(self, power_w: int, now_s: float) -> float:
@@ -99,6 +105,8 @@ class _Store:
             found.append(self.above_wh * 3600 / -power_w)
         if power_w > 0 and self.below_wh is not None:
             found.append(self.below_wh * 3600 / power_w)
+        if power_w and self.quota_wh is not None and self.quota_wh >= GRAIN_WH:
+            found.append(self.quota_wh * 3600 / abs(power_w))
         if self.has_need and self.high_w > 0:
             found.append(self._turns_in_s(power_w, now_s))
         return max(LEAST_S, min(found))
@@ -108,6 +116,8 @@ class _Store:
         moved_wh = power_w * duration_s / 3600
         self.power_w = power_w
         self.need_wh -= moved_wh
+        if self.quota_wh is not None:
+            self.quota_wh -= abs(moved_wh)
         if self.above_wh is not None:
             self.above_wh += moved_wh
         if self.below_wh is not None:
@@ -232,6 +242,7 @@ def _stores(command: Command, site: SiteView) -> tuple[list[_Store], int, bool]:
         set_room(draft, site, command.price or site.spot, command.issuer)
         above_wh, below_wh = storage_wh(view, site)
         leaves_us = None if car is None else car.departure_timestamp_us
+        quota_wh = site.bounds.of(name).energy_left_wh if command.mode is Mode.SETPOINT and command.power_w else None
         stores.append(
             _Store(
                 device_id=name,
@@ -246,6 +257,7 @@ def _stores(command: Command, site: SiteView) -> tuple[list[_Store], int, bool]:
                 leaves_s=NEVER_S if leaves_us is None else (leaves_us - from_us) / 1e6,
                 turned={},
                 must_charge=draft.must_charge,
+                quota_wh=None if quota_wh is None else float(quota_wh),
             )
         )
     rest_w = command.signed_power_w

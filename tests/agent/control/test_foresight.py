@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.control.bounds import Allowance, BoundsView
 from agent.control.command import Command, CommandType, Mode, Point
 from agent.control.foresight import foresee, hardship, shortfall
 from agent.control.plan import make_plan
@@ -84,6 +85,16 @@ def test_a_battery_that_carries_it_alone_until_it_is_empty_is_foreseen_as_the_pl
     said = shortfall(command, view)
     assert said.startswith("2500 Wh of 4000 Wh are possible")
     assert "battery is at its least charge from" in said
+
+
+def test_what_the_local_bound_of_a_day_will_end_is_partial_from_the_start() -> None:
+    command = replace(DISCHARGE, targets=("battery",), power_w=4_000, end_us=START_US + HOUR_US)
+    view = site(BATTERY)
+    for left_wh, foreseen in ((1_000, "1000 Wh of 4000 Wh are possible"), (4_500, ""), (None, "")):
+        bounds = BoundsView(devices={"battery": Allowance(energy_left_wh=left_wh)})
+        said = shortfall(command, replace(view, bounds=bounds))
+        assert said.startswith(foreseen) if foreseen else said == ""
+        assert not foreseen or "the local bound lets commands move in a day" in said
 
 
 def test_a_battery_that_is_too_small_for_what_the_car_charges_does_not() -> None:
