@@ -300,6 +300,30 @@ async def test_a_wrong_pin_reaches_the_token_exactly_once(
         await token.close()
 
 
+@needs_tpm
+async def test_a_tpm_that_locked_itself_is_used_again_once_it_forgives(
+    running_tpm: SoftTpm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in running_tpm.environment.items():
+        monkeypatch.setenv(name, value)
+    running_tpm.lock_after(1, recovery_s=10_000)
+    try:
+        async with opened(running_tpm, read_pin=lambda: "wrong", ready=False) as token:
+            await reach(token, TokenState.WRONG_PIN)
+        async with opened(running_tpm, ready=False) as token:
+            await reach(token, TokenState.WRONG_PIN)
+            assert "locked itself" in token.detail
+            with pytest.raises(TokenUnavailableError):
+                await token.create_key(b"locked-out")
+            running_tpm.forgive()
+            token._custodian._next_try_s = 0.0  # minutes later
+            await token.create_key(b"locked-out")
+            assert token.state is TokenState.READY
+    finally:
+        running_tpm.forgive()
+        running_tpm.lock_after(1000, recovery_s=1)
+
+
 async def test_a_pin_that_cannot_be_read_says_why(softhsm: SoftHsm) -> None:
     def read_pin() -> str:
         raise OSError("credential token-pin is not there")

@@ -120,6 +120,7 @@ class Controller:
         self._tape = Tape(
             self._decisions,
             memory=self._memory,
+            before=lambda: self._core.count(),  # noqa: PLW0108 - the core is made below
             midway=lambda: self._core.midway,
             backlog=lambda: self._recorder.backlog,
             moment=self._moment,
@@ -423,9 +424,10 @@ class Controller:
         registers = self._fresh_registers(instant.monotonic_s) if self._core.counts_energy else {}
         for _ in range(TURNS_TO_SEND):
             await asyncio.sleep(0)
+        self._core.count()
         if sending:
             await _set_within(self._urgent, SENDING_S)
-        with self._tape.event(Kind.KEPT, Kept(registers=registers)):
+        with self._tape.event(Kind.KEPT, Kept(registers=registers), (now, instant.monotonic_s)):
             self._core.account(registers)
 
     def _look(self, now: Now, orders: tuple[Order, ...]) -> SiteView:

@@ -71,6 +71,8 @@ class Core:
         self._world = world
         self._unkept: tuple[SiteView, Plan] | None = None
         """The last plan, until the books are kept about it."""
+        self._uncounted = False
+        """The local bounds do not know of it yet."""
         self.books = Bookkeeping(world.recorder)
         self.schedules = ScheduleKeeper(world.draw)
         self.around = Surroundings(
@@ -111,14 +113,14 @@ class Core:
         self.schedules.committed(order_hash)
 
     def decide(self, now: Now) -> tuple[SiteView, Plan]:
-        """The plan of now, and what it was made from. `account` is to follow."""
-        self._unkept = None
+        """The plan of now, and what it was made from. `count` and `account` are to follow."""
+        self._unkept, self._uncounted = None, False
         self.intake.take_undecided(now)
         self.books.go_on(self.books.book.settle(now))
         view = self._world.look(now, (*self.books.book.candidates(now), *self.schedules.orders(now)))
         plan = make_plan(view)
         self._world.note(Cause.TURN, plan)
-        self._unkept = view, plan
+        self._unkept, self._uncounted = (view, plan), True
         return view, plan
 
     @property
@@ -131,12 +133,18 @@ class Core:
         """Whether `account` needs registers: while something is ordered, or a quarter under a schedule is open."""
         return (self._unkept is not None and bool(self._unkept[1].commands)) or self.schedules.counts_energy
 
+    def count(self) -> None:
+        """Count the last plan for the local bounds, unless that is done: before anything else comes."""
+        if self._uncounted and self._unkept is not None:
+            self._uncounted = False
+            self._world.recorder.submit((), self.around.notes_after(*self._unkept))
+
     def account(self, registers: Mapping[str, Register]) -> None:
         """What the last plan does to commands and schedules, by what the meters show."""
         if self._unkept is None:
             return
+        self.count()
         (view, plan), self._unkept = self._unkept, None
-        self._world.recorder.submit((), self.around.notes_after(view, plan))
         outcomes = {order_hash: command.outcome for order_hash, command in plan.commands.items()}
         self.books.adopt(self.books.book.observe(outcomes, registers, view.now))
         said = self.schedules.follow(view, plan, registers, view.spot)

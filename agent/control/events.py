@@ -26,6 +26,7 @@ from agent.control.order import Now
 from agent.control.ordered import Ordered
 from agent.control.override import Override
 from agent.control.plan import Plan
+from agent.control.recorder import UNRECORDABLE
 from agent.control.replay import ReplayWindow
 from agent.control.schedule_keeper import ScheduleMemory
 from agent.control.site import Held
@@ -286,8 +287,15 @@ _TAGS: Final[dict[bytes, type[Record]]] = {b"M": Memory, b"R": Rules, b"E": Even
 
 
 def said_bytes(said: Sequence[Statement]) -> tuple[bytes, ...]:
-    """What is compared, byte for byte. An alarm has the clock's time, which is not the event's."""
-    return tuple(statements.encode(replace(each, timestamp_us=0) if isinstance(each, Alarm) else each) for each in said)
+    """What is compared, byte for byte. An alarm has the clock's time, which is not the event's.
+
+    That a statement could not be recorded is the recorder's word, which counts them since its start.
+    """
+    return tuple(
+        statements.encode(replace(each, timestamp_us=0) if isinstance(each, Alarm) else each)
+        for each in said
+        if not (isinstance(each, Alarm) and each.code == UNRECORDABLE)
+    )
 
 
 class Encoder:

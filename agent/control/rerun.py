@@ -38,7 +38,7 @@ from agent.control.events import (
 from agent.control.feed_keeper import FeedKeeper
 from agent.control.order import Now, Order
 from agent.control.plan import Plan
-from agent.control.recorder import Recorder
+from agent.control.recorder import Recorder, fault_of
 from agent.control.site import Held, SiteView
 from agent.control.undecided import Waiting
 from agent.control.viewing import settings_view
@@ -133,6 +133,7 @@ class Rerun:
         self._said.clear()
         self._decisions.clear()
         answer = ""
+        self._core.count()
         try:
             answer = self._happen(event)
         except ControlError as error:
@@ -223,7 +224,7 @@ class _Unwritten(Recorder):
         on_committed: Callable[[], None] | None = None,
     ) -> None:
         self.waits += len(statements)
-        self._take(statements)
+        self._take([statement for statement in statements if not fault_of(statement)])
 
 
 def _status_by(capabilities: Mapping[str, Capabilities | None], name: str) -> Callable[[], DeviceStatus]:

@@ -30,6 +30,7 @@ class Tape:
         log: DecisionLog,
         *,
         memory: Callable[[bool], Memory],
+        before: Callable[[], None],
         midway: Callable[[], bool],
         backlog: Callable[[], int],
         moment: Callable[[], tuple[Now, float]],
@@ -37,10 +38,11 @@ class Tape:
     ) -> None:
         """`memory`: all that the core goes by now, told whether it continues what is noted already.
 
-        `midway`: the core is between a plan and the books about it, which no memory holds.
+        `before`: what the core has put off comes before the next event. `midway`: the core is between a plan and the
+        books about it, which no memory holds.
         """
         self._log = log
-        self._memory, self._midway, self._backlog = memory, midway, backlog
+        self._memory, self._before, self._midway, self._backlog = memory, before, midway, backlog
         self._moment, self._clock_s = moment, monotonic_s
         self._open: Noted | None = None
         self._held: dict[str, Held | None] = {}
@@ -56,6 +58,7 @@ class Tape:
     @contextmanager
     def event(self, kind: Kind, given: Given, at: tuple[Now, float] | None = None) -> Iterator[None]:
         """The core is given something."""
+        self._before()
         now, self._now_s = at or self._moment()
         try:
             if not self._log.takes(self._now_s):

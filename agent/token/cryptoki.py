@@ -27,6 +27,7 @@ from agent.token.errors import (
     KeyExistsError,
     KeyMissingError,
     KeyRefusedError,
+    PinLockedError,
     PinRefusedError,
     TokenAbsentError,
     TokenAmbiguousError,
@@ -37,7 +38,7 @@ from agent.token.keys import Curve, PublicHalf, TokenKey, name_of, public_key_de
 if TYPE_CHECKING:
     from pkcs11._pkcs11 import lib as Library  # noqa: N812
 
-_PIN_ERRORS: Final = (p11.PinIncorrect, p11.PinInvalid, p11.PinLenRange, p11.PinLocked, p11.PinExpired)
+_PIN_ERRORS: Final = (p11.PinIncorrect, p11.PinInvalid, p11.PinLenRange, p11.PinExpired)
 
 # Signing is all that these keys are for. DEFAULT leaves the attribute out of the template: a TPM refuses templates that
 # mention encryption, wrapping or derivation at all.
@@ -205,7 +206,7 @@ class Cryptoki:
 
     def _log_in(self, token: pkcs11.Token) -> pkcs11.Session:
         if token.flags & TokenFlag.USER_PIN_LOCKED:
-            raise PinRefusedError(f"token {token.label!r} has locked its PIN; its security officer must unlock it")
+            raise _locked(token)
         try:
             pin = _Pin(self._read_pin())
         except Exception as error:
@@ -226,6 +227,8 @@ class Cryptoki:
             return token.open()
         except p11.UserPinNotInitialized:
             raise PinRefusedError(f"token {token.label!r} has no user PIN yet; set one") from None
+        except p11.PinLocked:
+            raise _locked(token) from None
         except _PIN_ERRORS as error:
             self._refused_pin = mark
             raise PinRefusedError(
@@ -339,6 +342,13 @@ class Cryptoki:
             raise KeyRefusedError(f"key {name_of(key_id)}: its public half is not on the token") from None
         except (ValueError, EvidenceError) as error:
             raise KeyRefusedError(f"key {name_of(key_id)}: {error}") from error
+
+
+def _locked(token: pkcs11.Token) -> PinLockedError:
+    return PinLockedError(
+        f"token {token.label!r} takes no PIN: it has locked itself after too many wrong ones or power cuts; a TPM "
+        "opens again by itself, of others the security officer must unlock it"
+    )
 
 
 def fault_of(flag: Callable[[Attribute], bool | None]) -> str | None:

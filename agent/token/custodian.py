@@ -23,13 +23,14 @@ from agent.token.cryptoki import Cryptoki, HeldKey, TokenNames
 from agent.token.errors import (
     KeyMissingError,
     KeyRefusedError,
+    PinLockedError,
     PinRefusedError,
     TokenAbsentError,
     TokenError,
     TokenUnavailableError,
 )
 from agent.token.keys import Curve, TokenKey, check_digest, name_of
-from agent.token.recovery import CLIMBED_FOR, LONGEST_WAIT_S, Rung, next_rung, wait_after
+from agent.token.recovery import CLIMBED_FOR, LOCKED_WAIT_S, LONGEST_WAIT_S, Rung, next_rung, wait_after
 
 _log = structlog.get_logger()
 
@@ -311,7 +312,8 @@ class Custodian:
         """Set the state that an error means and the wait until the next try; gives the error for the one who asked."""
         self._held.clear()
         self._failures += 1
-        self._next_try_s = self._monotonic_s() + wait_after(self._failures)
+        locked = isinstance(error, PinLockedError)
+        self._next_try_s = self._monotonic_s() + (LOCKED_WAIT_S if locked else wait_after(self._failures))
         state = TokenState.FAULT
         if isinstance(error, TokenAbsentError):
             state = TokenState.ABSENT

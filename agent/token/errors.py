@@ -29,6 +29,11 @@ class PinRefusedError(TokenUnavailableError):
     """The PIN is wrong, locked or cannot be read. A refused PIN is never tried again: a few more lock the token."""
 
 
+class PinLockedError(PinRefusedError):
+    """The token takes no PIN at all for now, and judged none. A TPM opens by itself after its recovery time: power cuts
+    alone can bring it there, as each may count as a wrong try."""
+
+
 class KeyRefusedError(TokenError, SignerUnavailableError):
     """The token is well, and this key on it must not be used: not the pinned one, extractable, imported, ambiguous."""
 

@@ -18,6 +18,9 @@ FIRST_WAIT_S: Final = 1.0
 LONGEST_WAIT_S: Final = 30.0
 """A token that was pulled is usually put back by a person, who should not wait long to see it work."""
 
+LOCKED_WAIT_S: Final = 300.0
+"""A locked token judges no PIN, so that asking costs nothing; a TPM forgives within minutes to hours."""
+
 
 class Rung(IntEnum):
     """Each costs more than the one before, and loses more: reinitialising drops every handle of the module."""

@@ -81,6 +81,15 @@ class SoftTpm:
     def put_back(self) -> None:
         self._power_on()
 
+    def lock_after(self, tries: int, recovery_s: int) -> None:
+        """Lock itself after so many wrong tries of a PIN, of which one is forgiven after each `recovery_s`."""
+        self._run("tpm2_dictionarylockout", "--setup-parameters", f"--max-tries={tries}",
+                  f"--recovery-time={recovery_s}", "--lockout-recovery-time=1")  # fmt: skip
+
+    def forgive(self) -> None:
+        """As after the recovery time of a TPM that has locked itself."""
+        self._run("tpm2_dictionarylockout", "--clear-lockout")
+
     def close(self) -> None:
         while self._programs:
             _end(self._programs.pop())
@@ -93,8 +102,7 @@ class SoftTpm:
         self._power_on()
         # A power cut counts as a wrong try of the PIN (dictionary attack protection), and as it comes three of them
         # lock the TPM for a quarter of an hour: here power is cut every few seconds.
-        self._run("tpm2_dictionarylockout", "--setup-parameters", "--max-tries=1000", "--recovery-time=1",
-                  "--lockout-recovery-time=1")  # fmt: skip
+        self.lock_after(1000, recovery_s=1)
         self._run("tpm2_ptool", "init", "--path", str(self._store))
         # tpm2_ptool takes PINs as arguments only; these guard a simulated TPM and live as long as the test.
         self._run(

@@ -137,6 +137,7 @@ class Box:
         self.tape = Tape(
             self.log,
             memory=lambda continues: self.core.memory(config, self.wall_us, continues=continues),
+            before=lambda: self.core.count(),
             midway=lambda: self.core.midway,
             backlog=lambda: self.recorder.backlog,
             moment=lambda: (self.now(), self.now_s),

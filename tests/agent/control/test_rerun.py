@@ -17,13 +17,14 @@ from agent.control.command import Command, CommandType, Price, grid_command
 from agent.control.decision_log import MOST_WAITING, segments
 from agent.control.decisions import plan_bytes, plan_of
 from agent.control.errors import RestoreError
-from agent.control.events import Event, Kept, Kind, Memory, Message, Record, Rules, decode, given_of
+from agent.control.events import Event, Kept, Kind, Memory, Message, Record, Rules, decode, given_of, said_bytes
 from agent.control.inputs import InputClamp
 from agent.control.needing import Wish
+from agent.control.recorder import UNRECORDABLE
 from agent.control.schedule import STEP_US
 from agent.control.segments import Header, SegmentWriter, read_segment
 from agent.control.tally import Register
-from agent.evidence.statements import CommandState
+from agent.evidence.statements import Alarm, CommandState, Severity
 from proto.energysettlement.v1.device_pb2 import GridCommand
 from tests.agent.control import schedules, test_feeds
 from tests.agent.control.boxes import Box
@@ -164,6 +165,12 @@ def test_what_comes_between_a_plan_and_its_books_happens_there_again(box: Box) -
     assert found.first_difference is None
     assert found.holds
     assert (found.messages, found.not_again) == (2, 0)
+
+
+def test_of_an_alarm_all_but_its_time_is_compared_and_the_recorders_own_word_is_not() -> None:
+    alarm = Alarm(timestamp_us=7, severity=Severity.INFO, code="site.stop", subject="site", text="by me")
+    assert said_bytes([alarm]) == said_bytes([replace(alarm, timestamp_us=9)]) != said_bytes([replace(alarm, text="")])
+    assert said_bytes([replace(alarm, code=UNRECORDABLE)]) == ()
 
 
 def test_a_fault_of_the_core_in_the_midst_of_an_event_is_no_difference_afterwards(

@@ -20,12 +20,13 @@ from agent.token.custodian import PROBE_S, Custodian, TokenState
 from agent.token.errors import (
     KeyMissingError,
     KeyRefusedError,
+    PinLockedError,
     PinRefusedError,
     TokenAbsentError,
     TokenUnavailableError,
 )
 from agent.token.keys import PublicHalf
-from agent.token.recovery import LONGEST_WAIT_S
+from agent.token.recovery import LOCKED_WAIT_S, LONGEST_WAIT_S
 
 KEY = b"evidence"
 OTHER = b"device:pv-1"
@@ -220,6 +221,19 @@ def test_a_token_that_does_not_open_says_why_and_fails_fast_until_its_next_try(
 
     bench.now_s += 1.0
     bench.custodian.sign_message(KEY, b"x")
+    assert bench.state is TokenState.READY
+
+
+def test_a_token_that_locked_itself_is_asked_again_rarely_and_used_once_it_opens() -> None:
+    bench = Bench()
+    bench.token.faults["open"] = [PinLockedError("locked")] * 3
+    waits = []
+    for _ in range(3):
+        waits.append(bench.custodian.upkeep())
+        assert bench.state is TokenState.WRONG_PIN
+        bench.now_s += waits[-1]
+    assert waits == [LOCKED_WAIT_S] * 3
+    bench.custodian.upkeep()
     assert bench.state is TokenState.READY
 
 
