@@ -77,7 +77,10 @@ async def test_a_wrong_clock_is_no_trusted_time_until_the_platform_tells_it(tmp_
         wrong = ("-m", "hil_tests.rig.wrong_clock", f"{AHEAD_S:g}")
         await stage.start_site()
         await stage.start_gateway(*wrong)
-        await site.shows(lambda s: s["evidence"]["sealed"] > len(DEVICES), "readings before any platform")
+        await site.shows(
+            lambda s: all(d["power_w"] is not None for d in s["devices"]) and s["evidence"]["sealed"] > len(DEVICES),
+            "readings of every device before any platform",
+        )
         await stage.start_platform()
         told_s = time.time()
         await site.well()

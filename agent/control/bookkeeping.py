@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from agent.control.book import Book, Change
-from agent.control.notes import changed_notes, entry_key, restore
+from agent.control.notes import changed_notes, entry_key, restore, window_key
 from agent.control.order import Now
 from agent.control.recorder import Recorder
 from agent.evidence.statements import CommandReceipt
@@ -54,10 +54,12 @@ class Bookkeeping:
         restored, faults = restore(stored)
         # A command that came again meanwhile goes on with the life that it had, not with two.
         twice = restored.entries.keys() & self.book.entries.keys()
-        self._recorder.drop(twice, {entry_key(order_hash) for order_hash in twice})
+        # The replay windows are written anew, at once: those that wait to be written know of nothing before this start.
+        windows = {window_key(window) for window in self.book.windows.values()}
+        self._recorder.drop(twice, windows | {entry_key(order_hash) for order_hash in twice})
         self.book = self.book.joined(restored)
-        # The replay windows are written anew: those that wait to be written know of nothing before this start.
         self._written = replace(self.book, windows={})
+        self.write()
         return len(restored.entries), tuple(faults)
 
     def tidy(self, now: Now) -> tuple[bytes, ...]:

@@ -68,7 +68,7 @@ def changed_notes(before: Book, after: Book) -> dict[str, bytes]:
             notes[entry_key(order_hash)] = encode_entry(entry)
     for key, window in after.windows.items():
         if before.windows.get(key) != window:
-            notes[_window_key(window)] = window.encode()
+            notes[window_key(window)] = window.encode()
     for issuer in after.forgotten.keys() | before.forgotten.keys():
         hours = after.forgotten.get(issuer, {})
         if before.forgotten.get(issuer, {}) != hours:
@@ -102,7 +102,7 @@ def _worth_writing(entry: Entry) -> tuple[object, ...]:
     return (entry.receipts, entry.tally.first_us, entry.tally.closed_milliwatt_hours, accounts)
 
 
-def _window_key(window: ReplayWindow) -> str:
+def window_key(window: ReplayWindow) -> str:
     return _WINDOW + window.issuer_key.hex()[:32] + "/" + hashlib.sha256(window.audience.encode()).hexdigest()[:32]
 
 
