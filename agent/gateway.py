@@ -219,7 +219,7 @@ class Gateway:
             try:
                 await restored.mark(self._store, self._desk, self._clock.now().wall_us)
             except StoreError as error:
-                # Without the marker channels freeze, as they do for a copied card.
+                # Without the marker channels wait; the next start commits it.
                 self._problems.note("store", f"a backup was put back, and that could not be noted: {error}")
         elif self._store.restored:
             text = f"an older store is in this place; incarnation {self._store.incarnation}"

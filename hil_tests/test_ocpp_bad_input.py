@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
+import structlog
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from drivers.ocpp import charger as charger_module
+from drivers.ocpp import rpc as rpc_module
 from drivers.ocpp import server as server_module
 from hil_tests.ocpp_station import MemoryJournal, Site, Tls, meter_value, running, stamp, until
 
@@ -79,6 +82,64 @@ async def test_in_2_1_what_nobody_answers_gets_no_answer_however_bad(site: Site)
         await socket.send('[2,"h","Heartbeat",{}]')
         assert json.loads(await socket.recv())[:2] == [3, "h"]
         assert site.codes() == ["charger.bad_frame"]
+
+
+async def question(socket: ClientConnection) -> list[Any]:
+    """The next call of the gateway."""
+    while (frame := json.loads(await socket.recv()))[0] != 2:
+        pass
+    return list(frame)
+
+
+async def test_in_2_1_an_answer_that_is_none_is_refused_and_the_connection_goes_on(site: Site) -> None:
+    async with site.open(subprotocols=[Subprotocol("ocpp2.1")]) as socket:
+        await socket.send('[2,"h","Heartbeat",{}]')
+        _, message_id, action, _ = await question(socket)
+        assert action == "GetVariables"
+        await socket.send(json.dumps([3, message_id, {"getVariableResult": "all of them"}]))
+        frame = json.loads(await socket.recv())
+        assert frame[:3] == [5, message_id, "TypeConstraintViolation"]
+        assert site.codes() == ["charger.bad_frame"]
+        assert (await question(socket))[2] != "", "it is asked on"
+
+
+async def test_in_2_0_1_an_answer_that_is_none_is_told_to_nobody_on_the_wire(site: Site) -> None:
+    async with site.open() as socket:
+        await socket.send('[2,"h","Heartbeat",{}]')
+        _, message_id, _, _ = await question(socket)
+        await socket.send(json.dumps([3, message_id, {"getVariableResult": "all of them"}]))
+        assert json.loads(await socket.recv())[0] == 2
+        assert site.codes() == ["charger.bad_frame"]
+
+
+async def test_in_2_1_a_charger_that_cannot_use_our_answer_is_heard(site: Site) -> None:
+    async with site.open(subprotocols=[Subprotocol("ocpp2.1")]) as socket:
+        await socket.send('[2,"h","Heartbeat",{}]')
+        while json.loads(await socket.recv())[1] != "h":
+            pass
+        await socket.send('[5,"h","FormatViolation","what time is that?",{}]')
+        await until(lambda: "charger.answer_refused" in site.codes(), "it is heard")
+        (text,) = [text for code, _, text in site.events if code == "charger.answer_refused"]
+        assert "Heartbeat" in text
+        assert "FormatViolation" in text
+
+
+async def test_a_late_answer_is_known_as_such_and_is_no_fault(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rpc_module, "URGENT_PATIENCE_S", 0.1)
+    async with site.open() as socket:
+        await socket.send('[2,"h","Heartbeat",{}]')
+        _, message_id, _, _ = await question(socket)
+        starting = asyncio.create_task(site.server.remote_start("car-1", "APP-1"))
+        later = await question(socket)  # the one before was given up
+        assert later[2] == "RequestStartTransaction"
+        with structlog.testing.capture_logs() as logs:
+            await socket.send(json.dumps([3, message_id, {"getVariableResult": []}]))
+            await until(lambda: any(line["event"] == "ocpp_late_answer" for line in logs), "the late answer")
+        await socket.send(json.dumps([3, later[1], {"status": "Accepted"}]))
+        await starting
+        assert site.codes() == []
+        await socket.send(json.dumps([3, "nobody-asked", {}]))
+        await until(lambda: site.codes() == ["charger.bad_frame"], "an answer to nothing is one")
 
 
 async def test_nonsense_without_end_closes_that_connection_and_no_other(site: Site) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from drivers.device import Sample, SignatureVerdict
 from drivers.ocmf.keys import key_from_der
+from drivers.ocpp.measurands import EXPORT_REGISTER, IMPORT_REGISTER, QUANTITIES
+from drivers.ocpp.meter_values import Measured
 from hil_tests.ocpp_raw import AnsweredError, RawCharger, TlsSite
 from hil_tests.ocpp_station import PLAIN, V2G, meter_value, stamp, until
 from tests.drivers.ocmf.meters import BEGIN, END, Meter
@@ -74,6 +78,48 @@ async def test_j02_sampled_values_of_a_transaction_come_per_phase(site: TlsSite,
     assert await charger.ask("TransactionEvent", event) == {}
     (sample,) = site.samples
     assert (sample.power_w, sample.phase_power_w, sample.voltage_millivolts) == (3_006, (1001, 1002, 1003), 231_000)
+
+
+def wire_unit(measurand: str) -> tuple[str, int]:
+    """A unit of the specification for it, and the power of ten from that to ours."""
+    spelled = {unit: power for unit, power in QUANTITIES[measurand].exponents.items() if unit not in ("", "Wh")}
+    return next(iter(spelled.items()), ("", 0))
+
+
+async def test_j02_every_measurand_phase_place_and_unit_of_the_version_becomes_an_integer(
+    site: TlsSite, charger: RawCharger
+) -> None:
+    folder = {"ocpp2.0.1": "v201", "ocpp2.1": "v21"}[site.version]
+    schema = (files("ocpp") / folder / "schemas" / "MeterValuesRequest.json").read_bytes()
+    enums = orjson.loads(schema.removeprefix(b"\xef\xbb\xbf"))["definitions"]
+    known = enums["MeasurandEnumType"]["enum"] if "MeasurandEnumType" in enums else list(QUANTITIES)
+    places, phases = enums["LocationEnumType"]["enum"], enums["PhaseEnumType"]["enum"]
+    contexts = enums["ReadingContextEnumType"]["enum"]
+    sent: list[dict[str, Any]] = []
+    expected: set[Measured] = set()
+    for number, measurand in enumerate(known):
+        unit, power = wire_unit(measurand)
+        place, context = places[number % len(places)], contexts[number % len(contexts)]
+        # A register on one phase alone is half a register, and complained of.
+        phase = "" if measurand in (IMPORT_REGISTER, EXPORT_REGISTER) else phases[number % len(phases)]
+        # 200 of the unit, told as 2 with a multiplier: 1 where that would be more than all.
+        value, multiplier = (2, 2) if QUANTITIES[measurand].most >= 200 * 10**power else (1, 0)
+        of_unit = {"unit": unit} if unit else {}
+        sent.append({
+            "value": value, "measurand": measurand, "location": place, "context": context,
+            **({"phase": phase} if phase else {}), "unitOfMeasure": {**of_unit, "multiplier": multiplier},
+        })  # fmt: skip
+        expected.add(Measured(measurand, phase.removesuffix("-N"), place, context, value * 10 ** (multiplier + power)))
+    assert len(expected) == len(known) >= 22
+    for start in range(0, len(sent), 20):
+        part = sent[start : start + 20]
+        assert await charger.ask("MeterValues", values(*part)) == {}
+        look = site.server.chargers["CP-1"].session.evses[1].latest_look
+        assert look is not None
+        assert set(look.measured) <= expected
+        expected -= set(look.measured)
+    assert not expected
+    assert site.events == []
 
 
 @pytest.mark.parametrize(

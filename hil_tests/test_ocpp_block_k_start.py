@@ -102,6 +102,18 @@ async def test_k05_k02_the_limit_of_the_plan_follows_by_the_number_of_the_transa
     assert told["chargingProfile"]["id"] == charger.calls("RequestStartTransaction")[0]["chargingProfile"]["id"]
 
 
+async def test_k05_k02_a_stop_between_the_order_and_the_start_holds_for_the_transaction_too(
+    charger: RawCharger, site: TlsSite
+) -> None:
+    await start(site)  # with the static share, which goes before any limit that is of no transaction
+    await site.server.devices["car-1"].apply(band(0, 0))
+    before = len(charger.calls("SetChargingProfile"))
+    await charger.event("Started", 0, trigger="RemoteStart", idToken=token("APP-1", "Central"))
+    told = (await charger.hear("SetChargingProfile", before + 1))["chargingProfile"]
+    assert (told["chargingProfilePurpose"], told["transactionId"]) == ("TxProfile", "T1")
+    assert told["chargingSchedule"][0]["chargingSchedulePeriod"][0]["limit"] == 0
+
+
 @pytest.mark.parametrize(
     "answer",
     [

@@ -243,7 +243,7 @@ async def test_k11_limits_without_end_fill_no_memory_and_one_without_a_source_is
     for number in range(30):
         source = "EMS" if site.version == "ocpp2.0.1" else f"X{number}"
         await charger.ask("NotifyChargingLimit", {"chargingLimit": {"chargingLimitSource": source}, "evseId": 1})
-    assert len(site.server.chargers["CP-1"].session.evses[1].smart.external) <= 8
+    assert len(site.server.chargers["CP-1"].session.evses[1].outside.limits) <= 8
     with pytest.raises(AnsweredError) as refused:
         await charger.ask("NotifyChargingLimit", {"chargingLimit": {}})
     assert refused.value.code == "OccurrenceConstraintViolation"

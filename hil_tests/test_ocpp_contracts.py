@@ -182,6 +182,14 @@ async def test_m06_neither_a_redirection_nor_another_host_is_followed(
     assert responder.asked == 1
 
 
+async def test_m06_a_question_at_a_wrong_place_takes_the_answer_from_nobody(
+    charger: RawCharger, responder: Responder
+) -> None:
+    lost = responder.data(REVOKED, path="/elsewhere")
+    assert await charger.ask("GetCertificateStatus", {"ocspRequestData": lost}) == {"status": "Failed"}
+    assert await shown(charger, responder.data(REVOKED)) == ("Invalid", "CertificateRevoked")
+
+
 @pytest.mark.parametrize("action", ["Install", "Update"])
 async def test_m01_m02_a_contract_that_nobody_here_can_make_is_failed_in_time(charger: RawCharger, action: str) -> None:
     asked = {"iso15118SchemaVersion": "urn:iso:15118:2:2013:MsgDef", "action": action, "exiRequest": "gJgAAA=="}

@@ -5,6 +5,7 @@ Use cases: M07 GetCertificateChainStatus (2.1), C07 contracts that a car shows w
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +22,7 @@ from drivers.ocpp.revocation import Revocations
 from drivers.ocpp.tokens import SiteToken, SiteTokens
 from hil_tests.crl_parts import crl, hash_data
 from hil_tests.ocpp_raw import Authority, Payload, RawCharger, TlsSite, pem, token
-from hil_tests.ocpp_station import MemoryJournal
+from hil_tests.ocpp_station import MemoryJournal, until
 
 ROOT, STRANGER = Authority("Mobility operator root"), Authority("Somebody")
 NAME = "DEABCC12345678"
@@ -34,9 +35,12 @@ class ListServer:
         self.port = 0
         self.asked = 0
         self.lists: dict[str, bytes] = {}
+        self.waits: asyncio.Event | None = None
 
     async def answer(self, request: web.Request) -> web.Response:
         self.asked += 1
+        if self.waits is not None:
+            await self.waits.wait()
         if request.path == "/elsewhere":
             raise web.HTTPFound("/root.crl")
         if request.path not in self.lists:
@@ -127,6 +131,17 @@ async def test_m07_the_next_place_is_asked_where_the_first_has_none(charger: Raw
     assert lists.asked == 2, "a place that nobody allowed is not asked"
 
 
+async def test_m07_a_question_about_another_issuer_takes_a_list_from_nobody(
+    charger: RawCharger, lists: ListServer
+) -> None:
+    gone = contract(lists)
+    lists.lists["/root.crl"] = crl(ROOT, [gone.serial_number])
+    for _ in range(3):
+        assert await status(charger, hash_data(STRANGER.certificate, STRANGER), lists.url()) == "Failed"
+        assert await status(charger, hash_data(gone, ROOT), lists.url()) == "Revoked"
+    assert lists.asked == 1
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -180,3 +195,21 @@ async def test_c07_a_contract_in_its_issuers_list_is_refused_and_without_a_list_
     lists.lists["/root.crl"] = crl(ROOT, [shown.serial_number])
     assert await ask() == ("Invalid", "CertificateRevoked")
     assert lists.asked == 3
+
+
+async def test_c07_while_a_list_is_fetched_for_a_contract_our_own_calls_are_answered(
+    tmp_path: Path, lists: ListServer, version: str
+) -> None:
+    shown = contract(lists)
+    lists.lists["/root.crl"] = crl(ROOT, [shown.serial_number])
+    lists.waits = asyncio.Event()
+    async with make_site(tmp_path, lists, version).running() as site, site.charger() as charger:
+        charger.answers["ClearCache"] = {"status": "Accepted"}
+        await charger.ready()
+        asked = {"idToken": token(NAME, "eMAID"), "certificate": pem(shown)}
+        waiting = asyncio.create_task(charger.ask("Authorize", asked))
+        await until(lambda: lists.asked, "the list is asked for")
+        assert (await site.order("clear-cache"))["ok"], "a stop would be answered, too"
+        assert not waiting.done()
+        lists.waits.set()
+        assert (await waiting)["certificateStatus"] == "CertificateRevoked"

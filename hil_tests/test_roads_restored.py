@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from agent.roads import restored
 from agent.roads.settling import CONFLICT_NOTE
 from agent.store import Stage, Store
 from agent.store import backup as store_backup
+from agent.store.files import DATABASE
 from hil_tests.roads_parts import HandClock, reading, running, until
 from hil_tests.settling_parts import WINDOW_S, DeviceKey, Life, Platform, terms
 
@@ -23,7 +26,7 @@ def quiet(done: int, total: int) -> None:
 
 @asynccontextmanager
 async def box_with_a_past(
-    folder: Path, hand: HandClock, platform: Platform, key: DeviceKey, *, lost: int = 2
+    folder: Path, hand: HandClock, platform: Platform, key: DeviceKey, *, lost: int = 2, by_restore: bool = True
 ) -> AsyncIterator[Store]:
     """The store of a backup that was put back: two windows are settled in it, and `lost` more since, 10 Wh each."""
     state_dir, backup = folder / "state", folder / "backup.db"
@@ -36,8 +39,12 @@ async def box_with_a_past(
         await life.close_windows(lost)
         assert platform.held["pv-1"].state.import_wh == 20 + 10 * lost
     store_backup.put_back(state_dir, backup, quiet)
+    if not by_restore:
+        # As a file that was copied by hand.
+        with contextlib.closing(sqlite3.connect(state_dir / DATABASE, isolation_level=None)) as connection:
+            connection.execute("DELETE FROM property WHERE name = 'copy'")
     async with await Store.open(state_dir) as store:
-        assert store.put_back
+        assert store.put_back is by_restore
         yield store
 
 
@@ -152,10 +159,10 @@ async def test_a_state_above_the_register_freezes_is_kept_and_is_an_alarm(
         assert (key.signed, life.settling.windows_closed > closed) == (signed, True)
 
 
-async def test_without_a_marker_it_freezes_as_ever(
+async def test_a_copy_that_nobody_restored_freezes_as_ever(
     tmp_path: Path, hand: HandClock, platform: Platform, key: DeviceKey
 ) -> None:
-    async with box_with_a_past(tmp_path, hand, platform, key) as store:
+    async with box_with_a_past(tmp_path, hand, platform, key, by_restore=False) as store:
         life = Life(store, hand, platform, pv_1=key)
         await life.settling.restore()
         await life.connect()
@@ -202,4 +209,48 @@ async def test_a_second_restore_has_a_marker_of_its_own(
         await store.set_notes(await restored.done(store, "pv-1"))
         assert not await restored.is_pending(store, "pv-1")
         await restored.mark(store, life.desk, hand.wall_us + 1)
+        assert not await restored.is_pending(store, "pv-1"), "one restore has one marker"
+    store_backup.put_back(tmp_path / "state", tmp_path / "backup.db", quiet)
+    async with await Store.open(tmp_path / "state") as store:
+        await store.set_notes(await restored.done(store, "pv-1"))
+        assert await restored.is_pending(store, "pv-1"), "before its own marker, too"
+        await restored.mark(store, Life(store, hand, platform, pv_1=key).desk, hand.wall_us)
         assert await restored.is_pending(store, "pv-1")
+
+
+async def test_a_start_that_is_killed_before_the_marker_leaves_it_to_the_next(
+    tmp_path: Path, hand: HandClock, platform: Platform, key: DeviceKey
+) -> None:
+    async with box_with_a_past(tmp_path, hand, platform, key):
+        pass  # it has begun its incarnation, and dies there
+    async with await Store.open(tmp_path / "state") as store:
+        assert (store.put_back, store.restored) == (True, False)
+        life = Life(store, hand, platform, pv_1=key)
+        await life.settling.restore()
+        await life.connect()
+        await measured(life, import_wh=43)
+        await life.seal()
+        await life.settling._see_to(life.settling._devices["pv-1"], ask_again=True)
+        # Its marker could not be written yet: it neither takes over nor freezes.
+        assert life.settling._channels["pv-1"].settled != platform.held["pv-1"]
+        assert (life.settling.frozen, life.settling.windows_closed) == ({}, 2)
+    async with await Store.open(tmp_path / "state") as store:
+        life = Life(store, hand, platform, pv_1=key)
+        for _ in range(2):
+            await restored.mark(store, life.desk, hand.wall_us)
+        assert (await life.alarms()).count(restored.CODE) == 1
+        await life.settling.restore()
+        await life.connect()
+        await life.seal()
+        await life.settling._see_to(life.settling._devices["pv-1"], ask_again=True)
+        assert life.settling._channels["pv-1"].settled == platform.held["pv-1"]
+
+
+async def test_a_marker_at_the_end_of_a_long_queue_is_not_taken_for_a_signed_one(
+    tmp_path: Path, hand: HandClock, platform: Platform, key: DeviceKey
+) -> None:
+    async with box_with_a_past(tmp_path, hand, platform, key) as store:
+        life = Life(store, hand, platform, pv_1=key)
+        await life.desk.put([reading(n, at_us=hand.wall_us, import_wh=0, device_id="other") for n in range(1, 5001)])
+        await restored.mark(store, life.desk, hand.wall_us)
+        assert not await restored.is_sealed(store)

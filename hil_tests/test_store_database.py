@@ -476,3 +476,18 @@ async def test_a_second_of_fifty_devices_writes_less_than_a_kilobyte_for_each_re
     # All of it is still in the log: a frame for each page that a commit changed.
     log = (await asyncio.to_thread((store._folder / f"{DATABASE}-wal").stat)).st_size
     assert log / (seconds * devices) < 1000
+
+
+async def test_batches_that_hold_certain_kinds_and_wait_are_found_by_number(store: Store) -> None:
+    for number in range(1, 601):
+        receipts = [row(number, "", kind=2)] if number in (3, 200, 300, 599) else []
+        alarms = [row(number, "pv-1", kind=5)] if number in (4, 300) else []
+        await store.put([row(number), *receipts, *alarms])
+        await seal(store)
+    assert await store.unacknowledged_with((2, 5), 0) == [3, 4, 200, 300, 599]
+    assert await store.unacknowledged_with((2,), 3) == [200, 300, 599]
+    await store.acknowledge(store.incarnation, 299, T0_US)
+    assert await store.unacknowledged_with((2, 5), 4) == [300, 599]
+    assert await store.unacknowledged_with((2, 5), 600) == []
+    assert await store.unacknowledged_with((3,), 0) == []
+    assert await store.unacknowledged_with((2, 5), 0, incarnation=store.incarnation + 1) == []

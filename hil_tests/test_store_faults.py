@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import sqlite3
@@ -314,3 +315,21 @@ async def test_a_state_directory_that_cannot_be_used_is_named(tmp_path: Path) ->
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StoreError, match="file"):
         await Store.open(tmp_path / "file" / "state")
+
+
+async def test_a_store_that_was_closed_well_opens_on_a_disk_that_is_full_since(small_disk: Path) -> None:
+    state_dir, reserve_bytes = small_disk / "state", 512 << 10
+    async with await Store.open(state_dir, reserve_bytes=reserve_bytes) as store:
+        await store.set_note("before", b"1")
+    ballast, chunk = small_disk / "somebody-elses-file", bytes(4096)
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(chunk) == len(chunk):
+            pass
+    assert os.statvfs(small_disk).f_bavail == 0
+    async with await Store.open(state_dir, reserve_bytes=reserve_bytes) as store:
+        assert await store.note("before") == b"1"
+        await store.put([row(1, urgent=True)])
+        ballast.unlink()
+    async with await Store.open(state_dir, reserve_bytes=reserve_bytes) as store:
+        assert (await store.counts()).queued == 1
+        assert (state_dir / RESERVE).stat().st_size == reserve_bytes

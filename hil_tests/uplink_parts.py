@@ -14,6 +14,7 @@ import pytest
 from agent.clock import Clock, Instant
 from agent.config import PlatformSettings
 from agent.evidence.batch import decode_batch
+from agent.evidence.statements import Statement
 from agent.identity.csr import certificate_request
 from agent.uplink.delivery import readings_of
 from agent.uplink.mqtt_login import log_in
@@ -26,7 +27,7 @@ from hil_tests.rig.platform.enrol import Practice
 from hil_tests.rig.platform.keys import SoftwareKey
 from proto.energysettlement.v1.device_pb2 import GridCommand
 from proto.energysettlement.v1.gateway_pb2 import ChannelFrame
-from tests.agent.uplink.parts import FIRST_US, Evidence, MemoryOutbox, Row
+from tests.agent.uplink.parts import FIRST_US, Evidence, MemoryOutbox, Row, row_of
 
 NAME = "gateway-1"
 
@@ -79,7 +80,13 @@ class Gateway:
 
     def seal(self, uplink: Uplink, *device_ids: str) -> Row:
         """Seal a batch of readings into the outbox and show its readings live."""
-        row = self.evidence.row(*device_ids)
+        return self._ready(uplink, self.evidence.row(*device_ids))
+
+    def seal_statements(self, uplink: Uplink, *statements: Statement) -> Row:
+        """Seal a batch of any statements into the outbox."""
+        return self._ready(uplink, row_of(self.evidence.seal(*statements)))
+
+    def _ready(self, uplink: Uplink, row: Row) -> Row:
         self.outbox.rows.append(row)
         for telemetry in readings_of(decode_batch(row.encoded)):
             uplink.live(telemetry.device_id, telemetry)

@@ -10,6 +10,8 @@ ROOT: Final = "esp1"
 """Energy settlement platform, version 1 of this layout."""
 ALL_UP: Final = f"{ROOT}/+/+/up/#"
 """What a platform subscribes to; a part of a fleet: the partition in place of the first +."""
+UP: Final = frozenset({"state", "hello", "batch", "channel", "bid", "urgent"})
+"""What a gateway publishes on a topic of one word. Any other is of a later version, and is passed over."""
 ONLINE: Final = b"online"
 OFFLINE: Final = b"offline"
 
@@ -35,7 +37,7 @@ class GatewayTopics:
         return f"{self.base}/up/state"
 
     def up(self, frame: str) -> str:
-        """A GatewayFrame, by the name of what is in it: "hello", "batch", "channel", "bid"."""
+        """A GatewayFrame, by the name of what is in it: "hello", "batch", "channel", "bid", "urgent"."""
         return f"{self.base}/up/{frame}"
 
     def live(self, device_id: str) -> str:
@@ -59,7 +61,7 @@ class GatewayTopics:
 def parse_up(topic: str) -> tuple[str, str, str] | None:
     """(gateway id, kind, device id or "") of a topic that a gateway publishes on; None for any other."""
     match topic.split("/"):
-        case [root, partition, gateway_id, "up", ("state" | "hello" | "batch" | "channel" | "bid") as kind]:
+        case [root, partition, gateway_id, "up", kind] if kind in UP:
             device_id = ""
         case [root, partition, gateway_id, "up", "live" as kind, device_id] if device_id:
             pass

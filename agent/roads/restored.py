@@ -1,7 +1,7 @@
 """The marker of a restore: a signed alarm that a person put a backup back, and which channels it still concerns.
 
-Committed at the first start after it. A channel may take over the platform's newer state once the marker is sealed, and
-until it has been in step with the platform again.
+Committed at the first start after it, or at the next one where that was killed before. A channel may take over the
+platform's newer state once the marker is sealed, and until it has been in step with the platform again.
 """
 
 from __future__ import annotations
@@ -16,11 +16,15 @@ from agent.store import Store
 
 CODE: Final = "store.restored"
 MARKER_NOTE: Final = "restore-marker"
+MARKED_NOTE: Final = "restore-marked"
+"""The incarnation that the marker is of, in decimal."""
 DONE_NOTE: Final = "restore-done/"
 
 
 async def mark(store: Store, desk: Desk, now_us: int) -> None:
-    """Tell, signed, that the store is a backup that was put back. Raises StoreError."""
+    """Tell, signed and once, that the store is a backup that was put back. Raises StoreError."""
+    if await store.note(MARKED_NOTE) == _life(store):
+        return
     marker = Alarm(
         timestamp_us=now_us,
         severity=Severity.CRITICAL,
@@ -28,11 +32,13 @@ async def mark(store: Store, desk: Desk, now_us: int) -> None:
         subject="store",
         text=f"a backup was put back, what was sealed since is not here; incarnation {store.incarnation}",
     )
-    await desk.put([marker], {MARKER_NOTE: statements.encode(marker)})
+    await desk.put([marker], {MARKER_NOTE: statements.encode(marker), MARKED_NOTE: _life(store)})
 
 
 async def is_pending(store: Store, device_id: str) -> bool:
     """Whether a channel has not been in step since the newest restore. Raises StoreError."""
+    if await _lacks_marker(store):
+        return True
     marker = await store.note(MARKER_NOTE)
     return marker is not None and await store.note(DONE_NOTE + device_id) != _name(marker)
 
@@ -40,13 +46,22 @@ async def is_pending(store: Store, device_id: str) -> bool:
 async def is_sealed(store: Store) -> bool:
     """Whether the marker is signed. Raises StoreError."""
     marker = await store.note(MARKER_NOTE)
-    return marker is not None and all(row.encoded != marker for row in await store.queued())
+    return marker is not None and not await _lacks_marker(store) and not await store.is_queued(marker)
 
 
 async def done(store: Store, device_id: str) -> dict[str, bytes | None]:
     """Notes that end it for a channel, to be committed with what ends it. Raises StoreError."""
     marker = await store.note(MARKER_NOTE)
-    return {} if marker is None else {DONE_NOTE + device_id: _name(marker)}
+    return {} if marker is None or await _lacks_marker(store) else {DONE_NOTE + device_id: _name(marker)}
+
+
+async def _lacks_marker(store: Store) -> bool:
+    """Whether this life began with a backup, and the marker of that could not be committed yet: channels wait."""
+    return store.put_back and await store.note(MARKED_NOTE) != _life(store)
+
+
+def _life(store: Store) -> bytes:
+    return str(store.incarnation).encode()
 
 
 def _name(marker: bytes) -> bytes:

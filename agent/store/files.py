@@ -23,6 +23,8 @@ DATABASE: Final = "evidence.db"
 INCARNATION: Final = "incarnation"
 LOCK: Final = "evidence.lock"
 RESERVE: Final = "reserve"
+LEAST_FREE_BYTES: Final = 1 << 20
+"""With less, a start takes the reserve: SQLite needs room for its log before it reads anything."""
 SUSPECT: Final = "evidence.suspect"
 """Left behind when damage was met while running: the next start checks the whole file."""
 
@@ -40,7 +42,7 @@ class Prepared:
     restored: bool = False
     """This start found a backup in the place of the database, or one that is older than the incarnation file."""
     put_back: bool = False
-    """It was a backup, which a person put there."""
+    """This incarnation began with a backup, which a person put there: at this start or an earlier one."""
 
 
 class Lock:
@@ -81,6 +83,7 @@ def prepare(folder: Path, now_s: Callable[[], float] = time.time) -> Prepared:
     aside = None
     copied = False
     try:
+        _make_room(folder)
         if path.exists():
             try:
                 schema.check(path, whole=suspect.exists())
@@ -109,9 +112,17 @@ def prepare(folder: Path, now_s: Callable[[], float] = time.time) -> Prepared:
             schema.write_incarnation(path, incarnation)
             sync_folder(folder)
             _log.warning("store.new_incarnation", incarnation=incarnation, before=held or noted)
+        put_back = schema.began_as_copy(path)
     except OSError as error:
         raise StoreError(f"{folder}: {error.strerror} ({error.filename})") from error
-    return Prepared(path, incarnation, aside, restored, copied)
+    return Prepared(path, incarnation, aside, restored, put_back)
+
+
+def _make_room(folder: Path) -> None:
+    """On a disk that is full the reserve is what a start has: `Store` takes it back where it can."""
+    there = os.statvfs(folder)
+    if there.f_bavail * there.f_frsize < LEAST_FREE_BYTES:
+        (folder / RESERVE).unlink(missing_ok=True)
 
 
 def begin_after(folder: Path, incarnation: int) -> None:

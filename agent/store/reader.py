@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from operator import itemgetter
 from pathlib import Path
@@ -68,6 +68,10 @@ class Reader(Places):
             )
         ]
 
+    async def is_queued(self, encoded: bytes) -> bool:
+        """Whether a statement waits to be sealed."""
+        return bool(await self._all("SELECT 1 FROM queue WHERE encoded = ? LIMIT 1", encoded))
+
     async def last_batch(self) -> tuple[int, int, bytes] | None:
         """(incarnation, number, root) of the newest batch of this incarnation; None before its first."""
         rows = await self._all(
@@ -100,6 +104,32 @@ class Reader(Places):
         if not last:
             return []
         return await self._batches("b.incarnation = ? AND b.number BETWEEN ? AND ?", which, rows[0][0], last)
+
+    async def unacknowledged_with(
+        self, kinds: Collection[int], after_number: int, *, incarnation: int | None = None
+    ) -> list[int]:
+        """Numbers of an incarnation's (this one's) batches that nobody acknowledged, above `after_number`, in order,
+        which hold statements of these kinds (thinned or not)."""
+        which = self.incarnation if incarnation is None else incarnation
+        least = max(after_number, await self.acknowledged_number(which))
+        first = await self._all(
+            "SELECT batch FROM batch WHERE incarnation = ? AND number > ? ORDER BY number LIMIT 1", which, least
+        )
+        if not first:
+            return []
+        # With + the blocks are gone through, of which few hold any, and not all batches of the incarnation.
+        rows = await self._all(
+            "SELECT DISTINCT b.number FROM series s CROSS JOIN block k ON k.series = s.series AND k.block >= ?1 >> ?2 "
+            "CROSS JOIN batch b ON b.batch BETWEEN max(?1, k.block << ?2) AND (k.block + 1 << ?2) - 1 "
+            "CROSS JOIN span p ON p.place = (b.batch << 20 | s.series) "
+            "WHERE s.kind IN (SELECT value FROM json_each(?3)) AND +b.incarnation = ?4 AND +b.number > ?5 ORDER BY 1",
+            first[0][0],
+            BLOCK_BITS,
+            orjson.dumps(sorted(kinds)).decode(),
+            which,
+            least,
+        )
+        return [row[0] for row in rows]
 
     async def unacknowledged_incarnations(self) -> list[int]:
         """Incarnations that have unacknowledged batches, oldest first. More than one after a restored backup."""

@@ -243,14 +243,31 @@ def is_copy(path: Path) -> bool:
         raise translated(error, f"reading {path}") from error
 
 
+def began_as_copy(path: Path) -> bool:
+    """Whether the incarnation of a file began with a backup that was put back, at this start or an earlier one."""
+    try:
+        connection = sqlite3.connect(path, isolation_level=None)
+        try:
+            values = dict(connection.execute("SELECT name, value FROM property"))
+            return "incarnation" in values and values.get("put_back") == values["incarnation"]
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise translated(error, f"reading {path}") from error
+
+
 def write_incarnation(path: Path, incarnation: int) -> None:
-    """Give a file its incarnation, durably. From then on it is no copy any more."""
+    """Give a file its incarnation, durably. From then on it is no copy any more, and tells that it was one."""
     try:
         connection = sqlite3.connect(path, isolation_level=None)
         try:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("INSERT OR REPLACE INTO property VALUES ('incarnation', ?)", (incarnation,))
+            connection.execute(
+                "INSERT OR REPLACE INTO property SELECT 'put_back', ? FROM property WHERE name = 'copy'",
+                (incarnation,),
+            )
             connection.execute("DELETE FROM property WHERE name = 'copy'")
             connection.execute("COMMIT")
         finally:

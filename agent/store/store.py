@@ -67,7 +67,7 @@ class Store(Reader):
         self.restored = prepared.restored
         """This start found a backup, or an older database, in the place of the one that was: an alarm too."""
         self.put_back = prepared.put_back
-        """It was a backup, which a person put there."""
+        """This incarnation began with a backup, which a person put there: at this start or an earlier one."""
         self._counts = Counts()
         self._series = Series(())
         self._lock: files.Lock

@@ -6,6 +6,7 @@ nothing anyway. Knows nothing of PKCS#11: what it runs is given to it.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import traceback
@@ -74,13 +75,20 @@ class Owner:
         self._nudged = False
         self._busy_since_s: float | None = None
         # A daemon: a module that hangs inside a call must not keep the process from ending.
+        self._process = os.getpid()
         self._thread = threading.Thread(target=self._run, name="token-owner", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def submit(self, work: Callable[[], T], within_s: float) -> Future[T]:
-        """Queue a request. Raises TokenBusyError when the queue is full, TokenUnavailableError after `stop`."""
+        """Queue a request.
+
+        Raises TokenBusyError when the queue is full, TokenUnavailableError after `stop`, and in a fork of the process.
+        """
+        if os.getpid() != self._process:
+            # Before the lock, which a thread that is not here may hold for ever. The module's state is half a copy.
+            raise TokenUnavailableError("the token belongs to the process that opened it, and this is a fork of it")
         request = _Request(work, self._monotonic_s() + within_s, Future())
         with self._changed:
             if self._stopping:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from agent.uplink.ahead import Ahead
 from agent.uplink.bids import Bids
 from agent.uplink.errors import LinkDownError
 from agent.uplink.line import FrameLine
@@ -55,6 +56,7 @@ class GatewayLinkCall:
         listener: Listener,
         channel_frames: deque[ChannelFrame],
         bids: Bids,
+        ahead: Ahead,
         changed: asyncio.Event,
         stall_s: float,
         pace: Pace,
@@ -68,6 +70,7 @@ class GatewayLinkCall:
         self._clock = listener.clock
         self._channel_frames = channel_frames
         self._bids = bids
+        self._ahead = ahead
         self._changed = changed
         self._stall_s = stall_s
         self._pace = pace
@@ -159,15 +162,33 @@ class GatewayLinkCall:
         waiting_of = set(await self._outbox.unacknowledged_incarnations())
         waiting_of.update(each for each in await self._outbox.incarnations() if self._session.again_up_to(each))
         older = sorted(each for each in waiting_of if each < own)
+        self._ahead.begin([*older, own])
         for incarnation in [*older, own]:
             while True:
                 self._changed.clear()
-                await self._write_channel_frames()
+                await self._write_ahead(incarnation)
                 waiting = await self._write_batches(incarnation)
                 if waiting is None and incarnation != own:
                     break
                 if not waiting:
                     await self._changed.wait()
+
+    async def _write_ahead(self, incarnation: int) -> None:
+        """What does not wait behind batches; batches of `incarnation` are being sent."""
+        await self._write_channel_frames()
+        while urgent := await self._ahead.next(self._turn(incarnation)):
+            for statement in urgent:
+                frame = GatewayFrame(urgent=statement)
+                await self._line.write(frame)
+                # It waits for nobody, but a line that is paid for has carried it.
+                self._pace.sent(frame.ByteSize(), self._clock.monotonic_s())
+            await self._write_channel_frames()
+
+    def _turn(self, incarnation: int) -> tuple[int, int] | None:
+        """The batch that goes now; None: it has to wait, for room or for the line."""
+        if not self._session.has_room() or self._pace.wait_s(self._clock.monotonic_s()) > 0:
+            return None
+        return incarnation, self._session.sent_number(incarnation) + 1
 
     async def _write_channel_frames(self) -> None:
         while self._channel_frames:
@@ -181,7 +202,7 @@ class GatewayLinkCall:
             return False
         waiting = await self._next_batches(incarnation)
         for batch in waiting:
-            await self._its_turn()
+            await self._its_turn(incarnation)
             # An acknowledgement that came meanwhile may have covered it.
             if batch.number <= self._session.sent_number(incarnation):
                 continue
@@ -191,15 +212,15 @@ class GatewayLinkCall:
             self._pace.sent(len(batch.encoded), self._clock.monotonic_s())
         return True if waiting else None
 
-    async def _its_turn(self) -> None:
+    async def _its_turn(self, incarnation: int) -> None:
         """Wait as long as the cap wants it; what is not capped goes meanwhile."""
-        await self._write_channel_frames()
+        await self._write_ahead(incarnation)
         while (wait_s := self._pace.wait_s(self._clock.monotonic_s())) > 0:
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await self._changed.wait()
-            await self._write_channel_frames()
+            await self._write_ahead(incarnation)
 
     async def _next_batches(self, incarnation: int) -> Sequence[WaitingBatch]:
         sent = self._session.sent_number(incarnation)

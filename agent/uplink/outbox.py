@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 
@@ -49,6 +49,13 @@ class Outbox(Protocol):
 
     async def batches(self, from_number: int, limit: int, *, incarnation: int | None = None) -> Sequence[WaitingBatch]:
         """Batches acknowledged or not, from a number on, ascending; pruned ones are missing."""
+        ...
+
+    async def unacknowledged_with(
+        self, kinds: Collection[int], after_number: int, *, incarnation: int | None = None
+    ) -> Sequence[int]:
+        """Numbers of an incarnation's batches that nobody acknowledged, above a number, ascending, which hold
+        statements of these kinds."""
         ...
 
     async def acknowledge(self, incarnation: int, up_to_number: int, at_us: int) -> int:

@@ -20,6 +20,7 @@ from grpc import aio
 from agent.clock import Clock
 from agent.config import MQTT_SCHEME, PlatformSettings, split_address
 from agent.evidence.cose import VerifyKey
+from agent.uplink.ahead import Ahead
 from agent.uplink.backoff import Backoff
 from agent.uplink.bids import Bids
 from agent.uplink.channel import describe, escaped, open_channel
@@ -100,6 +101,7 @@ class Uplink:
         self._live = {device_id: LiveReadings() for device_id in identity.device_ids}
         self._channel_frames: deque[ChannelFrame] = deque()
         self._bids = Bids()
+        self._ahead = Ahead(outbox)
         self._changed = asyncio.Event()
         self._carrying: Carrying | None = None
         self._session: Session | None = None
@@ -125,6 +127,7 @@ class Uplink:
 
     def batch_ready(self) -> None:
         """A batch was sealed and stored."""
+        self._ahead.sealed(self._identity.incarnation)
         self._changed.set()
         if self._carrying is not None:
             self._carrying.changed.set()
@@ -280,6 +283,7 @@ class Uplink:
             listener=self._listener,
             channel_frames=self._channel_frames,
             bids=self._bids,
+            ahead=self._ahead,
             changed=self._changed,
             stall_s=self._settings.stall_s,
             pace=self._pace,

@@ -43,6 +43,8 @@ from drivers.ocpp.station import Reaction
 
 ASKS_ELSEWHERE: Final = frozenset({"Get15118EVCertificate", "GetCertificateStatus", "GetCertificateChainStatus"})
 """What is answered when others have answered, seconds later."""
+_CONTRACT: Final = frozenset({"certificate", "iso15118CertificateHashData"})
+"""What an Authorize brings of a contract, whose revocation others are asked for too."""
 LOGGED_FAULTS: Final = 3
 """Of one connection; a charger that sends nonsense sends much of it."""
 MESSAGES_PER_S: Final = 50.0
@@ -240,7 +242,7 @@ class Connection:
 
     async def _take(self, event: Event) -> None:
         match event:
-            case CallReceived() if event.action in ASKS_ELSEWHERE:
+            case CallReceived() if _asks_elsewhere(event):
                 self._later(event)
             case CallReceived():
                 await self._answer(event)
@@ -302,6 +304,10 @@ class Connection:
         self._on_trouble("charger.bad_frame", f"sent what OCPP does not allow: {fault.code}, {fault.description}")
         if fault.hopeless:
             await self._socket.close(CloseCode.PROTOCOL_ERROR, "too many bad frames in a row")
+
+
+def _asks_elsewhere(call: CallReceived) -> bool:
+    return call.action in ASKS_ELSEWHERE or (call.action == "Authorize" and not _CONTRACT.isdisjoint(call.payload))
 
 
 def _error(failed: CallFailed) -> CallError:

@@ -33,7 +33,7 @@ def count_on(
         told.append("cannot discharge over OCPP 2.0.1; discharge = v2x needs OCPP 2.1")
     if distrust is not None:
         told.append(f"not told to discharge for now: it {distrust.why}")
-    told += [limit.sentence() for limit in session.smart.external.values()]
+    told += [limit.sentence() for limit in session.outside.limits]
     can_discharge = settings.discharge == "negative_limit" or (settings.discharge == "v2x" and extended)
     if can_discharge and extended and obstacle is not None:
         told.append(f"cannot discharge: {obstacle}")

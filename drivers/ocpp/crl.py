@@ -25,6 +25,8 @@ _UNDERSTOOD: Final = frozenset(
         ExtensionOID.ISSUING_DISTRIBUTION_POINT,
     }
 )
+MOST_ISSUERS: Final = 16
+"""Whose signature on one list is remembered to be good or not: a car may bring certificates with names of others."""
 _KEYS: Final = (ec.EllipticCurvePublicKey, rsa.RSAPublicKey, ed25519.Ed25519PublicKey, ed448.Ed448PublicKey)
 
 
@@ -39,23 +41,40 @@ class RevokedList:
             start, end = self._list.last_update_utc, self._list.next_update_utc
         except UnsupportedAlgorithm as error:
             raise ValueError(f"cannot be read: {error}") from None
+        self._revoked: frozenset[int] | None = None  # serial numbers, once somebody asked
+        self._signed: dict[bytes, bool] = {}  # by fingerprint of an issuer
         end = start + LIFE_UNTOLD if end is None else end
         if start > now + AHEAD or end <= now:
             raise ValueError(f"is of {start.isoformat()} to {end.isoformat()}")
         self.until = min(end, now + LONGEST_LIFE)
 
-    def of(self, cert_id: CertId, issuers: Iterable[x509.Certificate]) -> Answer | None:
-        """What it says of a certificate; None: nothing that counts. Raises ValueError for somebody else's list."""
+    def is_of_issuer(self, cert_id: CertId) -> bool:
+        """Whether it names the issuer of that certificate as its own."""
         digest = hashes.Hash(ALGORITHMS[cert_id.algorithm]())
         digest.update(self._list.issuer.public_bytes())
-        if digest.finalize() != cert_id.issuer_name_hash:
+        return digest.finalize() == cert_id.issuer_name_hash
+
+    def of(self, cert_id: CertId, issuers: Iterable[x509.Certificate]) -> Answer | None:
+        """What it says of a certificate; None: nothing that counts. Raises ValueError for somebody else's list."""
+        if not self.is_of_issuer(cert_id):
             raise ValueError("is of another issuer")
         known = [each for each in issuers if cert_id.same_issuer(id_of(each, each, cert_id.algorithm))]
-        if known and not any(self._signed_by(each) for each in known):
+        if known and not any(self._was_signed_by(each) for each in known):
             raise ValueError("was not signed by its issuer")
-        if self._list.get_revoked_certificate_by_serial_number(cert_id.serial) is not None:
+        if self._revoked is None:
+            self._revoked = frozenset(each.serial_number for each in self._list)
+        if cert_id.serial in self._revoked:
             return Answer(b"", Word.REVOKED, self.until)
         return Answer(b"", Word.GOOD, self.until) if known and self._whole else None
+
+    def _was_signed_by(self, issuer: x509.Certificate) -> bool:
+        """Looked at once: a megabyte takes milliseconds, and whoever asks may ask all the time."""
+        name = issuer.fingerprint(hashes.SHA256())
+        if name not in self._signed:
+            if len(self._signed) >= MOST_ISSUERS:
+                self._signed.clear()
+            self._signed[name] = self._signed_by(issuer)
+        return self._signed[name]
 
     def _signed_by(self, issuer: x509.Certificate) -> bool:
         key = issuer.public_key()

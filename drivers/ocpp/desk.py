@@ -377,7 +377,7 @@ class ChargerDesk:
                     if evse.transaction is None or evse.transaction.token_id is None
                     else masked(evse.transaction.token_id),
                     "mode": evse.outside.mode.value,
-                    "limited_by": [limit.sentence() for limit in evse.smart.external.values()],
+                    "limited_by": [limit.sentence() for limit in evse.outside.limits],
                     "missing_events": sum(len(evse.sequence.missing(each)) for each in evse.sequence.with_gaps()),
                 }
                 for number, evse in session.evses.items()

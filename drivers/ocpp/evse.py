@@ -125,7 +125,7 @@ class OcppEvse:
         """See `Device.apply`. The newest order wins: one that was overtaken while it waited raises
         DeviceRefusedError, whatever the charger made of it."""
         self._order += 1
-        self._wanted = Wanted(setpoint, None, self._transaction_id)
+        self._wanted = Wanted(setpoint, None, self._transaction_id, self._monotonic_s() + setpoint.lease_s)
         await self._hold(self._wanted, self._order)
 
     async def hold_mode(self, period: Period, lease_s: float, reason: str) -> None:
@@ -139,7 +139,7 @@ class OcppEvse:
             period = replace(period, discharge_w=lowest_w)  # what is not said is not bounded
         self._order += 1
         setpoint = Setpoint(lowest_w=lowest_w, highest_w=highest_w, lease_s=lease_s, reason=reason)
-        self._wanted = Wanted(setpoint, period, self._transaction_id)
+        self._wanted = Wanted(setpoint, period, self._transaction_id, self._monotonic_s() + lease_s)
         await self._hold(self._wanted, self._order)
 
     async def release(self) -> None:
@@ -150,8 +150,9 @@ class OcppEvse:
         self._order += 1
         order = self._order
         self._forget_order()
-        for slot in (Slot.TRANSACTION, Slot.WAITING, *((Slot.PRIORITY,) if self._calls.dialect.extended else ())):
-            await self._calls.clear(slot)
+        async with self._calls.turn():
+            for slot in (Slot.TRANSACTION, Slot.WAITING, *((Slot.PRIORITY,) if self._calls.dialect.extended else ())):
+                await self._calls.clear(slot)
         if self._dead_man.found is DeadMan.REVERTS_TO_FALLBACK:
             held = await self._calls.composite(0.0, Priority.CONTROL)
             if problem := profiles.objection(held, Period(limit_w=self._settings.static_share_w)):
@@ -185,7 +186,8 @@ class OcppEvse:
         """What a transaction that is begun from here is limited to from its first moment (K05): the cap in force for
         what is left of its lease, else the static share. A discharge is not ordered of a car that has not said what it
         can."""
-        left_s, wanted = self._until_s - self._monotonic_s(), self._wanted
+        wanted = self._wanted
+        left_s = 0.0 if wanted is None else wanted.until_s - self._monotonic_s()
         dialect = replace(self._calls.dialect, per_phase=False)
         if wanted is not None and left_s > 1.0 and wanted.period is None and not wanted.takes_from_the_car:
             limit_w = profiles.limit_of(wanted.setpoint, self._settings, in_transaction=False)
@@ -238,13 +240,16 @@ class OcppEvse:
             await self._bidirectional.find_out()
 
     async def hold_again(self) -> None:
-        """After a reconnect: the band that was ordered last, for what is left of its lease. Raises as `apply` does."""
-        left_s, wanted = self._until_s - self._monotonic_s(), self._wanted
+        """After a reconnect: the band that was ordered last, for what is left of its lease; nothing while an order is
+        on its way by itself. Raises as `apply` does."""
+        if self._calls.busy:
+            return
+        wanted = self._wanted
         another = wanted is not None and wanted.transaction_id != self._transaction_id
         if wanted is not None and wanted.takes_from_the_car and (another or self.session.car.charge_now):
             # It was for the car that was there, and for as long as its driver did not want to charge (SAFETY 9).
             self._forget_order()
-        if self._wanted is not None and left_s > 1.0:
+        if self._wanted is not None and (left_s := self._wanted.until_s - self._monotonic_s()) > 1.0:
             setpoint = replace(self._wanted.setpoint, lease_s=left_s)
             await self._hold(replace(self._wanted, setpoint=setpoint), self._order)
 
@@ -257,7 +262,7 @@ class OcppEvse:
             await self._calls.refresh()
         if self._calls.dialect.extended:
             await self._bidirectional.allow_energy_transfer()
-        if self.session.smart.say_again:
+        if self.session.smart.say_again and not self._calls.busy:
             try:
                 await self.hold_again()
             except DeviceRefusedError as refusal:
@@ -402,7 +407,8 @@ class OcppEvse:
             self._charger.notice(self.device_id, "charger.disobeys", f"it {why}; it goes back to 0 W")
         lease_s = max(TAKEN_BACK_S, self._until_s - now_s)
         self._order += 1
-        self._wanted = Wanted(Setpoint(lowest_w=0, highest_w=0, lease_s=lease_s, reason=f"back to 0 W: it {why}"))
+        nothing = Setpoint(lowest_w=0, highest_w=0, lease_s=lease_s, reason=f"back to 0 W: it {why}")
+        self._wanted = Wanted(nothing, until_s=now_s + lease_s)
         await self._hold(self._wanted, self._order)
 
     async def _undone(self, why: str) -> str:

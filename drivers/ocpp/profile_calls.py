@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Final, Protocol, cast
 
 from drivers.device import DeviceRefusedError, DeviceUnreachableError, LinkState
@@ -61,6 +62,7 @@ class ProfileCalls:
         self._monotonic_s = monotonic_s
         self._holds = itertools.count(1)
         self._newest = 0
+        self._turns: set[asyncio.Timeout] = set()
         self._request_ids = itertools.count(1)
         self.heard = asyncio.Event()
         """Set by whoever passes the charger's messages on, after a ReportChargingProfiles."""
@@ -76,6 +78,32 @@ class ProfileCalls:
             per_phase=self._session.car.per_phase,
             offline_bound=self.offline_bound,
         )
+
+    @property
+    def busy(self) -> bool:
+        """An order is on its way."""
+        return bool(self._turns)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Of one order: what an older one has not sent yet is not sent any more. Else a raise that waited in the line
+        would reach the charger after the stop that overtook it. Raises DeviceRefusedError when a newer one comes."""
+        now_s = asyncio.get_running_loop().time()
+        for older in self._turns:
+            older.reschedule(now_s)
+        self._turns.clear()
+        mine = asyncio.timeout(None)
+        try:
+            async with mine:
+                self._turns.add(mine)
+                try:
+                    yield
+                finally:
+                    self._turns.discard(mine)
+        except TimeoutError:
+            if not mine.expired():
+                raise
+            raise DeviceRefusedError(f"{self._settings.device_id}: a newer order overtook this one") from None
 
     async def order(self, action: str, payload: JsonObject, priority: Priority) -> JsonObject:
         """Any request."""
@@ -123,27 +151,28 @@ class ProfileCalls:
         moving, problem = self._session.dynamic, ""
         alone = not moving.busy
         wanted = dynamic_profile(profile, period, lease_s) if moving.usable and self.dialect.extended else None
-        with moving.under_way():
-            if wanted is not None:
+        async with self.turn():
+            with moving.under_way():
+                if wanted is not None:
+                    try:
+                        given = await self._move(wanted, lease_s, until_s, priority, alone=alone)
+                        held = await self.composite(lease_s, priority)
+                        problem = objection(held, period) or flaw(held, given, self._settings)
+                    except DeviceRefusedError as refusal:
+                        problem = f"took no dynamic profile: {refusal}"
+                    else:
+                        if mine != self._newest or not problem:
+                            return held
+                moving.forget()
                 try:
-                    given = await self._move(wanted, lease_s, until_s, priority, alone=alone)
-                    held = await self.composite(lease_s, priority)
-                    problem = objection(held, period) or flaw(held, given, self._settings)
+                    await self.install(profile, priority)
                 except DeviceRefusedError as refusal:
-                    problem = f"took no dynamic profile: {refusal}"
-                else:
-                    if mine != self._newest or not problem:
-                        return held
-            moving.forget()
-            try:
-                await self.install(profile, priority)
-            except DeviceRefusedError as refusal:
-                raise NotTakenError(str(refusal)) from refusal
-            held = await self.composite(lease_s, priority)
-            # Else it was not for being dynamic: another order came in between, or somebody's profile rules.
-            if problem and alone and mine == self._newest and objection(held, period) is None:
-                self._distrust(problem)
-            return held
+                    raise NotTakenError(str(refusal)) from refusal
+                held = await self.composite(lease_s, priority)
+                # Else it was not for being dynamic: another order came in between, or somebody's profile rules.
+                if problem and alone and mine == self._newest and objection(held, period) is None:
+                    self._distrust(problem)
+                return held
 
     async def refresh(self) -> None:
         """Have the lease go on to its end where the charger has it as a dynamic profile. Raises DeviceUnreachableError;

@@ -48,6 +48,7 @@ class RemoteControl:
         if self._takes_profile:
             why = await self._objection(evse, {**request, "chargingProfile": evse.profile_to_start_with()})
             if not why:
+                evse.session.smart.start_ordered(transaction_runs=evse.session.transaction is not None)
                 return
         await self._start(evse, request)
         if why:

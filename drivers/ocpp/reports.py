@@ -150,9 +150,11 @@ class Reports:
         return ReportOutcome({"status": "UnknownVendorId"})
 
     def _firmware(self, payload: JsonObject) -> ReportOutcome:
+        """Of the charger's own (L01, L02), or of what it publishes for others (L03)."""
         status = str(payload["status"])
-        failed = [Notice("charger.firmware", f"firmware update: {quoted(status)}")] if "Fail" in status else []
-        return ReportOutcome(notices=failed)
+        wrong = "Fail" in status or "Invalid" in status  # a signature or checksum: perhaps somebody else's firmware
+        notices = [Notice("charger.firmware", f"firmware update: {quoted(status)}")] if wrong else []
+        return ReportOutcome(notices=notices)
 
 
 _HANDLERS: Final[Mapping[str, Callable[[Reports, JsonObject], ReportOutcome]]] = {
@@ -164,4 +166,5 @@ _HANDLERS: Final[Mapping[str, Callable[[Reports, JsonObject], ReportOutcome]]] =
     "NotifyCustomerInformation": Reports._customer,
     "DataTransfer": Reports._transfer,
     "FirmwareStatusNotification": Reports._firmware,
+    "PublishFirmwareStatusNotification": Reports._firmware,
 }

@@ -81,8 +81,9 @@ class Revocations:
         self._monotonic_s = monotonic_s
         self._wall_us = wall_us
         self._kept: OrderedDict[CertId, Answer] = OrderedDict()
-        self._failed_s: OrderedDict[CertId, float] = OrderedDict()
-        self._under_way: dict[CertId, asyncio.Task[Answer | None]] = {}
+        # By place too: a charger that names a wrong one takes no answer from the others.
+        self._failed_s: OrderedDict[tuple[CertId, str], float] = OrderedDict()
+        self._under_way: dict[tuple[CertId, str], asyncio.Task[Answer | None]] = {}
 
     async def recall(self) -> None:
         """Go on with the answers that were kept; damaged ones are asked for anew."""
@@ -147,14 +148,15 @@ class Revocations:
         known = self._kept.get(cert_id)
         if known is not None and known.until > self._now():
             return known
-        task = self._under_way.get(cert_id)
+        question = cert_id, url
+        task = self._under_way.get(question)
         if task is None:
-            failed_s = self._failed_s.get(cert_id)
+            failed_s = self._failed_s.get(question)
             again = failed_s is None or self._monotonic_s() - failed_s >= AGAIN_S
             if not again or not _allowed(url, self._hosts) or len(self._under_way) >= MOST_UNDER_WAY:
                 return None
-            task = self._under_way[cert_id] = asyncio.create_task(self._get(cert_id, url))
-            task.add_done_callback(lambda _: self._under_way.pop(cert_id, None))
+            task = self._under_way[question] = asyncio.create_task(self._get(cert_id, url))
+            task.add_done_callback(lambda _: self._under_way.pop(question, None))
         done, _ = await asyncio.wait([task], timeout=ANSWER_S)
         return task.result() if done and not task.cancelled() else None
 
@@ -169,11 +171,11 @@ class Revocations:
             answer = read_answer(await self._fetch(url, request_for(cert_id)), cert_id, self._now())
         except (OSError, ValueError, TimeoutError) as error:
             _log.info("ocsp_no_answer", host=urlsplit(url).netloc, problem=str(error)[:200])
-            self._failed_s[cert_id] = self._monotonic_s()
+            self._failed_s[cert_id, url] = self._monotonic_s()
             while len(self._failed_s) > MOST_KEPT:
                 self._failed_s.popitem(last=False)
             return None
-        self._failed_s.pop(cert_id, None)
+        self._failed_s.pop((cert_id, url), None)
         self._kept[cert_id] = answer
         self._kept.move_to_end(cert_id)
         while len(self._kept) > MOST_KEPT:

@@ -23,10 +23,10 @@ FetchList = Callable[[str], Awaitable[bytes]]
 """GETs a URL; the response's body, of a bounded size. Raises OSError or ValueError."""
 
 MOST_KEPT: Final = 8
-"""Lists: up to a megabyte each."""
+"""Lists: up to a megabyte each, and as much again for their serial numbers."""
 MOST_UNDER_WAY: Final = 2
 ANSWER_S: Final = 3.0
-"""A charger waits so long; the list is fetched to its end, for the next question."""
+"""A charger waits so long, however many places it names; a list is fetched to its end, for the next question."""
 AGAIN_S: Final = 60.0
 """Before a place that had no list is asked for it again."""
 
@@ -50,17 +50,21 @@ class RevocationLists:
         self._now = now
         self._monotonic_s = monotonic_s
         self._kept: OrderedDict[str, RevokedList] = OrderedDict()
+        self._fetched_s: OrderedDict[str, float] = OrderedDict()
         self._failed_s: OrderedDict[str, float] = OrderedDict()
         self._under_way: dict[str, asyncio.Task[RevokedList | None]] = {}
 
     async def ask(self, cert_id: CertId, urls: Collection[str], issuers: Iterable[x509.Certificate]) -> Answer | None:
         """What the first list that can be had says of a certificate, within ANSWER_S; None: nothing that counts."""
-        known = tuple(issuers)
-        for url in urls:
-            if not self._allowed(url):
-                continue
-            revoked = await self._list(url)
+        known, places = tuple(issuers), [url for url in urls if self._allowed(url)]
+        until_s = self._monotonic_s() + ANSWER_S
+        for number, url in enumerate(places):
+            # One that says nothing leaves time for those after it.
+            revoked = await self._list(url, (until_s - self._monotonic_s()) / (len(places) - number))
             if revoked is None:
+                continue
+            if not revoked.is_of_issuer(cert_id):
+                self._doubt(url)
                 continue
             try:
                 return revoked.of(cert_id, known)
@@ -70,7 +74,13 @@ class RevocationLists:
                 _put(self._failed_s, url, self._monotonic_s())
         return None
 
-    async def _list(self, url: str) -> RevokedList | None:
+    def _doubt(self, url: str) -> None:
+        """Of a list that is not of the issuer who was asked about: the question is wrong, or the list is. So nobody's
+        question takes a good list from the others, and a wrong one is fetched anew in a while."""
+        if self._monotonic_s() - self._fetched_s.get(url, 0.0) >= AGAIN_S:
+            self._kept.pop(url, None)
+
+    async def _list(self, url: str, patience_s: float) -> RevokedList | None:
         kept = self._kept.get(url)
         if kept is not None and kept.until > self._now():
             return kept
@@ -82,7 +92,7 @@ class RevocationLists:
                 return None
             task = self._under_way[url] = asyncio.create_task(self._get(url))
             task.add_done_callback(lambda _: self._under_way.pop(url, None))
-        done, _ = await asyncio.wait([task], timeout=ANSWER_S)
+        done, _ = await asyncio.wait([task], timeout=patience_s)
         return task.result() if done and not task.cancelled() else None
 
     async def _get(self, url: str) -> RevokedList | None:
@@ -94,6 +104,7 @@ class RevocationLists:
             return None
         self._failed_s.pop(url, None)
         _put(self._kept, url, revoked)
+        _put(self._fetched_s, url, self._monotonic_s())
         return revoked
 
 

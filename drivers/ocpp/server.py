@@ -65,7 +65,7 @@ class OcppServer:
     charger.meter_values, charger.register_back, charger.dead_man, charger.disobeys, charger.external_limit,
     charger.security_event, charger.memory, charger.listen, charger.meter_key, charger.signed_value_wrong,
     charger.signed_value_unverifiable, charger.signed_value_differs, charger.signed_values_left_out,
-    charger.signed_session, charger.meter_status, charger.dynamic_profile.
+    charger.signed_session, charger.meter_status, charger.dynamic_profile, charger.firmware.
     """
 
     def __init__(

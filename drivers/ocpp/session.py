@@ -278,6 +278,7 @@ class EvseSession:
         if current is None:
             current = Transaction(transaction_id=transaction_id)
             outcome.changed = True
+            self.smart.transaction_began()
         ends = event["triggerReason"] in _ENDING
         if current.token_id is None and token_id is not None and not ends:  # a later token may be the one that ends it
             current.token_id = token_id

@@ -311,8 +311,7 @@ class StationSession:
         message = cast(NotifyChargingLimit, payload)
         reaction = Reaction(answer={})
         for evse in self._meant(message.get("evseId"), reaction):
-            evse.outside.limited(message, now.wall_us)
-            limit, news = evse.smart.limited(message)
+            limit, news = evse.outside.limited(message, now.wall_us)
             if news:
                 text = f"{evse.settings.device_id}: {limit.sentence()}"
                 reaction.notices.append(Notice("charger.external_limit", text))
@@ -322,8 +321,7 @@ class StationSession:
         message = cast(ClearedChargingLimit, payload)
         reaction = Reaction(answer={})
         for evse in self._meant(message.get("evseId"), reaction):
-            evse.outside.cleared(message["chargingLimitSource"])
-            if evse.smart.cleared(message["chargingLimitSource"]):
+            if evse.outside.cleared(message["chargingLimitSource"]):
                 text = f"{evse.settings.device_id}: {quoted(message['chargingLimitSource'], 20)} limits it no longer"
                 reaction.notices.append(Notice("charger.external_limit", text))
         return reaction
@@ -430,9 +428,8 @@ _HANDLERS: Final[Mapping[str, _Handler]] = {
 }
 
 _FIXED_ANSWERS: Final[Mapping[str, JsonObject]] = {
-    # Reports and notices that need no more than to be taken.
+    # A report that needs no more than to be taken.
     "NotifyDisplayMessages": {},
-    "PublishFirmwareStatusNotification": {},
     # Questions with an honest no.
     # Where responders may be asked, `revocation` knows better.
     "GetCertificateStatus": {"status": "Failed"},

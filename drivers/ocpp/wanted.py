@@ -17,6 +17,8 @@ class Wanted:
     """In OCPP 2.1's own words, where it was ordered so."""
     transaction_id: str | None = None
     """That ran when it was ordered."""
+    until_s: float = 0.0
+    """End of its lease, monotonic: it is not told again beyond that, whatever the charger may still hold of others."""
 
     @property
     def takes_from_the_car(self) -> bool:

@@ -77,6 +77,9 @@ class Audit:
         self.windows: defaultdict[str, list[SettlementWindow]] = defaultdict(list)
         self.window_statements: defaultdict[str, list[bytes]] = defaultdict(list)
         self.alarms: list[Alarm] = []
+        self._ahead: set[tuple[int, int, int]] = set()
+        """(incarnation, batch, index) of statements that came ahead of their batch: counted once."""
+        self._roots_ahead: dict[tuple[int, int], bytes] = {}
         self.batches_repeated = 0
         self.batches_rejected = 0
         self.receipts_verified = 0
@@ -113,6 +116,7 @@ class Audit:
                     f"equivocation: batch {batch.identity.number} of incarnation {batch.identity.incarnation} "
                     "was delivered before with another content"
                 )
+            self._check_root((batch.identity.incarnation, batch.identity.number), batch.root)
         except EvidenceError:
             self.batches_rejected += 1
             raise
@@ -126,9 +130,44 @@ class Audit:
         """Enter a batch that `check_batch` gave and the book has. Returns what contradicts earlier evidence."""
         self._batches[batch.identity.incarnation, batch.identity.number] = batch.sealed.hash
         self.position = batch.position
-        for statement in batch.statements:
+        for statement in self.news(batch):
             self._take_statement(statement)
         return self._witness.see_batch(batch)
+
+    def news(self, batch: VerifiedBatch) -> list[VerifiedStatement]:
+        """What of a batch has not come ahead of it."""
+        return [each for each in batch.statements if _place(each) not in self._ahead]
+
+    def check_urgent(self, statement: bytes, receipt: bytes) -> VerifiedStatement | None:
+        """Verify a statement that came ahead of its batch; None: it is here already, by itself or in its batch.
+
+        Raises EvidenceError and counts the rejection.
+        """
+        try:
+            verified = self.verifier.verify_receipt(receipt, statement)
+            if not isinstance(verified.statement, CommandReceipt | Alarm):
+                raise ProofError("urgent statement: neither a command receipt nor an alarm")
+            place = _place(verified)
+            self._check_root(place[:2], verified.root)
+        except EvidenceError:
+            self.receipts_rejected += 1
+            raise
+        self.receipts_verified += 1
+        return None if place in self._ahead or place[:2] in self._batches else verified
+
+    def _check_root(self, batch: tuple[int, int], root: bytes) -> None:
+        if self._roots_ahead.get(batch, root) != root:
+            raise ProofError(
+                f"equivocation: batch {batch[1]} of incarnation {batch[0]} has another root than the statements that "
+                "came ahead of it"
+            )
+
+    def take_urgent(self, verified: VerifiedStatement) -> None:
+        """Enter what `check_urgent` gave and the book has."""
+        place = _place(verified)
+        self._ahead.add(place)
+        self._roots_ahead[place[:2]] = verified.root
+        self._take_statement(verified)
 
     def _take_statement(self, verified: VerifiedStatement) -> None:
         statement = verified.statement
@@ -191,3 +230,7 @@ class Audit:
         ranges = self.devices[device_id].ranges()
         newest = [run for run in ranges if run[0] == ranges[-1][0]]
         return newest[0][2] if newest and newest[0][1] == 1 else 0
+
+
+def _place(verified: VerifiedStatement) -> tuple[int, int, int]:
+    return verified.batch.incarnation, verified.batch.number, verified.index

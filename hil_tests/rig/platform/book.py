@@ -18,6 +18,8 @@ class Kind(StrEnum):
     """A sealed batch in wire form."""
     READING = "reading"
     """A DeviceTelemetry that was carried by a device's stream (without GatewayLink)."""
+    URGENT = "urgent"
+    """An UrgentStatement, which came ahead of its batch."""
     COMMAND = "command"
     """A GridCommand; the note is the order that it was made from, JSON."""
     CHANNEL = "channel"

@@ -106,6 +106,8 @@ class BrokerService:
                     self._publish(gateway_id, PlatformFrame(acknowledgement=acknowledgement))
             case "channel":
                 self._platform.take_channel(gateway_id, frame.channel)
+            case "urgent":
+                self._platform.take_urgent(gateway_id, frame.urgent)
             case "bid":
                 self._platform.take_bid(gateway_id, frame.bid)
 

@@ -14,7 +14,7 @@ from agent.control.errors import CommandFormatError
 from agent.evidence.acknowledgement import Acknowledgement, prepare
 from agent.evidence.errors import EvidenceError
 from agent.evidence.statements import Alarm, CommandReceipt, SettlementWindow
-from agent.evidence.verify import Equivocation, VerifiedBatch
+from agent.evidence.verify import Equivocation, VerifiedBatch, VerifiedStatement
 from agent.ledger.errors import ChannelError
 from hil_tests.rig.platform.audit import Audit
 from hil_tests.rig.platform.book import Book, Entry, Kind
@@ -29,6 +29,7 @@ from proto.energysettlement.v1.gateway_pb2 import (
     FlexibilityBid,
     GatewayHello,
     PlatformFrame,
+    UrgentStatement,
     Welcome,
 )
 
@@ -81,6 +82,10 @@ class Platform:
                     audit.take_batch(audit.check_batch(entry.octets))
                 case Kind.READING:
                     audit.take_telemetry(audit.check_telemetry(DeviceTelemetry.FromString(entry.octets)), carried=True)
+                case Kind.URGENT:
+                    urgent = UrgentStatement.FromString(entry.octets)
+                    if (ahead := audit.check_urgent(urgent.statement, urgent.receipt)) is not None:
+                        audit.take_urgent(ahead)
                 case Kind.COMMAND:
                     self._issued[entry.gateway_id].append(Issued.restore(entry.octets, entry.note))
                 case Kind.CHANNEL:
@@ -105,10 +110,24 @@ class Platform:
             audit.batches_repeated += 1
         else:
             self._write(Kind.BATCH, gateway_id, encoded)
+            news = audit.news(batch)
             self._note_contradictions(gateway_id, audit.take_batch(batch), encoded)
-            self._tell(gateway_id, batch)
+            self._tell(gateway_id, batch, news)
             self._send_channel(gateway_id, self._channels[gateway_id].windows_arrived())
         return self._acknowledgement(audit) if self.acknowledging else None
+
+    def take_urgent(self, gateway_id: str, urgent: UrgentStatement) -> None:
+        """Verify and write what comes ahead of its batch; nothing is acknowledged by it. Raises EvidenceError."""
+        audit = self.audits[gateway_id]
+        try:
+            verified = audit.check_urgent(urgent.statement, urgent.receipt)
+        except EvidenceError as error:
+            self._conflict(gateway_id, str(error), urgent.SerializeToString())
+            raise
+        if verified is not None:
+            self._write(Kind.URGENT, gateway_id, urgent.SerializeToString())
+            audit.take_urgent(verified)
+            self._tell_statement(gateway_id, verified)
 
     def _acknowledgement(self, audit: Audit) -> bytes:
         position = audit.position
@@ -161,7 +180,7 @@ class Platform:
         self._conflicts[gateway_id].append(text)
         self._say({"event": "conflict", "gateway_id": gateway_id, "text": text})
 
-    def _tell(self, gateway_id: str, batch: VerifiedBatch) -> None:
+    def _tell(self, gateway_id: str, batch: VerifiedBatch, news: list[VerifiedStatement]) -> None:
         self._say(
             {
                 "event": "batch",
@@ -171,27 +190,30 @@ class Platform:
                 "leaves": batch.identity.leaf_count,
             }
         )
-        for verified in batch.statements:
-            match verified.statement:
-                case CommandReceipt() as receipt:
-                    self._say({"event": "command_receipt", "gateway_id": gateway_id, **receipt_json(receipt)})
-                case SettlementWindow() as window:
-                    self._say(
-                        {
-                            "event": "window",
-                            "gateway_id": gateway_id,
-                            "device_id": window.device_id,
-                            "start_us": window.window_start_us,
-                            "end_us": window.window_end_us,
-                            "net_energy_wh": window.net_energy_wh,
-                            "readings": window.reading_count,
-                            "quality": int(window.quality),
-                        }
-                    )
-                case Alarm() as alarm:
-                    self._say({"event": "alarm", "gateway_id": gateway_id, **alarm_json(alarm)})
-                case _:
-                    pass
+        for verified in news:
+            self._tell_statement(gateway_id, verified)
+
+    def _tell_statement(self, gateway_id: str, verified: VerifiedStatement) -> None:
+        match verified.statement:
+            case CommandReceipt() as receipt:
+                self._say({"event": "command_receipt", "gateway_id": gateway_id, **receipt_json(receipt)})
+            case SettlementWindow() as window:
+                self._say(
+                    {
+                        "event": "window",
+                        "gateway_id": gateway_id,
+                        "device_id": window.device_id,
+                        "start_us": window.window_start_us,
+                        "end_us": window.window_end_us,
+                        "net_energy_wh": window.net_energy_wh,
+                        "readings": window.reading_count,
+                        "quality": int(window.quality),
+                    }
+                )
+            case Alarm() as alarm:
+                self._say({"event": "alarm", "gateway_id": gateway_id, **alarm_json(alarm)})
+            case _:
+                pass
 
     # Channels
 

@@ -91,6 +91,11 @@ class LinkService(GatewayLinkServicer):
                     self._platform.take_channel(gateway_id, frame.channel)
                 except ChannelError as error:
                     return f"channel frame refused: {error}"
+            case "urgent":
+                try:
+                    self._platform.take_urgent(gateway_id, frame.urgent)
+                except EvidenceError as error:
+                    return f"urgent statement refused: {error}"
             case "bid":
                 self._platform.take_bid(gateway_id, frame.bid)
             case "hello":

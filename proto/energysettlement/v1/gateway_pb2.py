@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from proto.energysettlement.v1 import device_pb2 as proto_dot_energysettlement_dot_v1_dot_device__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'proto/energysettlement/v1/gateway.proto\x12\x13\x65nergysettlement.v1\x1a&proto/energysettlement/v1/device.proto\"\xe8\x01\n\x0cGatewayFrame\x12\x32\n\x05hello\x18\x01 \x01(\x0b\x32!.energysettlement.v1.GatewayHelloH\x00\x12\x31\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32 .energysettlement.v1.SealedBatchH\x00\x12\x34\n\x07\x63hannel\x18\x03 \x01(\x0b\x32!.energysettlement.v1.ChannelFrameH\x00\x12\x32\n\x03\x62id\x18\x04 \x01(\x0b\x32#.energysettlement.v1.FlexibilityBidH\x00\x42\x07\n\x05\x66rame\"\xf3\x01\n\rPlatformFrame\x12/\n\x07welcome\x18\x01 \x01(\x0b\x32\x1c.energysettlement.v1.WelcomeH\x00\x12\x19\n\x0f\x61\x63knowledgement\x18\x02 \x01(\x0cH\x00\x12\x34\n\x07\x63hannel\x18\x03 \x01(\x0b\x32!.energysettlement.v1.ChannelFrameH\x00\x12\x33\n\x07\x63ommand\x18\x04 \x01(\x0b\x32 .energysettlement.v1.GridCommandH\x00\x12\x12\n\x08schedule\x18\x05 \x01(\x0cH\x00\x12\x0e\n\x04\x66\x65\x65\x64\x18\x06 \x01(\x0cH\x00\x42\x07\n\x05\x66rame\"\xab\x01\n\x0cGatewayHello\x12\x12\n\ngateway_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\x0c\x12\x18\n\x10software_version\x18\x04 \x01(\t\x12\x12\n\ndevice_ids\x18\x05 \x03(\t\x12\x19\n\x11next_batch_number\x18\x06 \x01(\x04\x12\x18\n\x10identity_history\x18\x07 \x01(\x0c\"\x86\x01\n\x07Welcome\x12\x13\n\x0bplatform_id\x18\x01 \x01(\t\x12\x18\n\x10platform_time_us\x18\x02 \x01(\x03\x12\x1a\n\x12reconnect_after_ms\x18\x03 \x01(\r\x12\x30\n\x04held\x18\x04 \x01(\x0b\x32\".energysettlement.v1.BatchPosition\":\n\rBatchPosition\x12\x13\n\x0bincarnation\x18\x01 \x01(\x04\x12\x14\n\x0c\x62\x61tch_number\x18\x02 \x01(\x04\"\x1d\n\x0bSealedBatch\x12\x0e\n\x06sealed\x18\x01 \x01(\x0c\"\xd1\x03\n\x0e\x46lexibilityBid\x12\x15\n\raggregator_id\x18\x01 \x01(\t\x12\x19\n\x11\x66leet_capacity_kw\x18\x02 \x01(\x02\x12\x1f\n\x17ramp_up_rate_kw_per_min\x18\x03 \x01(\x02\x12!\n\x19ramp_down_rate_kw_per_min\x18\x04 \x01(\x02\x12 \n\x13min_state_of_charge\x18\x05 \x01(\x02H\x00\x88\x01\x01\x12 \n\x13max_state_of_charge\x18\x06 \x01(\x02H\x01\x88\x01\x01\x12\x19\n\x11\x62id_price_per_mwh\x18\x07 \x01(\x02\x12\x14\n\x0c\x62id_currency\x18\x08 \x01(\t\x12$\n\x1c\x61vailability_window_start_us\x18\t \x01(\x03\x12\"\n\x1a\x61vailability_window_end_us\x18\n \x01(\x03\x12\x13\n\x0bpower_up_kw\x18\x0b \x01(\x02\x12\x15\n\rpower_down_kw\x18\x0c \x01(\x02\x12\x15\n\renergy_up_kwh\x18\r \x01(\x02\x12\x17\n\x0f\x65nergy_down_kwh\x18\x0e \x01(\x02\x42\x16\n\x14_min_state_of_chargeB\x16\n\x14_max_state_of_charge\"\xbc\x02\n\x0c\x43hannelFrame\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x12\n\nchannel_id\x18\x02 \x01(\x0c\x12>\n\x0breestablish\x18\x03 \x01(\x0b\x32\'.energysettlement.v1.ChannelReestablishH\x00\x12\x38\n\x08proposal\x18\x04 \x01(\x0b\x32$.energysettlement.v1.ChannelProposalH\x00\x12H\n\x10\x63ountersignature\x18\x05 \x01(\x0b\x32,.energysettlement.v1.ChannelCountersignatureH\x00\x12\x36\n\x07refusal\x18\x06 \x01(\x0b\x32#.energysettlement.v1.ChannelRefusalH\x00\x42\t\n\x07\x63ontent\"\xa2\x01\n\x12\x43hannelReestablish\x12\r\n\x05nonce\x18\x01 \x01(\x0c\x12\x11\n\tis_answer\x18\x02 \x01(\x08\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\r\n\x05state\x18\x05 \x01(\x0c\x12\x19\n\x11gateway_signature\x18\x06 \x01(\x0c\x12\x1a\n\x12platform_signature\x18\x07 \x01(\x0c\";\n\x0f\x43hannelProposal\x12\r\n\x05state\x18\x01 \x01(\x0c\x12\x19\n\x11gateway_signature\x18\x02 \x01(\x0c\"k\n\x17\x43hannelCountersignature\x12\x13\n\x0bincarnation\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12\x1a\n\x12platform_signature\x18\x04 \x01(\x0c\"V\n\x0e\x43hannelRefusal\x12\x13\n\x0bincarnation\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12\x0e\n\x06reason\x18\x04 \x01(\t2c\n\x0bGatewayLink\x12T\n\x07\x43onnect\x12!.energysettlement.v1.GatewayFrame\x1a\".energysettlement.v1.PlatformFrame(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'proto/energysettlement/v1/gateway.proto\x12\x13\x65nergysettlement.v1\x1a&proto/energysettlement/v1/device.proto\"\xa0\x02\n\x0cGatewayFrame\x12\x32\n\x05hello\x18\x01 \x01(\x0b\x32!.energysettlement.v1.GatewayHelloH\x00\x12\x31\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32 .energysettlement.v1.SealedBatchH\x00\x12\x34\n\x07\x63hannel\x18\x03 \x01(\x0b\x32!.energysettlement.v1.ChannelFrameH\x00\x12\x32\n\x03\x62id\x18\x04 \x01(\x0b\x32#.energysettlement.v1.FlexibilityBidH\x00\x12\x36\n\x06urgent\x18\x05 \x01(\x0b\x32$.energysettlement.v1.UrgentStatementH\x00\x42\x07\n\x05\x66rame\"\xf3\x01\n\rPlatformFrame\x12/\n\x07welcome\x18\x01 \x01(\x0b\x32\x1c.energysettlement.v1.WelcomeH\x00\x12\x19\n\x0f\x61\x63knowledgement\x18\x02 \x01(\x0cH\x00\x12\x34\n\x07\x63hannel\x18\x03 \x01(\x0b\x32!.energysettlement.v1.ChannelFrameH\x00\x12\x33\n\x07\x63ommand\x18\x04 \x01(\x0b\x32 .energysettlement.v1.GridCommandH\x00\x12\x12\n\x08schedule\x18\x05 \x01(\x0cH\x00\x12\x0e\n\x04\x66\x65\x65\x64\x18\x06 \x01(\x0cH\x00\x42\x07\n\x05\x66rame\"\xab\x01\n\x0cGatewayHello\x12\x12\n\ngateway_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\x0c\x12\x18\n\x10software_version\x18\x04 \x01(\t\x12\x12\n\ndevice_ids\x18\x05 \x03(\t\x12\x19\n\x11next_batch_number\x18\x06 \x01(\x04\x12\x18\n\x10identity_history\x18\x07 \x01(\x0c\"\x86\x01\n\x07Welcome\x12\x13\n\x0bplatform_id\x18\x01 \x01(\t\x12\x18\n\x10platform_time_us\x18\x02 \x01(\x03\x12\x1a\n\x12reconnect_after_ms\x18\x03 \x01(\r\x12\x30\n\x04held\x18\x04 \x01(\x0b\x32\".energysettlement.v1.BatchPosition\":\n\rBatchPosition\x12\x13\n\x0bincarnation\x18\x01 \x01(\x04\x12\x14\n\x0c\x62\x61tch_number\x18\x02 \x01(\x04\"\x1d\n\x0bSealedBatch\x12\x0e\n\x06sealed\x18\x01 \x01(\x0c\"5\n\x0fUrgentStatement\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x0f\n\x07receipt\x18\x02 \x01(\x0c\"\xd1\x03\n\x0e\x46lexibilityBid\x12\x15\n\raggregator_id\x18\x01 \x01(\t\x12\x19\n\x11\x66leet_capacity_kw\x18\x02 \x01(\x02\x12\x1f\n\x17ramp_up_rate_kw_per_min\x18\x03 \x01(\x02\x12!\n\x19ramp_down_rate_kw_per_min\x18\x04 \x01(\x02\x12 \n\x13min_state_of_charge\x18\x05 \x01(\x02H\x00\x88\x01\x01\x12 \n\x13max_state_of_charge\x18\x06 \x01(\x02H\x01\x88\x01\x01\x12\x19\n\x11\x62id_price_per_mwh\x18\x07 \x01(\x02\x12\x14\n\x0c\x62id_currency\x18\x08 \x01(\t\x12$\n\x1c\x61vailability_window_start_us\x18\t \x01(\x03\x12\"\n\x1a\x61vailability_window_end_us\x18\n \x01(\x03\x12\x13\n\x0bpower_up_kw\x18\x0b \x01(\x02\x12\x15\n\rpower_down_kw\x18\x0c \x01(\x02\x12\x15\n\renergy_up_kwh\x18\r \x01(\x02\x12\x17\n\x0f\x65nergy_down_kwh\x18\x0e \x01(\x02\x42\x16\n\x14_min_state_of_chargeB\x16\n\x14_max_state_of_charge\"\xbc\x02\n\x0c\x43hannelFrame\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x12\n\nchannel_id\x18\x02 \x01(\x0c\x12>\n\x0breestablish\x18\x03 \x01(\x0b\x32\'.energysettlement.v1.ChannelReestablishH\x00\x12\x38\n\x08proposal\x18\x04 \x01(\x0b\x32$.energysettlement.v1.ChannelProposalH\x00\x12H\n\x10\x63ountersignature\x18\x05 \x01(\x0b\x32,.energysettlement.v1.ChannelCountersignatureH\x00\x12\x36\n\x07refusal\x18\x06 \x01(\x0b\x32#.energysettlement.v1.ChannelRefusalH\x00\x42\t\n\x07\x63ontent\"\xa2\x01\n\x12\x43hannelReestablish\x12\r\n\x05nonce\x18\x01 \x01(\x0c\x12\x11\n\tis_answer\x18\x02 \x01(\x08\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\r\n\x05state\x18\x05 \x01(\x0c\x12\x19\n\x11gateway_signature\x18\x06 \x01(\x0c\x12\x1a\n\x12platform_signature\x18\x07 \x01(\x0c\";\n\x0f\x43hannelProposal\x12\r\n\x05state\x18\x01 \x01(\x0c\x12\x19\n\x11gateway_signature\x18\x02 \x01(\x0c\"k\n\x17\x43hannelCountersignature\x12\x13\n\x0bincarnation\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12\x1a\n\x12platform_signature\x18\x04 \x01(\x0c\"V\n\x0e\x43hannelRefusal\x12\x13\n\x0bincarnation\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12\x0e\n\x06reason\x18\x04 \x01(\t2c\n\x0bGatewayLink\x12T\n\x07\x43onnect\x12!.energysettlement.v1.GatewayFrame\x1a\".energysettlement.v1.PlatformFrame(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,29 +33,31 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'proto.energysettlement.v1.g
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GATEWAYFRAME']._serialized_start=105
-  _globals['_GATEWAYFRAME']._serialized_end=337
-  _globals['_PLATFORMFRAME']._serialized_start=340
-  _globals['_PLATFORMFRAME']._serialized_end=583
-  _globals['_GATEWAYHELLO']._serialized_start=586
-  _globals['_GATEWAYHELLO']._serialized_end=757
-  _globals['_WELCOME']._serialized_start=760
-  _globals['_WELCOME']._serialized_end=894
-  _globals['_BATCHPOSITION']._serialized_start=896
-  _globals['_BATCHPOSITION']._serialized_end=954
-  _globals['_SEALEDBATCH']._serialized_start=956
-  _globals['_SEALEDBATCH']._serialized_end=985
-  _globals['_FLEXIBILITYBID']._serialized_start=988
-  _globals['_FLEXIBILITYBID']._serialized_end=1453
-  _globals['_CHANNELFRAME']._serialized_start=1456
-  _globals['_CHANNELFRAME']._serialized_end=1772
-  _globals['_CHANNELREESTABLISH']._serialized_start=1775
-  _globals['_CHANNELREESTABLISH']._serialized_end=1937
-  _globals['_CHANNELPROPOSAL']._serialized_start=1939
-  _globals['_CHANNELPROPOSAL']._serialized_end=1998
-  _globals['_CHANNELCOUNTERSIGNATURE']._serialized_start=2000
-  _globals['_CHANNELCOUNTERSIGNATURE']._serialized_end=2107
-  _globals['_CHANNELREFUSAL']._serialized_start=2109
-  _globals['_CHANNELREFUSAL']._serialized_end=2195
-  _globals['_GATEWAYLINK']._serialized_start=2197
-  _globals['_GATEWAYLINK']._serialized_end=2296
+  _globals['_GATEWAYFRAME']._serialized_end=393
+  _globals['_PLATFORMFRAME']._serialized_start=396
+  _globals['_PLATFORMFRAME']._serialized_end=639
+  _globals['_GATEWAYHELLO']._serialized_start=642
+  _globals['_GATEWAYHELLO']._serialized_end=813
+  _globals['_WELCOME']._serialized_start=816
+  _globals['_WELCOME']._serialized_end=950
+  _globals['_BATCHPOSITION']._serialized_start=952
+  _globals['_BATCHPOSITION']._serialized_end=1010
+  _globals['_SEALEDBATCH']._serialized_start=1012
+  _globals['_SEALEDBATCH']._serialized_end=1041
+  _globals['_URGENTSTATEMENT']._serialized_start=1043
+  _globals['_URGENTSTATEMENT']._serialized_end=1096
+  _globals['_FLEXIBILITYBID']._serialized_start=1099
+  _globals['_FLEXIBILITYBID']._serialized_end=1564
+  _globals['_CHANNELFRAME']._serialized_start=1567
+  _globals['_CHANNELFRAME']._serialized_end=1883
+  _globals['_CHANNELREESTABLISH']._serialized_start=1886
+  _globals['_CHANNELREESTABLISH']._serialized_end=2048
+  _globals['_CHANNELPROPOSAL']._serialized_start=2050
+  _globals['_CHANNELPROPOSAL']._serialized_end=2109
+  _globals['_CHANNELCOUNTERSIGNATURE']._serialized_start=2111
+  _globals['_CHANNELCOUNTERSIGNATURE']._serialized_end=2218
+  _globals['_CHANNELREFUSAL']._serialized_start=2220
+  _globals['_CHANNELREFUSAL']._serialized_end=2306
+  _globals['_GATEWAYLINK']._serialized_start=2308
+  _globals['_GATEWAYLINK']._serialized_end=2407
 # @@protoc_insertion_point(module_scope)

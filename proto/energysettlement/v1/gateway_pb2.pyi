@@ -29,6 +29,7 @@ class GatewayFrame(_message.Message):
     BATCH_FIELD_NUMBER: _builtins.int
     CHANNEL_FIELD_NUMBER: _builtins.int
     BID_FIELD_NUMBER: _builtins.int
+    URGENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___GatewayHello: ...
     @_builtins.property
@@ -39,6 +40,10 @@ class GatewayFrame(_message.Message):
     def bid(self) -> Global___FlexibilityBid:
         """Each minute, the newest one only: what the site could do for the next quarter of an hour. Not signed: an offer."""
 
+    @_builtins.property
+    def urgent(self) -> Global___UrgentStatement:
+        """What shall not wait behind a backlog. Each comes in its batch too: a platform that knows none passes it over."""
+
     def __init__(
         self,
         *,
@@ -46,12 +51,13 @@ class GatewayFrame(_message.Message):
         batch: Global___SealedBatch | None = ...,
         channel: Global___ChannelFrame | None = ...,
         bid: Global___FlexibilityBid | None = ...,
+        urgent: Global___UrgentStatement | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "bid", b"bid", "channel", b"channel", "frame", b"frame", "hello", b"hello"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "bid", b"bid", "channel", b"channel", "frame", b"frame", "hello", b"hello", "urgent", b"urgent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "bid", b"bid", "channel", b"channel", "frame", b"frame", "hello", b"hello"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "bid", b"bid", "channel", b"channel", "frame", b"frame", "hello", b"hello", "urgent", b"urgent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["hello", "batch", "channel", "bid"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["hello", "batch", "channel", "bid", "urgent"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 
@@ -218,6 +224,35 @@ class SealedBatch(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SealedBatch: _TypeAlias = SealedBatch  # noqa: Y015
+
+@_typing.final
+class UrgentStatement(_message.Message):
+    """A command receipt, or an alarm of severity critical, ahead of the batch that holds it: signed with that batch and
+    committed with it before. Nothing acknowledges it but the acknowledgement of the batch; on each connection what is
+    not acknowledged comes again. A platform counts it once, by the batch and the index that its receipt proves.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATEMENT_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    statement: _builtins.bytes
+    """proto/EVIDENCE.md, section 3: the exact leaf."""
+    receipt: _builtins.bytes
+    """proto/EVIDENCE.md, section 6: the COSE Receipt that proves it."""
+    def __init__(
+        self,
+        *,
+        statement: _builtins.bytes = ...,
+        receipt: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt", "statement", b"statement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UrgentStatement: _TypeAlias = UrgentStatement  # noqa: Y015
 
 @_typing.final
 class FlexibilityBid(_message.Message):

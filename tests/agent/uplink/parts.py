@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from agent.clock import ClockQuality
 from agent.evidence.acknowledgement import Acknowledgement, prepare
 from agent.evidence.batch import KeyProtection, SealedBatch, assemble, seal
 from agent.evidence.cose import key_id_of
-from agent.evidence.statements import Sealing, Statement, encode
+from agent.evidence.partial import decode_any, numbered_leaves
+from agent.evidence.statements import Sealing, Statement, decode, encode, kind_of
 from agent.identity.did import did_of
 from agent.measure.reading import Quality, Reading
 from agent.uplink.session import UplinkIdentity
@@ -56,6 +57,15 @@ class MemoryOutbox:
     async def batches(self, from_number: int, limit: int, *, incarnation: int | None = None) -> Sequence[Row]:
         which = self.incarnation if incarnation is None else incarnation
         return [r for r in self.rows if r.incarnation == which and r.number >= from_number][:limit]
+
+    async def unacknowledged_with(
+        self, kinds: Collection[int], after_number: int, *, incarnation: int | None = None
+    ) -> Sequence[int]:
+        return [
+            row.number
+            for row in await self.unacknowledged(after_number, len(self.rows), incarnation=incarnation)
+            if any(kind_of(decode(leaf)) in kinds for _, leaf in numbered_leaves(decode_any(row.encoded)))
+        ]
 
     async def acknowledge(self, incarnation: int, up_to_number: int, at_us: int) -> int:
         before = self.acknowledged.get(incarnation, 0)

@@ -481,18 +481,18 @@ async def test_k21_a_refused_priority_changes_nothing(evse: OcppEvse, charger: C
 
 
 async def test_k12_a_limit_of_somebody_else_is_among_the_notes(evse: OcppEvse) -> None:
-    evse.session.smart.limited({"chargingLimit": {"chargingLimitSource": "EMS"}})
+    evse.session.outside.limited({"chargingLimit": {"chargingLimitSource": "EMS"}}, 0)
     capabilities = evse.status().capabilities
     assert capabilities is not None
     assert any("'EMS' limits it" in note for note in capabilities.notes)
 
 
 async def test_k12_who_limits_it_is_known_over_a_reconnect_and_asked_anew_after_a_boot(evse: OcppEvse) -> None:
-    evse.session.smart.limited({"chargingLimit": {"chargingLimitSource": "EMS"}})
+    evse.session.outside.limited({"chargingLimit": {"chargingLimitSource": "EMS"}}, 0)
     evse.session.connection_began()
-    assert evse.session.smart.external
+    assert evse.session.outside.limits
     evse.profiles_lost()
-    assert not evse.session.smart.external
+    assert not evse.session.outside.limits
 
 
 async def test_release_takes_out_all_of_our_leases(evse: OcppEvse, charger: Charger) -> None:

@@ -80,7 +80,20 @@ def test_the_narrowest_of_several_counts_until_each_lets_go(outside: Outside) ->
 def test_power_of_the_site_s_own_on_top_is_no_limit(outside: Outside) -> None:
     message = told({"startPeriod": 0, "limit": 2_000})
     message["chargingLimit"]["isLocalGeneration"] = True
-    assert not outside.limited(message, NOW_US)
+    limit, news = outside.limited(message, NOW_US)
+    assert (limit.sentence(), news) == ("'EMS' tells of 2000 W generated beside it", True)
+    assert left(outside)[1] == 11_000
+    outside.limited(told({"startPeriod": 0, "limit": 3_000}), NOW_US)  # of the same source, and a limit
+    assert left(outside)[1] == 3_000
+    assert len(outside.limits) == 2
+    assert outside.cleared("EMS")
+    assert not outside.limits
+
+
+def test_what_moves_a_little_is_known_at_once_and_no_news_until_it_has_moved_far(outside: Outside) -> None:
+    told_w = [4_000, 5_000, 6_000, 6_300, 6_000, 11_000]
+    news = [outside.limited(told({"startPeriod": 0, "limit": watts}), NOW_US)[1] for watts in told_w]
+    assert news == [True, False, False, True, False, True]
     assert left(outside)[1] == 11_000
 
 

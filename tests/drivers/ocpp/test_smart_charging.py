@@ -53,24 +53,24 @@ def test_k12_a_limit_of_somebody_else_is_known_with_its_source_until_it_is_clear
     (notice,) = handle(session, "NotifyChargingLimit", limit(6_000, 3_000)).notices
     assert notice.code == "charger.external_limit"
     assert "'EMS' limits it to no more than 3000 W, critical for the grid" in notice.text
-    assert [known.limit_w for known in evse_of(session).smart.external.values()] == [3_000]
+    assert [known.limit_w for known in evse_of(session).outside.limits] == [3_000]
     (cleared,) = handle(session, "ClearedChargingLimit", {"chargingLimitSource": "EMS", "evseId": 1}).notices
     assert "no longer" in cleared.text
-    assert not evse_of(session).smart.external
+    assert not evse_of(session).outside.limits
     assert not handle(session, "ClearedChargingLimit", {"chargingLimitSource": "EMS", "evseId": 1}).notices
 
 
 def test_k12_a_limit_of_the_station_is_one_of_all_its_evses_and_amperes_are_read() -> None:
     session = station()
     handle(session, "NotifyChargingLimit", limit(10, unit="A", evse_id=None))
-    assert [known.limit_w for known in evse_of(session).smart.external.values()] == [6_900]
+    assert [known.limit_w for known in evse_of(session).outside.limits] == [6_900]
 
 
 def test_k12_a_charger_with_endless_sources_fills_no_memory() -> None:
     session = station()
     for number in range(100):
         handle(session, "NotifyChargingLimit", limit(source=f"S{number}"))
-    assert len(evse_of(session).smart.external) == 8
+    assert len(evse_of(session).outside.limits) == 8
 
 
 def test_k12_a_limit_at_an_evse_that_is_not_configured_is_taken_and_said() -> None:
