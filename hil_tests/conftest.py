@@ -9,6 +9,7 @@ from ssl import SSLContext
 
 import pytest
 
+from hil_tests.rig.tpm import SoftTpm
 from tests.conftest import logs_as_before
 
 __all__ = ["logs_as_before"]
@@ -26,6 +27,22 @@ def loopback_tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[SSLContext, 
     from hil_tests.v2g_parts import site_tls  # not at the top: most tests here have nothing to do with chargers
 
     return site_tls(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def running_tpm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SoftTpm]:
+    """A TPM in software, one for the tests of a file."""
+    soft = SoftTpm(tmp_path_factory.mktemp("tpm"))
+    yield soft
+    soft.close()
+
+
+@pytest.fixture
+def at_tpm(running_tpm: SoftTpm, monkeypatch: pytest.MonkeyPatch) -> SoftTpm:
+    """The same, as the TPM of this machine."""
+    for name, value in running_tpm.environment.items():
+        monkeypatch.setenv(name, value)
+    return running_tpm
 
 
 @pytest.fixture(autouse=True)

@@ -26,7 +26,6 @@ from agent.token.wrapping import encrypt_to
 from hil_tests import evidence_cases as made
 from hil_tests.rig.token import ScratchToken, make_softhsm
 from hil_tests.test_token import needs_softhsm, opened
-from hil_tests.test_token import running_tpm as running_tpm
 from hil_tests.test_token import scratch as scratch
 from hil_tests.test_token import softhsm as softhsm
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -50,13 +50,6 @@ def softhsm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SoftHsm:
     for name, value in token.environment.items():
         monkeypatch.setenv(name, value)
     return token
-
-
-@pytest.fixture(scope="module")
-def running_tpm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SoftTpm]:
-    tpm = SoftTpm(tmp_path_factory.mktemp("tpm"))
-    yield tpm
-    tpm.close()
 
 
 @pytest.fixture(params=[pytest.param("softhsm", marks=needs_softhsm), pytest.param("tpm", marks=needs_tpm)])

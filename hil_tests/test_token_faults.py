@@ -16,9 +16,9 @@ from agent.token.cryptoki import Cryptoki, HeldKey
 from agent.token.errors import TokenBusyError
 from drivers.device import SignerUnavailableError
 from hil_tests.rig.token import ScratchToken
-from hil_tests.test_token import PATIENCE_S, opened, running_tpm, scratch, softhsm
+from hil_tests.test_token import PATIENCE_S, opened, scratch, softhsm
 
-__all__ = ["running_tpm", "scratch", "softhsm"]
+__all__ = ["scratch", "softhsm"]
 
 SLOW_S: Final = 0.1
 """Of one signature: 10 in a second, as of a small TPM."""

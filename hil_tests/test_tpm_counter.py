@@ -29,20 +29,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def running_tpm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SoftTpm]:
-    soft = SoftTpm(tmp_path_factory.mktemp("tpm"))
-    yield soft
-    soft.close()
-
-
-@pytest.fixture
-def at_tpm(running_tpm: SoftTpm, monkeypatch: pytest.MonkeyPatch) -> SoftTpm:
-    for name, value in running_tpm.environment.items():
-        monkeypatch.setenv(name, value)
-    return running_tpm
-
-
 @pytest.fixture
 def counter(at_tpm: SoftTpm, tmp_path: Path) -> Iterator[TpmCounter]:
     """A counter of its own for each test."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,20 +23,6 @@ PIN = "31415926"
 pytestmark = pytest.mark.skipif(
     tpm_module() is None or tpm.absence() is not None, reason="swtpm, tpm2-pkcs11 or tpm2-tools is not installed"
 )
-
-
-@pytest.fixture(scope="module")
-def running_tpm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SoftTpm]:
-    soft = SoftTpm(tmp_path_factory.mktemp("tpm"))
-    yield soft
-    soft.close()
-
-
-@pytest.fixture
-def at_tpm(running_tpm: SoftTpm, monkeypatch: pytest.MonkeyPatch) -> SoftTpm:
-    for name, value in running_tpm.environment.items():
-        monkeypatch.setenv(name, value)
-    return running_tpm
 
 
 def test_a_sealed_secret_comes_back_and_stands_nowhere_in_plain(at_tpm: SoftTpm) -> None:
