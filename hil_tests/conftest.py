@@ -31,7 +31,7 @@ def loopback_tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[SSLContext, 
 
 @pytest.fixture(scope="module")
 def running_tpm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SoftTpm]:
-    """A TPM in software, one for the tests of a file."""
+    """A TPM of its own for each module; the module's marks say what it needs."""
     soft = SoftTpm(tmp_path_factory.mktemp("tpm"))
     yield soft
     soft.close()
@@ -39,7 +39,7 @@ def running_tpm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SoftTpm]:
 
 @pytest.fixture
 def at_tpm(running_tpm: SoftTpm, monkeypatch: pytest.MonkeyPatch) -> SoftTpm:
-    """The same, as the TPM of this machine."""
+    """This process's tools and modules find that TPM."""
     for name, value in running_tpm.environment.items():
         monkeypatch.setenv(name, value)
     return running_tpm

@@ -192,6 +192,23 @@ async def test_variables_are_shown_and_asked_for_anew(charger: RawCharger, site:
     assert "makes no report: NotSupported" in done.stderr
 
 
+async def test_a_log_is_asked_for_and_show_tells_how_far_it_is(charger: RawCharger, site: TlsSite) -> None:
+    charger.answers["GetLog"] = {"status": "Accepted", "filename": "cp-1.log"}
+    told = await answer(site, "log", "CP-1", "https://192.0.2.1/up", "--security", "--oldest", "2026-01-01T00:00:00Z")
+    assert isinstance(told, dict)
+    assert (told["ok"], told["filename"]) == (True, "cp-1.log")
+    (asked,) = charger.calls("GetLog")
+    assert asked["logType"] == "SecurityLog"
+    assert asked["log"] == {"remoteLocation": "https://192.0.2.1/up", "oldestTimestamp": "2026-01-01T00:00:00.000Z"}
+    await charger.ask("LogStatusNotification", {"status": "Uploading", "requestId": asked["requestId"]})
+    shown = await answer(site, "show", "CP-1")
+    assert isinstance(shown, dict)
+    assert "Uploading" in str(shown["logs"])
+    assert (await chargers(site, "log", "CP-1", "up there")).returncode == 2
+    charger.answers["GetLog"] = {"status": "Rejected"}
+    assert (await chargers(site, "log", "CP-1", "https://192.0.2.1/up")).returncode == 1
+
+
 async def test_any_order_can_be_given_by_name(charger: RawCharger, site: TlsSite) -> None:
     charger.answers["ChangeAvailability"] = {"status": "Accepted"}
     assert await answer(site, "order", "car-1", "availability", "operative=false") == {"ok": True, "status": "Accepted"}

@@ -146,6 +146,29 @@ async def test_k18_k19_a_car_of_iso_15118_20_tells_by_which_control_it_charges(
         await charger.ask("NotifyEVChargingNeeds", told | {"chargingNeeds": needs | {"controlMode": "RemoteControl"}})
 
 
+async def test_q01_what_a_car_offers_to_give_and_when_bounds_it(charger: RawCharger, site: TlsSite) -> None:
+    def needs(*watts: Any) -> Payload:
+        entries = [{"duration": 3_600, "power": each} for each in watts]
+        return {
+            "requestedEnergyTransfer": "DC_BPT",
+            "v2xChargingParameters": {"maxChargePower": 11_000, "maxDischargePower": 7_000},
+            "evEnergyOffer": {"evPowerSchedule": {"timeAnchor": stamp(), "evPowerScheduleEntries": entries}},
+        }
+
+    if site.version == "ocpp2.0.1":
+        with pytest.raises(AnsweredError):
+            await charger.ask("NotifyEVChargingNeeds", {"evseId": 1, "chargingNeeds": needs(-3_000)})
+        return
+    await charger.event("Started", 0)
+    for watts, given_w in ((-3_000, 3_000), (0, 0), (-20_000, 7_000), (5_000, 0)):
+        await charger.ask("NotifyEVChargingNeeds", {"evseId": 1, "chargingNeeds": needs(watts, -4_000)})
+        assert vehicle(site).max_discharge_w == given_w
+    for wrong in (needs("much"), needs()):
+        with pytest.raises(AnsweredError):
+            await charger.ask("NotifyEVChargingNeeds", {"evseId": 1, "chargingNeeds": wrong})
+    assert vehicle(site).max_discharge_w == 0
+
+
 async def test_k17_a_plan_of_a_car_that_is_not_here_is_refused(charger: RawCharger) -> None:
     schedule = {"id": 1, "chargingRateUnit": "W", "chargingSchedulePeriod": [{"startPeriod": 0, "limit": 1}]}
     told = {"timeBase": stamp(), "evseId": 7, "chargingSchedule": schedule}

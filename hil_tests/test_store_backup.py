@@ -15,8 +15,8 @@ import pytest
 from agent.identity.did import did_of
 from agent.identity.purposes import EVIDENCE_KEY
 from agent.store import Store, StoreCorruptError, StoreError, StoreInUseError, StoreVersionError, schema
-from agent.store.backup import RESTORING, back_up, look_at, put_back
-from agent.store.files import DATABASE, prepare
+from agent.store.backup import back_up, look_at, put_back
+from agent.store.files import DATABASE, RESTORING, prepare
 from hil_tests.test_cli_commands import command, config
 from hil_tests.test_store_database import row, seal
 from tests.agent.identity.software import SoftwareSigner
@@ -225,3 +225,40 @@ def test_the_backup_of_another_gateway_is_refused(config: Path, tmp_path: Path) 
     assert (done.returncode, "another gateway" in done.stderr) == (1, True)
     assert did_of(STRANGER.public_key_der) in done.stderr
     assert sqlite3.connect(tmp_path / "state" / DATABASE).execute("SELECT count(*) FROM property").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("had_one", [True, False])
+async def test_a_restore_that_is_killed_before_its_last_step_is_finished_by_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, had_one: bool
+) -> None:
+    await make(tmp_path / "old")
+    back_up(tmp_path / "old", tmp_path / "backup", silent)
+    state = tmp_path / ("old" if had_one else "new")
+    rename = Path.rename
+
+    def killed(self: Path, target: Path) -> Path:
+        if self.name == RESTORING:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            put_back(state, tmp_path / "backup", silent)
+    assert not (state / DATABASE).exists()
+    async with await Store.open(state, reserve_bytes=4096) as store:
+        assert (store.put_back, (await store.counts()).sealed_batches) == (True, 3)
+    assert not (state / RESTORING).exists()
+
+
+async def test_a_restore_that_is_killed_while_it_copies_has_changed_nothing(tmp_path: Path) -> None:
+    await make(tmp_path / "state")
+    back_up(tmp_path / "state", tmp_path / "backup", silent)
+    half = (tmp_path / "backup").read_bytes()[:5000]
+    for folder in ("state", "new"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / RESTORING).write_bytes(half)
+    async with await Store.open(tmp_path / "state", reserve_bytes=4096) as store:
+        assert (store.put_back, store.incarnation) == (False, 1)
+    async with await Store.open(tmp_path / "new", reserve_bytes=4096) as store:
+        assert (store.put_back, (await store.counts()).sealed_batches) == (False, 0)

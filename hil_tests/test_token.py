@@ -53,16 +53,14 @@ def softhsm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SoftHsm:
 
 
 @pytest.fixture(params=[pytest.param("softhsm", marks=needs_softhsm), pytest.param("tpm", marks=needs_tpm)])
-def scratch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ScratchToken:
+def scratch(request: pytest.FixtureRequest) -> ScratchToken:
     """Each kind of token that there is on this machine."""
     if request.param == "softhsm":
         softhsm = request.getfixturevalue("softhsm")
         assert isinstance(softhsm, SoftHsm)
         return softhsm
-    tpm = request.getfixturevalue("running_tpm")
+    tpm = request.getfixturevalue("at_tpm")
     assert isinstance(tpm, SoftTpm)
-    for name, value in tpm.environment.items():
-        monkeypatch.setenv(name, value)
     return tpm
 
 
@@ -294,27 +292,23 @@ async def test_a_wrong_pin_reaches_the_token_exactly_once(
 
 
 @needs_tpm
-async def test_a_tpm_that_locked_itself_is_used_again_once_it_forgives(
-    running_tpm: SoftTpm, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in running_tpm.environment.items():
-        monkeypatch.setenv(name, value)
-    running_tpm.lock_after(1, recovery_s=10_000)
+async def test_a_tpm_that_locked_itself_is_used_again_once_it_forgives(at_tpm: SoftTpm) -> None:
+    at_tpm.lock_after(1, recovery_s=10_000)
     try:
-        async with opened(running_tpm, read_pin=lambda: "wrong", ready=False) as token:
+        async with opened(at_tpm, read_pin=lambda: "wrong", ready=False) as token:
             await reach(token, TokenState.WRONG_PIN)
-        async with opened(running_tpm, ready=False) as token:
+        async with opened(at_tpm, ready=False) as token:
             await reach(token, TokenState.WRONG_PIN)
             assert "locked itself" in token.detail
             with pytest.raises(TokenUnavailableError):
                 await token.create_key(b"locked-out")
-            running_tpm.forgive()
+            at_tpm.forgive()
             token._custodian._next_try_s = 0.0  # minutes later
             await token.create_key(b"locked-out")
             assert token.state is TokenState.READY
     finally:
-        running_tpm.forgive()
-        running_tpm.lock_after(1000, recovery_s=1)
+        at_tpm.forgive()
+        at_tpm.lock_after(1000, recovery_s=1)
 
 
 async def test_a_pin_that_cannot_be_read_says_why(softhsm: SoftHsm) -> None:

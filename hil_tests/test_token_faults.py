@@ -111,6 +111,8 @@ async def test_a_slow_token_serves_what_fits_into_the_deadline_and_refuses_the_r
         assert 0 < len(served) < 40
         for signature in served:
             verify_key_of(public).verify(b"x", signature)
+        assert token.status.signature_s is not None
+        assert token.status.signature_s >= SLOW_S, "how slow it is was found out when the key was met"
         # Whoever gave up is not served any more: the next one waits for one signature, and not for thirty.
         began = token.status.signatures
         await asyncio.wait_for(asyncio.to_thread(token.sign_blocking, b"slow", bytes(32), PATIENCE_S), PATIENCE_S)

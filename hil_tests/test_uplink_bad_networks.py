@@ -77,6 +77,14 @@ async def test_a_captive_portal_with_a_certificate_of_its_own_is_never_believed(
         await left_for_the_next(rig, bad, "not of the platform's ca")
 
 
+async def test_the_same_of_a_broker_behind_them(rig: Rig, tmp_path: Path) -> None:
+    await left_for_the_next(rig, f"mqtts://{NOWHERE}", "cannot be resolved: dns")
+    async with portal(None) as where:
+        await left_for_the_next(rig, f"mqtts://{where}", "captive portal")
+    async with portal(of_another_authority(tmp_path / "stranger")) as where:
+        await left_for_the_next(rig, f"mqtts://{where}", "captive portal")
+
+
 async def test_a_platform_whose_certificate_has_expired_is_not_talked_to_until_it_has_another(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,7 +119,7 @@ def _part_lines(parts: Parts) -> tuple[PartLine, ...]:
     token, link = parts.token, parts.link
     return (
         PartLine(name="store", ok=not trouble, state="fault" if trouble else "ready", detail=trouble),
-        PartLine(name="token", ok=token.state is TokenState.READY, state=token.state.value, detail=token.detail),
+        PartLine(name="token", ok=token.state is TokenState.READY, state=token.state.value, detail=token_detail(token)),
         PartLine(
             name="link",
             # Who wants no platform lacks no link.
@@ -292,6 +292,13 @@ def control_problems(control: ControlSnapshot) -> list[Problem]:
     if control.store_trouble:
         found.append(Problem(severity=Verdict.TROUBLE, subject="store", sentence=control.store_trouble))
     return found
+
+
+def token_detail(token: TokenStatus) -> str:
+    """Which token it is or what is wrong, and how fast it signs: batches wait for it, readings do not."""
+    if token.state is not TokenState.READY or token.signature_s is None:
+        return token.detail
+    return f"{token.detail}; signs in {token.signature_s * 1000:.1f} ms"
 
 
 def token_problems(status: TokenStatus) -> list[Problem]:

@@ -20,7 +20,6 @@ from agent.store.errors import StoreCorruptError, StoreError, translated
 
 PAGES_AT_ONCE: Final = 2_048
 """8 MiB between two words of progress."""
-RESTORING: Final = f"{files.DATABASE}.restoring"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +100,7 @@ def put_back(state_dir: Path, source: Path, progress: Callable[[int, int], None]
     look_at(source)
     lock = files.Lock(state_dir)
     try:
-        copied = state_dir / RESTORING
+        copied = state_dir / files.RESTORING
         copied.unlink(missing_ok=True)
         os.close(os.open(copied, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         _copy(source, copied, progress)

@@ -5,6 +5,7 @@ All of this is done before the database is opened, in a thread: it blocks.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -23,6 +24,8 @@ DATABASE: Final = "evidence.db"
 INCARNATION: Final = "incarnation"
 LOCK: Final = "evidence.lock"
 RESERVE: Final = "reserve"
+RESTORING: Final = "evidence.db.restoring"
+"""A backup on its way into the place of the database: agent/store/backup.py."""
 LEAST_FREE_BYTES: Final = 1 << 20
 """With less, a start takes the reserve: SQLite needs room for its log before it reads anything."""
 SUSPECT: Final = "evidence.suspect"
@@ -84,6 +87,7 @@ def prepare(folder: Path, now_s: Callable[[], float] = time.time) -> Prepared:
     copied = False
     try:
         _make_room(folder)
+        _finish_restore(folder)
         if path.exists():
             try:
                 schema.check(path, whole=suspect.exists())
@@ -123,6 +127,20 @@ def _make_room(folder: Path) -> None:
     there = os.statvfs(folder)
     if there.f_bavail * there.f_frsize < LEAST_FREE_BYTES:
         (folder / RESERVE).unlink(missing_ok=True)
+
+
+def _finish_restore(folder: Path) -> None:
+    """Of a restore that was killed between setting the old database aside and putting the backup in its place.
+
+    It is whole once it says that it is a copy; else the old database was not touched yet, or there was none.
+    """
+    unfinished, path = folder / RESTORING, folder / DATABASE
+    if path.exists() or not unfinished.exists():
+        return
+    with contextlib.suppress(StoreError):
+        if schema.is_copy(unfinished):
+            unfinished.rename(path)
+            sync_folder(folder)
 
 
 def begin_after(folder: Path, incarnation: int) -> None:

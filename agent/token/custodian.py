@@ -62,6 +62,8 @@ class TokenStatus:
     """None until the token was seen."""
     signatures: int = 0
     """Released since the start."""
+    signature_s: float | None = None
+    """How long the signature took by which the newest key proved itself; None: none has yet."""
     key_faults: Mapping[bytes, str] = field(default_factory=dict)
     """Keys that were asked for and must not be used, by CKA_ID, and why."""
 
@@ -228,7 +230,10 @@ class Custodian:
                 "token back, or enrol anew"
             )
         challenge = hashlib.sha256(b"v2g-gateway key check" + os.urandom(32)).digest()
-        key.public.released(challenge, self._cryptoki.sign(key, challenge))
+        began_s = self._monotonic_s()
+        signature = self._cryptoki.sign(key, challenge)
+        self.status = replace(self.status, signature_s=self._monotonic_s() - began_s)
+        key.public.released(challenge, signature)
         self._pins.setdefault(key_id, key.public.public_key_der)
         self._held[key_id] = key
         return key

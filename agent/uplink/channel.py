@@ -14,8 +14,12 @@ MOST_RECEIVE_BYTES: Final = 256 << 10
 be judged yet are held, and a hundred of grpc's 4 MiB would be all our memory."""
 
 
+_NO_NAME: Final = "the name cannot be resolved: DNS is away, or the name is wrong. "
 ADVICE: Final = (
-    ("errors resolving", "the name cannot be resolved: DNS is away, or the name is wrong. "),
+    ("errors resolving", _NO_NAME),
+    ("Name or service not known", _NO_NAME),
+    ("name resolution", _NO_NAME),
+    ("No address associated with hostname", _NO_NAME),
     ("WRONG_VERSION_NUMBER", "what answers there speaks no TLS: a captive portal, or another port. "),
     ("certificate has expired", "the platform's certificate has expired, or this clock is wrong. "),
     ("certificate is not yet valid", "the platform's certificate is not valid yet, or this clock is wrong. "),
@@ -62,14 +66,18 @@ def is_status(error: BaseException, code: grpc.StatusCode) -> bool:
     return isinstance(error, aio.AioRpcError) and error.code() is code
 
 
+def advice(cause: str) -> str:
+    """What a person can do about a cause, as a sentence and a blank; empty where nothing is known."""
+    return next((words for sign, words in ADVICE if sign in cause), "")
+
+
 def describe(error: BaseException) -> str:
     """One sentence, safe to show: what a peer wrote is cut and escaped."""
     if isinstance(error, aio.AioRpcError):
         details = escaped(error.details() or "")
         # grpc wraps the cause in several layers; the innermost one says what a person can act on.
         cause = details.rsplit("last error: ", 1)[-1]
-        advice = next((words for sign, words in ADVICE if sign in cause), "")
-        return f"{advice}{error.code().name}: {cause[:240]}"
+        return f"{advice(cause)}{error.code().name}: {cause[:240]}"
     if isinstance(error, UplinkError):
         return str(error)
     return f"{type(error).__name__}: {str(error)[:240]}"

@@ -22,7 +22,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from agent.uplink.channel import MOST_RECEIVE_BYTES, escaped
+from agent.uplink.channel import MOST_RECEIVE_BYTES, advice, escaped
 from agent.uplink.errors import LinkDownError
 from agent.uplink.mqtt_login import MqttLogin
 from proto.energysettlement.v1.device_pb2 import DeviceTelemetry, GridCommand
@@ -117,7 +117,8 @@ class MqttLine:
         except TimeoutError:
             raise LinkDownError(f"{self._where}: no answer from the broker within {timeout_s:g} s") from None
         except OSError as error:  # ssl.SSLError is one
-            raise LinkDownError(f"{self._where}: {escaped(str(error.strerror or error))[:200]}") from error
+            cause = escaped(str(error.strerror or error))
+            raise LinkDownError(f"{self._where}: {advice(cause)}{cause[:200]}") from error
         self._publish(self._topics.state, ONLINE, retain=True)
 
     # -- FrameLine --------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from drivers.ocpp.evse import OcppEvse
 from drivers.ocpp.messages import AuthorizeRequest
 from drivers.ocpp.pace import Pace
 from drivers.ocpp.profiles import RateUnit
+from drivers.ocpp.reaction import Reaction
 from drivers.ocpp.remote import RemoteControl
 from drivers.ocpp.revocation import Revocations
 from drivers.ocpp.rpc import Priority, RpcEngine
@@ -36,7 +37,7 @@ from drivers.ocpp.schemas import JsonObject, Version
 from drivers.ocpp.session import Moment, Outcome
 from drivers.ocpp.settings import ChargerSettings
 from drivers.ocpp.standing import Standing
-from drivers.ocpp.station import Reaction, StationSession
+from drivers.ocpp.station import StationSession
 from drivers.ocpp.station_limit import StationLimit
 from drivers.ocpp.tap import Tap
 from drivers.ocpp.tokens import SiteTokens

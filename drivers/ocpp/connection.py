@@ -24,6 +24,7 @@ from drivers.ocpp.errors import (
     quoted,
 )
 from drivers.ocpp.pace import Pace
+from drivers.ocpp.reaction import Reaction
 from drivers.ocpp.rpc import (
     AnswerRefused,
     CallAnswered,
@@ -39,7 +40,6 @@ from drivers.ocpp.rpc import (
     SendReceived,
 )
 from drivers.ocpp.schemas import JsonObject, Version
-from drivers.ocpp.station import Reaction
 
 ASKS_ELSEWHERE: Final = frozenset({"Get15118EVCertificate", "GetCertificateStatus", "GetCertificateChainStatus"})
 """What is answered when others have answered, seconds later."""

@@ -34,6 +34,7 @@ from drivers.ocpp.schemas import JsonObject
 from drivers.ocpp.session import EvseSession
 from drivers.ocpp.v2x import Mode, Period
 from drivers.ocpp.wanted import Distrust, Wanted
+from drivers.ocpp.worded import period_for, start_with
 
 LONGEST_LEASE_S: Final = 900.0
 """How far ahead the composite schedule is looked at where no lease is at hand."""
@@ -183,17 +184,14 @@ class OcppEvse:
     # --- for the charger that this EVSE is part of
 
     def profile_to_start_with(self) -> JsonObject:
-        """What a transaction that is begun from here is limited to from its first moment (K05): the cap in force for
-        what is left of its lease, else the static share. A discharge is not ordered of a car that has not said what it
-        can."""
-        wanted = self._wanted
-        left_s = 0.0 if wanted is None else wanted.until_s - self._monotonic_s()
-        dialect = replace(self._calls.dialect, per_phase=False)
-        if wanted is not None and left_s > 1.0 and wanted.period is None and not wanted.takes_from_the_car:
-            limit_w = profiles.limit_of(wanted.setpoint, self._settings, in_transaction=False)
-            cap = Period(limit_w=limit_w)
-            return profiles.start_profile(self._settings, cap, dialect, wall_us=self._wall_us(), lease_s=left_s)
-        return profiles.static_share_profile(self._settings, dialect, Slot.TRANSACTION)
+        """What a transaction that is begun from here is limited to from its first moment (K05)."""
+        return start_with(
+            self._wanted,
+            self._settings,
+            self._calls.dialect,
+            wall_us=self._wall_us(),
+            monotonic_s=self._monotonic_s(),
+        )
 
     def take(self, sample: Sample) -> None:
         """A sample of this EVSE."""
@@ -352,31 +350,18 @@ class OcppEvse:
 
     def _period(self, wanted: Wanted, *, in_transaction: bool) -> Period:
         """Raises DeviceRefusedError."""
-        extended = self._calls.dialect.extended
-        # A mode of its own may move the power down to its lowest: that has to be permitted too.
-        band = (
-            wanted.setpoint if wanted.period is None else replace(wanted.setpoint, highest_w=wanted.setpoint.lowest_w)
-        )
         try:
-            if wanted.period is not None and not extended:
-                raise CannotError(f"takes {wanted.period.mode.value} by OCPP 2.1 only")
-            limit_w = profiles.limit_of(band, self._settings, in_transaction=in_transaction, extended=extended)
-            distrust = self._distrusted()
-            if limit_w < 0 and extended and self._bidirectional.problem is not None:
-                raise CannotError(f"cannot discharge: {self._bidirectional.problem}")
-            if limit_w < 0 and self.session.car.charge_now:
-                raise CannotError("is not told to discharge: its driver wants it to charge now")
-            if limit_w < 0 and distrust is not None:
-                raise CannotError(f"is not told to discharge again for now: it {distrust.why}")
+            return period_for(
+                wanted,
+                self.session,
+                self._settings,
+                self._calls.dialect,
+                self._bidirectional,
+                self._distrusted(),
+                in_transaction=in_transaction,
+            )
         except CannotError as problem:
             raise DeviceRefusedError(f"{self.device_id} {problem}") from None
-        if wanted.period is not None:
-            return wanted.period
-        period = profiles.period_of(wanted.setpoint, limit_w, self._settings, self._calls.dialect)
-        exactly = wanted.setpoint.lowest_w == wanted.setpoint.highest_w and in_transaction
-        if wanted.setpoint.for_frequency and exactly and self._bidirectional.knows(Mode.CENTRAL_FREQUENCY):
-            return period.for_frequency(wanted.setpoint.highest_w)
-        return period
 
     def _objection(self, held: Held, period: Period) -> str | None:
         """See `profiles.objection`. Where others move the power, a cap that they are under is held all the same."""

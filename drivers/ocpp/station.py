@@ -1,45 +1,38 @@
 """One charger's side of the conversation, without I/O: each action that it may send to the answer that it gets.
 
-The table at the end is the whole list. What comes of a message beside the answer (samples, notices, something to
-remember, a boot) is in the Reaction, for the shell to carry out.
+The table at the end is the whole list; smart charging has its own (`charging_words`). What comes of a message beside
+the answer (samples, notices, something to remember, a boot) is in the Reaction, for the shell to carry out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, cast
 
 from cryptography import x509
 
-from drivers.device import Sample, ValueSource
-from drivers.ocpp import memory, profiles
+from drivers.device import ValueSource
+from drivers.ocpp import memory
 from drivers.ocpp.authorisation import Authority, LocalList
+from drivers.ocpp.charging_words import WORDS
 from drivers.ocpp.contract_requests import no_contract
 from drivers.ocpp.contracts import ContractStatus, judge_contract
 from drivers.ocpp.device_model import key_of
-from drivers.ocpp.dynamic import rejected
 from drivers.ocpp.errors import ErrorCode, quoted
 from drivers.ocpp.messages import (
     AuthorizeRequest,
     BootNotification,
-    ClearedChargingLimit,
     MeterValues,
-    NotifyChargingLimit,
-    NotifyEVChargingNeeds,
-    NotifyEVChargingSchedule,
-    NotifyPriorityCharging,
-    ReportChargingProfiles,
     SecurityEventNotification,
     StatusNotification,
     TransactionEvent,
 )
 from drivers.ocpp.ocsp import nothing_known
-from drivers.ocpp.profiles import Slot
+from drivers.ocpp.reaction import Reaction
 from drivers.ocpp.reports import Reports
 from drivers.ocpp.schemas import Json, JsonObject, Version
-from drivers.ocpp.session import EvseSession, Moment, Notice, Outcome
+from drivers.ocpp.session import EvseSession, Moment, Notice
 from drivers.ocpp.settings import ChargerSettings
 from drivers.ocpp.standing import Standing
 from drivers.ocpp.timestamps import format_timestamp
@@ -48,22 +41,6 @@ from drivers.ocpp.tokens import SiteTokens
 CONNECTOR_STATES: Final = frozenset({"Available", "Occupied", "Reserved", "Unavailable", "Faulted"})
 MOST_SERIALS: Final = 8
 """Certificates of one charger that are good after a revocation: the newest."""
-
-
-@dataclass(slots=True)
-class Reaction:
-    """What a message leads to: exactly one of `answer` and `refusal`, and what else is to be done."""
-
-    answer: JsonObject | None = None
-    refusal: tuple[ErrorCode, str] | None = None
-    samples: list[Sample] = field(default_factory=list)
-    notices: list[Notice] = field(default_factory=list)
-    booted: bool = False
-    """The charger has started anew: profiles and variables may be gone from it."""
-    remember: bool = False
-    """`StationSession.encode` says something new that must survive a restart."""
-    model_changed: bool = False
-    """The device model is different now; it is kept by itself."""
 
 
 class StationSession:
@@ -231,9 +208,9 @@ class StationSession:
     def _status(self, payload: JsonObject, now: Moment) -> Reaction:
         status = cast(StatusNotification, payload)
         reaction = Reaction(answer={})
-        evse = self._evse(int(status["evseId"]), reaction)
+        evse = self.evse_named(int(status["evseId"]), reaction)
         if evse is not None:
-            self._add(evse.connector_status(int(status["connectorId"]), status["connectorStatus"]), reaction)
+            reaction.add(evse.connector_status(int(status["connectorId"]), status["connectorStatus"]))
         return reaction
 
     def _connector_events(self, payload: JsonObject, reaction: Reaction) -> None:
@@ -243,7 +220,7 @@ class StationSession:
             name = (key.component.casefold(), key.variable.casefold())
             if name == ("connector", "availabilitystate") and status in CONNECTOR_STATES and key.evse_id in self.evses:
                 outcome = self.evses[key.evse_id].connector_status(key.connector_id or 1, status)
-                self._add(outcome, reaction)
+                reaction.add(outcome)
 
     def _authorize(self, payload: JsonObject, now: Moment) -> Reaction:
         asked = cast(AuthorizeRequest, payload)
@@ -279,7 +256,7 @@ class StationSession:
             gone = self.reports.reservations.pop(int(cast(int, payload["reservationId"])), None)
             reaction.remember |= gone is not None
         if evse is not None:
-            self._add(evse.transaction_event(event, token_id=token_id, now=now), reaction)
+            reaction.add(evse.transaction_event(event, token_id=token_id, now=now))
         return reaction
 
     def _meter_values(self, payload: JsonObject, now: Moment) -> Reaction:
@@ -287,75 +264,15 @@ class StationSession:
         reaction = Reaction(answer={})
         evse_id = int(message["evseId"])
         # EVSE 0 is the station's own inlet meter; nothing here is metered by it.
-        evse = self._evse(evse_id, reaction) if evse_id else None
+        evse = self.evse_named(evse_id, reaction) if evse_id else None
         if evse is not None:
-            self._add(evse.meter_values(message["meterValue"], now), reaction)
-        return reaction
-
-    def _charging_needs(self, payload: JsonObject, now: Moment) -> Reaction:
-        message = cast(NotifyEVChargingNeeds, payload)
-        # "Processing": the plan sends a profile when it has one; until then the static share holds (K15.FR.04).
-        reaction = Reaction(answer={"status": "Processing"})
-        evse = self._evse(int(message["evseId"]), reaction)
-        if evse is None:
-            return Reaction(answer={"status": "Rejected"}, notices=reaction.notices)
-        self._add(evse.charging_needs(message["chargingNeeds"], now), reaction)
+            reaction.add(evse.meter_values(message["meterValue"], now))
         return reaction
 
     def _security_event(self, payload: JsonObject, now: Moment) -> Reaction:
         event = cast(SecurityEventNotification, payload)
         text = f"security event {quoted(event['type'], 52)} {quoted(event.get('techInfo', ''), 100)}"
         return Reaction(answer={}, notices=[Notice("charger.security_event", text)])
-
-    def _charging_limit(self, payload: JsonObject, now: Moment) -> Reaction:
-        message = cast(NotifyChargingLimit, payload)
-        reaction = Reaction(answer={})
-        for evse in self._meant(message.get("evseId"), reaction):
-            limit, news = evse.outside.limited(message, now.wall_us)
-            if news:
-                text = f"{evse.settings.device_id}: {limit.sentence()}"
-                reaction.notices.append(Notice("charger.external_limit", text))
-        return reaction
-
-    def _cleared_limit(self, payload: JsonObject, now: Moment) -> Reaction:
-        message = cast(ClearedChargingLimit, payload)
-        reaction = Reaction(answer={})
-        for evse in self._meant(message.get("evseId"), reaction):
-            if evse.outside.cleared(message["chargingLimitSource"]):
-                text = f"{evse.settings.device_id}: {quoted(message['chargingLimitSource'], 20)} limits it no longer"
-                reaction.notices.append(Notice("charger.external_limit", text))
-        return reaction
-
-    def _ev_schedule(self, payload: JsonObject, now: Moment) -> Reaction:
-        message = cast(NotifyEVChargingSchedule, payload)
-        reaction = Reaction(answer={"status": "Rejected"})
-        evse = self._evse(int(message["evseId"]), reaction)
-        if evse is not None and evse.smart.planned(message["chargingSchedule"]):
-            reaction.answer = {"status": "Accepted"}
-        return reaction
-
-    def _priority(self, payload: JsonObject, now: Moment) -> Reaction:
-        message = cast(NotifyPriorityCharging, payload)
-        reaction = Reaction(answer={})
-        for evse in self.evses.values():
-            self._add(evse.priority(message["transactionId"], activated=message["activated"]), reaction)
-        return reaction
-
-    def _pull(self, payload: JsonObject, now: Moment) -> Reaction:
-        """What holds now, of the EVSE whose lease it is (K28)."""
-        profile_id = int(cast(int, payload["chargingProfileId"]))
-        for number, evse in self.evses.items():
-            if profile_id == profiles.profile_id(number, Slot.TRANSACTION):
-                running = None if evse.transaction is None else evse.transaction.transaction_id
-                return Reaction(answer=evse.dynamic.pulled(profile_id, running, now.monotonic_s))
-        return Reaction(answer=rejected("that is no dynamic profile of ours"))
-
-    def _profiles(self, payload: JsonObject, now: Moment) -> Reaction:
-        message = cast(ReportChargingProfiles, payload)
-        reaction = Reaction(answer={})
-        for evse in self._meant(int(message["evseId"]), reaction):
-            evse.smart.reported(message)
-        return reaction
 
     # --- inside
 
@@ -375,7 +292,7 @@ class StationSession:
                 # The new meter's registers have nothing to do with the old one's.
                 evse.import_register_milliwatt_hours = evse.export_register_milliwatt_hours = None
 
-    def _evse(self, evse_id: int, reaction: Reaction) -> EvseSession | None:
+    def evse_named(self, evse_id: int, reaction: Reaction) -> EvseSession | None:
         evse = self.evses.get(evse_id)
         if evse is None and evse_id not in self._unknown_evses and len(self._unknown_evses) < 100:
             self._unknown_evses.add(evse_id)
@@ -383,28 +300,22 @@ class StationSession:
             reaction.notices.append(Notice("charger.unknown_evse", text))
         return evse
 
-    def _meant(self, evse_id: int | None, reaction: Reaction) -> list[EvseSession]:
+    def evses_meant(self, evse_id: int | None, reaction: Reaction) -> list[EvseSession]:
         """All of them where the message is about the station."""
         if not evse_id:
             return list(self.evses.values())
-        evse = self._evse(int(evse_id), reaction)
+        evse = self.evse_named(int(evse_id), reaction)
         return [] if evse is None else [evse]
 
     def _evse_of(self, event: TransactionEvent, reaction: Reaction) -> EvseSession | None:
         """Only the first event of a transaction must name its EVSE (E01)."""
         if "evse" in event:
-            return self._evse(int(event["evse"]["id"]), reaction)
+            return self.evse_named(int(event["evse"]["id"]), reaction)
         transaction_id = event["transactionInfo"]["transactionId"]
         for evse in self.evses.values():
             if evse.transaction is not None and evse.transaction.transaction_id == transaction_id:
                 return evse
         return next(iter(self.evses.values())) if len(self.evses) == 1 else None
-
-    @staticmethod
-    def _add(outcome: Outcome, reaction: Reaction) -> None:
-        reaction.samples += outcome.samples
-        reaction.notices += outcome.notices
-        reaction.remember |= outcome.changed
 
 
 _Handler = Callable[[StationSession, JsonObject, Moment], Reaction]
@@ -417,14 +328,8 @@ _HANDLERS: Final[Mapping[str, _Handler]] = {
     "GetCertificateChainStatus": StationSession._chain_status,
     "TransactionEvent": StationSession._transaction,
     "MeterValues": StationSession._meter_values,
-    "NotifyEVChargingNeeds": StationSession._charging_needs,
     "SecurityEventNotification": StationSession._security_event,
-    "NotifyChargingLimit": StationSession._charging_limit,
-    "ClearedChargingLimit": StationSession._cleared_limit,
-    "NotifyEVChargingSchedule": StationSession._ev_schedule,
-    "NotifyPriorityCharging": StationSession._priority,
-    "PullDynamicScheduleUpdate": StationSession._pull,
-    "ReportChargingProfiles": StationSession._profiles,
+    **WORDS,
 }
 
 _FIXED_ANSWERS: Final[Mapping[str, JsonObject]] = {

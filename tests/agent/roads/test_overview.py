@@ -290,3 +290,10 @@ def test_a_second_signature_is_shown_with_how_its_key_is_kept() -> None:
     wrong = Problem(severity=Verdict.ATTENTION, subject="countersignature", sentence="is damaged")
     (line,) = (p for p in overview.snapshot(parts(settings=twice, noted=[wrong])).parts if p.name == "countersignature")
     assert (line.ok, line.detail) == (False, "is damaged")
+
+
+def test_the_page_says_how_fast_the_token_signs_while_it_does() -> None:
+    ready = TokenStatus(state=TokenState.READY, detail="token 'v2g'", signature_s=0.0214)
+    assert overview.token_detail(ready) == "token 'v2g'; signs in 21.4 ms"
+    assert overview.token_detail(replace(ready, signature_s=None)) == "token 'v2g'"
+    assert overview.token_detail(replace(ready, state=TokenState.ABSENT, detail="gone")) == "gone"

@@ -243,6 +243,36 @@ async def test_a_stop_overtakes_a_band_whose_charger_does_not_answer(evse: OcppE
     assert held.highest_w == 0
 
 
+async def test_what_is_to_be_said_again_waits_for_an_order_that_is_on_its_way(
+    evse: OcppEvse, charger: FakeCharger
+) -> None:
+    charger.gate = asyncio.Event()
+    ordering = asyncio.create_task(evse.apply(band(0, 7_400)))
+    await asyncio.sleep(0)
+    evse.session.smart.say_again = True
+    await evse.tend()
+    assert charger.actions() == ["SetChargingProfile"]
+    charger.gate.set()
+    await ordering  # and was not overtaken by its own repetition
+    await evse.tend()
+    assert charger.actions().count("SetChargingProfile") == 2
+    assert not evse.session.smart.say_again
+
+
+async def test_an_order_that_is_cancelled_from_outside_is_cancelled(evse: OcppEvse, charger: FakeCharger) -> None:
+    charger.gate = asyncio.Event()
+    ordering = asyncio.create_task(evse.apply(band(0, 7_400)))
+    await asyncio.sleep(0)
+    ordering.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ordering
+    charger.gate.set()
+    await evse.apply(band(0, 3_000))
+    held = evse.status().setpoint
+    assert held is not None
+    assert held.highest_w == 3_000
+
+
 async def test_raising_power_does_not_jump_the_queue(evse: OcppEvse, charger: FakeCharger) -> None:
     for highest_w in (5_000, 7_000, 6_000):
         await evse.apply(band(0, highest_w))

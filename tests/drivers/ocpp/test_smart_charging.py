@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from drivers.ocpp.errors import ErrorCode
+from drivers.ocpp.reaction import Reaction
 from drivers.ocpp.schemas import Direction, JsonObject, Version, schemas
 from drivers.ocpp.session import EvseSession, Moment, Transaction
 from drivers.ocpp.settings import ChargerSettings
-from drivers.ocpp.station import Reaction, StationSession
+from drivers.ocpp.station import StationSession
 
 NOW = Moment(100.0, 1_767_268_800_000_000)
 

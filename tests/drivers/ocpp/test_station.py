@@ -7,10 +7,11 @@ import pytest
 
 from drivers.device import ValueSource
 from drivers.ocpp.errors import ErrorCode
+from drivers.ocpp.reaction import Reaction
 from drivers.ocpp.schemas import Direction, Json, JsonObject, Version, schemas
 from drivers.ocpp.session import Moment
 from drivers.ocpp.settings import ChargerSettings
-from drivers.ocpp.station import _FIXED_ANSWERS, Reaction, StationSession
+from drivers.ocpp.station import _FIXED_ANSWERS, StationSession
 from drivers.ocpp.timestamps import format_timestamp
 
 STAMP = "2026-01-01T00:00:00Z"
