@@ -44,10 +44,8 @@ from agent.roads.people import People
 from agent.roads.problems import Problems
 from agent.roads.sealing import Sealer
 from agent.roads.sealing_keys import second_key_problem, wait_countersigner, wait_name_and_key
-from agent.roads.server_certificate import FILE as SERVER_CERTIFICATE
-from agent.roads.server_certificate import keep_server_certificate
 from agent.roads.settling import Settling
-from agent.roads.site_ca import bring_up_site_ca
+from agent.roads.site_ca import certify_chargers
 from agent.roads.supervise import Supervisor, cancel_all
 from agent.roads.telemetry import live_telemetry
 from agent.roads.thinning import make_thinner
@@ -64,7 +62,6 @@ from agent.uplink.errors import LinkDownError
 from agent.uplink.session import UplinkIdentity
 from agent.uplink.uplink import Uplink
 from drivers.device import Device, Sample, SignerUnavailableError
-from drivers.ocpp.server import OcppServer
 from firmware_attest.measurement import installed_root, measure_software
 from proto.energysettlement.v1.gateway_pb2 import ChannelFrame, FlexibilityBid
 
@@ -210,20 +207,7 @@ class Gateway:
     async def _restore(self) -> None:
         await self._measuring.restore(self._store)
         await self._thinner.restore()
-        if self._store.set_aside is not None:
-            text = (
-                f"the database was damaged and is set aside as {self._store.set_aside.name}; this is a new incarnation"
-            )
-            self._alarms.raise_alarm(Severity.CRITICAL, "store.set_aside", "store", text)
-        if self._store.put_back:
-            try:
-                await restored.mark(self._store, self._desk, self._clock.now().wall_us)
-            except StoreError as error:
-                # Without the marker channels wait; the next start commits it.
-                self._problems.note("store", f"a backup was put back, and that could not be noted: {error}")
-        elif self._store.restored:
-            text = f"an older store is in this place; incarnation {self._store.incarnation}"
-            self._alarms.raise_alarm(Severity.CRITICAL, restored.CODE, "store", text)
+        await restored.tell(self._store, self._desk, self._alarms, self._problems, self._clock.now().wall_us)
         if self._clock.rebooted:
             log.info("clock.rebooted")
         await self._upkeep.count()
@@ -310,7 +294,15 @@ class Gateway:
         state_facts = functools.partial(patiently, self._state_facts)
         self._up_tasks.append(self._supervisor.once(group, "facts", state_facts))
         if self._site.ocpp is not None and self._settings.ocpp.site_ca:
-            certify = functools.partial(self._certify, self._site.ocpp)
+            certify = functools.partial(
+                certify_chargers,
+                self._site.ocpp,
+                self._settings,
+                token=self._token,
+                journal=self._store.journal("token"),
+                clock=self._clock,
+                problems=self._problems,
+            )
             self._up_tasks.append(self._supervisor.once(group, "site CA", certify))
 
     def _on_identity_entry(self, order: Order) -> None:
@@ -318,29 +310,6 @@ class Gateway:
         self._alarms.raise_alarm(Severity.INFO, "identity.entry", "identity", text)
         if self._uplink is not None:
             self._uplink.introduce_again()
-
-    async def _certify(self, server: OcppServer) -> None:
-        """Certificates for chargers, as soon as the token is there."""
-        state_dir = self._settings.gateway.state_dir
-        authority = await bring_up_site_ca(
-            server,
-            token=self._token,
-            journal=self._store.journal("token"),
-            state_dir=state_dir,
-            name=self._settings.gateway.name,
-            clock=self._clock,
-            note_problem=self._problems.note,
-        )
-        self._problems.solved("site CA")
-        if self._settings.ocpp.certificate_names:
-            await keep_server_certificate(
-                authority,
-                self._settings.ocpp.certificate_names,
-                state_dir / SERVER_CERTIFICATE,
-                use=server.use_certificate,
-                note_problem=self._problems.note,
-                solved=self._problems.solved,
-            )
 
     async def _state_facts(self) -> None:
         """What is true of this run from its start."""

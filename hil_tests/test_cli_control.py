@@ -73,7 +73,7 @@ async def test_the_plan_of_then_names_the_command_that_was_sent_ahead(control: C
     done = await control.cli("plan", "--at", _after(control, 5_400))
     assert done.returncode == 0, done.stderr
     assert "Target in force: DISCHARGE 5000 W by grid" in done.stdout
-    assert "battery: -5000 W." in done.stdout
+    assert "battery: held at -5000 W." in done.stdout
     told = json.loads((await control.cli("plan", "--at", _after(control, 60), "--json")).stdout)
     assert told["orders"] == []
     assert {d["device_id"]: d["lowest_w"] for d in told["devices"]} == {"battery": None, "pv": None}

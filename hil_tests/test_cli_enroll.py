@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 from agent.cli.commands import app
 from agent.identity.enrolment import root_code, root_qr
-from agent.roads.certificates import CertificateWatch, Watched
+from agent.roads.certificates import LOOK_EVERY_S, LOOK_UNTIMED_S, CertificateWatch, Watched
 from agent.status import Verdict
 from hil_tests.rig.platform.enrol import Practice
 from hil_tests.rig.token import softhsm_module
@@ -221,10 +222,38 @@ async def test_while_the_time_is_unknown_no_certificate_is_said_to_have_ended(si
         clock=hand.clock,
         on_alarm=lambda *_: None,
     )
-    await watch.look()
+    assert not await watch.look()
     assert watch.problems == ()
     assert watch.line is not None
     assert "time is unknown" in watch.line.state
+
+
+async def test_once_the_time_is_known_certificates_are_judged_within_seconds(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = site.folder / "state" / "enrolment" / "uplink.csr"
+    file = site.certify(request, ExtendedKeyUsageOID.CLIENT_AUTH, days=90)
+    hand = HandClock(synchronised=False)
+    watch = CertificateWatch(
+        [Watched("uplink", file, None, "install it")],
+        enrolment=tmp_path / "asked",
+        clock=hand.clock,
+        on_alarm=lambda *_: None,
+    )
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        hand.synchronised = True
+        if len(pauses) == 2:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr("agent.roads.certificates.asyncio.sleep", pause)
+    with pytest.raises(asyncio.CancelledError):
+        await watch.run()
+    assert pauses == [LOOK_UNTIMED_S, LOOK_EVERY_S]
+    assert watch.line is not None
+    assert "time is unknown" not in watch.line.state
 
 
 def test_a_request_for_a_listener_needs_the_name_that_chargers_use(site: Site) -> None:

@@ -23,6 +23,7 @@ from drivers.ocpp import ChargerSettings
 from drivers.ocpp import contract_requests as requests
 from drivers.ocpp.contract_requests import LONGEST, ContractRequests
 from drivers.ocpp.schemas import Version
+from hil_tests.http_parts import serving
 from hil_tests.ocpp_raw import AnsweredError, Payload, RawCharger, TlsSite
 from hil_tests.ocpp_station import until
 
@@ -60,18 +61,10 @@ class Maker:
 @pytest.fixture
 async def maker(loopback_tls: tuple[ssl.SSLContext, Path]) -> AsyncIterator[Maker]:
     made = Maker()
-    app = web.Application()
-    app.router.add_post("/{path:.*}", made.answer)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    listening = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=loopback_tls[0])
-    await listening.start()
-    assert listening._server is not None
-    made.port = listening._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]  # of asyncio's own server
-    yield made
-    if made.waits is not None:
-        made.waits.set()
-    await runner.cleanup()
+    async with serving("POST", made.answer, loopback_tls[0]) as made.port:
+        yield made
+        if made.waits is not None:
+            made.waits.set()
 
 
 @pytest.fixture

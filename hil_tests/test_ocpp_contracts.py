@@ -20,6 +20,7 @@ from drivers.ocpp import ChargerSettings
 from drivers.ocpp.ocsp import id_of
 from drivers.ocpp.revocation import Revocations
 from drivers.ocpp.tokens import SiteToken, SiteTokens
+from hil_tests.http_parts import serving
 from hil_tests.ocpp_raw import AnsweredError, Authority, Payload, RawCharger, TlsSite, token
 from hil_tests.ocpp_station import MemoryJournal
 
@@ -74,16 +75,8 @@ class Responder:
 @pytest.fixture
 async def responder() -> AsyncIterator[Responder]:
     made = Responder()
-    app = web.Application()
-    app.router.add_post("/{path:.*}", made.answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    assert site._server is not None
-    made.port = site._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]  # of asyncio's own server
-    yield made
-    await runner.cleanup()
+    async with serving("POST", made.answer) as made.port:
+        yield made
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from drivers.ocpp import ChargerSettings
 from drivers.ocpp.revocation import Revocations
 from drivers.ocpp.tokens import SiteToken, SiteTokens
 from hil_tests.crl_parts import crl, hash_data
+from hil_tests.http_parts import serving
 from hil_tests.ocpp_raw import Authority, Payload, RawCharger, TlsSite, pem, token
 from hil_tests.ocpp_station import MemoryJournal, until
 
@@ -54,16 +55,8 @@ class ListServer:
 @pytest.fixture
 async def lists() -> AsyncIterator[ListServer]:
     made = ListServer()
-    app = web.Application()
-    app.router.add_get("/{path:.*}", made.answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    listening = web.TCPSite(runner, "127.0.0.1", 0)
-    await listening.start()
-    assert listening._server is not None
-    made.port = listening._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]  # of asyncio's own server
-    yield made
-    await runner.cleanup()
+    async with serving("GET", made.answer) as made.port:
+        yield made
 
 
 def contract(lists: ListServer) -> x509.Certificate:

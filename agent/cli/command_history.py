@@ -169,7 +169,7 @@ def moment_of(text: str, now_us: int, option: str, as_json: bool) -> int:
 
 
 def _states_of(names: Sequence[str], as_json: bool) -> set[CommandState]:
-    try:
-        return {CommandState[name.strip().upper()] for name in names}
-    except KeyError as error:
-        fail(f"--state {error} is none of {_STATES}", as_json=as_json, code=2)
+    unknown = [name for name in names if name.strip().upper() not in CommandState.__members__]
+    if unknown:
+        fail(f"--state {unknown[0][:80]!r} is none of {_STATES}", as_json=as_json, code=2)
+    return {CommandState[name.strip().upper()] for name in names}

@@ -38,7 +38,11 @@ NO_SECOND: Second = Second()
 
 
 class VerifyError(Exception):
-    """The question cannot be answered. Says what is missing."""
+    """The question cannot be answered, or not with yes. Says why."""
+
+
+class QuestionError(VerifyError):
+    """The question is not complete, or in words that mean nothing: wrong use. Says what is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,7 @@ def trusted_keys(
             raise VerifyError(f"--history {history_file}: names no second key; give it with --countersigner FILE.pem")
         return epochs
     if gateway is not None and gateway.startswith(history.PREFIX):
-        raise VerifyError(
+        raise QuestionError(
             "--gateway did:v2g:... is named by its history: give it with --history FILE (the gateway's "
             "`identity history --out FILE`, or the platform's copy)"
         )
@@ -118,7 +122,7 @@ def trusted_keys(
         try:
             keys.append(key_of_did(gateway))
         except IdentityError as error:
-            raise VerifyError(f"--gateway: {error}") from error
+            raise QuestionError(f"--gateway: {error}") from error
         if gateway != head.gateway_id:
             raise VerifyError(f"the file is about {head.gateway_id[:80]}, not about {gateway[:80]}")
     for path in key_files:
@@ -129,7 +133,7 @@ def trusted_keys(
         except IdentityError as error:
             raise VerifyError(str(error)) from error
     if not keys:
-        raise VerifyError(
+        raise QuestionError(
             "name whom you trust: --gateway did:key:... (shown there by v2g-gateway identity show), or --key FILE.pem; "
             f"the file itself says that it is from {head.gateway_id[:80]}"
         )

@@ -12,7 +12,7 @@ from agent.cli.client import AgentUnreachableError, RefusedError, order
 from agent.cli.departure import moment_us
 from agent.cli.options import ConfigOption, JsonOption
 from agent.cli.output import console, emit_json, fail, field, plain
-from agent.cli.status import band
+from agent.cli.status import band, held_words
 from agent.config import DEFAULT_PATH, zone_of
 
 
@@ -47,7 +47,7 @@ def lines(foreseen: object) -> list[str]:
     found = [str(line) for line in told] if isinstance(told, list) else []
     for device in devices if isinstance(devices, list) else []:
         allowed = band(field(device, "lowest_w"), field(device, "highest_w"))
-        held = "left to itself" if allowed == "free" else f"held between {allowed}" if " to " in allowed else allowed
+        held = "left to itself" if allowed == "free" else f"held {held_words(allowed)}"
         found.append(f"{field(device, 'device_id')}: {held}. {field(device, 'reason')}.")
     change_us = field(foreseen, "next_change_us")
     if isinstance(change_us, int):

@@ -30,7 +30,11 @@ def quote(
     if there:
         fail(f"{out / there[0]}: is there already; name another folder", as_json=as_json)
     try:
-        given = quotes.quote(bytes.fromhex(nonce))
+        asked = bytes.fromhex(nonce)
+    except ValueError:
+        fail(f"nonce {nonce[:80]!r} is not hexadecimal, such as 00112233aabbccdd", code=2, as_json=as_json)
+    try:
+        given = quotes.quote(asked)
         out.mkdir(parents=True, exist_ok=True)
         for name, content in zip(FILES, (given.key_pem, given.message, given.signature, given.pcrs), strict=True):
             put(out / name, content, mode=0o644)

@@ -55,7 +55,7 @@ def _devices(status: object) -> RenderableType:
         ]
         for d in (listed if isinstance(listed, list) else [])
     ]
-    columns = ["Device", "Link", "Power", "Charge", "Held between", "Why"]
+    columns = ["Device", "Link", "Power", "Charge", "Held at", "Why"]
     connection = watts(field(status, "connection_power_w"))
     return table(f"At the connection: {connection}", columns, rows, right=["Power", "Charge"])
 
@@ -165,7 +165,14 @@ def band(lowest: object, highest: object) -> str:
         return "free"
     if lowest == highest:
         return watts(lowest)
-    return f"{'...' if lowest is None else watts(lowest)} to {'...' if highest is None else watts(highest)}"
+    if lowest is None:
+        return f"up to {watts(highest)}"
+    return f"{watts(lowest)} and up" if highest is None else f"{watts(lowest)} to {watts(highest)}"
+
+
+def held_words(allowed: str) -> str:
+    """A `band` in a sentence, after "held"."""
+    return allowed if allowed.startswith("up to ") else f"from {allowed}" if " to " in allowed else f"at {allowed}"
 
 
 def _time(microseconds: object) -> str:

@@ -75,6 +75,8 @@ def verify(
             else:
                 single = None
                 found = evidence.verify_file(opened, gateway, key or [], history, second)
+    except evidence.QuestionError as error:
+        fail(f"{file}: {error}", code=2, as_json=as_json)
     except (evidence.VerifyError, EvidenceError, LedgerError, PolicyError) as error:
         fail(f"{file}: {error}", as_json=as_json)
     except OSError as error:
@@ -121,7 +123,7 @@ class Trusted:
 def _receipt(encoded: bytes, statement: Path | None, trusted: Trusted) -> Single:
     """Raises VerifyError, EvidenceError, OSError."""
     if statement is None:
-        raise evidence.VerifyError("a receipt proves a statement that is not in it: name its file with --statement")
+        raise evidence.QuestionError("a receipt proves a statement that is not in it: name its file with --statement")
     gateway_id = decode_receipt(encoded).header.identity.gateway_id
     verifier = trusted.verifier(gateway_id)
     return Single(gateway_id, verifier.verify_receipt(encoded, statement.read_bytes()))

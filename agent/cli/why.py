@@ -10,7 +10,7 @@ from agent.cli.asking import settings_of
 from agent.cli.client import AgentUnreachableError, ask
 from agent.cli.options import ConfigOption, JsonOption
 from agent.cli.output import console, emit_json, fail, field, plain
-from agent.cli.status import agreed_sentences, band, watts
+from agent.cli.status import agreed_sentences, band, held_words, watts
 from agent.config import DEFAULT_PATH
 
 ENDED: Final = ("completed", "superseded", "expired", "failed", "rejected")
@@ -62,7 +62,7 @@ def site_sentences(status: object) -> list[str]:
             "expired",
             "failed",
         ):
-            found.append(f"Not in force: {field(command, 'text')}, for {field(command, 'reason')}.")
+            found.append(f"Not in force: {field(command, 'text')}: {field(command, 'reason')}.")
     if not found:
         found.append("No command is in force.")
     return found + [f"{line}." for line in agreed_sentences(status)]
@@ -77,8 +77,5 @@ def sentence(device: object) -> str:
     if field(device, "kind") == "meter":
         return f"{now}; a meter only measures."
     allowed = band(field(device, "lowest_w"), field(device, "highest_w"))
-    if allowed == "free":
-        held = "nothing of ours holds it"
-    else:
-        held = f"it is held from {allowed}" if " to " in allowed else f"it is held at {allowed}"
+    held = "nothing of ours holds it" if allowed == "free" else f"it is held {held_words(allowed)}"
     return f"{now}, {held}. {field(device, 'reason') or 'It is left to itself'}."

@@ -280,7 +280,7 @@ def _check_value(command: Command, policy: Policy, book: Book, now: Now) -> None
     if command.restrictive:
         return
     sums = total([ordered_by(command), book.ordered(command.issuer, now.wall_us - DAY_US)])
-    needed = "an operational and a governance signature are needed (local bound: dual control [10])"
+    needed = "an operational and a governance signature are needed (local bound: dual control)"
     if sums.energy_wh > policy.high_value_wh:
         raise RefusalError(
             f"with it this issuer orders {sums.energy_wh} Wh in 24 h; above {policy.high_value_wh} Wh {needed}"

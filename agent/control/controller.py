@@ -46,6 +46,7 @@ from agent.control.notes import DEVICES_KEY, PREFIX, decode_names, encode_names
 from agent.control.onlooker import Onlooker
 from agent.control.order import Now, Order
 from agent.control.override import Override
+from agent.control.pacing import AFTER_CHANGE_S, Pacing
 from agent.control.plan import METER_SUBJECT, Plan, orders_to_give, stop_order
 from agent.control.recorder import UNRECORDABLE, Desk, Notes, Recorder
 from agent.control.site import SiteView
@@ -60,8 +61,6 @@ from agent.identity.trust import TrustList
 from drivers.device import Device, DeviceKind, Sample, SampleFlag
 from proto.energysettlement.v1 import device_pb2
 
-LEAST_BETWEEN_PLANS_S: Final = 0.2
-"""Meter samples do not bring a plan more often; commands and STOP do."""
 TURNS_TO_SEND: Final = 2
 """Of the loop, until orders are on their way: a device's task wakes, and the order's own task begins."""
 SENDING_S: Final = 0.01
@@ -132,8 +131,9 @@ class Controller:
             heard=self._tape.heard,
         )
         self._stop = StopWatch(StopButton(stop_file), self._alarm)
+        self._pacing = Pacing()
         self._inputs = InputWatch(
-            inputs, say=self._alarm, press=self._press_wired, changed=self._hurry, monotonic_s=clock.monotonic_s
+            inputs, say=self._alarm, press=self._press_wired, changed=self._pacing.hurry, monotonic_s=clock.monotonic_s
         )
         self._restored = False
         self._time_known = not clock.rebooted
@@ -151,7 +151,7 @@ class Controller:
                 recorder=self._recorder,
                 keep_hold=self._keep_hold,
                 stored=self._stored,
-                changed=self._hurry,
+                changed=self._pacing.hurry,
                 policy=self._tape.policy(self._policy),
                 trust=self._tape.trust(trust),
                 restored=lambda: self._restored,
@@ -171,10 +171,6 @@ class Controller:
         """Devices that hold something of ours, as noted; None: not read yet."""
         self._view: SiteView | None = None
         self._plan = Plan({}, {})
-        self._wake = asyncio.Event()
-        """Something came: another plan soon."""
-        self._urgent = asyncio.Event()
-        """A command or STOP came: another plan now."""
         self.progress_s = clock.monotonic_s()
         """Monotonic time of the last completed plan: the watchdog's food."""
 
@@ -199,7 +195,7 @@ class Controller:
         if kind == "schedule":
             with self._tape.event(Kind.SCHEDULE, Signed(signed=signed), at):
                 self._core.intake.take_schedule(signed, now)
-            self._hurry()
+            self._pacing.hurry()
         elif kind == "feed" and now.time_known:
             with self._tape.event(Kind.FEED, Signed(signed=signed), at):
                 self._tape.answer(self._around.feeds.receive(signed, now.wall_us))
@@ -212,12 +208,12 @@ class Controller:
         if sample.device_id == self._settings.meter_id:
             if register is not None:
                 self._registers[METER_SUBJECT] = (register, sample.monotonic_s)
-            self._wake.set()
+            self._pacing.soon()
 
     def stop(self, by: str) -> None:
         """Local STOP, at once; needs nothing but this process (SAFETY 1)."""
         self._stop.press(by)
-        self._hurry()
+        self._pacing.hurry()
 
     def _press_wired(self, by: str) -> None:
         if self._stop.pressed_by() is None:
@@ -226,7 +222,7 @@ class Controller:
     def clear_stop(self, by: str) -> None:
         """End of local STOP. Raises StopNotClearedError while its file cannot be removed."""
         self._stop.clear(by)
-        self._hurry()
+        self._pacing.hurry()
 
     def add(self, settings: DeviceSettings, device: Device) -> None:
         """Another device from now on. It is in the mapping that this was made with already."""
@@ -241,14 +237,14 @@ class Controller:
         self._controllable[device.device_id] = device
         self._dispatcher.add(device)
         self._around.holds.add(device.device_id, partial(self._looks.status, device.device_id))
-        self._wake.set()
+        self._pacing.soon()
 
     def wish(self, device_id: str, wish: Wish) -> None:
         """What the driver of the car at a charger needs until when. Raises WishError."""
         now, now_s = self._moment()
         with self._tape.event(Kind.WISH, Wished(device_id=device_id, wish=wish), (now, now_s)):
             self._around.watch.day.wish(device_id, wish, now.wall_us)
-        self._hurry()
+        self._pacing.hurry()
 
     def override(self, device_id: str, power_w: int | None, duration_s: float, by: str) -> Override:
         """Hold a device by hand: at a power, or (None) left to itself. Raises OverrideError."""
@@ -257,14 +253,14 @@ class Controller:
         given = HoldBegun(device_id=device_id, power_w=power_w, duration_s=duration_s, by=by, capabilities=known)
         with self._tape.event(Kind.HOLD, given, (now, now_s)):
             hold = self._around.holds.begin(device_id, power_w, duration_s, by, now)
-        self._hurry()
+        self._pacing.hurry()
         return hold
 
     def end_override(self, device_id: str, by: str) -> None:
         """Give a device back to commands and defaults. Raises OverrideError."""
         with self._tape.event(Kind.HOLD_ENDED, HoldEnded(device_id=device_id, by=by)):
             self._around.holds.end(device_id, by)
-        self._hurry()
+        self._pacing.hurry()
 
     # -- out --------------------------------------------------------------------------------------------------------
 
@@ -333,8 +329,7 @@ class Controller:
 
     async def _plan_for_ever(self) -> None:
         while True:
-            self._wake.clear()
-            self._urgent.clear()
+            self._pacing.begin()
             try:
                 await self._turn()
             except Exception as error:
@@ -343,7 +338,7 @@ class Controller:
             else:
                 self._trouble = ""
                 self.progress_s = self._clock.monotonic_s()
-            await self._rest()
+            await self._pacing.rest(self._until_next_s())
 
     def _cannot_plan(self, error: Exception) -> None:
         if not self._trouble:
@@ -355,14 +350,6 @@ class Controller:
         if pressed_by is not None:
             self._dispatcher.follow({name: stop_order(name, pressed_by) for name in self._controllable})
 
-    async def _rest(self) -> None:
-        """Until it is time for another plan: after the interval, sooner for a meter sample, at once for STOP."""
-        begun_s = self._clock.monotonic_s()
-        if not await _set_within(self._wake, self._until_next_s()):
-            return
-        passed_s = self._clock.monotonic_s() - begun_s
-        await _set_within(self._urgent, LEAST_BETWEEN_PLANS_S - passed_s)
-
     def _until_next_s(self) -> float:
         """To the next plan: at the moment at which a command starts or ends, if that is sooner than the interval."""
         wall_us = self._clock.now().wall_us
@@ -370,11 +357,7 @@ class Controller:
         change_us = min((each for each in changes if each is not None), default=None)
         if change_us is None or not self._time_known:
             return self._control.interval_s
-        return min(self._control.interval_s, max(0.0, (change_us - self._clock.now().wall_us) / 1e6) + 0.001)
-
-    def _hurry(self) -> None:
-        self._urgent.set()
-        self._wake.set()
+        return min(self._control.interval_s, max(0.0, (change_us - self._clock.now().wall_us) / 1e6) + AFTER_CHANGE_S)
 
     async def _record(self) -> None:
         """Write what there is to record; but first read what an earlier run has written, so as not to write over it."""
@@ -401,7 +384,7 @@ class Controller:
             self._alarm(Severity.WARNING, "command.note_damaged", fault.partition(":")[0], fault[:400])
         self._tape.anew()
         log.info("control.restored", commands=commands, damaged=len(faults))
-        self._hurry()
+        self._pacing.hurry()
 
     def _now(self, instant: Instant) -> Now:
         if instant.quality is not ClockQuality.UNTRUSTED:
@@ -426,7 +409,7 @@ class Controller:
             await asyncio.sleep(0)
         self._core.count()
         if sending:
-            await _set_within(self._urgent, SENDING_S)
+            await self._pacing.calm(SENDING_S)
         with self._tape.event(Kind.KEPT, Kept(registers=registers), (now, instant.monotonic_s)):
             self._core.account(registers)
 
@@ -472,14 +455,14 @@ class Controller:
     def _stored(self, order_hash: bytes) -> None:
         with self._tape.event(Kind.STORED, Stored(hash=order_hash)):
             self._core.stored(order_hash)
-        self._hurry()
+        self._pacing.hurry()
 
     def _keep_hold(self, notes: Mapping[str, bytes | None], hold: Override | None) -> None:
         def committed() -> None:
             if hold is not None:
                 with self._tape.event(Kind.HOLD_STORED, HoldStored(hold=hold)):
                     self._around.holds.committed(hold)
-            self._hurry()
+            self._pacing.hurry()
 
         self._recorder.submit((), notes, committed)
 
@@ -488,14 +471,3 @@ class Controller:
             timestamp_us=self._clock.now().wall_us, severity=severity, code=code, subject=subject[:255], text=text
         )
         self._recorder.submit((alarm,), {})
-
-
-async def _set_within(event: asyncio.Event, timeout_s: float) -> bool:
-    """Whether the event is set, waiting for it at most so long."""
-    if event.is_set() or timeout_s <= 0:
-        return event.is_set()
-    try:
-        async with asyncio.timeout(timeout_s):
-            return await event.wait()
-    except TimeoutError:
-        return False

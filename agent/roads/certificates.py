@@ -30,6 +30,8 @@ from agent.token.token import Token
 from drivers.device import SignerUnavailableError
 
 LOOK_EVERY_S: Final = 60.0
+LOOK_UNTIMED_S: Final = 2.0
+"""While the time is not known, as just after the start: the ends of certificates wait for it to be judged."""
 
 log = structlog.get_logger()
 
@@ -78,11 +80,11 @@ class CertificateWatch:
     async def run(self) -> None:
         """Look until cancelled."""
         while True:
-            await self.look()
-            await asyncio.sleep(LOOK_EVERY_S)
+            trusted = await self.look()
+            await asyncio.sleep(LOOK_EVERY_S if trusted else LOOK_UNTIMED_S)
 
-    async def look(self) -> None:
-        """One look at every certificate."""
+    async def look(self) -> bool:
+        """One look at every certificate. Whether the time was known, and their ends were judged."""
         moment = self._clock.now()
         trusted = moment.quality is not ClockQuality.UNTRUSTED
         now = datetime.fromtimestamp(moment.wall_us / 1e6, UTC) if trusted else None
@@ -108,6 +110,7 @@ class CertificateWatch:
             state="in need of a look" if problems else "good" if now is not None else "not judged: the time is unknown",
             detail=", ".join(ends),
         ) if ends or problems else None  # fmt: skip
+        return trusted
 
     def _note_content(self, one: Watched, content: bytes) -> None:
         seen = self._seen[one.name]

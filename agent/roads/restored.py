@@ -11,8 +11,10 @@ from typing import Final
 
 from agent.evidence import statements
 from agent.evidence.statements import Alarm, Severity
+from agent.roads.alarms import Alarms
 from agent.roads.desk import Desk
-from agent.store import Store
+from agent.roads.problems import Problems
+from agent.store import Store, StoreError
 
 CODE: Final = "store.restored"
 MARKER_NOTE: Final = "restore-marker"
@@ -33,6 +35,22 @@ async def mark(store: Store, desk: Desk, now_us: int) -> None:
         text=f"a backup was put back, what was sealed since is not here; incarnation {store.incarnation}",
     )
     await desk.put([marker], {MARKER_NOTE: statements.encode(marker), MARKED_NOTE: _life(store)})
+
+
+async def tell(store: Store, desk: Desk, alarms: Alarms, problems: Problems, now_us: int) -> None:
+    """At the start: what happened to the store since the last one, so that nobody takes it for the one that was."""
+    if store.set_aside is not None:
+        text = f"the database was damaged and is set aside as {store.set_aside.name}; this is a new incarnation"
+        alarms.raise_alarm(Severity.CRITICAL, "store.set_aside", "store", text)
+    if store.put_back:
+        try:
+            await mark(store, desk, now_us)
+        except StoreError as error:
+            # Without the marker channels freeze, as they do for a copied card.
+            problems.note("store", f"a backup was put back, and that could not be noted: {error}")
+    elif store.restored:
+        text = f"an older store is in this place; incarnation {store.incarnation}"
+        alarms.raise_alarm(Severity.CRITICAL, CODE, "store", text)
 
 
 async def is_pending(store: Store, device_id: str) -> bool:

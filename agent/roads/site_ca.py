@@ -12,9 +12,13 @@ import structlog
 from cryptography import x509
 
 from agent.clock import Clock, ClockQuality
+from agent.config import Settings
 from agent.identity.purposes import SITE_CA_KEY
 from agent.identity.site_ca import SiteCa, SiteCaError, make_root
 from agent.roads.charger_passwords import write_private
+from agent.roads.problems import Problems
+from agent.roads.server_certificate import FILE as SERVER_CERTIFICATE
+from agent.roads.server_certificate import keep_server_certificate
 from agent.token.token import Token
 from drivers.device import Journal, SignerUnavailableError
 from drivers.ocpp.server import OcppServer
@@ -49,6 +53,32 @@ async def bring_up_site_ca(
     server.use_authority(authority, authority.root_pem)
     log.info("site_ca.ready", file=str(state_dir / ROOT_FILE))
     return authority
+
+
+async def certify_chargers(
+    server: OcppServer, settings: Settings, *, token: Token, journal: Journal, clock: Clock, problems: Problems
+) -> None:
+    """Certificates for chargers as soon as the token is there, and, where the listener's own comes from the site's CA,
+    that one too, kept until cancelled."""
+    authority = await bring_up_site_ca(
+        server,
+        token=token,
+        journal=journal,
+        state_dir=settings.gateway.state_dir,
+        name=settings.gateway.name,
+        clock=clock,
+        note_problem=problems.note,
+    )
+    problems.solved("site CA")
+    if settings.ocpp.certificate_names:
+        await keep_server_certificate(
+            authority,
+            settings.ocpp.certificate_names,
+            settings.gateway.state_dir / SERVER_CERTIFICATE,
+            use=server.use_certificate,
+            note_problem=problems.note,
+            solved=problems.solved,
+        )
 
 
 async def _site_ca(token: Token, journal: Journal, state_dir: Path, name: str, clock: Clock) -> SiteCa:

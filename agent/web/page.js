@@ -13,12 +13,13 @@ function element(tag, text, className) {
   return node;
 }
 function watts(w) { return w === null ? "–" : Math.abs(w) >= 10000 ? (w / 1000).toFixed(1) + " kW" : w + " W"; }
+function signed(w) { return (w >= 0 && w !== null ? "+" : "") + watts(w); }
 function wattHours(wh) { return wh === null ? "–" : wh >= 100000 ? (wh / 1000).toFixed(1) + " kWh" : wh + " Wh"; }
 function clock(us) { return new Date(us / 1000).toLocaleTimeString(); }
 function band(low, high) {
   if (low === null && high === null) return "free";
-  if (low !== null && low === high) return watts(low);
-  return (low === null ? "…" : watts(low)) + " to " + (high === null ? "…" : watts(high));
+  if (low !== null && low === high) return signed(low);
+  return low === null ? "up to " + signed(high) : signed(low) + (high === null ? " and up" : " to " + signed(high));
 }
 function rows(table, list, cells, empty) {
   const body = $(table).tBodies[0];
@@ -35,7 +36,7 @@ function rows(table, list, cells, empty) {
 }
 function tiles(s) {
   const made = [
-    [s.connection_power_w === null ? "–" : watts(s.connection_power_w), "at the grid connection"],
+    [s.connection_power_w === null ? "–" : signed(s.connection_power_w), "at the grid connection"],
     [s.commands.filter((c) => c.in_force).length, s.commands.filter((c) => c.in_force).length === 1 ? "command in force" : "commands in force"],
     [s.evidence.readings.toLocaleString(), "readings stored"],
     [s.evidence.sealed.toLocaleString(), "statements sealed"],
@@ -94,7 +95,7 @@ function show(s) {
   tiles(s);
   chart(s);
   rows("devices", s.devices, (d) => [
-    [d.device_id, ""], [d.link === "online" ? "online" : `${d.link}: ${d.detail}`, d.link === "online" ? "" : "bad"], [watts(d.power_w), "n"],
+    [d.device_id, ""], [d.link === "online" ? "online" : `${d.link}: ${d.detail}`, d.link === "online" ? "" : "bad"], [signed(d.power_w), "n"],
     [d.state_of_charge_percent === null ? "" : d.state_of_charge_percent + " %", "n"], [band(d.lowest_w, d.highest_w), ""],
     [d.reason || d.vehicle, ""], [wattHours(d.import_wh), "n"], [wattHours(d.export_wh), "n"],
   ], "No devices are configured.");

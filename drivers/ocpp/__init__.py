@@ -5,7 +5,8 @@ decided elsewhere; Modbus has no place here.
 
 Top down: `server` listens (`doorstep` and `pace` bound what its sockets may do), `charger` is one charger over all its
 connections, `connection` is one socket, `rpc` the engine in it (`frames` and `schemas` below), `station` and `session`
-what the messages mean, `evse` the Device, `profiles` its limits on the wire.
+what the messages mean, `evse` the Device, `profiles`, `dynamic` and `v2x` its limits on the wire, `outside` who else
+limits it. Certificates are judged in `contracts`, `ocsp`, `crl` and `revocation_lists`.
 """
 
 from drivers.ocpp.server import OcppServer

@@ -14,44 +14,44 @@ STEP_W: Final = 100
 
 
 class Rule(StrEnum):
-    """Names of the rules, as they stand in reasons, snapshots and the page. SAFETY.md's numbers in brackets."""
+    """Names of the rules, as they stand in reasons, receipts, snapshots and the page: words for people."""
 
-    STOP = "local stop [1]"
-    WIRED = "hard-wired input [13]"
+    STOP = "local stop"  # SAFETY 1
+    WIRED = "hard-wired input"  # SAFETY 13
     HELD = "held locally by hand"
-    GRID_CODE = "never against the grid's frequency [5]"
-    FREQUENCY = "frequency response [11]"
-    SILENT = "budget for the silent [3]"
-    DISOBEYS = "does not follow: counted at what it does [3]"
-    ISLANDED = "islanded [6]"
+    GRID_CODE = "never against the grid's frequency"  # SAFETY 5
+    FREQUENCY = "frequency response"  # SAFETY 11
+    SILENT = "budget for the silent"  # SAFETY 3
+    DISOBEYS = "does not follow: counted at what it does"  # SAFETY 3
+    ISLANDED = "islanded"  # SAFETY 6
     EXPORT_COMMAND = "export limit by command"
     IMPORT_COMMAND = "import limit by command"
-    COMING_BACK = "comes back slowly [7]"
-    CONNECTION_EXPORT = "export at the connection [8]"
-    CONNECTION_IMPORT = "import at the connection [8]"
-    PHASE = "fuse per phase [8]"
-    DIFFERENCE = "difference between phases [8]"
-    METER_LOST = "meter lost: static shares [8]"
-    STORAGE_EXPORT = "no export from storage [12]"
-    RAISE_LATER = "others come down first [3]"
-    CAR_STATE = "state of charge of the car is not known [9]"
-    CAR_MANDATE = "no mandate to discharge this car [9]"
-    CAR_ISSUER = "the owner's mandate is not for this issuer [9]"
-    CAR_MINIMUM = "the car's minimum state of charge [9]"
-    CAR_DEPARTURE = "the car's need at departure [9]"
-    CAR_PRICE = "the owner's least price [9]"
-    CAR_NOW = "charge now, by the driver [9]"
+    COMING_BACK = "comes back slowly"  # SAFETY 7
+    CONNECTION_EXPORT = "export at the connection"  # SAFETY 8
+    CONNECTION_IMPORT = "import at the connection"  # SAFETY 8
+    PHASE = "fuse per phase"  # SAFETY 8
+    DIFFERENCE = "difference between phases"  # SAFETY 8
+    METER_LOST = "meter lost: static shares"  # SAFETY 8
+    STORAGE_EXPORT = "no export from storage"  # SAFETY 12
+    RAISE_LATER = "others come down first"  # SAFETY 3
+    CAR_STATE = "state of charge of the car is not known"  # SAFETY 9
+    CAR_MANDATE = "no mandate to discharge this car"  # SAFETY 9
+    CAR_ISSUER = "the owner's mandate is not for this issuer"  # SAFETY 9
+    CAR_MINIMUM = "the car's minimum state of charge"  # SAFETY 9
+    CAR_DEPARTURE = "the car's need at departure"  # SAFETY 9
+    CAR_PRICE = "the owner's least price"  # SAFETY 9
+    CAR_NOW = "charge now, by the driver"  # SAFETY 9
     SUN = "what the sun leaves over"
     NO_CAR = "no car"
-    SITE_DISCHARGE = "site has no permission to discharge [9]"
+    SITE_DISCHARGE = "site has no permission to discharge"  # SAFETY 9
     BATTERY_MINIMUM = "the battery's minimum state of charge"
-    BATTERY_RESERVE = "room in the battery is kept for the grid's frequency [11]"
+    BATTERY_RESERVE = "room in the battery is kept for the grid's frequency"  # SAFETY 11
     BATTERY_STATE = "state of charge of the battery is not known"
-    ENERGY_DAY = "local bound: energy per day [10]"
-    CYCLES_DAY = "local bound: full cycles per day [10]"
-    SIGN_CHANGES = "local bound: sign changes per hour [10]"
-    EVENTS = "local bound: discrete events per hour [10]"
-    RAMP = "local bound: ramp [10]"
+    ENERGY_DAY = "local bound: energy per day"  # SAFETY 10
+    CYCLES_DAY = "local bound: full cycles per day"  # SAFETY 10
+    SIGN_CHANGES = "local bound: sign changes per hour"  # SAFETY 10
+    EVENTS = "local bound: discrete events per hour"  # SAFETY 10
+    RAMP = "local bound: ramp"  # SAFETY 10
     RATING = "rating"
     CAPABILITY = "the device cannot be ordered so"
 

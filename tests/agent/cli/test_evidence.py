@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.cli.evidence import VerifyError, verify_file
+from agent.cli.evidence import QuestionError, VerifyError, verify_file
 from agent.cli.signed_values import signed_values_json, signed_values_lines
 from agent.clock import ClockQuality
 from agent.evidence import batch as batches
@@ -163,13 +163,13 @@ def test_a_batch_of_another_gateway_is_refused_where_it_stands() -> None:
 
 
 def test_without_a_trusted_key_nothing_is_verified_and_the_way_is_said() -> None:
-    with pytest.raises(VerifyError, match="name whom you trust") as refused:
+    with pytest.raises(QuestionError, match="name whom you trust") as refused:
         verify_file(BytesIO(GOOD), None, [])
     assert GATEWAY in str(refused.value)
 
 
 def test_what_is_no_identifier_of_a_gateway_is_refused() -> None:
-    with pytest.raises(VerifyError, match="--gateway"):
+    with pytest.raises(QuestionError, match="--gateway"):
         verify_file(BytesIO(GOOD), "did:web:example.org", [])
 
 

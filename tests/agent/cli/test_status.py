@@ -132,6 +132,6 @@ def test_powers_are_read_at_a_glance() -> None:
 def test_bands_say_what_is_left_free() -> None:
     assert band(None, None) == "free"
     assert band(0, 0) == "+0 W"
-    assert band(-2_000, None) == "-2000 W to ..."
-    assert band(None, 7_400) == "... to +7400 W"
+    assert band(-2_000, None) == "-2000 W and up"
+    assert band(None, 7_400) == "up to +7400 W"
     assert band(0, 7_400) == "+0 W to +7400 W"

@@ -20,6 +20,8 @@ DEVICE = {
             "it is at -4500 W, it is held at -4500 W. -4500 W of DISCHARGE 9000 W by grid until 12:00; bound",
         ),
         ({"lowest_w": 0, "highest_w": 7000}, "it is held from +0 W to +7000 W."),
+        ({"highest_w": None}, "it is held at -4500 W and up."),
+        ({"lowest_w": None, "highest_w": 0}, "it is held up to +0 W."),
         ({"lowest_w": None, "highest_w": None, "reason": ""}, "nothing of ours holds it. It is left to itself."),
         ({"power_w": None}, "its power is not known, it is held"),
         ({"link": "silent", "detail": "no answer"}, "silent, it is at -4500 W: no answer."),
@@ -41,3 +43,4 @@ def test_the_site_says_what_holds_for_all_of_it() -> None:
     assert [line.split()[0] for line in said] == ["Local", "Safe", "In", "Not"]
     assert "the installer" in said[0]
     assert "the meter is lost" in said[1]
+    assert said[3] == "Not in force: CURTAIL by grid: it begins at noon."

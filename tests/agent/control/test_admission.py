@@ -197,7 +197,7 @@ async def test_money_adds_up_over_a_day_as_energy_does_and_with_whatever_key_the
         decision = judge(message, None, policy(), trust, book, NOW)
         if isinstance(decision, Refused):
             assert "worth 12000 EUR" in decision.reason
-            assert "dual control [10]" in decision.reason
+            assert "dual control" in decision.reason
             break
         book, paid = _admit(book, decision), paid + 3_000
     assert paid == 9_000
@@ -209,7 +209,7 @@ async def test_without_any_signature_a_day_is_bounded_too() -> None:
     much = _plain(command_id="u1", type=1, power_limit_kw=40.0, valid_until_timestamp_us=START_US + 5 * HOUR_US)
     decision = judge(much, "battery", open_policy, None, Book(), NOW)
     assert isinstance(decision, Refused)
-    assert "dual control [10]" in decision.reason
+    assert "dual control" in decision.reason
 
 
 @pytest.mark.parametrize(

@@ -299,7 +299,7 @@ ALTERATIONS: dict[str, tuple[Alter, str]] = {
     ),
     "what the site accepts": (
         lambda r: replace(r, policy=replace(r.policy, site_rating_w=1)) if isinstance(r, Rules) else None,
-        "dual control [10]",
+        "dual control",
     ),
     "a schedule": (
         events(Kind.SCHEDULE, lambda e: other_given(e, signed=b"something else")),
