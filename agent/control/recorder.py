@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence, Set
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
@@ -147,9 +148,11 @@ class Recorder:
                 continue
             failures, self.trouble = 0, ""
             del self._waiting[: len(records)]
-            for record in records:
-                if record.on_committed is not None:
-                    record.on_committed()
+            # Each of them: a command whose commit nobody is told of would never act.
+            with ExitStack() as each:
+                for record in reversed(records):
+                    if record.on_committed is not None:
+                        each.callback(record.on_committed)
 
     def _next_records(self) -> list[_Record]:
         count, statements = 0, 0

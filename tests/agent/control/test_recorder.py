@@ -103,3 +103,19 @@ async def test_what_the_store_does_not_take_waits_and_is_written_in_order() -> N
         await desk.arrived.wait()
     assert [s.command_id for s in desk.taken if isinstance(s, CommandReceipt)] == ["1", "2"]
     assert recorder.refused == 0
+
+
+async def test_a_fault_of_one_that_is_told_of_its_commit_keeps_it_from_nobody_else() -> None:
+    committed = list[str]()
+    recorder = Recorder(Desk())
+
+    def fault() -> None:
+        raise RuntimeError("a fault of ours")
+
+    recorder.submit([receipt(command_id="1")], {}, lambda: committed.append("before"))
+    recorder.submit([receipt(command_id="2")], {}, fault)
+    recorder.submit([receipt(command_id="3")], {}, lambda: committed.append("after"))
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        await recorder.run()
+    assert committed == ["before", "after"]
+    assert recorder.backlog == 0
