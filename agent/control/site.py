@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from typing import Final
 
 from agent.control.bounds import NO_BOUNDS, BoundsView
@@ -200,7 +201,7 @@ class MeterView:
     phase_power_w: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class SiteView:
     """Everything that the plan looks at."""
 
@@ -231,7 +232,7 @@ class SiteView:
     spot: Price | None = None
     """The price that feeds agree on, for discharges whose command names none."""
 
-    @property
+    @cached_property
     def house_w(self) -> int | None:
         """What is not controlled: the meter less all devices. None without a meter.
 
@@ -242,7 +243,7 @@ class SiteView:
             return None
         return self.meter.power_w - sum(device.likely_w for device in self.devices.values())
 
-    @property
+    @cached_property
     def house_most_w(self) -> int | None:
         """The larger of the house by the devices' samples and by their bands.
 
@@ -251,18 +252,22 @@ class SiteView:
         """
         if self.meter is None:
             return None
-        seen_w = self.meter.power_w - counted_w((device, 1) for device in self.devices.values())[0]
+        seen_w = self.meter.power_w - self._counted_w[0]
         doubt_w = sum(d.present_w + d.worst_export_w for d in self.devices.values() if not d.online)
         return max(seen_w, min(seen_w + doubt_w, self.limits.house_reserve_w))
 
-    @property
+    @cached_property
     def house_least_w(self) -> int | None:
         """As `house_most_w`, the smaller one; for the silent, not below 0."""
         if self.meter is None:
             return None
-        seen_w = self.meter.power_w - counted_w((device, 1) for device in self.devices.values())[1]
+        seen_w = self.meter.power_w - self._counted_w[1]
         doubt_w = sum(d.worst_import_w - d.present_w for d in self.devices.values() if not d.online)
         return min(seen_w, max(seen_w - doubt_w, 0))
+
+    @cached_property
+    def _counted_w(self) -> tuple[int, int]:
+        return counted_w((device, 1) for device in self.devices.values())
 
 
 def counted_w(shares: Iterable[tuple[DeviceView, int]]) -> tuple[int, int]:
