@@ -237,7 +237,7 @@ class UrgentStatement(_message.Message):
     STATEMENT_FIELD_NUMBER: _builtins.int
     RECEIPT_FIELD_NUMBER: _builtins.int
     statement: _builtins.bytes
-    """proto/EVIDENCE.md, section 3: the exact leaf."""
+    """proto/EVIDENCE.md, section 2: the exact leaf."""
     receipt: _builtins.bytes
     """proto/EVIDENCE.md, section 6: the COSE Receipt that proves it."""
     def __init__(
