@@ -138,7 +138,7 @@ def test_a_name_outlives_its_key_under_a_running_agent_and_a_verifier_needs_the_
     assert shown["ok"]
     assert shown["last_number"] > before
     assert shown["statements"]["alarm"] == 1
-    asked = desk.run("verify", bundle, "--gateway", created["gateway_id"], where=False, code=1)
+    asked = desk.run("verify", bundle, "--gateway", created["gateway_id"], where=False, code=2)
     assert "--history FILE" in asked["error"]
     document = desk.run("identity", "document")
     assert document["verificationMethod"][0]["id"] == f"{created['gateway_id']}#key-2"

@@ -166,7 +166,7 @@ async def _drain(progress: Callable[[str], None], site: Site, backlog: int) -> d
     progress(f"drained in {took_s:.1f} s, {figures['live_readings']:.0f} readings were shown live meanwhile")
     return {
         "drain_readings_per_s": round(figures["readings"] / took_s),
-        "drain_s": round(took_s, 1),
+        "drain_s": round(took_s, 3),
         "drained_share": round(min(1.0, figures["readings"] / backlog), 4),
         "live_ms_p99": round(figures["live_ms_p99"], 1),
         "bytes_on_wire_per_reading": round(figures["wire_bytes"] / figures["readings"], 1),
