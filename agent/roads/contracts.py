@@ -6,9 +6,8 @@ import ssl
 from collections.abc import Callable
 from typing import Final
 
-import aiohttp
-
 from agent.config import SecretError, Settings, read_secret
+from agent.roads.asking import ask
 from drivers.ocpp.contract_requests import DEADLINE_S, Ask, ContractRequests
 
 LARGEST: Final = 64 * 1024
@@ -31,32 +30,11 @@ def contract_requests(settings: Settings, on_event: Callable[[str, str, str], No
 
 def provider(url: str, tls: ssl.SSLContext, secret: str | None = None) -> Ask:
     """Asks there; `secret`: what it knows us by, as a bearer token."""
-    headers = {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"}
+    headers = {"Content-Type": "application/json", "Accept": "application/json"}
     if secret is not None:
         headers["Authorization"] = f"Bearer {secret}"
 
-    async def ask(request: bytes) -> bytes:
-        try:
-            async with (
-                aiohttp.ClientSession(
-                    timeout=aiohttp.ClientTimeout(total=DEADLINE_S),
-                    # What was packed could be any size unpacked.
-                    auto_decompress=False,
-                ) as session,
-                # Neither the contract nor the secret goes where somebody else sends us.
-                session.post(url, data=request, headers=headers, ssl=tls, allow_redirects=False) as response,
-            ):
-                if response.status != 200:
-                    raise ValueError(f"HTTP status {response.status}")
-                body = bytearray()
-                async for chunk in response.content.iter_chunked(8192):
-                    body += chunk
-                    if len(body) > LARGEST:
-                        raise ValueError(f"longer than {LARGEST} bytes")
-                return bytes(body)
-        except TimeoutError:
-            raise
-        except aiohttp.ClientError as error:
-            raise OSError(f"cannot be asked: {error}") from error
+    async def post(request: bytes) -> bytes:
+        return await ask("POST", url, body=request, headers=headers, timeout_s=DEADLINE_S, largest=LARGEST, tls=tls)
 
-    return ask
+    return post
