@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from agent.evidence.batch import KeyProtection
 from agent.evidence.cose import low_s
 from agent.evidence.seal import SealPolicy
@@ -241,3 +243,18 @@ def _counted_wh(encoded: bytes) -> int:
 async def stored_windows(store: Store, device_id: str = "pv-1") -> list[SettlementWindow]:
     found = [decode(leaf) for leaf in await store.statements(device_id, Kind.SETTLEMENT_WINDOW, 0, 1 << 62)]
     return [window for window in found if isinstance(window, SettlementWindow)]
+
+
+@pytest.fixture
+def hand() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture
+def platform() -> Platform:
+    return Platform()
+
+
+@pytest.fixture
+def key() -> DeviceKey:
+    return DeviceKey()

@@ -17,7 +17,9 @@ from agent.store import Stage, Store
 from agent.store import backup as store_backup
 from agent.store.files import DATABASE
 from hil_tests.roads_parts import HandClock, reading, running, until
-from hil_tests.settling_parts import WINDOW_S, DeviceKey, Life, Platform, terms
+from hil_tests.settling_parts import WINDOW_S, DeviceKey, Life, Platform, hand, key, platform, terms
+
+__all__ = ["hand", "key", "platform"]
 
 
 def quiet(done: int, total: int) -> None:
@@ -58,21 +60,6 @@ async def measured(life: Life, *, import_wh: int) -> None:
 async def looked(life: Life, condition: Callable[[], bool | Awaitable[bool]], what: str) -> None:
     async with running(life.settling.run()):
         await until(condition, what)
-
-
-@pytest.fixture
-def hand() -> HandClock:
-    return HandClock()
-
-
-@pytest.fixture
-def platform() -> Platform:
-    return Platform()
-
-
-@pytest.fixture
-def key() -> DeviceKey:
-    return DeviceKey()
 
 
 async def test_the_platforms_state_is_taken_over_and_the_next_window_is_countersigned(

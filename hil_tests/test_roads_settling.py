@@ -19,31 +19,21 @@ from hil_tests.settling_parts import (
     DeviceKey,
     Life,
     Platform,
+    hand,
+    key,
+    platform,
     stored_windows,
     terms,
 )
 from proto.energysettlement.v1.gateway_pb2 import ChannelFrame
+
+__all__ = ["hand", "key", "platform"]
 
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
     async with await Store.open(tmp_path / "state") as opened:
         yield opened
-
-
-@pytest.fixture
-def hand() -> HandClock:
-    return HandClock()
-
-
-@pytest.fixture
-def platform() -> Platform:
-    return Platform()
-
-
-@pytest.fixture
-def key() -> DeviceKey:
-    return DeviceKey()
 
 
 @pytest.fixture
