@@ -42,6 +42,7 @@ from agent.roads.offering import Offering, Sources
 from agent.roads.patience import patiently
 from agent.roads.people import People
 from agent.roads.problems import Problems
+from agent.roads.publishing import Publication
 from agent.roads.sealing import Sealer
 from agent.roads.sealing_keys import second_key_problem, wait_countersigner, wait_name_and_key
 from agent.roads.settling import Settling
@@ -97,6 +98,14 @@ class Gateway:
         self._trust: TrustKeeper | None = None
         self._identity = IdentityKeeper(
             settings.gateway.state_dir, token=token, store=store, clock=clock, on_entry=self._on_identity_entry
+        )
+        self.publication = Publication(
+            store,
+            self._identity,
+            public_url=settings.web.public_url,
+            gateway_id=lambda: self._gateway_id,
+            acknowledgement=lambda: b"" if self._uplink is None else self._uplink.acknowledgement,
+            trust_list=lambda: b"" if self._trust is None else self._trust.signed,
         )
         self._uplink: Uplink | None = None
         self._settling: Settling | None = None
@@ -207,6 +216,7 @@ class Gateway:
     async def _restore(self) -> None:
         await self._measuring.restore(self._store)
         await self._thinner.restore()
+        await self.publication.restore()
         await restored.tell(self._store, self._desk, self._alarms, self._problems, self._clock.now().wall_us)
         if self._clock.rebooted:
             log.info("clock.rebooted")
@@ -226,6 +236,7 @@ class Gateway:
                 ("offering", self._offering.run),
                 ("upkeep", self._upkeep.run),
                 ("certificates", self._certificates.run),
+                ("publication", self.publication.run),
                 ("space", self._thinner.run),
             ):
                 self._core_tasks.append(keep(group, name, part))
@@ -409,6 +420,7 @@ class Gateway:
         self._measuring.offer(sample)
 
     def _on_sealed(self, batch: SealedBatch) -> None:
+        self.publication.sealed(batch)
         if self._uplink is None:
             return
         self._uplink.batch_ready()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from agent.cli.online import HistoryFrom, Online, Places
 from agent.cli.policy import Second, SignatureCount
 from agent.evidence import verify
 from agent.evidence.batch import MAX_BATCH_BYTES
@@ -35,6 +36,7 @@ PIN_NOTE = f"journal/token/pin/{EVIDENCE_KEY.hex()}"
 """Where the store has the public key that the gateway seals with."""
 MOST_CLAIMS: int = 100
 NO_SECOND: Second = Second()
+NOWHERE: Places = Places()
 
 
 class VerifyError(Exception):
@@ -101,21 +103,27 @@ def trusted_keys(
     head: BundleHead,
     gateway: str | None,
     key_files: Iterable[Path],
-    history_file: Path | None = None,
+    known: Path | HistoryFrom | None = None,
     second: Second = NO_SECOND,
 ) -> list[TrustedKey]:
-    """The keys that the person at the terminal trusts. Raises VerifyError when there is none, or one cannot be read."""
-    if history_file is not None:
-        epochs = _keys_of_history(head, gateway, history_file, second.policy)
+    """The keys that the person at the terminal trusts; `known`: the gateway's history, or its file.
+
+    Raises VerifyError when there is none, or one cannot be read.
+    """
+    if known is not None:
+        found = read_history(known, gateway) if isinstance(known, Path) else known
+        if found.state.gateway_id != head.gateway_id:
+            raise VerifyError(f"the file is about {head.gateway_id[:80]}, the history is of {found.state.gateway_id}")
+        epochs = found.state.trusted_keys(second.policy)
         if second.key is not None:
             return [replace(epoch, countersigner=second.key) for epoch in epochs]
         if second.policy is not Policy.EITHER and all(epoch.countersigner is None for epoch in epochs):
-            raise VerifyError(f"--history {history_file}: names no second key; give it with --countersigner FILE.pem")
+            raise VerifyError(f"--history {found.source}: names no second key; give it with --countersigner FILE.pem")
         return epochs
     if gateway is not None and gateway.startswith(history.PREFIX):
         raise QuestionError(
             "--gateway did:v2g:... is named by its history: give it with --history FILE (the gateway's "
-            "`identity history --out FILE`, or the platform's copy)"
+            "`identity history --out FILE`, or the platform's copy), or say where it is had with --online URL"
         )
     keys: list[VerifyKey] = []
     if gateway is not None:
@@ -146,16 +154,15 @@ def trusted_keys(
     return [TrustedKey(head.gateway_id, key, countersigner=second.key, policy=second.policy) for key in keys]
 
 
-def _keys_of_history(head: BundleHead, gateway: str | None, file: Path, policy: Policy) -> list[TrustedKey]:
+def read_history(file: Path, gateway: str | None) -> HistoryFrom:
+    """A history at hand, of this gateway where one is named. Raises VerifyError."""
     try:
-        state = history.replay(history.decode_history(file.read_bytes()), gateway_id=gateway)
+        entries = history.decode_history(file.read_bytes())
+        return HistoryFrom(str(file), entries, history.replay(entries, gateway_id=gateway))
     except OSError as error:
         raise VerifyError(f"--history {file}: {error.strerror}") from error
     except IdentityError as error:
         raise VerifyError(f"--history {file}: {error}") from error
-    if state.gateway_id != head.gateway_id:
-        raise VerifyError(f"the file is about {head.gateway_id[:80]}, the history is of {state.gateway_id}")
-    return state.trusted_keys(policy)
 
 
 def _name_of(key: VerifyKey) -> str | None:
@@ -190,13 +197,20 @@ def verify_file(
     file: BinaryIO,
     gateway: str | None,
     key_files: Iterable[Path],
-    history_file: Path | None = None,
+    known: Path | HistoryFrom | None = None,
     second: Second = NO_SECOND,
+    online: Online | None = None,
+    places: Places = NOWHERE,
 ) -> Findings:
-    """Verify evidence, batch by batch. Raises VerifyError, or EvidenceError with the place of the first fault."""
+    """Verify evidence, batch by batch, and against what was fetched.
+
+    Raises VerifyError, or EvidenceError with the place of the first fault.
+    """
     opened = open_evidence(file)
     head = opened.head
-    verifier = Verifier(trusted_keys(head, gateway, key_files, history_file, second))
+    verifier = Verifier(trusted_keys(head, gateway, key_files, known, second))
+    if online is not None:
+        online.judge(head.gateway_id, verifier, places)
     looked = _Looked(head, second)
     count = 0
     for count, encoded in enumerate(opened.batches, start=1):
@@ -207,7 +221,11 @@ def verify_file(
         if batch.identity.gateway_id != head.gateway_id:
             raise MalformedError(f"batch {count} of the file is of another gateway: {batch.identity.gateway_id[:80]}")
         looked.see(batch)
-    return looked.findings(count)
+        if online is not None:
+            online.see(batch.position)
+    if online is not None:
+        online.done(chain=head.scope is None)
+    return looked.findings(count, () if online is None else online.contradictions)
 
 
 class _Looked:
@@ -270,8 +288,8 @@ class _Looked:
         before = self._runs.get(incarnation, (first, last, 0))
         self._runs[incarnation] = min(before[0], first), max(before[1], last), before[2] + last - first + 1
 
-    def findings(self, count: int) -> Findings:
-        """What all of it proves."""
+    def findings(self, count: int, elsewhere: Sequence[str] = ()) -> Findings:
+        """What all of it proves; `elsewhere`: what was fetched and contradicts it."""
         first, last = self._first, self.last
         claims = [*self._false_claims, *self._thinned.false_claims()]
         return Findings(
@@ -286,7 +304,7 @@ class _Looked:
             last_us=self._times[-1] if self._times else None,
             incarnations=tuple(self._incarnations),
             chain_break=self._chain_break,
-            contradictions=tuple(self._contradictions),
+            contradictions=(*self._contradictions, *elsewhere),
             false_claims=tuple(claims[:MOST_CLAIMS]),
             signed=self._signed,
             signatures=self._signatures,
