@@ -33,7 +33,7 @@ from agent.roads.certificates import CertificateWatch, certificates_of, reload_i
 from agent.roads.desk import Desk
 from agent.roads.devices import make_devices, metered
 from agent.roads.enrolled import wait_enrolled
-from agent.roads.facts import facts, installed_version
+from agent.roads.facts import facts, installed_version, tpm_quote
 from agent.roads.feeding import feed_rules
 from agent.roads.identity import IdentityKeeper
 from agent.roads.linking import make_uplink
@@ -325,9 +325,8 @@ class Gateway:
     async def _state_facts(self) -> None:
         """What is true of this run from its start."""
         software = await asyncio.to_thread(measure_software, installed_root())
-        await self._desk.put(
-            facts(self._settings, version=self._version, software=software, now_us=self._clock.now().wall_us)
-        )
+        stated = functools.partial(facts, self._settings, version=self._version, software=software, quote=tpm_quote)
+        await self._desk.put(await asyncio.to_thread(stated, now_us=self._clock.now().wall_us))
 
     async def _link_up(self, group: asyncio.TaskGroup) -> None:
         platform = self._settings.platform

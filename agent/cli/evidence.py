@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from agent.cli.online import HistoryFrom, Online, Places
+from agent.cli.online import HistoryFrom, Online
 from agent.cli.policy import Second, SignatureCount
 from agent.evidence import verify
+from agent.evidence.attested import AttestationCheck
 from agent.evidence.batch import MAX_BATCH_BYTES
 from agent.evidence.bundle import BundleHead, Scope, read_bundle
 from agent.evidence.cose import VerifyKey
@@ -36,7 +37,6 @@ PIN_NOTE = f"journal/token/pin/{EVIDENCE_KEY.hex()}"
 """Where the store has the public key that the gateway seals with."""
 MOST_CLAIMS: int = 100
 NO_SECOND: Second = Second()
-NOWHERE: Places = Places()
 
 
 class VerifyError(Exception):
@@ -68,13 +68,15 @@ class Findings:
     chain_break: ChainBreak | None
     contradictions: tuple[str, ...]
     false_claims: tuple[str, ...]
-    """What statements say of meters' signatures and is not so; at most MOST_CLAIMS."""
+    """What statements say of meters' signatures, merged readings or TPM quotes and is not so; at most MOST_CLAIMS."""
     signed: SignedValueCheck
     """What meters signed themselves."""
     signatures: SignatureCount
     """Which signatures over the roots hold."""
     thinned: ThinningCheck
     """Leaves that are not there, and what stands for them."""
+    attested: AttestationCheck
+    """What ran there, and what a TPM says was booted."""
 
     @property
     def holds(self) -> bool:
@@ -200,7 +202,7 @@ def verify_file(
     known: Path | HistoryFrom | None = None,
     second: Second = NO_SECOND,
     online: Online | None = None,
-    places: Places = NOWHERE,
+    tpm_key: VerifyKey | None = None,
 ) -> Findings:
     """Verify evidence, batch by batch, and against what was fetched.
 
@@ -210,8 +212,8 @@ def verify_file(
     head = opened.head
     verifier = Verifier(trusted_keys(head, gateway, key_files, known, second))
     if online is not None:
-        online.judge(head.gateway_id, verifier, places)
-    looked = _Looked(head, second)
+        online.judge(head.gateway_id, verifier)
+    looked = _Looked(head, second, tpm_key)
     count = 0
     for count, encoded in enumerate(opened.batches, start=1):
         try:
@@ -231,13 +233,14 @@ def verify_file(
 class _Looked:
     """What was seen of a file so far."""
 
-    def __init__(self, head: BundleHead, second: Second) -> None:
+    def __init__(self, head: BundleHead, second: Second, tpm_key: VerifyKey | None) -> None:
         self._head = head
         self._signatures = SignatureCount(second)
         self._witness = Witness()
         self._kinds: Counter[str] = Counter()
         self._contradictions: list[str] = []
         self._signed, self._thinned, self._false_claims = SignedValueCheck(), ThinningCheck(), list[str]()
+        self._attested = AttestationCheck(tpm_key)
         self._first: VerifiedBatch | None = None
         self.last: VerifiedBatch | None = None
         """Up to where everything held."""
@@ -255,6 +258,7 @@ class _Looked:
         self._thinned.see(batch)
         self._contradictions.extend(found.subject for found in self._witness.see_batch(batch))
         self._false_claims += [claim for s in batch.statements for claim in self._signed.see(s.statement, s.hash)]
+        self._false_claims += [claim for statement in said for claim in self._attested.see(statement)]
         if self._head.scope is not None:
             self._see_extract(batch, said, self._head.scope)
         elif self._chain_break is None:
@@ -309,6 +313,7 @@ class _Looked:
             signed=self._signed,
             signatures=self._signatures,
             thinned=self._thinned,
+            attested=self._attested,
         )
 
 

@@ -72,6 +72,9 @@ class Places:
         return self.history_url is not None or bool(self.locations)
 
 
+NOWHERE = Places()
+
+
 @dataclass(frozen=True, slots=True)
 class HistoryFrom:
     """A history of the right name that verifies."""
@@ -85,7 +88,7 @@ class HistoryFrom:
 class Online:
     """What was fetched, and what it says about a file. `judge` it under the keys, then `see` each batch of the file."""
 
-    asked: bool = False
+    places: Places = NOWHERE
     answers: list[Answer] = field(default_factory=list)
     refused: list[tuple[Wanted, str]] = field(default_factory=list)
     """What came and was not believed, and why; or did not come."""
@@ -107,17 +110,18 @@ class Online:
 
     # -- The file against it ----------------------------------------------------------------------------------------
 
-    def judge(self, gateway_id: str, verifier: Verifier, places: Places) -> None:
+    def judge(self, gateway_id: str, verifier: Verifier) -> None:
         """What was fetched, under the trusted keys."""
         for answer in self.answers:
             if answer.content is None:
                 continue
             try:
-                self._judge_one(answer, answer.content, gateway_id, verifier, places)
+                self._judge_one(answer, answer.content, gateway_id, verifier)
             except (EvidenceError, IdentityError) as error:
                 self.refused.append((answer.wanted, str(error)))
 
-    def _judge_one(self, answer: Answer, content: bytes, gateway_id: str, verifier: Verifier, places: Places) -> None:
+    def _judge_one(self, answer: Answer, content: bytes, gateway_id: str, verifier: Verifier) -> None:
+        places = self.places
         url = answer.wanted.url
         match answer.wanted.name:
             case str() if answer.wanted.name == NEWEST_BATCH:
@@ -172,12 +176,12 @@ class Online:
 
     def not_proven(self) -> Iterator[str]:
         """What stays open."""
-        if self.asked:
+        if self.places.any:
             yield HOLDING_BACK
         yield from dict.fromkeys(self.not_judged)
 
     def as_json(self) -> dict[str, object]:
-        if not self.asked:
+        if not self.places.any:
             return {"verdict": "offline"}
         best = self.best
         return {
@@ -231,7 +235,7 @@ class Online:
 
     def lines(self) -> Iterator[str]:
         """For a person, without markup."""
-        if not self.asked:
+        if not self.places.any:
             return
         fetched = [a for a in self.answers if a.content is not None]
         for wanted, why in self.refused:
@@ -286,7 +290,7 @@ class Online:
 
 def look_up(gateway: str | None, at_hand: HistoryFrom | None, places: Places) -> Online:
     """Fetch what is wanted, and settle which history counts. Raises ForkedError, OSError for the CA's file."""
-    online = Online(asked=places.any)
+    online = Online(places)
     if at_hand is not None:
         online.histories.append(at_hand)
     name = gateway if at_hand is None else at_hand.state.gateway_id

@@ -12,7 +12,8 @@ import typer
 from rich.markup import escape
 
 from agent.cli import evidence
-from agent.cli.online import ForkedError, HistoryFrom, Online, Places
+from agent.cli.attested import TpmKeyOption, attested_json, attested_lines, attested_open, tpm_key_of
+from agent.cli.online import ForkedError, HistoryFrom, Online
 from agent.cli.online_options import (
     CaOption,
     OnlineOption,
@@ -26,6 +27,7 @@ from agent.cli.output import console, emit_json, fail, os_error, plain
 from agent.cli.policy import CountersignerOption, PolicyError, PolicyOption, Second, second_of
 from agent.cli.signed_values import signed_values_json, signed_values_lines
 from agent.cli.thinned import thinned_json, thinned_lines
+from agent.evidence.attested import AttestationCheck
 from agent.evidence.batch import MAX_RECEIPT_BYTES, decode_receipt
 from agent.evidence.bundle import BundleHead
 from agent.evidence.cose import VerifyKey
@@ -75,6 +77,7 @@ def verify(
         Path | None,
         typer.Option(metavar="FILE", help="With a proof or --online: the platform's key that you trust, PEM."),
     ] = None,
+    tpm_key: TpmKeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Verify evidence, and say what it proves and what it does not. Exit code 1 when anything does not hold.
@@ -84,9 +87,10 @@ def verify(
     try:
         second = second_of(policy, countersigner, has_history=history is not None or bool(online))
         theirs = None if platform_key is None else _key(platform_key, "--platform-key")
+        tpm = tpm_key_of(tpm_key)
         places = places_of(history, online or [], ca, theirs, trust_root, trust_threshold, gateway)
         looked, known = looked_up(gateway, history, places)
-        trusted = Trusted(gateway, key or [], known, device_key, theirs, second, looked, places)
+        trusted = Trusted(gateway, key or [], known, device_key, theirs, second, looked, tpm)
         with file.open("rb") as opened:
             beginning = opened.read(32)
             opened.seek(0)
@@ -96,10 +100,10 @@ def verify(
                 single = _receipt(opened.read(MAX_RECEIPT_BYTES + 1), statement, trusted)
             else:
                 single = None
-                found = evidence.verify_file(opened, gateway, key or [], known, second, looked, places)
+                found = evidence.verify_file(opened, gateway, key or [], known, second, looked, tpm)
     except (evidence.QuestionError, LocationError) as error:
         fail(f"{file}: {error}", code=2, as_json=as_json)
-    except (evidence.VerifyError, EvidenceError, LedgerError, PolicyError, ForkedError) as error:
+    except (evidence.VerifyError, EvidenceError, LedgerError, PolicyError, ForkedError, IdentityError) as error:
         fail(f"{file}: {error}", as_json=as_json)
     except OSError as error:
         fail(os_error(error, file), as_json=as_json)
@@ -107,7 +111,10 @@ def verify(
         _show_single(file, single, looked, as_json)
         raise typer.Exit(1 if looked.contradictions else 0)
     if as_json:
-        emit_json(_findings_json(found) | {"online": looked.as_json(), "not_proven": list(looked.not_proven())})
+        emit_json(
+            _findings_json(found)
+            | {"online": looked.as_json(), "not_proven": [*attested_open(found.attested), *looked.not_proven()]}
+        )
     else:
         for line in _findings_lines(file, found, looked):
             console.print(line, highlight=False, soft_wrap=True)
@@ -136,13 +143,13 @@ class Trusted:
     platform_key: VerifyKey | None = None
     second: Second = evidence.NO_SECOND
     online: Online = field(default_factory=Online)
-    places: Places = evidence.NOWHERE
+    tpm_key: VerifyKey | None = None
 
     def verifier(self, gateway_id: str) -> Verifier:
         """For what is said to be of a gateway. Raises VerifyError."""
         head = BundleHead(gateway_id, ())
         verifier = Verifier(evidence.trusted_keys(head, self.gateway, self.keys, self.history, self.second))
-        self.online.judge(gateway_id, verifier, self.places)
+        self.online.judge(gateway_id, verifier)
         return verifier
 
 
@@ -152,7 +159,11 @@ def _receipt(encoded: bytes, statement: Path | None, trusted: Trusted) -> Single
         raise evidence.QuestionError("a receipt proves a statement that is not in it: name its file with --statement")
     gateway_id = decode_receipt(encoded).header.identity.gateway_id
     verifier = trusted.verifier(gateway_id)
-    return Single(gateway_id, verifier.verify_receipt(encoded, statement.read_bytes()))
+    proven = verifier.verify_receipt(encoded, statement.read_bytes())
+    check = AttestationCheck(trusted.tpm_key)
+    for claim in check.see(proven.statement):
+        raise evidence.VerifyError(claim)
+    return Single(gateway_id, proven, lacking=tuple(attested_open(check)))
 
 
 def _proof(encoded: bytes, trusted: Trusted) -> Single:
@@ -246,6 +257,7 @@ def _findings_json(found: evidence.Findings) -> dict[str, object]:
         "signed_values": signed_values_json(found.signed),
         "signatures": found.signatures.as_json(),
         "thinned": thinned_json(found.thinned),
+        "attestations": attested_json(found.attested),
     }
 
 
@@ -259,7 +271,12 @@ def _findings_lines(file: Path, found: evidence.Findings, online: Online) -> Ite
         yield f"[red]Two contents under one identity:[/] {escape(plain(subject))}"
     for claim in found.false_claims:
         yield f"[red]Not so:[/] {escape(plain(claim))}"
-    for line in (*signed_values_lines(found.signed), *thinned_lines(found.thinned), *found.signatures.lines()):
+    for line in (
+        *signed_values_lines(found.signed),
+        *thinned_lines(found.thinned),
+        *found.signatures.lines(),
+        *attested_lines(found.attested),
+    ):
         yield escape(plain(line))
     if len(found.incarnations) > 1:
         lives = ", ".join(map(str, found.incarnations))
@@ -282,7 +299,8 @@ def _findings_lines(file: Path, found: evidence.Findings, online: Online) -> Ite
     else:
         several = " of the last incarnation." if len(found.incarnations) > 1 else "."
         yield f"in one unbroken chain of batches {found.first_number} to {found.last_number}{several}"
-    yield from (escape(plain(f"Not proven: {text}.")) for text in online.not_proven())
+    for text in (*attested_open(found.attested), *online.not_proven()):
+        yield escape(plain(f"Not proven: {text}."))
     yield NOT_PROVEN
 
 
