@@ -33,7 +33,7 @@ from agent.roads.certificates import CertificateWatch, certificates_of, reload_i
 from agent.roads.desk import Desk
 from agent.roads.devices import make_devices, metered
 from agent.roads.enrolled import wait_enrolled
-from agent.roads.facts import facts, installed_version, tpm_quote
+from agent.roads.facts import facts, installed_version, keep_stating, tpm_quote
 from agent.roads.feeding import feed_rules
 from agent.roads.identity import IdentityKeeper
 from agent.roads.linking import make_uplink
@@ -302,8 +302,8 @@ class Gateway:
         self._up_tasks.append(self._supervisor.keep(group, "sealing", self._sealer.run))
         orders = functools.partial(self._identity.run, self._sealer)
         self._up_tasks.append(self._supervisor.keep(group, "identity", orders))
-        state_facts = functools.partial(patiently, self._state_facts)
-        self._up_tasks.append(self._supervisor.once(group, "facts", state_facts))
+        stating = functools.partial(keep_stating, self._state_facts)
+        self._up_tasks.append(self._supervisor.keep(group, "facts", stating))
         if self._site.ocpp is not None and self._settings.ocpp.site_ca:
             certify = functools.partial(
                 certify_chargers,

@@ -250,6 +250,18 @@ async def test_an_older_copy_is_told_and_the_longer_history_counts(table: Table)
         assert (history["entries"], history["held_back"][0]["by"]) == (2, str(table.folder / "history"))
 
 
+async def test_a_newest_batch_that_is_older_than_what_the_platform_has_is_told(table: Table) -> None:
+    async with (
+        table.server({**PUBLISHED, NEWEST_BATCH: cut(TWO, (0,)).encode()}) as server,
+        table.server({**PUBLISHED, ACKNOWLEDGEMENT: acknowledged(ONE)}) as other,
+    ):
+        asked = (table.bundle(ONE, TWO, THREE), "--gateway", GATEWAY, "--platform-key", table.key(PLATFORM))
+        found = online(await table.verify(*asked, "--online", server.url, "--online", other.url))
+        assert [each["held_back"] for each in found["newest_batches"]] == [True, False]
+        said = await table.says(*asked, "--online", server.url)
+        assert "shows an older batch as its newest; there is batch 3" in said
+
+
 async def test_a_batch_by_a_key_that_an_entry_on_the_web_has_ended_is_refused(table: Table) -> None:
     late = batch(3, TWO, FIRST)
     file = table.bundle(ONE, TWO, late)

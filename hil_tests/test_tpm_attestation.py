@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -27,6 +28,7 @@ from agent.token import tpm
 from agent.token.quote import is_there, quote_for_evidence
 from agent.token.tpm import TpmError
 from firmware_attest.measurement import Measurement
+from hil_tests.gateway_parts import gateway_site, needs_softhsm, until
 from hil_tests.rig.tpm import SoftTpm, tpm_module
 from tests.agent.cli.test_evidence import KEY, sealed
 from tests.agent.evidence import independent_quote
@@ -174,3 +176,24 @@ def test_without_a_tpm_the_attestation_is_of_version_1(tmp_path: Path, monkeypat
     assert tpm_quote(bytes(32)) is None
     with pytest.raises(TpmError):
         quote_for_evidence(bytes(32))
+
+
+@needs_softhsm
+async def test_the_running_agent_seals_its_tpms_quote(at_tpm: SoftTpm, tmp_path: Path) -> None:
+    """Its evidence key is in another token: the quote is of the machine."""
+    async with gateway_site(tmp_path) as site:
+        await site.stage.start_site()
+        await site.stage.start_gateway()
+        await site.shows(lambda status: status["evidence"]["sealed"] > 0, "readings sealed")
+        pem = await asyncio.to_thread(quoted_key, tmp_path / "q")
+
+        async def attested() -> bool:
+            bundle = await site.stage.export()
+            answer = await asyncio.to_thread(
+                run, "verify", bundle, "--gateway", site.stage.gateway_id, "--tpm-key", pem
+            )
+            newest = answer["attestations"]["newest"]
+            return newest is not None and newest["quote"] is not None
+
+        await until(attested, "an attestation with the TPM's quote")
+        assert await site.stage.gateway.end() == 0

@@ -184,6 +184,7 @@ class Online:
         if not self.places.any:
             return {"verdict": "offline"}
         best = self.best
+        stale = dict(self._batches_behind())
         return {
             "verdict": "online" if len(self.refused) < len(self.answers) else "offline",
             "complete": self.complete,
@@ -212,6 +213,7 @@ class Online:
                     "sealed_at_us": None if batch.sealing is None else batch.sealing.sealed_at_us,
                     "newer_than_file": self._newer(batch.position),
                     "in_file": (*batch.position.place, batch.root) in self.matched,
+                    "held_back": url in stale,
                 }
                 for url, batch in self.newest
             ],
@@ -252,6 +254,8 @@ class Online:
         for url, batch in self.newest:
             sealed = "" if batch.sealing is None else f", sealed {_time(batch.sealing.sealed_at_us)}"
             yield f"Newest {batch.position.text}{sealed}: {self._relation(batch.position)} ({url})."
+        for behind_batch, known in self._batches_behind():
+            yield f"Held back: {behind_batch} shows an older batch as its newest; there is {known}."
         for url, seen in self.acknowledged:
             at = ChainPosition(seen.incarnation, seen.batch_number, seen.root)
             yield (
@@ -270,6 +274,15 @@ class Online:
     def _behind(self) -> list[HistoryFrom]:
         best = self.best
         return [] if best is None else [h for h in self.histories if len(h.entries) < len(best.entries)]
+
+    def _batches_behind(self) -> Iterator[tuple[str, str]]:
+        """(URL, what there is) where a later one than this newest is shown elsewhere, or the platform has one."""
+        known = [batch.position for _, batch in self.newest]
+        known += [ChainPosition(seen.incarnation, seen.batch_number, seen.root) for _, seen in self.acknowledged]
+        for url, batch in self.newest:
+            latest = max(known, key=lambda at: at.place)
+            if batch.position.place < latest.place:
+                yield url, latest.text
 
     def _newer(self, theirs: ChainPosition) -> int | None:
         """How many batches there are after the file's last, and up to this one; None: not of one life of the store."""
@@ -295,7 +308,11 @@ def look_up(gateway: str | None, at_hand: HistoryFrom | None, places: Places) ->
         online.histories.append(at_hand)
     name = gateway if at_hand is None else at_hand.state.gateway_id
     with_history = name is not None and name.startswith(history.PREFIX)
-    online.answers = fetch(list(_wanted(places, with_history)), _tls(places))
+    wanted, tls = list(_wanted(places, with_history)), _tls(places)
+    # Acknowledgements first: a batch that is sealed and acknowledged meanwhile would else look held back.
+    rounds = ([w for w in wanted if (w.name == ACKNOWLEDGEMENT) is first] for first in (True, False))
+    fetched = [answer for each in rounds for answer in fetch(each, tls)]
+    online.answers = sorted(fetched, key=lambda answer: wanted.index(answer.wanted))
     for answer in online.answers:
         if answer.content is None:
             online.refused.append((answer.wanted, answer.why))

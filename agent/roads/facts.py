@@ -1,8 +1,9 @@
-"""What is true of one run from its start: the metering tree, and what software runs with what metrology settings."""
+"""What is true of a run, at its start and again later: the metering tree, what software runs, what a TPM says of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from importlib import metadata
 from typing import Final
@@ -14,11 +15,14 @@ from agent.evidence.statements import Attestation, MeteringPoint, Statement, Tpm
 from agent.evidence.tpm_quote import nonce_of
 from agent.ledger.metering import metering_tree
 from agent.roads.devices import metrology_settings
+from agent.roads.patience import patiently
 from agent.token import quote as quotes
 from agent.token.tpm import TpmError
 from firmware_attest.measurement import Measurement, measure_settings
 
 ATTESTATION_DAYS: Final = 30
+AGAIN_S: Final = 10 * 86_400.0
+"""An agent that runs for months attests again long before the last one ends, also where it waits for its token."""
 
 log = structlog.get_logger()
 
@@ -64,3 +68,10 @@ def installed_version() -> str:
         return metadata.version("v2g-gateway")
     except metadata.PackageNotFoundError:
         return "checkout"
+
+
+async def keep_stating(state: Callable[[], Awaitable[None]], *, every_s: float = AGAIN_S) -> None:
+    """State the facts now and again, until cancelled."""
+    while True:
+        await patiently(state)
+        await asyncio.sleep(every_s)
