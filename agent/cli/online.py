@@ -106,7 +106,6 @@ class Online:
     """Of the file."""
     matched: set[tuple[int, int, bytes]] = field(default_factory=set)
     """Batches of the file that are among those fetched or acknowledged."""
-    not_judged: list[str] = field(default_factory=list)
 
     # -- The file against it ----------------------------------------------------------------------------------------
 
@@ -128,10 +127,7 @@ class Online:
                 batch = verifier.verify_batch(content)
                 _require_gateway(batch.identity.gateway_id, gateway_id)
                 self.newest.append((url, batch))
-            case str() if answer.wanted.name == ACKNOWLEDGEMENT:
-                if places.platform_key is None:
-                    self.not_judged.append("who has it: the acknowledgement is not looked at without --platform-key")
-                    return
+            case str() if answer.wanted.name == ACKNOWLEDGEMENT and places.platform_key is not None:
                 seen = verify_acknowledgement(content, places.platform_key)
                 _require_gateway(seen.gateway_id, gateway_id)
                 self.acknowledged.append((url, seen))
@@ -178,7 +174,8 @@ class Online:
         """What stays open."""
         if self.places.any:
             yield HOLDING_BACK
-        yield from dict.fromkeys(self.not_judged)
+        if self.places.locations and self.places.platform_key is None:
+            yield "that the platform has it: its acknowledgement is looked at with --platform-key"
 
     def as_json(self) -> dict[str, object]:
         if not self.places.any:
@@ -250,7 +247,7 @@ class Online:
             yield f"{text}, from {self.best.source}."
         for behind in self._behind():
             lacks = len(self.best.entries if self.best is not None else ()) - len(behind.entries)
-            yield f"Held back: {behind.source} lacks the newest {lacks} entries of it: an older copy, or hidden."
+            yield f"Held back: {behind.source} lacks the newest entries ({lacks}): an older copy, or hidden."
         for url, batch in self.newest:
             sealed = "" if batch.sealing is None else f", sealed {_time(batch.sealing.sealed_at_us)}"
             yield f"Newest {batch.position.text}{sealed}: {self._relation(batch.position)} ({url})."
@@ -331,9 +328,10 @@ def look_up(gateway: str | None, at_hand: HistoryFrom | None, places: Places) ->
 def _wanted(places: Places, with_history: bool) -> Iterator[Wanted]:
     if places.history_url is not None:
         yield Wanted(HISTORY, places.history_url)
-    names = [NEWEST_BATCH, ACKNOWLEDGEMENT]
-    if with_history:
-        names.insert(0, HISTORY)
+    names = [HISTORY] if with_history else []
+    names.append(NEWEST_BATCH)
+    if places.platform_key is not None:
+        names.append(ACKNOWLEDGEMENT)
     if places.roots is not None:
         names.append(TRUST_LIST)
     for location in places.locations:

@@ -51,4 +51,13 @@ async def ask(
     except TimeoutError as error:
         raise TimeoutError(f"no answer within {timeout_s:.0f} s") from error
     except aiohttp.ClientError as error:
-        raise OSError(f"cannot be asked: {error}") from error
+        raise OSError(f"cannot be asked: {_cause(error)}") from error
+
+
+def _cause(error: aiohttp.ClientError) -> str:
+    """What the system or TLS said, where that is known: aiohttp's own words print objects."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return str(error.certificate_error)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return error.os_error.strerror or str(error.os_error)
+    return str(error)
