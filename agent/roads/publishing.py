@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import orjson
 import structlog
@@ -16,8 +16,8 @@ import structlog
 from agent.evidence.batch import SealedBatch
 from agent.evidence.partial import AnyBatch, cut, decode_any
 from agent.identity.document import gateway_document, practice_document
+from agent.identity.history import IdentityState
 from agent.identity.locations import ACKNOWLEDGEMENT, DOCUMENT, HISTORY, NEWEST_BATCH, TRUST_LIST
-from agent.roads.identity import IdentityKeeper
 from agent.store import Store, StoreError
 
 NOTE: Final = "published/acknowledgement"
@@ -26,13 +26,26 @@ NOTE_EVERY_S: Final = 60.0
 log = structlog.get_logger()
 
 
+class Named(Protocol):
+    """What says who this gateway is: `IdentityKeeper`."""
+
+    @property
+    def state(self) -> IdentityState | None:
+        """None: named by its key."""
+        ...
+
+    def encoded_history(self) -> bytes:
+        """Empty when it is named by its key."""
+        ...
+
+
 class Publication:
     """`restore` it before the first batch; `run` keeps what the platform signed over a restart."""
 
     def __init__(
         self,
         store: Store,
-        identity: IdentityKeeper,
+        identity: Named,
         *,
         public_url: str | None,
         gateway_id: Callable[[], str],
@@ -63,14 +76,18 @@ class Publication:
     async def run(self) -> None:
         """Until cancelled. Each acknowledgement is written once a minute at most: the next one says more."""
         while True:
-            signed = self._acknowledgement()
-            if signed and signed != self._kept:
-                try:
-                    await self._store.set_note(NOTE, signed)
-                    self._kept = signed
-                except StoreError as error:
-                    log.warning("gateway.acknowledgement_not_noted", reason=str(error))
+            await self.note()
             await asyncio.sleep(NOTE_EVERY_S)
+
+    async def note(self) -> None:
+        """Keep the newest acknowledgement; on a full disk the one before stays."""
+        signed = self._acknowledgement()
+        if signed and signed != self._kept:
+            try:
+                await self._store.set_note(NOTE, signed)
+                self._kept = signed
+            except StoreError as error:
+                log.warning("gateway.acknowledgement_not_noted", reason=str(error))
 
     def sealed(self, batch: SealedBatch) -> None:
         """The newest batch is another one."""
