@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from ssl import SSLContext
 from typing import Any
@@ -17,19 +17,33 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from typer.testing import CliRunner
 
 from agent.cli.commands import app
-from agent.evidence import acknowledgement
+from agent.evidence import acknowledgement, statements
 from agent.evidence.acknowledgement import Acknowledgement
 from agent.evidence.batch import SealedBatch
 from agent.evidence.bundle import BundleHead, encode_batch_item
 from agent.evidence.partial import cut, receipts
+from agent.evidence.proof import ProofFile, Proven, WindowPart, path_in
 from agent.evidence.verify import ChainPosition
 from agent.identity.document import gateway_document
 from agent.identity.history import encode_history, step
 from agent.identity.locations import ACKNOWLEDGEMENT, CONTENT_TYPES, HISTORY, NEWEST_BATCH, TRUST_LIST
-from hil_tests import trust_cases
+from agent.identity.subject import DeviceIdentity
+from hil_tests import evidence_cases, proof_cases, trust_cases
 from hil_tests.evidence_cases import START_US, TestKey, leaves, make_batch
 from hil_tests.http_parts import serving
-from hil_tests.identity_cases import BOTH, FIRST, SECOND, THIRD, created, entry, rotation, sold
+from hil_tests.identity_cases import (
+    BOTH,
+    FIRST,
+    NEW_OWNER,
+    SECOND,
+    SUBJECT,
+    THIRD,
+    create,
+    created,
+    entry,
+    rotation,
+    sold,
+)
 
 PLATFORM = TestKey("platform of the tests", -7)
 STRANGER = TestKey("a stranger", -7)
@@ -272,18 +286,12 @@ async def test_a_batch_by_a_key_that_an_entry_on_the_web_has_ended_is_refused(ta
 
 
 async def test_two_histories_of_one_name_are_believed_neither(table: Table) -> None:
-    other = (FIRST_ENTRY, entry(sold(CREATED), (*BOTH, trust_new_owner()), [FIRST]))
+    other = (FIRST_ENTRY, entry(sold(CREATED), (*BOTH, NEW_OWNER), [FIRST]))
     async with table.server({HISTORY: encode_history(other)}) as server:
         answer = await table.verify(
             table.bundle(ONE), "--history", table.history(*ENTRIES), "--online", server.url, code=1
         )
         assert "differ in an entry" in str(answer["error"])
-
-
-def trust_new_owner() -> TestKey:
-    from hil_tests.identity_cases import NEW_OWNER
-
-    return NEW_OWNER
 
 
 async def test_a_server_cannot_give_another_name_its_history(table: Table) -> None:
@@ -398,3 +406,53 @@ async def test_a_question_that_cannot_be_asked_is_wrong_use(table: Table, argume
 async def test_nothing_is_fetched_unless_asked(table: Table) -> None:
     answer = await table.verify(table.bundle(ONE, TWO), "--history", table.history(*ENTRIES), ca=False)
     assert answer["online"] == {"verdict": "offline"}
+
+
+# The device's key of a proof
+
+
+def settled_proof(device_key: TestKey) -> tuple[str, bytes, bytes]:
+    """(gateway, its history, a proof up to the channel state): the history names this key for the device."""
+    device = DeviceIdentity(
+        device_id="battery-1", serial_number="", key=device_key.verify_key, meter_key=None, charger_certificate=None
+    )
+    first = entry(create(subject=replace(SUBJECT, ratings=(), devices=(device,))), BOTH, [FIRST])
+    gateway = step(None, first).gateway_id
+
+    def proven(leaf: bytes, number: int, previous: bytes) -> Proven:
+        sealing = statements.encode(evidence_cases.sealing(number))
+        sealed = make_batch([sealing, leaf], number=number, previous_root=previous, key=FIRST, gateway_id=gateway)
+        return Proven(leaf, receipts(sealed, [1])[0])
+
+    state = replace(proof_cases.STATE, channel_id=replace(proof_cases.TERMS, gateway_id=gateway).channel_id)
+    file = ProofFile(
+        gateway,
+        (),
+        proven(proof_cases.READINGS[proof_cases.MIDDLE], 1, bytes(32)),
+        WindowPart(proven(proof_cases.WINDOWS[0], 2, bytes([2]) * 32),
+                   path_in(proof_cases.READINGS, proof_cases.MIDDLE)),
+        proof_cases.channel_part(proof_cases.signed(state)),
+    )  # fmt: skip
+    return gateway, encode_history([first]), file.encode()
+
+
+async def test_the_history_on_the_web_names_the_devices_key_of_a_proof(table: Table) -> None:
+    gateway, history, proof = settled_proof(evidence_cases.DEVICE_KEY)
+    (table.folder / "proof").write_bytes(proof)
+    platform = table.key(evidence_cases.PLATFORM_KEY)
+    async with table.server({HISTORY: history}) as server:
+        answer = await table.verify(
+            table.folder / "proof", "--gateway", gateway, "--online", server.url, "--platform-key", platform
+        )
+    assert [text for text in answer["not_proven"] if "device" in text] == []
+    assert answer["channel_state"] is not None
+
+
+async def test_a_channel_state_by_another_key_than_the_history_names_is_refused(table: Table) -> None:
+    gateway, history, proof = settled_proof(STRANGER)
+    (table.folder / "proof").write_bytes(proof)
+    (table.folder / "history").write_bytes(history)
+    answer = await table.verify(
+        table.folder / "proof", "--gateway", gateway, "--history", table.folder / "history", ca=False, code=1
+    )
+    assert "the gateway's history names" in answer["error"]

@@ -37,6 +37,7 @@ from agent.evidence.proof import MAGIC, MAX_BYTES, decode_proof, verify_proof
 from agent.evidence.statements import SettlementWindow, kind_of
 from agent.evidence.verify import ChainPosition, VerifiedStatement, Verifier
 from agent.identity.errors import IdentityError
+from agent.identity.history import device_keys
 from agent.identity.keys import verify_key_from_pem
 from agent.identity.locations import LocationError
 from agent.ledger.errors import LedgerError
@@ -180,12 +181,26 @@ def _proof(encoded: bytes, trusted: Trusted) -> Single:
     platform = trusted.platform_key
     signed = verify_channel(proof.channel, proven.window, device_key=theirs, platform_key=platform)
     lacking = []
-    if theirs is None:
+    if theirs is None and not _named(signed, proven.window, trusted.history):
         key_id = signed.state.key_id.hex()
         lacking.append(f"that the device's key (SHA-256 {key_id}) is the enrolled one: give --device-key")
     if platform is None:
         lacking.append("that the platform signed the channel state: give --platform-key")
     return Single(proof.gateway_id, proven.reading, proven.window, signed, tuple(lacking))
+
+
+def _named(signed: SignedState, window: VerifiedStatement, known: HistoryFrom | None) -> bool:
+    """Whether the gateway's history names the device's key; False: it names none. Raises VerifyError for another."""
+    if known is None or not isinstance(window.statement, SettlementWindow):
+        return False
+    device_id = window.statement.device_id
+    keys = device_keys(known.entries, device_id)
+    if keys and signed.state.key_id not in keys:
+        raise evidence.VerifyError(
+            f"the channel state is signed with key {signed.state.key_id.hex()[:16]}, and the gateway's history names "
+            f"{', '.join(key_id.hex()[:16] for key_id in keys)} for {device_id[:64]}"
+        )
+    return bool(keys)
 
 
 def _key(path: Path, option: str) -> VerifyKey:
