@@ -24,6 +24,7 @@ from agent.evidence.bundle import BundleHead, encode_batch_item
 from agent.evidence.partial import cut, receipts
 from agent.evidence.proof import ProofFile, Proven, WindowPart, path_in
 from agent.evidence.verify import ChainPosition
+from agent.identity.did import did_of
 from agent.identity.document import gateway_document
 from agent.identity.history import encode_history, step
 from agent.identity.locations import ACKNOWLEDGEMENT, CONTENT_TYPES, HISTORY, NEWEST_BATCH, TRUST_LIST
@@ -406,6 +407,25 @@ async def test_a_question_that_cannot_be_asked_is_wrong_use(table: Table, argume
 async def test_nothing_is_fetched_unless_asked(table: Table) -> None:
     answer = await table.verify(table.bundle(ONE, TWO), "--history", table.history(*ENTRIES), ca=False)
     assert answer["online"] == {"verdict": "offline"}
+
+
+async def test_a_ca_that_is_none_is_named(table: Table) -> None:
+    (table.folder / "ca").write_bytes(b"no certificate")
+    asked = (table.bundle(ONE), "--gateway", GATEWAY, "--online", "https://127.0.0.1:1")
+    for name in ("ca", "nowhere"):
+        answer = await table.verify(*asked, "--ca", table.folder / name, ca=False, code=1)
+        assert f"--ca {table.folder / name}" in answer["error"]
+
+
+async def test_a_gateway_that_is_named_by_its_key_shows_its_newest_batch_too(table: Table) -> None:
+    name = did_of(FIRST.public_key_der)
+    only = make_batch(leaves(1), number=1, previous_root=bytes(32), key=FIRST, gateway_id=name)
+    file = table.folder / "batch"
+    file.write_bytes(only.encode())
+    async with table.server({NEWEST_BATCH: cut(only, (0,)).encode()}) as server:
+        found = online(await table.verify(file, "--gateway", name, "--online", server.url))
+        assert server.asked == [NEWEST_BATCH]
+    assert (found["complete"], found["history"], found["newest_batches"][0]["in_file"]) == (True, None, True)
 
 
 # The device's key of a proof

@@ -62,7 +62,7 @@ class Places:
 
     history_url: str | None = None
     locations: tuple[Location, ...] = ()
-    ca_file: Path | None = None
+    tls: ssl.SSLContext | None = None
     """Who certifies the servers; None: whom the system trusts."""
     platform_key: VerifyKey | None = None
     roots: TrustRoots | None = None
@@ -299,16 +299,16 @@ class Online:
 
 
 def look_up(gateway: str | None, at_hand: HistoryFrom | None, places: Places) -> Online:
-    """Fetch what is wanted, and settle which history counts. Raises ForkedError, OSError for the CA's file."""
+    """Fetch what is wanted, and settle which history counts. Raises ForkedError."""
     online = Online(places)
     if at_hand is not None:
         online.histories.append(at_hand)
     name = gateway if at_hand is None else at_hand.state.gateway_id
     with_history = name is not None and name.startswith(history.PREFIX)
-    wanted, tls = list(_wanted(places, with_history)), _tls(places)
+    wanted = list(_wanted(places, with_history))
     # Acknowledgements first: a batch that is sealed and acknowledged meanwhile would else look held back.
     rounds = ([w for w in wanted if (w.name == ACKNOWLEDGEMENT) is first] for first in (True, False))
-    fetched = [answer for each in rounds for answer in fetch(each, tls)]
+    fetched = [answer for each in rounds for answer in fetch(each, places.tls)]
     online.answers = sorted(fetched, key=lambda answer: wanted.index(answer.wanted))
     for answer in online.answers:
         if answer.content is None:
@@ -337,10 +337,6 @@ def _wanted(places: Places, with_history: bool) -> Iterator[Wanted]:
     for location in places.locations:
         for name in names:
             yield Wanted(name, location.url(name))
-
-
-def _tls(places: Places) -> ssl.SSLContext | None:
-    return None if places.ca_file is None else ssl.create_default_context(cafile=places.ca_file)
 
 
 def _longest(histories: Sequence[HistoryFrom]) -> HistoryFrom | None:

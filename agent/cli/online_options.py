@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 from typing import Annotated
 
@@ -53,13 +54,20 @@ def places_of(
     places = Places(
         history_url=url,
         locations=locations_of(online, gateway),
-        ca_file=ca,
+        tls=None if ca is None else _tls(ca),
         platform_key=platform_key,
         roots=None if trust_root is None else _roots(trust_root, threshold),
     )
     if not places.locations and (trust_root is not None or (ca is not None and url is None)):
         raise QuestionError("--trust-root and --ca are for what is fetched: say from where with --online URL")
     return places
+
+
+def _tls(ca: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except OSError as error:
+        raise VerifyError(f"--ca {ca}: {error.strerror or error}; a certificate in PEM is right") from error
 
 
 def _roots(path: Path, threshold: int) -> TrustRoots:
