@@ -3,8 +3,24 @@
 from __future__ import annotations
 
 import ssl
+from dataclasses import dataclass
+from typing import Final
 
 import aiohttp
+
+MOST_OF_A_REFUSAL: Final = 1024
+"""Of an answer that is none, so much is read: for a person."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """Whatever was answered."""
+
+    status: int
+    content_type: str
+    retry_after: str | None
+    body: bytes
+    """Whole with status 200, else its beginning."""
 
 
 async def ask(
@@ -18,6 +34,23 @@ async def ask(
     tls: ssl.SSLContext | None = None,
 ) -> bytes:
     """The body of the answer. Raises OSError, TimeoutError or ValueError. `tls`: whom to trust; None: the usual."""
+    answer = await exchange(method, url, headers=headers, timeout_s=timeout_s, largest=largest, body=body, tls=tls)
+    if answer.status != 200:
+        raise ValueError(f"answered with HTTP status {answer.status}")
+    return answer.body
+
+
+async def exchange(
+    method: str,
+    url: str,
+    *,
+    headers: dict[str, str],
+    timeout_s: float,
+    largest: int,
+    body: bytes | None = None,
+    tls: ssl.SSLContext | None = None,
+) -> Answer:
+    """As `ask`, for whom every status means something."""
     timeout = aiohttp.ClientTimeout(total=timeout_s)
     try:
         async with (
@@ -33,15 +66,30 @@ async def ask(
                 allow_redirects=False,
             ) as response,
         ):
-            if response.status != 200:
-                raise ValueError(f"answered with HTTP status {response.status}")
             answer = bytearray()
+            most = largest if response.status == 200 else MOST_OF_A_REFUSAL
             async for chunk in response.content.iter_chunked(8192):
                 answer += chunk
-                if len(answer) > largest:
+                if len(answer) > most and response.status == 200:
                     raise ValueError(f"the answer is longer than {largest} bytes")
-            return bytes(answer)
+                if len(answer) > most:
+                    break
+            return Answer(
+                status=response.status,
+                content_type=response.headers.get("Content-Type", ""),
+                retry_after=response.headers.get("Retry-After"),
+                body=bytes(answer[:most]),
+            )
     except TimeoutError as error:
         raise TimeoutError(f"no answer within {timeout_s:.0f} s") from error
     except aiohttp.ClientError as error:
-        raise OSError(f"cannot be asked: {error}") from error
+        raise OSError(f"cannot be asked: {_reason(error)}") from error
+
+
+def _reason(error: aiohttp.ClientError) -> str:
+    """Without the object that aiohttp prints beside it."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return str(error.certificate_error)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return str(error.os_error)
+    return str(error) or type(error).__name__
