@@ -76,26 +76,7 @@ class EstServer:
         self, method: str, operation: str, now: datetime, *, headers: dict[str, str], body: bytes | None = None
     ) -> Answer:
         tls = await asyncio.to_thread(self._tls, now)
-        try:
-            answer = await exchange(
-                method,
-                f"{self.url}/{operation}",
-                headers=headers | {"Accept": est.ANSWER_TYPE},
-                timeout_s=TIMEOUT_S,
-                largest=LARGEST,
-                body=body,
-                tls=tls,
-            )
-        except ValueError as error:
-            raise EstError(str(error)) from error
-        except TimeoutError:
-            raise
-        except OSError as error:
-            raise OSError(f"{advice(str(error))}{str(error)[:300]}") from error
-        if answer.status == 200 or (answer.status == 202 and method == "POST"):
-            return answer
-        after_s = est.retry_after_s(answer.retry_after, now)
-        raise EstError(f"{_meaning(answer.status)} (HTTP {answer.status}): {est.quoted(answer.body)}", after_s=after_s)
+        return await _exchange(method, f"{self.url}/{operation}", now, tls, headers=headers, body=body)
 
     def _tls(self, now: datetime) -> ssl.SSLContext:
         certificate, key = self.client_files or (None, None)
@@ -107,6 +88,48 @@ class EstServer:
             except (OSError, IdentityError):
                 certificate = key = None
         return tls_context(self.ca_file, None, certificate, key)
+
+
+async def announced(url: str, now: datetime) -> list[x509.Certificate]:
+    """What /cacerts tells whoever cannot verify the server yet (RFC 7030 section 4.1.1): nothing to be believed before
+    its fingerprint has been compared. Raises EstError, OSError and TimeoutError."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    tls.check_hostname = False
+    tls.verify_mode = ssl.CERT_NONE
+    answer = await _exchange("GET", f"{url}/cacerts", now, tls, headers={})
+    return est.certificates_in(answer.content_type, answer.body)
+
+
+async def _exchange(
+    method: str,
+    url: str,
+    now: datetime,
+    tls: ssl.SSLContext,
+    *,
+    headers: dict[str, str],
+    body: bytes | None = None,
+) -> Answer:
+    """An answer that means something in EST. Raises EstError, OSError and TimeoutError."""
+    try:
+        answer = await exchange(
+            method,
+            url,
+            headers=headers | {"Accept": est.ANSWER_TYPE},
+            timeout_s=TIMEOUT_S,
+            largest=LARGEST,
+            body=body,
+            tls=tls,
+        )
+    except ValueError as error:
+        raise EstError(str(error)) from error
+    except TimeoutError:
+        raise
+    except OSError as error:
+        raise OSError(f"{advice(str(error))}{str(error)[:300]}") from error
+    if answer.status == 200 or (answer.status == 202 and method == "POST"):
+        return answer
+    after_s = est.retry_after_s(answer.retry_after, now)
+    raise EstError(f"{_meaning(answer.status)} (HTTP {answer.status}): {est.quoted(answer.body)}", after_s=after_s)
 
 
 def _meaning(status: int) -> str:

@@ -192,6 +192,11 @@ class EstService:
         certificate = self.authority.certify(csr.subject, key, _names(csr), next(iter(usage)), life=self.life)
         if present is not None:
             self.given.remove(present)
+        else:
+            names = _names(csr)
+            assert names is not None
+            [gateway_id] = names.get_values_for_type(x509.UniformResourceIdentifier)
+            self.gateways[gateway_id] = key.public_bytes(*PUBLIC)
         self.given.append(certificate)
         return self.certificates(certificate, *(self.authority.above if self.whole_chain else []))
 
