@@ -29,7 +29,6 @@ from agent.identity.trust import TrustList
 from agent.roads import overview, restored
 from agent.roads.adopting import Approvals
 from agent.roads.alarms import Alarms
-from agent.roads.certificates import CertificateWatch, certificates_of, reload_into
 from agent.roads.desk import Desk
 from agent.roads.devices import make_devices, metered
 from agent.roads.enrolled import wait_enrolled
@@ -42,7 +41,7 @@ from agent.roads.offering import Offering, Sources
 from agent.roads.patience import patiently
 from agent.roads.people import People
 from agent.roads.problems import Problems
-from agent.roads.renewals import renewals_of
+from agent.roads.renewals import certificate_watch
 from agent.roads.sealing import Sealer
 from agent.roads.sealing_keys import second_key_problem, wait_countersigner, wait_name_and_key
 from agent.roads.settling import Settling
@@ -120,27 +119,15 @@ class Gateway:
             incarnation=store.incarnation,
             boot_id=self._boot_id,
         )
-        server = self._site.ocpp
-        self._certificates = CertificateWatch(
-            certificates_of(
-                settings,
-                token=token,
-                store=store,
-                gateway_id=lambda: self._gateway_id,
-                renewals=renewals_of(
-                    settings,
-                    token=token,
-                    store=store,
-                    clock=clock,
-                    gateway_id=lambda: self._gateway_id,
-                    prove=self._prove_certificate,
-                    on_alarm=self._alarms.raise_alarm,
-                ),
-                renewed_uplink=self._on_renewed,
-                renewed_ocpp=None if server is None else reload_into(server.use_certificate, settings),
-            ),
-            enrolment=settings.gateway.state_dir / "enrolment",
+        self._certificates = certificate_watch(
+            settings,
+            token=token,
+            store=store,
             clock=clock,
+            gateway_id=lambda: self._gateway_id,
+            prove=self._prove_certificate,
+            renewed_uplink=self._on_renewed,
+            server_use=None if self._site.ocpp is None else self._site.ocpp.use_certificate,
             on_alarm=self._alarms.raise_alarm,
         )
         feeds = FeedKeeper(feed_rules(settings.feeds, self._problems.note))

@@ -97,7 +97,7 @@ async def test_the_link_goes_on_with_a_renewed_certificate_and_nothing_is_lost(t
         await site.nothing_lost()
 
 
-async def test_killed_when_the_answer_comes_it_renews_after_the_next_start(tmp_path: Path) -> None:
+async def test_killed_before_and_after_the_new_certificate_is_written_the_link_comes_back(tmp_path: Path) -> None:
     async with renewing(tmp_path) as (site, service, file):
         [before] = service.given
 
@@ -115,10 +115,13 @@ async def test_killed_when_the_answer_comes_it_renews_after_the_next_start(tmp_p
         # The CA thinks that the first one was renewed: what it gives back then is its affair, here it renews both.
         service.given.append(before)
         await site.stage.start_gateway()
-        await site.told("alarm", code="certificate.renewed", subject="uplink")
+        await until(lambda: _is(x509.load_pem_x509_certificate(file.read_bytes()) != before), "another is there")
+        await site.stage.gateway.kill()
         after = x509.load_pem_x509_certificate(file.read_bytes())
         assert after not in (before, lost)
+        await site.stage.start_gateway()
         await site.told("connected", certificate=serial(after))
+        await site.well()
         assert await site.stage.gateway.end() == 0
         await site.nothing_lost()
 

@@ -147,10 +147,11 @@ class Renewal:
         if moment.quality is ClockQuality.UNTRUSTED:
             return LOOK_UNTIMED_S
         now = datetime.fromtimestamp(moment.wall_us / 1e6, UTC)
+        self.responsible = False  # without the platform's root nobody knows whose it is, and a person is told of it
         try:
             content = await asyncio.to_thread(self._one.file.read_bytes)
-            roots = roots_of(await asyncio.to_thread(self._roots_file.read_bytes), "the platform's root")
             validity, _ = validity_of(content, f"certificate {self._one.file}")
+            roots = roots_of(await asyncio.to_thread(self._roots_file.read_bytes), "the platform's root")
         except (OSError, IdentityError):
             return LOOK_EVERY_S  # not enrolled, or not readable: the watch tells it
         self.responsible = leads_to(content, roots)
@@ -207,6 +208,11 @@ class Renewal:
         gateway_id = None if one.gateway_id is None else one.gateway_id()
         if gateway_id == "":
             raise NotRenewedError("the token has not shown this gateway's key yet")
+        before = x509.load_pem_x509_certificates(content)[0]
+        if gateway_id is not None and x509.UniformResourceIdentifier(gateway_id) not in est.names_of(before):
+            raise NotRenewedError(
+                f"it names another gateway than {gateway_id}, and a renewal keeps names: enrol this gateway anew"
+            )
         if not os.access(one.file.parent, os.W_OK):
             raise NotRenewedError(
                 f"{one.file.parent} cannot be written by the agent: have the configuration name a file below the state "
@@ -226,7 +232,7 @@ class Renewal:
             usage=one.usage,
             now=now,
         )
-        est.require_continuation(x509.load_pem_x509_certificates(content)[0], leaf)
+        est.require_continuation(before, leaf)
         if one.prove is not None:
             await one.prove(came)
         await asyncio.to_thread(write_durably, one.file, came)

@@ -1,4 +1,4 @@
-"""Makes the renewals of a gateway: which certificates the platform's EST server is asked for, and how.
+"""Makes the watch over a gateway's certificates, and their renewals: which the platform's EST server is asked for, how.
 
 The uplink's key is in the HSM, which Python's TLS cannot use: the gateway logs in with a token that this key signs, and
 the request proves the same key. Where a certificate's key is a file (MQTT), it does mutual TLS as RFC 7030 has it.
@@ -21,6 +21,7 @@ from agent.identity.errors import KeyFileError
 from agent.identity.est import basic_login
 from agent.identity.login_token import login_password
 from agent.identity.purposes import UPLINK_KEY
+from agent.roads.certificates import CertificateWatch, certificates_of, reload_into
 from agent.roads.est import EstServer
 from agent.roads.renewal import OnAlarm, Renewable, Renewal
 from agent.store import Store
@@ -30,7 +31,36 @@ Prove = Callable[[bytes], Awaitable[None]]
 """Tries a new chain (PEM) on the platform. Raises UplinkError."""
 
 
-def renewals_of(
+def certificate_watch(
+    settings: Settings,
+    *,
+    token: Token,
+    store: Store,
+    clock: Clock,
+    gateway_id: Callable[[], str],
+    prove: Prove,
+    renewed_uplink: Callable[[], None],
+    server_use: Callable[[Path, Path], None] | None,
+    on_alarm: OnAlarm,
+) -> CertificateWatch:
+    """Over all that a gateway with these settings has. `renewed_uplink`: told of a new certificate of the uplink;
+    `server_use`: loads one into the chargers' listener, where there is one."""
+    renewals = _renewals(
+        settings, token=token, store=store, clock=clock, gateway_id=gateway_id, prove=prove, on_alarm=on_alarm
+    )
+    watched = certificates_of(
+        settings,
+        token=token,
+        store=store,
+        gateway_id=gateway_id,
+        renewals=renewals,
+        renewed_uplink=renewed_uplink,
+        renewed_ocpp=None if server_use is None else reload_into(server_use, settings),
+    )
+    return CertificateWatch(watched, enrolment=settings.gateway.state_dir / "enrolment", clock=clock, on_alarm=on_alarm)
+
+
+def _renewals(
     settings: Settings,
     *,
     token: Token,
@@ -48,7 +78,7 @@ def renewals_of(
     async def signer() -> PinnedSigner:
         return await token.pinned_signer(UPLINK_KEY, store.journal("token"))
 
-    server = est_server(platform, signer=signer, gateway_id=gateway_id, clock=clock)
+    server = _est_server(platform, signer=signer, gateway_id=gateway_id, clock=clock)
 
     async def uplink_key() -> bytes:
         return (await signer()).public_key_der
@@ -86,7 +116,7 @@ def renewals_of(
     }
 
 
-def est_server(
+def _est_server(
     platform: PlatformSettings,
     *,
     signer: Callable[[], Awaitable[PinnedSigner]],
