@@ -7,7 +7,7 @@ import base64
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -198,6 +198,17 @@ async def test_while_the_time_is_unknown_nothing_is_asked_for(bench: Bench) -> N
     bench.hand.synchronised = False
     await bench.renewal().step()
     assert bench.service.asked == []
+
+
+async def test_before_the_gateways_name_is_known_nothing_is_asked_for_and_nothing_is_told(bench: Bench) -> None:
+    bench.install()
+    known = [""]
+    renewal = bench.renewal(replace(bench.uplink(), gateway_id=lambda: known[0]))
+    await renewal.step()
+    assert (bench.service.asked, renewal.status.failures, bench.alarms) == ([], 0, [])
+    known[0] = GATEWAY
+    await renewal.step()
+    assert bench.codes == ["certificate.renewed"]
 
 
 async def test_later_is_asked_again_with_the_same_request_and_not_before_its_time(bench: Bench) -> None:

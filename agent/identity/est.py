@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -58,7 +59,10 @@ def certificates_in(content_type: str, body: bytes) -> list[x509.Certificate]:
     except binascii.Error as error:
         raise EstError(f"its certificates are not in base64: {quoted(body)}") from error
     try:
-        certificates = pkcs7.load_der_pkcs7_certificates(der)
+        with warnings.catch_warnings():
+            # OpenSSL leaves a set in the order in which it came, which DER does not.
+            warnings.simplefilter("ignore")
+            certificates = pkcs7.load_der_pkcs7_certificates(der)
         for certificate in certificates:
             spki_of(certificate)
     except Exception as error:  # of many kinds, and not all of them ValueErrors

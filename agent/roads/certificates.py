@@ -147,10 +147,12 @@ class CertificateWatch:
             return [_problem(verdict, one, f"{one.file} {when} and is not renewed by {renewal.server}: {why}")]
         done, todo = await self._by_hand(one, content)
         stage = validity.stage(now)
+        critical = stage >= len(STAGES) - LAST_STAGES
         seen = self._seen[one.name]
-        if seen.told[0] != content or seen.told[1] < stage:
+        # While there is time, it is told of together with its request, for which the token may have to come up first.
+        asked = one.request is None or seen.asked_for == content
+        if (asked or critical) and (seen.told[0] != content or seen.told[1] < stage):
             seen.told = (content, stage)
-            critical = stage >= len(STAGES) - LAST_STAGES
             severity = Severity.CRITICAL if critical else Severity.WARNING
             self._on_alarm(severity, "certificate.ends", one.name, f"it {when}; {done}")
         return [_problem(verdict, one, f"{one.file} {when}{todo}")]

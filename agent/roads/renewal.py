@@ -147,17 +147,20 @@ class Renewal:
         if moment.quality is ClockQuality.UNTRUSTED:
             return LOOK_UNTIMED_S
         now = datetime.fromtimestamp(moment.wall_us / 1e6, UTC)
-        self.responsible = False  # without the platform's root nobody knows whose it is, and a person is told of it
         try:
             content = await asyncio.to_thread(self._one.file.read_bytes)
             validity, _ = validity_of(content, f"certificate {self._one.file}")
             roots = roots_of(await asyncio.to_thread(self._roots_file.read_bytes), "the platform's root")
         except (OSError, IdentityError):
-            return LOOK_EVERY_S  # not enrolled, or not readable: the watch tells it
+            # Not enrolled, or not readable, which the watch tells. Without a root nobody knows whose certificate it is.
+            self.responsible = False
+            return LOOK_EVERY_S
         self.responsible = leads_to(content, roots)
         if not self.responsible or not validity.due(now):
             self._forget(b"")
             return LOOK_EVERY_S
+        if self._one.gateway_id is not None and not self._one.gateway_id():
+            return LOOK_UNTIMED_S  # just started: the token has not shown whose name is to be in it
         if content != self._due_for:
             self._forget(content)
             left_s = max(0.0, (validity.ends - now).total_seconds())
@@ -206,8 +209,6 @@ class Renewal:
         """The new chain, which is in its place then."""
         one = self._one
         gateway_id = None if one.gateway_id is None else one.gateway_id()
-        if gateway_id == "":
-            raise NotRenewedError("the token has not shown this gateway's key yet")
         before = x509.load_pem_x509_certificates(content)[0]
         if gateway_id is not None and x509.UniformResourceIdentifier(gateway_id) not in est.names_of(before):
             raise NotRenewedError(

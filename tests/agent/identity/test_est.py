@@ -33,6 +33,15 @@ def test_certificates_are_read_however_their_base64_is_broken_into_lines(content
     assert set(est.certificates_in(content_type, body)) == set(CERTIFICATES)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_set_in_openssls_order_is_read_too() -> None:
+    """`openssl crl2pkcs7`, and EST servers made of it, do not sort it as DER has it."""
+    first, second = sorted((c.public_bytes(Encoding.DER) for c in CERTIFICATES), key=DER.index)
+    assert first + second in DER
+    unsorted = DER.replace(first + second, second + first)
+    assert set(est.certificates_in(TYPE, base64.b64encode(unsorted))) == set(CERTIFICATES)
+
+
 @pytest.mark.parametrize(
     ("content_type", "body", "said"),
     [
