@@ -388,6 +388,32 @@ async def test_a_server_whose_certificate_has_expired_hears_nothing(bench: Bench
     assert late.asked == []
 
 
+async def test_what_speaks_no_tls_or_says_nothing_is_told_in_bounded_time(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.roads.est.TIMEOUT_S", 1.0)
+    bench.install()
+    held = bench.file.read_bytes()
+
+    async def portal(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 302 Found\r\nLocation: http://login.hotel.example/\r\n\r\n")
+        writer.close()
+
+    async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    for nobody, said in ((portal, "a captive portal"), (mute, "no answer within")):
+        server = await asyncio.start_server(nobody, "127.0.0.1", 0)
+        async with server:
+            bench.service.url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/.well-known/est"
+            renewal = bench.renewal()
+            await renewal.step()
+        assert said in renewal.status.detail
+        assert renewal.status.failures == 1
+    assert bench.file.read_bytes() == held
+
+
 async def test_without_its_token_it_waits_and_asks_for_nothing(bench: Bench) -> None:
     bench.install()
     bench.token_away = True

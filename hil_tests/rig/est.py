@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import cwt
 from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -26,12 +25,11 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
     PublicFormat,
-    load_der_public_key,
     pkcs7,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from agent.evidence.cose import key_id_of
+from hil_tests.rig.login import NotLetInError, check_login
 
 BASE = "/.well-known/est/gateways"
 PUBLIC = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -234,23 +232,22 @@ class EstService:
         return present
 
     def _check_token(self, token: bytes, present: x509.Certificate) -> None:
+        why = "no gateway is known here"
         for gateway_id, spki in self.gateways.items():
-            pem = load_der_public_key(spki).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
             try:
-                claims = cwt.decode(token, cwt.COSEKey.from_pem(pem, alg="ES256", kid=key_id_of(spki)))
-            except (ValueError, cwt.VerifyError):
+                cti = check_login(token, spki, gateway_id=gateway_id, audience=self.url, now_s=self.now_s())
+            except NotLetInError as error:
+                why = str(error)
                 continue
-            assert isinstance(claims, dict)
-            fresh = claims[7] not in self._seen and claims[6] - 60 <= self.now_s() <= claims[4] <= claims[6] + 300
-            if (claims[1], claims[2], claims[3]) != (gateway_id, gateway_id, self.url) or not fresh:
-                raise RefusalError(401, "the token is for somebody or something else, or is old")
-            self._seen.add(claims[7])
+            if cti in self._seen:
+                raise RefusalError(401, "this token was used already")
+            self._seen.add(cti)
             uris = _names(present)
             mine = uris is not None and gateway_id in uris.get_values_for_type(x509.UniformResourceIdentifier)
             if mine and present.public_key().public_bytes(*PUBLIC) != spki:
                 raise RefusalError(403, "the present certificate is for another key than the one of the token")
             return
-        raise RefusalError(401, "the token is by the key of no gateway")
+        raise RefusalError(401, why)
 
 
 def _names(of: x509.Certificate | x509.CertificateSigningRequest) -> x509.SubjectAlternativeName | None:
