@@ -423,8 +423,8 @@ async def test_without_its_token_it_waits_and_asks_for_nothing(bench: Bench) -> 
     bench.token_away = False
     bench.hand.advance(60)
     await renewal.step()
-    assert len(bench.service.given) == 1
-    assert bench.service.given[0].serial_number == x509.load_pem_x509_certificate(bench.file.read_bytes()).serial_number
+    assert len(bench.service.given) == 2
+    assert bench.service.given[-1] == x509.load_pem_x509_certificate(bench.file.read_bytes())
 
 
 async def test_a_folder_that_cannot_be_written_is_told_before_anything_is_asked_for(

@@ -188,9 +188,7 @@ class EstService:
         key = csr.public_key()
         assert isinstance(key, ec.EllipticCurvePublicKey)
         certificate = self.authority.certify(csr.subject, key, _names(csr), next(iter(usage)), life=self.life)
-        if present is not None:
-            self.given.remove(present)
-        else:
+        if present is None:
             names = _names(csr)
             assert names is not None
             [gateway_id] = names.get_values_for_type(x509.UniformResourceIdentifier)
@@ -213,7 +211,7 @@ class EstService:
             raise RefusalError(403, "no certificate with this key and these names is here to be renewed")
         transport = request.transport
         shown = None if transport is None else transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
-        if again and shown is not None and x509.load_der_x509_certificate(shown) == present:
+        if again and shown is not None and _same(x509.load_der_x509_certificate(shown), csr):
             self.logins.append("TLS")
             return present
         scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
