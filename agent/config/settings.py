@@ -15,6 +15,7 @@ from agent.config.shares import shares_beyond_fuse
 from agent.config.values import (
     AbsolutePath,
     Endpoint,
+    EstUrl,
     HostAndPort,
     HttpsUrl,
     PinReference,
@@ -102,6 +103,11 @@ class PlatformSettings(Section):
         None, description="Client certificate for MQTT brokers that want one, PEM; absent: the HSM signs each login"
     )
     mqtt_certificate_key_file: Path | None = Field(None, description="Its key, mode 0600, PEM")
+    est: EstUrl | None = Field(
+        None,
+        description='EST server that renews certificates, "https://HOST/.well-known/est[/LABEL]"; absent: people do',
+    )
+    est_ca_file: Path | None = Field(None, description="Whom it is trusted by, PEM; absent: ca_file")
     platform_key_file: Path = Field(
         description="Public key of the platform's acknowledgements and countersignatures, PEM"
     )
@@ -122,6 +128,8 @@ class PlatformSettings(Section):
     def _both_or_none(self) -> Self:
         if (self.mqtt_certificate_file is None) != (self.mqtt_certificate_key_file is None):
             raise ValueError("mqtt_certificate_file and mqtt_certificate_key_file go together")
+        if self.est is None and self.est_ca_file is not None:
+            raise fault("est_ca_file needs it", "est")
         return self
 
 

@@ -23,7 +23,7 @@ from agent.evidence.cose import VerifyKey
 from agent.uplink.ahead import Ahead
 from agent.uplink.backoff import Backoff
 from agent.uplink.bids import Bids
-from agent.uplink.channel import describe, escaped, open_channel
+from agent.uplink.channel import describe, escaped, open_channel, takes
 from agent.uplink.delivery import Arrived
 from agent.uplink.devices import Carrying, DeviceStreams
 from agent.uplink.errors import LinkDownError, PlatformFaultError, UplinkError
@@ -126,6 +126,7 @@ class Uplink:
         self._introduce = asyncio.Event()
         self.acknowledgement = b""
         """The newest one of the present incarnation, as the platform signed it, in this run; empty: none came yet."""
+        self._renewed = asyncio.Event()
 
     def batch_ready(self) -> None:
         """A batch was sealed and stored."""
@@ -146,6 +147,27 @@ class Uplink:
     def introduce_again(self) -> None:
         """The history of the gateway's name has grown: connect anew, so that the platform has it before what comes."""
         self._introduce.set()
+
+    def certificate_renewed(self) -> None:
+        """There is another client certificate: connect anew with it, while the one before would still do."""
+        self._renewed.set()
+
+    async def rehearse(self, credentials: grpc.ChannelCredentials) -> None:
+        """Try other credentials beside the present link. Raises LinkDownError when the platform takes the present ones
+        and not these. Without a link over gRPC nothing is known, and nothing is raised."""
+        endpoint = self._carrying_endpoint()
+        if endpoint is None:
+            return
+        # By then a link that is dead without saying so has been noticed.
+        within_s = 2 * self._settings.stall_s
+        taken = await takes(endpoint, credentials, server_name=self._settings.server_name, within_s=within_s)
+        if not taken and self._carrying_endpoint() == endpoint:
+            raise LinkDownError(f"{endpoint} takes the present certificate and not the new one")
+
+    def _carrying_endpoint(self) -> str | None:
+        """Of a link over gRPC that is up."""
+        over_grpc = self._carrier is not Carrier.NONE and not self._endpoint.startswith(MQTT_SCHEME)
+        return self._endpoint if over_grpc else None
 
     async def send_channel(self, frame: ChannelFrame) -> None:
         """Hand a frame to the link that is up. That it arrives is only known by the answer.
@@ -228,6 +250,7 @@ class Uplink:
         if self._endpoint.startswith(MQTT_SCHEME):
             await self._mqtt_connection()
             return
+        self._renewed.clear()
         credentials = await asyncio.to_thread(self._credentials)
         channel = open_channel(
             self._endpoint,
@@ -237,10 +260,14 @@ class Uplink:
             compressed=self._settings.compression,
         )
         async with channel:
-            try:
-                await self._link(GrpcLine(channel), self._device_streams(channel, None).run)
-            except NotOfferedError:
-                await self._carry(channel)
+            await together(self._use(channel), self._until_renewed())
+
+    async def _use(self, channel: aio.Channel) -> None:
+        try:
+            await self._link(GrpcLine(channel), self._device_streams(channel, None).run)
+        except NotOfferedError:
+            await self._carry(channel)
+        raise LinkDownError("the connection ended")
 
     async def _mqtt_connection(self) -> None:
         """As `_connection`, over a broker."""
@@ -312,6 +339,10 @@ class Uplink:
     async def _until_introduced_again(self) -> None:
         await self._introduce.wait()
         raise LinkDownError("well, but the gateway has more to say of who it is, and says it when it connects")
+
+    async def _until_renewed(self) -> None:
+        await self._renewed.wait()
+        raise LinkDownError("well, but there is a new client certificate, and it is used from now on")
 
     async def _prefer_the_first(self) -> None:
         """An endpoint that is not the first one is a makeshift: now and then the first is tried again."""

@@ -318,13 +318,14 @@ class Platform:
         )
         return Welcome(platform_id=PLATFORM_ID, platform_time_us=self.now_us(), held=held)
 
-    def link_up(self, gateway_id: str) -> asyncio.Queue[PlatformFrame | None]:
-        """The queue of frames for a gateway's link, with the commands that it is owed."""
+    def link_up(self, gateway_id: str, *, certificate: str = "") -> asyncio.Queue[PlatformFrame | None]:
+        """The queue of frames for a gateway's link, with the commands that it is owed. `certificate`: the serial
+        number of the one that the gateway showed."""
         queue: asyncio.Queue[PlatformFrame | None] = asyncio.Queue()
         self._links[gateway_id] = queue
         for issued in self._owed(gateway_id, None):
             queue.put_nowait(PlatformFrame(command=issued.message))
-        self._say({"event": "connected", "gateway_id": gateway_id, "service": "link"})
+        self._say({"event": "connected", "gateway_id": gateway_id, "service": "link", "certificate": certificate})
         return queue
 
     def link_down(self, gateway_id: str, queue: asyncio.Queue[PlatformFrame | None]) -> None:

@@ -52,7 +52,7 @@ class LinkService(GatewayLinkServicer):
         except HistoryError as error:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"hello refused: {error}")
         yield PlatformFrame(welcome=welcome)
-        queue = self._platform.link_up(gateway_id)
+        queue = self._platform.link_up(gateway_id, certificate=serial_shown(context))
         reader = asyncio.create_task(self._read(gateway_id, request_iterator, queue))
         try:
             while (frame := await queue.get()) is not None:
@@ -177,6 +177,13 @@ class Peers:
             if der in self._by_key:
                 return self._by_key[der]
         return await context.abort(grpc.StatusCode.PERMISSION_DENIED, "the certificate is of no enrolled gateway")
+
+
+def serial_shown(context: aio.ServicerContext[_Request, _Response]) -> str:
+    """Serial number of the client's certificate, hexadecimal."""
+    for pem in context.auth_context().get("x509_pem_cert", ()):
+        return f"{x509.load_pem_x509_certificate(pem).serial_number:x}"
+    return ""
 
 
 async def _stop(task: asyncio.Task[str | None]) -> None:
