@@ -8,6 +8,7 @@ import grpc
 from grpc import aio
 
 from agent.uplink.channel import describe, escaped, is_status
+from agent.uplink.coding import packed
 from agent.uplink.errors import LinkDownError, UplinkError
 from agent.uplink.line import NotOfferedError
 from proto.energysettlement.v1.gateway_pb2 import GatewayFrame, PlatformFrame
@@ -15,9 +16,14 @@ from proto.energysettlement.v1.gateway_pb2_grpc import GatewayLinkStub
 
 
 class GrpcLine:
-    """One call on a channel; fulfils `FrameLine`."""
+    """One call on a channel; fulfils `FrameLine`.
 
-    def __init__(self, channel: aio.Channel) -> None:
+    `count_packed`: the channel compresses, and somebody counts. gRPC does not tell how small it made a message, so it
+    is packed here once more, as gRPC does, to know.
+    """
+
+    def __init__(self, channel: aio.Channel, *, count_packed: bool = False) -> None:
+        self._count_packed = count_packed
         self._call: aio.StreamStreamCall[GatewayFrame, PlatformFrame] = GatewayLinkStub(channel).Connect()
 
     async def read(self) -> PlatformFrame:
@@ -29,7 +35,7 @@ class GrpcLine:
             raise LinkDownError("the platform ended the link")
         return frame
 
-    async def write(self, frame: GatewayFrame) -> None:
+    async def write(self, frame: GatewayFrame) -> int:
         try:
             await self._call.write(frame)
         except aio.AioRpcError as error:
@@ -40,6 +46,9 @@ class GrpcLine:
             if code is grpc.StatusCode.UNIMPLEMENTED:
                 raise NotOfferedError("the platform does not offer GatewayLink") from None
             raise LinkDownError(f"{code.name}: {escaped(details or 'the platform ended the link')[:240]}") from None
+        if not self._count_packed:
+            return frame.ByteSize()
+        return min(frame.ByteSize(), len(packed(frame.SerializeToString())))
 
     def close(self) -> None:
         self._call.cancel()

@@ -178,10 +178,9 @@ class GatewayLinkCall:
         await self._write_channel_frames()
         while urgent := await self._ahead.next(self._turn(incarnation)):
             for statement in urgent:
-                frame = GatewayFrame(urgent=statement)
-                await self._line.write(frame)
                 # It waits for nobody, but a line that is paid for has carried it.
-                self._pace.sent(frame.ByteSize(), self._clock.monotonic_s())
+                size = await self._line.write(GatewayFrame(urgent=statement))
+                self._pace.sent(size, self._clock.monotonic_s())
             await self._write_channel_frames()
 
     def _turn(self, incarnation: int) -> tuple[int, int] | None:
@@ -208,8 +207,8 @@ class GatewayLinkCall:
                 continue
             if not self._session.has_room():
                 return False
-            await self._line.write(self._session.send_batch(batch, self._clock.monotonic_s()))
-            self._pace.sent(len(batch.encoded), self._clock.monotonic_s())
+            size = await self._line.write(self._session.send_batch(batch, self._clock.monotonic_s()))
+            self._pace.sent(size, self._clock.monotonic_s())
         return True if waiting else None
 
     async def _its_turn(self, incarnation: int) -> None:

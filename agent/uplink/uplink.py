@@ -236,7 +236,8 @@ class Uplink:
         )
         async with channel:
             try:
-                await self._link(GrpcLine(channel), self._device_streams(channel, None).run)
+                counted = self._settings.compression and self._settings.most_kbit_s is not None
+                await self._link(GrpcLine(channel, count_packed=counted), self._device_streams(channel, None).run)
             except NotOfferedError:
                 await self._carry(channel)
 
@@ -252,6 +253,7 @@ class Uplink:
             keepalive_s=self._settings.stall_s,
             on_command=self._listener.command,
             on_signed=self._listener.signed,
+            compressed=self._settings.compression,
         )
         try:
             await line.open(self._settings.stall_s)
