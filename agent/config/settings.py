@@ -118,6 +118,10 @@ class PlatformSettings(Section):
     compression: bool = Field(
         False, description="What goes up is compressed (gzip); over MQTT only to a platform that says it takes it"
     )
+    statements_as_telemetry: bool = Field(
+        True,
+        description="Without GatewayLink devices' streams carry receipts, windows, alarms too, as points of no energy",
+    )
     stall_s: float = Field(30.0, ge=2, le=600, description="No answer to a batch for this long: connect anew, s")
 
     @model_validator(mode="after")

@@ -28,7 +28,7 @@ from agent.uplink.session import (
     Welcomed,
 )
 from agent.uplink.together import together
-from proto.energysettlement.v1.gateway_pb2 import ChannelFrame, GatewayFrame
+from proto.energysettlement.v1.gateway_pb2 import ChannelFrame, GatewayFrame, UrgentStatement
 
 BATCHES_PER_QUERY: Final = 8
 """At most 1 MiB each: what is read ahead of the window stays small."""
@@ -177,8 +177,9 @@ class GatewayLinkCall:
         """What does not wait behind batches; batches of `incarnation` are being sent."""
         await self._write_channel_frames()
         while urgent := await self._ahead.next(self._turn(incarnation)):
-            for statement in urgent:
+            for found in urgent:
                 # It waits for nobody, but a line that is paid for has carried it.
+                statement = UrgentStatement(statement=found.statement, receipt=found.receipt)
                 size = await self._line.write(GatewayFrame(urgent=statement))
                 self._pace.sent(size, self._clock.monotonic_s())
             await self._write_channel_frames()

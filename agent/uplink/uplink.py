@@ -23,17 +23,20 @@ from agent.evidence.cose import VerifyKey
 from agent.uplink.ahead import Ahead
 from agent.uplink.backoff import Backoff
 from agent.uplink.bids import Bids
+from agent.uplink.carrying import Carrying
 from agent.uplink.channel import describe, escaped, open_channel
 from agent.uplink.delivery import Arrived
-from agent.uplink.devices import Carrying, DeviceStreams
+from agent.uplink.devices import DeviceStreams
 from agent.uplink.errors import LinkDownError, PlatformFaultError, UplinkError
 from agent.uplink.grpc_line import GrpcLine
+from agent.uplink.lane import Word
 from agent.uplink.line import FrameLine, NotOfferedError
 from agent.uplink.link import GatewayLinkCall
 from agent.uplink.listener import Listener, OnAlarm, OnChannel, OnCommand, OnConnected, OnPlatformTime, OnSigned
 from agent.uplink.live import LiveReadings
 from agent.uplink.mqtt_line import MqttLine
 from agent.uplink.mqtt_login import MqttLogin
+from agent.uplink.origins import Origins
 from agent.uplink.outbox import Outbox
 from agent.uplink.pace import Pace
 from agent.uplink.session import Refused, Session, UplinkIdentity
@@ -106,8 +109,9 @@ class Uplink:
         self._carrying: Carrying | None = None
         self._session: Session | None = None
         self._latest_platform_time_us = 0
-        self._acknowledging: set[str] = set()
-        """Endpoints that were seen to acknowledge on device streams."""
+        self._words: dict[str, Word] = {}
+        """What endpoints were seen to acknowledge on device streams."""
+        self._origins = Origins(identity.device_ids)
         self._keepalive_s = settings.stall_s
         self._pace = Pace(None if settings.most_kbit_s is None else settings.most_kbit_s * 125.0)
         self._alarmed_s: dict[tuple[str, str], float] = {}
@@ -324,14 +328,15 @@ class Uplink:
             self._outbox,
             self._on_arrived,
             incarnation=self._identity.incarnation,
-            acknowledges=self._endpoint in self._acknowledging,
+            ahead=self._ahead,
+            stream_of=self._origins.stream_of if self._settings.statements_as_telemetry else None,
+            word=self._words.get(self._endpoint, Word.NONE),
         )
         self._up(Carrier.DEVICE_STREAMS, f"connected to {self._endpoint}, which has the published contract only")
         try:
             await self._device_streams(channel, self._carrying).run()
         finally:
-            if self._carrying.acknowledges:
-                self._acknowledging.add(self._endpoint)
+            self._words[self._endpoint] = self._carrying.word
 
     def _device_streams(self, channel: aio.Channel, carrying: Carrying | None) -> DeviceStreams:
         return DeviceStreams(
@@ -342,6 +347,7 @@ class Uplink:
             reconnect=Backoff(self._settings.reconnect_least_s, self._settings.reconnect_most_s),
             stall_s=self._settings.stall_s,
             draw=self._draw,
+            origins=self._origins,
             carrying=carrying,
         )
 
