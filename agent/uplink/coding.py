@@ -10,6 +10,8 @@ import zlib
 from collections.abc import Iterable
 from typing import Final
 
+from google.protobuf.message import Message
+
 from agent.uplink.errors import UplinkError
 from proto.mqtt_topics import ACCEPT_ENCODING, CONTENT_ENCODING, GZIP
 
@@ -28,6 +30,12 @@ def packed(payload: bytes) -> bytes:
     """The payload as one gzip member, without a time or a name."""
     packing = zlib.compressobj(LEVEL, zlib.DEFLATED, GZIP_WINDOW)
     return packing.compress(payload) + packing.flush()
+
+
+def size_of(message: Message, *, compressed: bool) -> int:
+    """Bytes of a message as gRPC sends it. It does not tell how small it made one: to know, that is packed again."""
+    size = message.ByteSize()
+    return min(size, len(packed(message.SerializeToString()))) if compressed else size
 
 
 def unpacked(payload: bytes, most_bytes: int) -> bytes:

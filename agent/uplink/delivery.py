@@ -107,10 +107,15 @@ class Delivery:
         if lane.stand is None:
             lane.stand_on(stand)
 
-    def next(self, device_id: str) -> DeviceTelemetry | None:
-        """What goes next on this device's stream, counted as sent; None when there is nothing."""
+    def next(self, device_id: str, *, readings: bool = True) -> DeviceTelemetry | None:
+        """What goes next on this device's stream, counted as sent; None when there is nothing.
+
+        `readings`: they may go now, and do not have to wait for the line.
+        """
         lane = self._lanes.get(device_id)
-        return None if lane is None else lane.next_statement() or lane.next_reading()
+        if lane is None:
+            return None
+        return lane.next_statement() or (lane.next_reading() if readings else None)
 
     def sent_ahead(self, telemetry: DeviceTelemetry) -> bool:
         """Count a live reading as sent before its turn.

@@ -19,12 +19,14 @@ from grpc import aio
 from agent.uplink.backoff import Backoff
 from agent.uplink.carrying import Carrying
 from agent.uplink.channel import describe, is_status
+from agent.uplink.coding import size_of
 from agent.uplink.errors import LinkDownError, PlatformFaultError, UplinkError
 from agent.uplink.lane import Word
 from agent.uplink.line import NotOfferedError
 from agent.uplink.listener import Listener, is_acknowledgement_only
 from agent.uplink.live import LiveReadings
 from agent.uplink.origins import Origins
+from agent.uplink.pace import Pace
 from agent.uplink.telemetry import opening_of, stand_behind
 from agent.uplink.together import Together
 from proto.energysettlement.v1.device_pb2 import DeviceTelemetry, GridCommand
@@ -37,6 +39,8 @@ UNCONFIRMED_MESSAGES: Final = 500
 """A platform that does not acknowledge gets a stream of at most so much, then we half-close and wait for its OK: what
 is sent again after a fault stays small, and the stream is away for commands only for a round trip."""
 LOOK_EVERY_S: Final = 1.0
+PACED_LEAST_S: Final = 0.05
+"""Streams that wait for the same line do not all look at it with each message."""
 
 _DeviceCall = aio.StreamStreamCall[DeviceTelemetry, GridCommand]
 
@@ -69,6 +73,8 @@ class DeviceStreams:
         stall_s: float,
         draw: Callable[[], float],
         origins: Origins,
+        pace: Pace,
+        count_packed: bool,
         carrying: Carrying | None = None,
     ) -> None:
         self._stub = EnergyDeviceStreamStub(channel)
@@ -80,6 +86,8 @@ class DeviceStreams:
         self._stall_s = stall_s
         self._draw = draw
         self._origins = origins
+        self._pace = pace
+        self._count_packed = count_packed
         self._carrying = carrying
         self._running: set[str] = set()
 
@@ -188,7 +196,7 @@ class DeviceStreams:
                 return
             if telemetry is None:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(LOOK_EVERY_S, self._stall_s / 4)):
+                    async with asyncio.timeout(self._look_after_s()):
                         await live.changed.wait()
 
     def _next(self, device_id: str, live: LiveReadings) -> DeviceTelemetry | None:
@@ -196,7 +204,19 @@ class DeviceStreams:
         while (telemetry := live.take()) is not None:
             if self._carrying is None or self._carrying.delivery.sent_ahead(telemetry):
                 return telemetry
-        return None if self._carrying is None else self._carrying.delivery.next(device_id)
+        if self._carrying is None:
+            return None
+        # What is measured now and receipts wait for nobody; of the line that is paid for they take their part.
+        now_s = self._monotonic_s()
+        telemetry = self._carrying.delivery.next(device_id, readings=self._pace.wait_s(now_s) == 0)
+        if telemetry is not None:
+            self._pace.sent(size_of(telemetry, compressed=self._count_packed), now_s)
+        return telemetry
+
+    def _look_after_s(self) -> float:
+        most_s = min(LOOK_EVERY_S, self._stall_s / 4)
+        paced_s = 0.0 if self._carrying is None else self._pace.wait_s(self._monotonic_s())
+        return min(most_s, max(paced_s, PACED_LEAST_S)) if paced_s else most_s
 
     def _is_due(self, stream: _Stream, device_id: str, carrying: Carrying) -> bool:
         """Whether to half-close now. Raises LinkDownError when a platform that acknowledges has stopped to."""

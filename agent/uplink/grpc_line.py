@@ -8,7 +8,7 @@ import grpc
 from grpc import aio
 
 from agent.uplink.channel import describe, escaped, is_status
-from agent.uplink.coding import packed
+from agent.uplink.coding import size_of
 from agent.uplink.errors import LinkDownError, UplinkError
 from agent.uplink.line import NotOfferedError
 from proto.energysettlement.v1.gateway_pb2 import GatewayFrame, PlatformFrame
@@ -18,8 +18,7 @@ from proto.energysettlement.v1.gateway_pb2_grpc import GatewayLinkStub
 class GrpcLine:
     """One call on a channel; fulfils `FrameLine`.
 
-    `count_packed`: the channel compresses, and somebody counts. gRPC does not tell how small it made a message, so it
-    is packed here once more, as gRPC does, to know.
+    `count_packed`: the channel compresses, and somebody counts.
     """
 
     def __init__(self, channel: aio.Channel, *, count_packed: bool = False) -> None:
@@ -46,9 +45,7 @@ class GrpcLine:
             if code is grpc.StatusCode.UNIMPLEMENTED:
                 raise NotOfferedError("the platform does not offer GatewayLink") from None
             raise LinkDownError(f"{code.name}: {escaped(details or 'the platform ended the link')[:240]}") from None
-        if not self._count_packed:
-            return frame.ByteSize()
-        return min(frame.ByteSize(), len(packed(frame.SerializeToString())))
+        return size_of(frame, compressed=self._count_packed)
 
     def close(self) -> None:
         self._call.cancel()

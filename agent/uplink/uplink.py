@@ -112,6 +112,8 @@ class Uplink:
         self._words: dict[str, Word] = {}
         """What endpoints were seen to acknowledge on device streams."""
         self._origins = Origins(identity.device_ids)
+        self._count_packed = settings.compression and settings.most_kbit_s is not None
+        """Over gRPC."""
         self._keepalive_s = settings.stall_s
         self._pace = Pace(None if settings.most_kbit_s is None else settings.most_kbit_s * 125.0)
         self._alarmed_s: dict[tuple[str, str], float] = {}
@@ -240,8 +242,8 @@ class Uplink:
         )
         async with channel:
             try:
-                counted = self._settings.compression and self._settings.most_kbit_s is not None
-                await self._link(GrpcLine(channel, count_packed=counted), self._device_streams(channel, None).run)
+                line = GrpcLine(channel, count_packed=self._count_packed)
+                await self._link(line, self._device_streams(channel, None).run)
             except NotOfferedError:
                 await self._carry(channel)
 
@@ -348,6 +350,8 @@ class Uplink:
             stall_s=self._settings.stall_s,
             draw=self._draw,
             origins=self._origins,
+            pace=self._pace,
+            count_packed=self._count_packed,
             carrying=carrying,
         )
 
