@@ -47,6 +47,8 @@ class Carrying:
         """Incarnations before the present one that have something to send; None: not asked yet."""
         self._loaded_number = 0
         """Of the incarnation that is being loaded."""
+        self.has_statements = stream_of is not None
+        """What is no reading goes, too."""
         self.word = word
         self.delivery = Delivery(incarnation, stream_of)
         self.changed = asyncio.Event()

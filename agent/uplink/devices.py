@@ -184,7 +184,8 @@ class DeviceStreams:
         stand = None if live.newest is None else stand_behind(live.newest)
         if self._carrying is not None and stand is not None:
             self._carrying.delivery.stand(device_id, stand)
-        await self._put(stream, opening_of(device_id, stand))
+        timed = self._carrying is not None and self._carrying.has_statements
+        await self._put(stream, opening_of(device_id, stand, timed=timed))
         while True:
             live.changed.clear()
             telemetry = self._next(device_id, live)

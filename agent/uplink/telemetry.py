@@ -69,14 +69,17 @@ def point_of(device_id: str, stand: Stand, place: int, statement: bytes, receipt
     )
 
 
-def opening_of(device_id: str, stand: Stand | None) -> DeviceTelemetry:
+def opening_of(device_id: str, stand: Stand | None, *, timed: bool) -> DeviceTelemetry:
     """The message that opens a device's stream: it names the device and, with sequence 0, is no reading.
 
-    Where one is known it repeats what the last reading said, for a reader to whom absent is 0 %.
+    It repeats the last state of charge that is known, for a reader to whom absent is 0 %. `timed`: it is a point of no
+    energy as others are; else it has no time, for a reader who has no room for one beside a reading.
     """
     if stand is None:
         return DeviceTelemetry(device_id=device_id)
-    return point_of(device_id, stand, 1, b"", b"")
+    if timed:
+        return point_of(device_id, stand, 1, b"", b"")
+    return DeviceTelemetry(device_id=device_id, state_of_charge_percent=stand.state_of_charge_percent)
 
 
 def _percent(reading: Reading) -> int | None:

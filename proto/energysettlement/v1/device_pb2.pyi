@@ -54,8 +54,8 @@ class DeviceTelemetry(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     timestamp_us: _builtins.int
-    """Unix time of the measurement, microseconds. In the message that only opens the stream, and in a statement that is no
-    reading: shortly after the last reading.
+    """Unix time of the measurement, microseconds. In a statement that is no reading: shortly after the last reading; in the
+    message that only opens the stream: the same, or 0.
     """
     net_energy_wh: _builtins.int
     """Energy since the previous reading, Wh: + import (consumption), - export."""

@@ -279,11 +279,13 @@ def test_points_behind_one_reading_rise_and_all_lie_before_the_next(at_us: int, 
 
 
 def test_a_stream_opens_with_what_was_known_last() -> None:
-    assert opening_of("pv", None) == DeviceTelemetry(device_id="pv")
+    assert opening_of("pv", None, timed=True) == DeviceTelemetry(device_id="pv")
     reading = Evidence(key=KEY).reading("pv")
-    assert opening_of("pv", stand_of(reading)) == DeviceTelemetry(
+    assert opening_of("pv", stand_of(reading), timed=True) == DeviceTelemetry(
         device_id="pv", timestamp_us=reading.timestamp_us + STEP_US, state_of_charge_percent=50
     )
+    untimed = DeviceTelemetry(device_id="pv", state_of_charge_percent=50)
+    assert opening_of("pv", stand_of(reading), timed=False) == untimed
 
 
 class PublishedReader:
