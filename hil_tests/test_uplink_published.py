@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from agent.evidence.kinds import Alarm, CommandReceipt, CommandState, Severity
 from agent.evidence.statements import decode
 from agent.uplink import devices
 from agent.uplink.status import Carrier
+from hil_tests.rig.demo.child import Child
 from hil_tests.rig.link import Link
 from hil_tests.rig.platform.book import Book
 from hil_tests.rig.platform.core import Platform
@@ -229,3 +231,28 @@ async def test_an_acknowledgement_of_statements_that_were_not_sent_is_the_platfo
         await until(lambda: bool(rig.gateway.alarms), "an alarm")
     assert rig.gateway.alarms[0][0] == "uplink.platform_fault"
     assert rig.gateway.commands == []
+
+
+@pytest.mark.parametrize("statements", [True, False])
+async def test_a_reader_that_keeps_points_by_the_second_needs_statements_to_stay_here(
+    rig: Rig, tmp_path: Path, statements: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the README says of such a platform, both ways. The platform is of the published contract alone."""
+    monkeypatch.setattr(devices, "UNCONFIRMED_AFTER_S", 0.3)
+    program = ("-m", "hil_tests.rig.published", str(rig.practice.folder), str(tmp_path / "archive"))
+    platform = await Child.start("published", program, folder=tmp_path, environment={})
+    try:
+        endpoint = str((await platform.hear("ready"))["address"])
+        async with rig.uplink(endpoint, statements_as_telemetry=statements) as uplink:
+            for _ in range(3):
+                rig.gateway.seal_statements(uplink, rig.gateway.evidence.reading("pv"), of_a_command("c1"), alarm("pv"))
+                await until(rig.gateway.outbox.all_acknowledged, "counted as delivered")
+            assert uplink.status().unconfirmed_number == 3
+        await platform.order(do="books")
+        books = (await platform.hear("books"))["books"]
+    finally:
+        await platform.end()
+    assert isinstance(books, dict)
+    page = books["pv"]
+    assert (page["energy_wh"], page["energy_wh_by_ms"], page["overwritten"], page["charge_lost"]) == (3, 3, 0, 0)
+    assert page["energy_wh_by_s"] == (0 if statements else 3)

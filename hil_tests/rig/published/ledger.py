@@ -10,6 +10,9 @@ class Device:
     """One device's points, by their time: one that comes again takes the place of the one that was there."""
 
     energy_wh_at_us: dict[int, int] = field(default_factory=dict)
+    energy_wh_at_ms: dict[int, int] = field(default_factory=dict)
+    energy_wh_at_s: dict[int, int] = field(default_factory=dict)
+    """As the first, for who keeps points by the millisecond, or the second."""
     percent: int = 0
     """The last that came, as the contract says it: absent is 0."""
     charge_lost: int = 0
@@ -23,16 +26,18 @@ class Device:
         before = self.energy_wh_at_us.get(timestamp_us, net_energy_wh)
         self.overwritten += before != net_energy_wh
         self.energy_wh_at_us[timestamp_us] = net_energy_wh
+        self.energy_wh_at_ms[timestamp_us // 1000] = net_energy_wh
+        self.energy_wh_at_s[timestamp_us // 1_000_000] = net_energy_wh
         self.charge_lost += self.percent > 0 and percent == 0
         self.percent = percent
 
     def page(self) -> dict[str, int]:
-        """For the books. `energy_wh_by_ms` is the sum for who keeps points by the millisecond."""
-        by_ms = {at_us // 1000: energy_wh for at_us, energy_wh in sorted(self.energy_wh_at_us.items())}
+        """For the books."""
         return {
             "points": len(self.energy_wh_at_us),
             "energy_wh": sum(self.energy_wh_at_us.values()),
-            "energy_wh_by_ms": sum(by_ms.values()),
+            "energy_wh_by_ms": sum(self.energy_wh_at_ms.values()),
+            "energy_wh_by_s": sum(self.energy_wh_at_s.values()),
             "percent": self.percent,
             "charge_lost": self.charge_lost,
             "overwritten": self.overwritten,
