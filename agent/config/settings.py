@@ -119,9 +119,15 @@ class PlatformSettings(Section):
     reconnect_most_s: float = Field(60.0, ge=1, le=3600, description="Longest back-off, s")
     most_kbit_s: int | None = Field(
         None, ge=16, le=10_000_000,
-        description="Batches take no more of the line than this, kbit/s; what is shown live goes beside it",
+        description="Batches, as sent, take no more of the line than this, kbit/s; what is shown live goes beside it",
     )  # fmt: skip
-    compression: bool = Field(False, description="What goes up over gRPC is compressed (gzip)")
+    compression: bool = Field(
+        False, description="What goes up is compressed (gzip); over MQTT only to a platform that says it takes it"
+    )
+    statements_as_telemetry: bool = Field(
+        True,
+        description="Without GatewayLink devices' streams carry receipts, windows, alarms too, as points of no energy",
+    )
     stall_s: float = Field(30.0, ge=2, le=600, description="No answer to a batch for this long: connect anew, s")
 
     @model_validator(mode="after")

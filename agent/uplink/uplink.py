@@ -23,17 +23,20 @@ from agent.evidence.cose import VerifyKey
 from agent.uplink.ahead import Ahead
 from agent.uplink.backoff import Backoff
 from agent.uplink.bids import Bids
+from agent.uplink.carrying import Carrying
 from agent.uplink.channel import describe, escaped, open_channel, takes
 from agent.uplink.delivery import Arrived
-from agent.uplink.devices import Carrying, DeviceStreams
+from agent.uplink.devices import DeviceStreams
 from agent.uplink.errors import LinkDownError, PlatformFaultError, UplinkError
 from agent.uplink.grpc_line import GrpcLine
+from agent.uplink.lane import Word
 from agent.uplink.line import FrameLine, NotOfferedError
 from agent.uplink.link import GatewayLinkCall
 from agent.uplink.listener import Listener, OnAlarm, OnChannel, OnCommand, OnConnected, OnPlatformTime, OnSigned
 from agent.uplink.live import LiveReadings
 from agent.uplink.mqtt_line import MqttLine
 from agent.uplink.mqtt_login import MqttLogin
+from agent.uplink.origins import Origins
 from agent.uplink.outbox import Outbox
 from agent.uplink.pace import Pace
 from agent.uplink.session import Acknowledged, Refused, Session, UplinkIdentity
@@ -106,8 +109,11 @@ class Uplink:
         self._carrying: Carrying | None = None
         self._session: Session | None = None
         self._latest_platform_time_us = 0
-        self._acknowledging: set[str] = set()
-        """Endpoints that were seen to acknowledge on device streams."""
+        self._words: dict[str, Word] = {}
+        """What endpoints were seen to acknowledge on device streams."""
+        self._origins = Origins(identity.device_ids)
+        self._count_packed = settings.compression and settings.most_kbit_s is not None
+        """Over gRPC."""
         self._keepalive_s = settings.stall_s
         self._pace = Pace(None if settings.most_kbit_s is None else settings.most_kbit_s * 125.0)
         self._alarmed_s: dict[tuple[str, str], float] = {}
@@ -264,7 +270,8 @@ class Uplink:
 
     async def _use(self, channel: aio.Channel) -> None:
         try:
-            await self._link(GrpcLine(channel), self._device_streams(channel, None).run)
+            line = GrpcLine(channel, count_packed=self._count_packed)
+            await self._link(line, self._device_streams(channel, None).run)
         except NotOfferedError:
             await self._carry(channel)
         raise LinkDownError("the connection ended")
@@ -281,6 +288,7 @@ class Uplink:
             keepalive_s=self._settings.stall_s,
             on_command=self._listener.command,
             on_signed=self._listener.signed,
+            compressed=self._settings.compression,
         )
         try:
             await line.open(self._settings.stall_s)
@@ -355,14 +363,15 @@ class Uplink:
             self._outbox,
             self._on_arrived,
             incarnation=self._identity.incarnation,
-            acknowledges=self._endpoint in self._acknowledging,
+            ahead=self._ahead,
+            stream_of=self._origins.stream_of if self._settings.statements_as_telemetry else None,
+            word=self._words.get(self._endpoint, Word.NONE),
         )
         self._up(Carrier.DEVICE_STREAMS, f"connected to {self._endpoint}, which has the published contract only")
         try:
             await self._device_streams(channel, self._carrying).run()
         finally:
-            if self._carrying.acknowledges:
-                self._acknowledging.add(self._endpoint)
+            self._words[self._endpoint] = self._carrying.word
 
     def _device_streams(self, channel: aio.Channel, carrying: Carrying | None) -> DeviceStreams:
         return DeviceStreams(
@@ -373,6 +382,9 @@ class Uplink:
             reconnect=Backoff(self._settings.reconnect_least_s, self._settings.reconnect_most_s),
             stall_s=self._settings.stall_s,
             draw=self._draw,
+            origins=self._origins,
+            pace=self._pace,
+            count_packed=self._count_packed,
             carrying=carrying,
         )
 

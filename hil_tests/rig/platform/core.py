@@ -82,6 +82,9 @@ class Platform:
                     audit.take_batch(audit.check_batch(entry.octets))
                 case Kind.READING:
                     audit.take_telemetry(audit.check_telemetry(DeviceTelemetry.FromString(entry.octets)), carried=True)
+                case Kind.STATEMENT:
+                    if (carried := audit.check_carried(DeviceTelemetry.FromString(entry.octets))) is not None:
+                        audit.take_urgent(carried)
                 case Kind.URGENT:
                     urgent = UrgentStatement.FromString(entry.octets)
                     if (ahead := audit.check_urgent(urgent.statement, urgent.receipt)) is not None:
@@ -163,6 +166,23 @@ class Platform:
             gateway_id, audit.take_telemetry(verified, carried=carried), telemetry.SerializeToString()
         )
         return audit.contiguous_sequence(telemetry.device_id) if carried and self.acknowledging else 0
+
+    def take_statement(self, gateway_id: str, telemetry: DeviceTelemetry) -> bool:
+        """Verify and write a statement that is no reading and came on a device's stream, which carries everything.
+
+        Returns whether it may be acknowledged. Raises EvidenceError.
+        """
+        audit = self.audits[gateway_id]
+        try:
+            verified = audit.check_carried(telemetry)
+        except EvidenceError as error:
+            self._conflict(gateway_id, str(error), telemetry.SerializeToString())
+            raise
+        if verified is not None:
+            self._write(Kind.STATEMENT, gateway_id, telemetry.SerializeToString())
+            audit.take_urgent(verified)
+            self._tell_statement(gateway_id, verified)
+        return self.acknowledging
 
     def _write(self, kind: Kind, gateway_id: str, octets: bytes, note: str = "") -> None:
         self._book.append(Entry(kind, gateway_id, self.now_us(), octets, note))
