@@ -40,6 +40,8 @@ async def test_a_platform_of_the_published_contract_alone_has_every_receipt_and_
         stage = site.stage
         await stage.start_site()
         await stage.start_published_platform(archive)
+        written = stage.config.read_text()
+        stage.config.write_text(written.replace("[platform]\n", '[platform]\nstatements_as_telemetry = "always"\n'))
         await stage.start_gateway("-m", "hil_tests.rig.held_clock")
         await site.shows(lambda s: "published contract only" in part_of(s, "link")["detail"], "the published contract")
         await site.shows(lambda s: all(line["link"] == "online" for line in s["devices"]), "all devices")

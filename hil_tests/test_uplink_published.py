@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.config import StatementsAsTelemetry
 from agent.evidence.kinds import Alarm, CommandReceipt, CommandState, Severity
 from agent.evidence.statements import decode
 from agent.uplink import devices
@@ -211,11 +212,24 @@ async def test_a_platform_that_stops_to_acknowledge_statements_is_left_and_gets_
 async def test_where_statements_stay_here_a_batch_is_delivered_by_its_readings(rig: Rig) -> None:
     async with (
         Server(rig.platform, rig.practice, link=False) as server,
-        rig.uplink(address(server.port), statements_as_telemetry=False) as uplink,
+        rig.uplink(address(server.port), statements_as_telemetry=StatementsAsTelemetry.NEVER) as uplink,
     ):
         rig.gateway.seal_statements(uplink, of_a_command("c1"), rig.gateway.evidence.reading("meter"))
         await until(rig.gateway.outbox.all_acknowledged, "acknowledged")
     assert rig.books()["statements"] == {}
+
+
+async def test_a_platform_that_acknowledges_is_known_to_read_statements_and_misses_none_of_before(rig: Rig) -> None:
+    async with (
+        Server(rig.platform, rig.practice, link=False) as server,
+        rig.uplink(address(server.port), statements_as_telemetry=StatementsAsTelemetry.KNOWN) as uplink,
+    ):
+        rig.gateway.seal_statements(uplink, alarm("at the start"))
+        rig.gateway.seal_statements(uplink, of_a_command("c1"), rig.gateway.evidence.reading("meter"))
+        await until(rig.gateway.outbox.all_acknowledged, "acknowledged")
+        assert uplink.status().unconfirmed_number is None
+        assert uplink.status().connections == 2
+    assert rig.books()["statements"] == {"Alarm": 1, "CommandReceipt": 1}
 
 
 async def test_an_acknowledgement_of_statements_that_were_not_sent_is_the_platforms_fault(
@@ -233,9 +247,9 @@ async def test_an_acknowledgement_of_statements_that_were_not_sent_is_the_platfo
     assert rig.gateway.commands == []
 
 
-@pytest.mark.parametrize("statements", [True, False])
+@pytest.mark.parametrize("statements", StatementsAsTelemetry)
 async def test_a_reader_that_keeps_points_by_the_second_needs_statements_to_stay_here(
-    rig: Rig, tmp_path: Path, statements: bool, monkeypatch: pytest.MonkeyPatch
+    rig: Rig, tmp_path: Path, statements: StatementsAsTelemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the README says of such a platform, both ways. The platform is of the published contract alone."""
     monkeypatch.setattr(devices, "UNCONFIRMED_AFTER_S", 0.3)
@@ -255,4 +269,4 @@ async def test_a_reader_that_keeps_points_by_the_second_needs_statements_to_stay
     assert isinstance(books, dict)
     page = books["pv"]
     assert (page["energy_wh"], page["energy_wh_by_ms"], page["overwritten"], page["charge_lost"]) == (3, 3, 0, 0)
-    assert page["energy_wh_by_s"] == (0 if statements else 3)
+    assert page["energy_wh_by_s"] == (0 if statements is StatementsAsTelemetry.ALWAYS else 3)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.clock import Clock, Instant
-from agent.config import PlatformSettings
+from agent.config import PlatformSettings, StatementsAsTelemetry
 from agent.evidence.batch import decode_batch
 from agent.evidence.statements import Statement
 from agent.identity.csr import certificate_request
@@ -112,7 +112,7 @@ class Rig:
         stall_s: float = 5.0,
         most_kbit_s: int | None = None,
         compression: bool = False,
-        statements_as_telemetry: bool = True,
+        statements_as_telemetry: StatementsAsTelemetry = StatementsAsTelemetry.ALWAYS,
     ) -> PlatformSettings:
         return PlatformSettings(
             prefer_first_after_s=2.0,
@@ -142,7 +142,7 @@ class Rig:
         draw: float = 0.0,
         most_kbit_s: int | None = None,
         compression: bool = False,
-        statements_as_telemetry: bool = True,
+        statements_as_telemetry: StatementsAsTelemetry = StatementsAsTelemetry.ALWAYS,
     ) -> AsyncIterator[Uplink]:
         """A running uplink of the gateway."""
         gateway = self.gateway

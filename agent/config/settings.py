@@ -85,6 +85,15 @@ class EvidenceSettings(Section):
     )
 
 
+class StatementsAsTelemetry(StrEnum):
+    """To which platforms without GatewayLink what is no reading goes, on the devices' streams."""
+
+    KNOWN = "known"
+    """To those that were seen to acknowledge there: they know our fields."""
+    ALWAYS = "always"
+    NEVER = "never"
+
+
 class PlatformSettings(Section):
     """[platform]: where evidence goes and commands come from. Without this section the gateway works alone."""
 
@@ -124,9 +133,9 @@ class PlatformSettings(Section):
     compression: bool = Field(
         False, description="What goes up is compressed (gzip); over MQTT only to a platform that says it takes it"
     )
-    statements_as_telemetry: bool = Field(
-        True,
-        description="Without GatewayLink devices' streams carry receipts, windows, alarms too, as points of no energy",
+    statements_as_telemetry: StatementsAsTelemetry = Field(
+        StatementsAsTelemetry.KNOWN,
+        description="Receipts, windows and alarms as points of no energy on devices' streams, without GatewayLink",
     )
     stall_s: float = Field(30.0, ge=2, le=600, description="No answer to a batch for this long: connect anew, s")
 

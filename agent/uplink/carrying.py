@@ -12,6 +12,7 @@ from agent.evidence.statements import decode
 from agent.measure.reading import Reading
 from agent.uplink.ahead import Ahead
 from agent.uplink.delivery import Arrived, Delivery, StreamOf
+from agent.uplink.errors import LinkDownError
 from agent.uplink.lane import Word
 from agent.uplink.outbox import Outbox
 from agent.uplink.telemetry import Stand, stand_of
@@ -26,7 +27,8 @@ class Carrying:
     """Lives as long as the connection.
 
     `word`: what this platform was seen to acknowledge, on earlier connections too. `stream_of`: see `Origins`; None:
-    what is no reading stays here, and a batch counts as delivered by its readings.
+    what is no reading stays here, and a batch counts as delivered by its readings. `undecided`: whether it stays is
+    seen by what the platform says first, and nothing counts as delivered before.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Carrying:
         ahead: Ahead,
         stream_of: StreamOf | None,
         word: Word = Word.NONE,
+        undecided: bool = False,
     ) -> None:
         self._outbox = outbox
         self._on_arrived = on_arrived
@@ -50,6 +53,7 @@ class Carrying:
         self.has_statements = stream_of is not None
         """What is no reading goes, too."""
         self.word = word
+        self._undecided = undecided
         self.delivery = Delivery(incarnation, stream_of)
         self.changed = asyncio.Event()
 
@@ -69,13 +73,19 @@ class Carrying:
 
     def ended_well(self, device_id: str) -> None:
         """A stream that was half-closed ended with OK."""
+        self._undecided = self._undecided and bool(self.word)
         self.delivery.ended_well(device_id, self.word)
         self.changed.set()
 
     async def advance(self, at_us: int) -> bool:
-        """Note what has arrived and load more; False when there is neither."""
+        """Note what has arrived and load more; False when there is neither.
+
+        Raises LinkDownError where what is no reading should have gone to this platform, too.
+        """
+        if self._undecided and self.word:
+            raise LinkDownError("well, but this platform acknowledges: from now on it gets what is no reading, too")
         older = await self._older_incarnations()
-        arrived = self.delivery.collect()
+        arrived = None if self._undecided else self.delivery.collect()
         if arrived is not None:
             await self._outbox.acknowledge(arrived.incarnation, arrived.up_to_number, at_us)
             self._on_arrived(arrived)

@@ -18,7 +18,7 @@ import structlog
 from grpc import aio
 
 from agent.clock import Clock
-from agent.config import MQTT_SCHEME, PlatformSettings, split_address
+from agent.config import MQTT_SCHEME, PlatformSettings, StatementsAsTelemetry, split_address
 from agent.evidence.cose import VerifyKey
 from agent.uplink.ahead import Ahead
 from agent.uplink.backoff import Backoff
@@ -359,13 +359,17 @@ class Uplink:
 
     async def _carry(self, channel: aio.Channel) -> None:
         """The published contract alone: the devices' streams carry everything, until the connection is lost."""
+        word = self._words.get(self._endpoint, Word.NONE)
+        to = self._settings.statements_as_telemetry
+        tells_all = to is StatementsAsTelemetry.ALWAYS or (to is StatementsAsTelemetry.KNOWN and bool(word))
         self._carrying = Carrying(
             self._outbox,
             self._on_arrived,
             incarnation=self._identity.incarnation,
             ahead=self._ahead,
-            stream_of=self._origins.stream_of if self._settings.statements_as_telemetry else None,
-            word=self._words.get(self._endpoint, Word.NONE),
+            stream_of=self._origins.stream_of if tells_all else None,
+            word=word,
+            undecided=to is StatementsAsTelemetry.KNOWN and not word,
         )
         self._up(Carrier.DEVICE_STREAMS, f"connected to {self._endpoint}, which has the published contract only")
         try:
