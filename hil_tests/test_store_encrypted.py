@@ -255,8 +255,9 @@ async def test_a_plain_store_is_encrypted_at_the_next_start_and_nothing_plain_is
         await store.delete_note("gone")
     assert clear_files(tmp_path) == [DATABASE]
     async with await opened(tmp_path) as store:
-        assert (store.incarnation, store.in_the_clear) == (1, "")
+        assert (store.incarnation, store.in_the_clear, store.newly_encrypted) == (1, "", True)
         assert await all_of(store) == before
+        assert await store._all("PRAGMA journal_mode") == [("wal",)]
         assert clear_files(tmp_path) == []
         await store.put([marked(200)])
         await seal(store)
@@ -285,6 +286,7 @@ async def test_where_there_is_no_room_to_encrypt_the_store_goes_on_and_says_so(
         patched.setattr(converting, "_ROOM_BYTES", 1 << 60)
         async with await opened(tmp_path) as store:
             assert "must be free" in store.in_the_clear
+            assert await store._all("PRAGMA journal_mode") == [("wal",)], "readers stop no writer"
             await store.put([row(1)])
     async with await opened(tmp_path) as store:
         assert store.in_the_clear == ""

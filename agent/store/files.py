@@ -52,6 +52,8 @@ class Prepared:
     content: Content = PLAIN
     in_the_clear: str = ""
     """What is not encrypted here though a key is named, why, and what to do; empty when nothing is."""
+    newly_encrypted: bool = False
+    """It was in the clear until this start."""
     damaged_values: int = 0
     """Encrypted values that did not open, and were removed at this start."""
 
@@ -94,7 +96,7 @@ def prepare(folder: Path, now_s: Callable[[], float] = time.time, *, key: secret
     path, suspect = folder / DATABASE, folder / SUSPECT
     aside = None
     copied = False
-    in_the_clear = ""
+    in_the_clear, newly_encrypted = "", False
     site_key = None if key is None else secret.asked(key)
     source = None if site_key is None else lambda: site_key
     try:
@@ -111,6 +113,8 @@ def prepare(folder: Path, now_s: Callable[[], float] = time.time, *, key: secret
                 copied = schema.is_copy(path)
                 if held is not None and content.is_plain and site_key is not None:
                     in_the_clear = _encrypt(path, site_key)
+                    newly_encrypted = not in_the_clear
+                    schema.migrate(path)  # with a log again
             except StoreCorruptError as error:
                 aside = set_aside(folder, "damaged")
                 _log.error("store.set_aside", path=str(aside), why=str(error))
@@ -142,7 +146,7 @@ def prepare(folder: Path, now_s: Callable[[], float] = time.time, *, key: secret
         raise StoreError(f"{folder}: {error.strerror} ({error.filename})") from error
     if site_key is not None:
         in_the_clear = in_the_clear or _set_aside_in_the_clear(folder)
-    return Prepared(path, incarnation, aside, restored, put_back, content, in_the_clear, damaged)
+    return Prepared(path, incarnation, aside, restored, put_back, content, in_the_clear, newly_encrypted, damaged)
 
 
 def key_problem(folder: Path, key: secret.KeySource | None) -> str:

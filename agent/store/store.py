@@ -19,8 +19,8 @@ from typing import Any, Final
 import orjson
 import structlog
 
-from agent.store import bodies, chunks, files, spans
-from agent.store.cipher import PLAIN, Content, of_body, of_channel
+from agent.store import bodies, channels, chunks, files, spans
+from agent.store.cipher import of_body
 from agent.store.errors import ConflictError
 from agent.store.query import Connection, connect
 from agent.store.reader import Reader
@@ -72,6 +72,8 @@ class Store(Reader):
         """This incarnation began with a backup, which a person put there: at this start or an earlier one."""
         self.in_the_clear = prepared.in_the_clear
         """What is not encrypted here though a key is named, why, and what to do; empty when nothing is."""
+        self.newly_encrypted = prepared.newly_encrypted
+        """It was in the clear until this start: an alarm too, for who did not expect it."""
         self.damaged_values = prepared.damaged_values
         """Encrypted values that did not open, and were removed at this start: an alarm too."""
         self._counts = Counts()
@@ -176,7 +178,7 @@ class Store(Reader):
 
         def work(connection: sqlite3.Connection) -> None:
             for row in channel:
-                _append(connection, row, self.content)
+                channels.append(connection, row, self.content)
             insert_statements(connection, self._series, statements, self.content)
             write_notes(connection, notes or {}, self.content)
 
@@ -374,7 +376,7 @@ class Store(Reader):
         and for a later stage without the one before it.
         """
         row = ChannelRow(channel_id, incarnation, version, stage, encoded)
-        await self._writer.do(lambda connection: _append(connection, row, self.content))
+        await self._writer.do(lambda connection: channels.append(connection, row, self.content))
 
     async def counts(self) -> Counts:
         """How much is where; from memory."""
@@ -396,41 +398,6 @@ class Store(Reader):
         _log.error("store.damaged", folder=str(self._folder))
         with contextlib.suppress(OSError):
             (self._folder / files.SUSPECT).touch()
-
-
-def _append(connection: sqlite3.Connection, row: ChannelRow, content: Content = PLAIN) -> None:
-    """One channel row within the current transaction."""
-    name = f"channel {row.channel_id.hex()[:16]} state {row.incarnation}.{row.version}"
-    held = _rows(
-        connection,
-        "SELECT stage, encoded FROM channel_state WHERE channel_id = ? AND incarnation = ? AND version = ?",
-        (row.channel_id, row.incarnation, row.version),
-    )
-    stages: dict[int, bytes] = dict(held)
-    if row.stage in stages:
-        if content.open(_place(row), stages[row.stage]) != row.encoded:
-            raise ConflictError(f"{name}: another {row.stage.name} is kept for this version")
-        return
-    if row.stage is not Stage.INTENT:
-        if row.stage - 1 not in stages:
-            raise ConflictError(f"{name}: {row.stage.name} without {Stage(row.stage - 1).name}")
-    else:
-        newest = _rows(
-            connection,
-            "SELECT incarnation, version FROM channel_state WHERE channel_id = ? "
-            "ORDER BY incarnation DESC, version DESC LIMIT 1",
-            (row.channel_id,),
-        )
-        if newest and newest[0] >= (row.incarnation, row.version):
-            raise ConflictError(f"{name}: versions are never reused, {newest[0][0]}.{newest[0][1]} is the newest")
-    connection.execute(
-        "INSERT INTO channel_state VALUES (?, ?, ?, ?, ?)",
-        (row.channel_id, row.incarnation, row.version, int(row.stage), content.seal(_place(row), row.encoded)),
-    )
-
-
-def _place(row: ChannelRow) -> bytes:
-    return of_channel(row.channel_id, row.incarnation, row.version, row.stage)
 
 
 def _rows(connection: sqlite3.Connection, sql: str, parameters: tuple[object, ...]) -> list[tuple[Any, ...]]:
