@@ -27,6 +27,7 @@ from agent.store import (
     StoreKeyError,
     converting,
     files,
+    schema,
     secret,
 )
 from agent.store.files import DATABASE
@@ -353,3 +354,16 @@ async def test_killed_at_any_step_of_its_encryption_a_store_loses_nothing_and_th
             assert clear_files(tmp_path / str(step)) == [], f"killed at step {step}"
         left = sorted(os.listdir(tmp_path / str(step)))
         assert left == [DATABASE, "evidence.lock", "incarnation", "reserve"], f"killed at step {step}"
+
+
+@pytest.mark.parametrize("with_key", [False, True], ids=["before its key", "after its key"])
+async def test_a_first_start_that_is_killed_before_it_has_ended_leaves_an_encrypted_store_to_the_next(
+    tmp_path: Path, with_key: bool
+) -> None:
+    schema.migrate(tmp_path / DATABASE)
+    if with_key:
+        secret.make_in(tmp_path / DATABASE, KEY)
+    async with await opened(tmp_path) as store:
+        assert (store.incarnation, store.content.is_plain, store.newly_encrypted) == (1, False, False)
+        await fill(store)
+        assert clear_files(tmp_path) == []
