@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import secrets
+import sqlite3
 import stat
 from pathlib import Path
 from typing import Any
@@ -296,3 +297,13 @@ def test_who_lost_the_key_begins_anew_by_command_and_what_was_there_is_set_aside
     (box.state_dir / f"{DATABASE}-wal").unlink(missing_ok=True)
     box.use(f"file:{lost}")
     assert box.said()["bodies"] == before["bodies"], "nothing of it was lost"
+
+
+async def test_a_newest_batch_that_does_not_open_stops_no_start(tmp_path: Path) -> None:
+    box = await asyncio.to_thread(Box, tmp_path / "box")
+    await asyncio.to_thread(box.use, f"file:{await asyncio.to_thread(box.key_file)}")
+    await asyncio.to_thread(box.fill)
+    with sqlite3.connect(box.state_dir / DATABASE) as database:
+        database.execute("UPDATE body SET encoded = zeroblob(99) WHERE batch = (SELECT max(batch) FROM body)")
+    async with Gateway.open(box.settings) as gateway:
+        assert gateway.snapshot().incarnation == 1

@@ -83,12 +83,13 @@ class Cipher:
 
     def open(self, context: bytes, kept: bytes) -> bytes:
         """What was given. Raises StoreCorruptError; StoreError for what a writer of after wrote."""
+        nonce = kept[: _NONCE.size]
         try:
-            nonce = kept[: _NONCE.size]
-            return self._key(_NONCE.unpack(nonce)[0]).decrypt(nonce, kept[_NONCE.size :], context)
-        except KeyError as error:
-            raise StoreError("the agent has begun anew since this was opened: ask again") from error
-        except (InvalidTag, struct.error) as error:
+            epoch = _NONCE.unpack(nonce)[0]
+            if self._writes is None and epoch > max(self._salts, default=0):
+                raise StoreError("the agent has begun anew since this was opened: ask again")
+            return self._key(epoch).decrypt(nonce, kept[_NONCE.size :], context)
+        except (InvalidTag, struct.error, KeyError) as error:
             where = context.partition(b":")[0].decode()
             raise StoreCorruptError(
                 f"an encrypted value of {where} does not open: it was altered, moved or damaged"
