@@ -18,6 +18,7 @@ import structlog
 from agent.clock import Clock
 from agent.config import Settings
 from agent.control.controller import Controller
+from agent.control.decision_log import RECORD, recode_all
 from agent.control.errors import ControlError
 from agent.control.feed_keeper import FeedKeeper
 from agent.evidence.batch import KeyProtection, SealedBatch
@@ -47,13 +48,14 @@ from agent.roads.sealing import Sealer
 from agent.roads.sealing_keys import second_key_problem, wait_countersigner, wait_name_and_key
 from agent.roads.settling import Settling
 from agent.roads.site_ca import certify_chargers
+from agent.roads.store_key import open_store, wait_store_key
 from agent.roads.supervise import Supervisor, cancel_all
 from agent.roads.telemetry import live_telemetry
 from agent.roads.thinning import make_thinner
 from agent.roads.trusting import TrustKeeper
 from agent.roads.upkeep import CLOCK_NOTE, Upkeep
 from agent.status import Snapshot
-from agent.store import Store, StoreError
+from agent.store import LockedStore, Store, StoreError
 from agent.token.configured import configured_token
 from agent.token.counter import FILE as COUNTER_FILE
 from agent.token.counter import TpmCounter, open_counter
@@ -147,7 +149,9 @@ class Gateway:
             control=settings.control,
             bounds=settings.bounds,
             inputs=settings.input,
-            record_folder=settings.gateway.state_dir / "decisions",
+            # Nothing of a site whose store is to be encrypted lies beside it in the clear.
+            record_folder=None if isinstance(store, LockedStore) else settings.gateway.state_dir / RECORD,
+            record_sealing=store.content,
             software=self._version,
             frequency=settings.frequency,
             gateway_id=lambda: self._gateway_id,
@@ -184,6 +188,8 @@ class Gateway:
             thinner=self._thinner,
             most_bytes=settings.evidence.most_mib << 20,
         )
+        self.unlocked = asyncio.Event()
+        """The store's key, which was away when this was opened, is there: end this one and open another."""
         self._core_tasks: list[asyncio.Task[None]] = []
         self._up_tasks: list[asyncio.Task[None]] = []
         self._device_tasks: list[asyncio.Task[None]] = []
@@ -193,19 +199,24 @@ class Gateway:
     @staticmethod
     @contextlib.asynccontextmanager
     async def open(settings: Settings) -> AsyncIterator[Gateway]:
-        """A gateway over the state directory, with nothing running but the token's thread. Raises StartError."""
+        """A gateway over the state directory, with nothing running but the token's thread. Raises StartError.
+
+        Where the store's key is away it has no store, and does what needs none: see `unlocked`.
+        """
         try:
-            store = await Store.open(settings.gateway.state_dir, most_bytes=settings.evidence.most_mib << 20)
+            store = await open_store(settings)
         except (StoreError, OSError) as error:
             raise StartError(f"the store in {settings.gateway.state_dir}: {error}") from error
         async with store:
-            clock = Clock(restored=await store.note(CLOCK_NOTE))
+            locked = isinstance(store, LockedStore)
+            clock = Clock(restored=None if locked else await store.note(CLOCK_NOTE))
             token = configured_token(settings.token)
             token.start()
             try:
-                approvals = await Approvals.recall(settings, store)
+                approvals = Approvals(settings, store) if locked else await Approvals.recall(settings, store)
                 gateway = Gateway(settings, store=store, clock=clock, token=token, approvals=approvals)
-                await gateway._restore()
+                if not locked:
+                    await gateway._restore()
                 yield gateway
                 await gateway._upkeep.note_clock()
             finally:
@@ -214,11 +225,25 @@ class Gateway:
     async def _restore(self) -> None:
         await self._measuring.restore(self._store)
         await self._thinner.restore()
+        await self._protect_record()
         await self.publication.restore()
         await restored.tell(self._store, self._desk, self._alarms, self._problems, self._clock.now().wall_us)
         if self._clock.rebooted:
             log.info("clock.rebooted")
         await self._upkeep.count()
+
+    async def _protect_record(self) -> None:
+        """The record of decisions is encrypted where the store is, from the start on which the store is."""
+        if self._store.in_the_clear:
+            self._problems.note("store key", self._store.in_the_clear)
+        if self._store.content.is_plain:
+            return
+        folder = self._settings.gateway.state_dir / RECORD
+        left = await asyncio.to_thread(recode_all, folder, None, self._store.content)
+        if left:
+            self._problems.note(
+                "record", f"parts of the record of decisions are not encrypted: {'; '.join(left)[:400]}"
+            )
 
     # -- Life -------------------------------------------------------------------------------------------------------
 
@@ -244,7 +269,11 @@ class Gateway:
                 self._device_tasks.append(keep(group, "ocpp", self._site.ocpp.run))
             for device in self._site.devices.values():
                 self._run_device(group, device)
-            self._up_tasks.append(self._supervisor.once(group, "come up", functools.partial(self._come_up, group)))
+            if isinstance(self._store, LockedStore):
+                wait = functools.partial(wait_store_key, self._settings, self._store.why, self._problems, self.unlocked)
+                self._up_tasks.append(self._supervisor.once(group, "store key", wait))
+            else:
+                self._up_tasks.append(self._supervisor.once(group, "come up", functools.partial(self._come_up, group)))
 
     def _run_device(self, group: asyncio.TaskGroup, device: Device) -> None:
         part = functools.partial(device.run, self._on_sample)
@@ -487,6 +516,7 @@ class Gateway:
                 evidence=self._upkeep.counts,
                 latest=self._measuring.latest,
                 store_trouble=self._measuring.trouble,
+                encrypted=not self._store.content.is_plain,
                 room_trouble=self._thinner.trouble,
                 trust=self._trust_list(),
                 trust_trouble="" if self._trust is None else self._trust.trouble,

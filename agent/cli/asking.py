@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import getpass
 import os
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from agent.cli.output import fail
 from agent.config import ConfigError, Settings, read_settings
+from agent.store import Reader
+from agent.token.store_key import store_key
 
 
 def settings_of(path: Path, as_json: bool) -> Settings:
@@ -16,6 +19,11 @@ def settings_of(path: Path, as_json: bool) -> Settings:
         return read_settings(path)
     except ConfigError as error:
         fail(str(error), as_json=as_json)
+
+
+def store_of(settings: Settings) -> AbstractAsyncContextManager[Reader]:
+    """The store for reading, whether an agent runs or not. Raises StoreError when it is entered."""
+    return Reader.beside(settings.gateway.state_dir, store_key(settings.evidence.store_key_secret))
 
 
 def who() -> str:

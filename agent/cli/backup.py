@@ -22,28 +22,36 @@ from agent.identity.did import did_of
 from agent.identity.errors import HistoryError, IdentityError
 from agent.identity.folder import Held, IdentityFolder
 from agent.identity.keys import verify_key_from_pem
-from agent.store import StoreError
+from agent.store import KeySource, StoreError
 from agent.store import backup as store_backup
 from agent.store.files import DATABASE, Lock
+from agent.token.store_key import store_key
 
 HISTORY_NOTE: Final = "backup/identity-history"
 
 
 def backup(
     out: Annotated[Path, typer.Argument(metavar="FILE", help="File to make; it must not exist.")],
+    in_the_clear: Annotated[
+        bool, typer.Option("--in-the-clear", help="Of an encrypted store: a copy that anybody can read.")
+    ] = False,
     config: ConfigOption = DEFAULT_PATH,
     as_json: JsonOption = False,
 ) -> None:
     """Copy store and history into a file for its owner alone.
 
-    The history is the identity's. Works while the agent runs. Keys stay in the token.
+    The history is the identity's. Works while the agent runs. Keys stay in the token. The copy of an encrypted store is
+    encrypted: it opens with the store's key, or that key's copy, which are not in it.
     """
     settings = settings_of(config, as_json)
     try:
         held, damage = _history_here(settings.gateway.state_dir)
         notes = {} if held is None else {HISTORY_NOTE: history.encode_history(held.entries)}
         with _progress() as told:
-            copy = store_backup.back_up(settings.gateway.state_dir, out, told, notes)
+            key = store_key(settings.evidence.store_key_secret)
+            copy = store_backup.back_up(
+                settings.gateway.state_dir, out, told, notes, key=key, in_the_clear=in_the_clear
+            )
     except FileExistsError:
         fail(f"{out}: is there already; name another file", as_json=as_json)
     except StoreError as error:
@@ -58,6 +66,7 @@ def backup(
                 "incarnation": copy.incarnation,
                 "batches": copy.batches,
                 "bytes": copy.bytes,
+                "encrypted": copy.encrypted,
                 "history_entries": 0 if held is None else len(held.entries),
                 "history_damage": damage,
             }
@@ -69,12 +78,19 @@ def backup(
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     if damage:
         console.print(plain(f"The history is not in it: {damage}"), markup=False, highlight=False, soft_wrap=True)
-    text = "It holds readings, which say when somebody is at home: keep it as you keep the gateway."
+    text = (
+        "It is encrypted: only the store's key opens it. Keep a copy of that key off this box (store-key --copy)."
+        if copy.encrypted
+        else "It is in the clear, with readings, which say when somebody is at home: keep it as you keep the gateway."
+    )
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def restore(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="A backup.")],
+    key_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Copy of the key that it is encrypted under, if not this box's.")
+    ] = None,
     config: ConfigOption = DEFAULT_PATH,
     as_json: JsonOption = False,
 ) -> None:
@@ -83,20 +99,23 @@ def restore(
     The agent begins a new incarnation with it, and a signed alarm tells of it: what was sealed after the backup was
     made is not in it.
     """
-    state_dir = settings_of(config, as_json).gateway.state_dir
+    settings = settings_of(config, as_json)
+    state_dir = settings.gateway.state_dir
+    here = store_key(settings.evidence.store_key_secret)
+    opens = here if key_file is None else store_key(f"file:{key_file.absolute()}")
     try:
         copy = store_backup.look_at(source)
-        brought = _history_to_take(state_dir, store_backup.note_in(source, HISTORY_NOTE))
-        key, ours = _key_in(source), _keys_here(state_dir)
+        brought = _history_to_take(state_dir, store_backup.note_in(source, HISTORY_NOTE, opens))
+        key, ours = _key_in(source, opens), _keys_here(state_dir, here)
         theirs = None if key is None else _name_of(key)
         if key is not None and ours and key not in ours:
-            here = ", ".join(map(_name_of, sorted(ours)))
-            fail(f"{source}: is of another gateway, {theirs}; this one is {here}", as_json=as_json)
+            names = ", ".join(map(_name_of, sorted(ours)))
+            fail(f"{source}: is of another gateway, {theirs}; this one is {names}", as_json=as_json)
         if brought is not None:
             # First: a store without its history would go on under another name.
             _take_history(state_dir, brought)
         with _progress() as told:
-            aside = store_backup.put_back(state_dir, source, told)
+            aside = store_backup.put_back(state_dir, source, told, key=here, opens=opens)
     except (StoreError, HistoryError) as error:
         fail(str(error), as_json=as_json)
     except OSError as error:
@@ -169,12 +188,12 @@ def _take_history(state_dir: Path, entries: tuple[bytes, ...]) -> None:
         lock.release()
 
 
-def _key_in(database: Path) -> bytes | None:
+def _key_in(database: Path, opens: KeySource | None) -> bytes | None:
     """The key that a database was sealed with; None: no evidence key was ever seen with it. Raises StoreError."""
-    return store_backup.note_in(database, PIN_NOTE)
+    return store_backup.note_in(database, PIN_NOTE, opens)
 
 
-def _keys_here(state_dir: Path) -> frozenset[bytes]:
+def _keys_here(state_dir: Path, opens: KeySource | None) -> frozenset[bytes]:
     """Keys that this gateway seals or sealed with: by its history, by what `init` wrote for enrolment, by its store.
 
     None of them where nothing is there.
@@ -188,7 +207,7 @@ def _keys_here(state_dir: Path) -> frozenset[bytes]:
         keys.add(verify_key_from_pem(pem, what="evidence.pem").public_key_der)
     # A damaged store is a reason to restore.
     with contextlib.suppress(StoreError):
-        key = _key_in(state_dir / DATABASE) if (state_dir / DATABASE).exists() else None
+        key = _key_in(state_dir / DATABASE, opens) if (state_dir / DATABASE).exists() else None
         keys.update(() if key is None else (key,))
     return frozenset(keys)
 

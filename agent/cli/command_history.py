@@ -8,16 +8,15 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
-from agent.cli.asking import settings_of
+from agent.cli.asking import settings_of, store_of
 from agent.cli.options import ConfigOption, JsonOption
 from agent.cli.output import console, emit_json, fail, table
 from agent.cli.override import seconds_of
-from agent.config import DEFAULT_PATH
+from agent.config import DEFAULT_PATH, Settings
 from agent.control.notes import PREFIX, restore
 from agent.control.order import Order
 from agent.control.rules.targets import sentence
@@ -25,7 +24,7 @@ from agent.evidence import statements
 from agent.evidence.errors import EvidenceError
 from agent.evidence.kinds import Kind
 from agent.evidence.statements import CommandReceipt, CommandState
-from agent.store import Store, StoreError
+from agent.store import StoreError
 
 MOST: Final = 10_000
 _STATES: Final = ", ".join(state.name.lower() for state in CommandState)
@@ -101,9 +100,9 @@ def commands(
     from_us = 0 if since is None else moment_of(since, now_us, "--since", as_json)
     to_us = 2**62 if until is None else moment_of(until, now_us, "--until", as_json)
     states = _states_of(state or [], as_json)
-    state_dir = settings_of(config, as_json).gateway.state_dir
+    settings = settings_of(config, as_json)
     try:
-        found = asyncio.run(history(state_dir, from_us, to_us))
+        found = asyncio.run(history(settings, from_us, to_us))
     except StoreError as error:
         fail(str(error), as_json=as_json)
     shown = [one for one in found if not states or one.state in states][:MOST]
@@ -118,9 +117,9 @@ def commands(
     console.print(table("", columns, rows, right=("delivered",)))
 
 
-async def history(state_dir: Path, from_us: int, to_us: int) -> list[History]:
+async def history(settings: Settings, from_us: int, to_us: int) -> list[History]:
     """The commands that had a receipt within the time, the newest first. Raises StoreError."""
-    async with Store.beside(state_dir) as store:
+    async with store_of(settings) as store:
         book, _ = restore(await store.notes(PREFIX))
         stored = await store.statements(None, Kind.COMMAND_RECEIPT, from_us, to_us)
     receipts: dict[bytes, dict[CommandReceipt, None]] = {}

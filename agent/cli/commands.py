@@ -26,6 +26,7 @@ from agent.cli import quote as quoting
 from agent.cli import replay as replaying
 from agent.cli import seal_pin as sealing_pin
 from agent.cli import simulate as simulating
+from agent.cli import store_key as keying_store
 from agent.cli import why as explaining
 from agent.cli.asking import settings_of as _settings
 from agent.cli.asking import who as _who
@@ -64,6 +65,8 @@ app.command()(enrolling.enroll)
 app.command()(backup_commands.backup)
 app.command()(backup_commands.restore)
 app.command("seal-pin")(sealing_pin.seal_pin)
+app.command("store-key")(keying_store.seal_store_key)
+app.command("decrypt")(keying_store.decrypt_store)
 app.command("counter")(counting.define)
 app.command()(quoting.quote)
 app.command()(offering.envelope)

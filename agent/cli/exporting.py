@@ -10,7 +10,7 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from agent.cli.asking import settings_of
+from agent.cli.asking import settings_of, store_of
 from agent.cli.evidence import gateway_and_keys, private_file
 from agent.cli.moments import moment_us
 from agent.cli.options import ConfigOption, JsonOption
@@ -24,7 +24,7 @@ from agent.evidence.partial import cut, decode_any, numbered_leaves
 from agent.evidence.statements import Kind, SettlementWindow, SignedMeterValue, Statement, Thinning
 from agent.identity.errors import HistoryError
 from agent.measure.reading import Reading
-from agent.store import Reader, Store, StoreError
+from agent.store import Reader, StoreError
 
 PAGE = 256
 END_OF_TIME_US = 1 << 62
@@ -141,7 +141,7 @@ def export(
             if to_us <= from_us:
                 raise ValueError("--to is not after --from")
             scope = Scope(device, from_us, to_us)
-        async with Store.beside(settings.gateway.state_dir) as store:
+        async with store_of(settings) as store:
             if scope is not None and scope.device_id not in await store.device_ids():
                 raise StoreError(f"nothing is kept of a device {scope.device_id!r}")
             gateway_id, keys = await gateway_and_keys(store, settings.gateway.state_dir)

@@ -7,7 +7,7 @@ from typing import Any, Final
 from typer.core import TyperGroup
 
 PANELS: Final = {
-    "Set up": ("init", "config", "enroll", "identity", "seal-pin", "counter", "run"),
+    "Set up": ("init", "config", "enroll", "identity", "seal-pin", "store-key", "decrypt", "counter", "run"),
     "Operate": ("status", "why", "commands", "override", "stop", "clear-stop"),
     "Devices": ("scan", "read", "record", "serve", "chargers", "ocpp"),
     "Look ahead": ("plan", "envelope", "simulate"),

@@ -11,7 +11,7 @@ from typing import Annotated, Final, NoReturn
 import typer
 
 from agent.cli import identity_orders as work
-from agent.cli.asking import settings_of
+from agent.cli.asking import settings_of, store_of
 from agent.cli.evidence import private_file
 from agent.cli.identity_words import moment, order_facts, order_lines, state_facts, state_lines
 from agent.cli.options import ConfigOption, JsonOption
@@ -29,8 +29,9 @@ from agent.identity.history import IdentityState
 from agent.identity.keys import verify_key_from_pem
 from agent.identity.orders import Kind
 from agent.identity.purposes import EVIDENCE_KEY
-from agent.store import Store, StoreError
+from agent.store import StoreError
 from agent.token.softhsm import SoftHsmError
+from agent.token.store_key import store_key
 from drivers.device import SignerUnavailableError
 
 app = typer.Typer(help="Who this gateway is: name, keys, owner and operator.", no_args_is_help=True)
@@ -303,7 +304,9 @@ def adopt(
     """Take over another gateway's history on the box that replaces it. Then propose, sign and apply a recovery."""
     settings = settings_of(config, as_json)
     try:
-        state = asyncio.run(work.adopt(settings.gateway.state_dir, file.read_bytes()))
+        state = asyncio.run(
+            work.adopt(settings.gateway.state_dir, file.read_bytes(), store_key(settings.evidence.store_key_secret))
+        )
     except TROUBLES as error:
         fail(f"{file}: {error}", as_json=as_json)
     except OSError as error:
@@ -336,7 +339,7 @@ def _named_by_key(settings: Settings) -> str:
     """did:key of a gateway without a history; empty before the agent has met its key."""
 
     async def pin() -> bytes | None:
-        async with Store.beside(settings.gateway.state_dir) as store:
+        async with store_of(settings) as store:
             return await store.note(f"journal/token/pin/{EVIDENCE_KEY.hex()}")
 
     try:

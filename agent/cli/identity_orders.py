@@ -42,10 +42,11 @@ from agent.identity.subject import (
     possible_keys,
 )
 from agent.roads.identity import IdentityKeeper
-from agent.store import Store, StoreInUseError
+from agent.store import KeySource, Store, StoreInUseError
 from agent.store.files import DATABASE, Lock, begin_after, begin_anew
 from agent.token.configured import configured_token
 from agent.token.errors import KeyExistsError, TokenError
+from agent.token.store_key import store_key
 from agent.token.token import Curve, Token
 from drivers.device import SignerUnavailableError
 
@@ -265,7 +266,7 @@ async def carry_out(settings: Settings, envelope: Cosigned, *, anew: bool = Fals
         with _locked(state_dir):
             begin_anew(state_dir)
     try:
-        store = await Store.open(state_dir)
+        store = await Store.open(state_dir, key=store_key(settings.evidence.store_key_secret))
     except StoreInUseError:
         folder.write_order(envelope)
         return await _awaited(folder, order, None if held is None else held.state)
@@ -306,8 +307,8 @@ async def _awaited(folder: IdentityFolder, order: Order, before: IdentityState |
     return before, False
 
 
-async def adopt(state_dir: Path, encoded: bytes) -> IdentityState:
-    """Take over a history: of the gateway that this one replaces.
+async def adopt(state_dir: Path, encoded: bytes, key: KeySource | None = None) -> IdentityState:
+    """Take over a history: of the gateway that this one replaces. `key`: of the store, where that is encrypted.
 
     Raises OrderError, HistoryError, StoreError or OSError.
     """
@@ -316,7 +317,7 @@ async def adopt(state_dir: Path, encoded: bytes) -> IdentityState:
     folder = IdentityFolder(state_dir)
     held = folder.history()
     if held is None and (state_dir / DATABASE).exists():
-        async with Store.beside(state_dir) as store:
+        async with Store.beside(state_dir, key) as store:
             if await store.incarnations():
                 raise OrderError(
                     "this gateway has evidence of its own under the name of its key; a replacement begins with none"

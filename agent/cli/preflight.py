@@ -12,6 +12,7 @@ from pathlib import Path
 from agent.config import SecretError, Settings, read_secret
 from agent.config.tokens import TokensError, read_tokens
 from agent.roads.meter_keys import registered_key
+from agent.token.store_key import read_store_key
 from drivers.ocmf.errors import MeterKeyError
 
 
@@ -39,6 +40,7 @@ def _meter_keys(settings: Settings) -> Iterator[str]:
 def _secrets(settings: Settings) -> Iterator[str]:
     named = [
         ("token.pin_secret", settings.token.pin_secret, "nothing is signed"),
+        ("evidence.store_key_secret", settings.evidence.store_key_secret, "nothing is stored and no command is taken"),
         ("web.password_secret", settings.web.password_secret, "the status page stays closed"),
     ]
     named += [
@@ -50,7 +52,10 @@ def _secrets(settings: Settings) -> Iterator[str]:
         if reference is None or not reference.startswith("file:"):
             continue
         try:
-            read_secret(reference)
+            if key == "evidence.store_key_secret":
+                read_store_key(reference)
+            else:
+                read_secret(reference)
         except SecretError as error:
             yield f"{key}: {error}; until then {effect}"
 

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from agent.cli.asking import settings_of
+from agent.cli.asking import settings_of, store_of
 from agent.cli.evidence import gateway_and_keys, private_file
 from agent.cli.moments import moment_us
 from agent.cli.options import ConfigOption, JsonOption
@@ -31,7 +31,7 @@ from agent.ledger.settle import between, read_window
 from agent.ledger.state import SignedState, decode_signed
 from agent.measure.reading import Reading
 from agent.roads.devices import channel_terms
-from agent.store import ChannelRow, Reader, Stage, Store, StoreError
+from agent.store import ChannelRow, Reader, Stage, StoreError
 
 LONGEST_WINDOW_US = 3_600_000_000
 MOST_ROWS = 30_000
@@ -222,7 +222,7 @@ def prove(
 
     async def look() -> Found:
         at_us = None if at is None else moment_us(at)
-        async with Store.beside(settings.gateway.state_dir) as store:
+        async with store_of(settings) as store:
             _, keys = await gateway_and_keys(store, settings.gateway.state_dir)
             return await find_proof(
                 store,

@@ -9,21 +9,20 @@ from typing import Annotated, Final
 
 import typer
 
-from agent.cli.asking import settings_of
+from agent.cli.asking import settings_of, store_of
 from agent.cli.command_history import moment, moment_of
 from agent.cli.logs import silenced
 from agent.cli.options import ConfigOption, JsonOption
 from agent.cli.output import console, emit_json, fail, os_error, plain
-from agent.config import DEFAULT_PATH
+from agent.config import DEFAULT_PATH, Settings
 from agent.control.audit import Audited, audit, statements_of
-from agent.control.decision_log import CODE, segments
+from agent.control.decision_log import CODE, RECORD, segments
 from agent.evidence import statements
 from agent.evidence.errors import EvidenceError
 from agent.evidence.kinds import Kind
 from agent.evidence.statements import Alarm
-from agent.store import Store, StoreError
+from agent.store import Content, StoreError
 
-FOLDER: Final = "decisions"
 MOST_FAULTS: Final = 20
 
 
@@ -42,18 +41,19 @@ def replay(
     from_us, to_us = moment_of(from_, now_us, "FROM", as_json), moment_of(to, now_us, "TO", as_json)
     if to_us < from_us:
         fail("TO is before FROM", as_json=as_json, code=2)
-    state_dir = settings_of(config, as_json).gateway.state_dir
+    settings = settings_of(config, as_json)
+    state_dir = settings.gateway.state_dir
     try:
-        paths = segments(state_dir / FOLDER)
-        alarms, receipts = asyncio.run(_evidence(state_dir, from_us, to_us))
+        paths = segments(state_dir / RECORD)
+        alarms, receipts, content = asyncio.run(_evidence(settings, from_us, to_us))
         with silenced():
-            found = audit(_of_the_time(paths, from_us, to_us), statements_of(alarms), from_us, to_us, receipts)
+            found = audit(_of_the_time(paths, from_us, to_us), statements_of(alarms), from_us, to_us, receipts, content)
     except StoreError as error:
         fail(str(error), as_json=as_json)
     except OSError as error:
-        fail(os_error(error, state_dir / FOLDER), as_json=as_json)
+        fail(os_error(error, state_dir / RECORD), as_json=as_json)
     if not found.decisions and not found.faults:
-        fail(f"no decision of that time is recorded in {state_dir / FOLDER}", as_json=as_json)
+        fail(f"no decision of that time is recorded in {state_dir / RECORD}", as_json=as_json)
     if as_json:
         emit_json(_as_json(found))
     else:
@@ -71,9 +71,9 @@ def _of_the_time(paths: list[Path], from_us: int, to_us: int) -> list[Path]:
     ]
 
 
-async def _evidence(state_dir: Path, from_us: int, to_us: int) -> tuple[list[Alarm], frozenset[bytes]]:
-    """What was stated about the record, and the receipts of the time."""
-    async with Store.beside(state_dir) as store:
+async def _evidence(settings: Settings, from_us: int, to_us: int) -> tuple[list[Alarm], frozenset[bytes], Content]:
+    """What was stated about the record, the receipts of the time, and how the record is kept."""
+    async with store_of(settings) as store:
         stored = await store.statements(None, Kind.ALARM, 0, 2**62)
         receipts = await store.statements(None, Kind.COMMAND_RECEIPT, from_us - 1, to_us)
     found = []
@@ -84,7 +84,7 @@ async def _evidence(state_dir: Path, from_us: int, to_us: int) -> tuple[list[Ala
             continue
         if isinstance(statement, Alarm) and statement.code == CODE:
             found.append(statement)
-    return found, frozenset(receipts)
+    return found, frozenset(receipts), store.content
 
 
 def _as_json(found: Audited) -> dict[str, object]:

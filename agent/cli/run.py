@@ -31,6 +31,9 @@ EXIT_UNAVAILABLE: Final = 69
 EXIT_SOFTWARE: Final = 70
 """sysexits.h EX_SOFTWARE: a fault in the agent; it is in the log."""
 STATUS_EVERY_S: Final = 5.0
+START_MORE_S: Final = 30.0
+START_MOST_S: Final = 3600.0
+"""So long systemd lets a start take, in steps of START_MORE_S."""
 
 log = structlog.get_logger()
 
@@ -83,7 +86,13 @@ async def _run(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ending.set)
-    async with Gateway.open(settings) as gateway:
+    while await _one_life(settings, notifier, ending):
+        log.info("gateway.begins_anew")
+
+
+async def _one_life(settings: Settings, notifier: ServiceNotifier, ending: asyncio.Event) -> bool:
+    """Run a gateway until it is told to end. True: it had no store, has its key now, and is to be opened again."""
+    async with _opened(settings, notifier) as gateway:
         spare_collector()
         work = asyncio.create_task(gateway.run(), name="gateway")
         async with _faces(gateway, settings):
@@ -91,16 +100,37 @@ async def _run(settings: Settings) -> None:
             log.info("gateway.started", name=settings.gateway.name, devices=len(settings.device))
             feeding = asyncio.create_task(_feed_watchdog(gateway, notifier), name="watchdog")
             waiting = asyncio.create_task(ending.wait(), name="signals")
+            unlocked = asyncio.create_task(gateway.unlocked.wait(), name="store key")
             try:
-                await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({work, waiting, unlocked}, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                notifier.say("STOPPING=1")
-                for task in (feeding, waiting):
+                if ending.is_set():
+                    notifier.say("STOPPING=1")
+                for task in (feeding, waiting, unlocked):
                     task.cancel()
-                await asyncio.gather(feeding, waiting, return_exceptions=True)
+                await asyncio.gather(feeding, waiting, unlocked, return_exceptions=True)
                 log.info("gateway.stopping")
                 await gateway.shut_down()
                 await work
+        return gateway.unlocked.is_set() and not ending.is_set()
+
+
+@contextlib.asynccontextmanager
+async def _opened(settings: Settings, notifier: ServiceNotifier) -> AsyncIterator[Gateway]:
+    """A gateway. systemd is told that it takes longer: a large store that is encrypted for the first time does."""
+    patience = asyncio.create_task(_ask_for_time(notifier), name="start")
+    try:
+        async with Gateway.open(settings) as gateway:
+            patience.cancel()
+            yield gateway
+    finally:
+        patience.cancel()
+
+
+async def _ask_for_time(notifier: ServiceNotifier) -> None:
+    for _ in range(round(START_MOST_S / START_MORE_S)):
+        notifier.say(f"EXTEND_TIMEOUT_USEC={round(2 * START_MORE_S * 1e6)}")
+        await asyncio.sleep(START_MORE_S)
 
 
 @contextlib.asynccontextmanager

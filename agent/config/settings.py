@@ -80,6 +80,9 @@ class EvidenceSettings(Section):
         "no", description="Sign each root a second time, with a key that a quantum computer cannot break"
     )
     retain_days: int = Field(7, ge=7, le=3650, description="Evidence is kept this long after acknowledgement, days")
+    store_key_secret: PinReference | None = Field(
+        None, description="Key of the store, which is encrypted then (see store-key); absent: it is in the clear"
+    )
     most_mib: int = Field(
         4096, ge=64, le=1 << 20, description="Most space for evidence, MiB; near it the oldest readings are merged"
     )

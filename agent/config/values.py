@@ -27,7 +27,7 @@ def _pin_reference(value: str) -> str:
 
 SecretReference = Annotated[str, AfterValidator(_secret_reference)]
 PinReference = Annotated[str, AfterValidator(_pin_reference)]
-"""Also "tpm:/absolute/path" of a file that `v2g-gateway seal-pin` has made."""
+"""Also "tpm:/absolute/path" of a file that `v2g-gateway seal-pin` or `store-key` has made."""
 HttpsUrl = Annotated[str, Field(pattern=r"^https://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[!-~]*)?$", max_length=500)]
 """Without user and password."""
 EstUrl = Annotated[

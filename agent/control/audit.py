@@ -21,6 +21,7 @@ from agent.control.errors import CommandFormatError, RestoreError
 from agent.control.events import Event, Kind, Memory, Record, Rules
 from agent.control.order import Order, Rank
 from agent.control.rerun import Rerun
+from agent.control.sealed_file import Sealing
 from agent.control.segments import Header, read_segment
 from agent.control.site import SiteView
 from agent.evidence.errors import EvidenceError
@@ -90,12 +91,14 @@ def audit(
     from_us: int,
     to_us: int,
     evidence: Set[bytes] = frozenset(),
+    sealing: Sealing | None = None,
 ) -> Audited:
     """Let all events of the time happen again; and those before it, from the memory that its record begins with.
 
-    `stated`: what was signed about the record; `evidence`: the receipts of that time.
+    `stated`: what was signed about the record; `evidence`: the receipts of that time; `sealing`: of the store, where it
+    is encrypted.
     """
-    auditor = _Auditor(stated, from_us, to_us, evidence)
+    auditor = _Auditor(stated, from_us, to_us, evidence, sealing)
     for path in paths:
         try:
             auditor.read(path)
@@ -107,8 +110,16 @@ def audit(
 class _Auditor:
     """Goes through the record once."""
 
-    def __init__(self, stated: Mapping[str, Mapping[int, str]], from_us: int, to_us: int, evidence: Set[bytes]) -> None:
+    def __init__(
+        self,
+        stated: Mapping[str, Mapping[int, str]],
+        from_us: int,
+        to_us: int,
+        evidence: Set[bytes],
+        sealing: Sealing | None,
+    ) -> None:
         self.found = Audited()
+        self._sealing = sealing
         self._stated, self._from_us, self._to_us, self._evidence = stated, from_us, to_us, evidence
         self._previous: bytes | None = None
         """Digest of the segment before."""
@@ -127,7 +138,7 @@ class _Auditor:
         """One segment. Raises RestoreError, OSError."""
         stated, vouched, digest = self._stated.get(path.name, {}), 0, b""
         self._segment, self._number, self._within = path.name, 0, 0
-        for value, digest in read_segment(path):
+        for value, digest in read_segment(path, self._sealing):
             if isinstance(value, Header):
                 self._begin(value)
                 continue

@@ -49,6 +49,7 @@ from agent.control.override import Override
 from agent.control.pacing import AFTER_CHANGE_S, Pacing
 from agent.control.plan import METER_SUBJECT, Plan, orders_to_give, stop_order
 from agent.control.recorder import UNRECORDABLE, Desk, Notes, Recorder
+from agent.control.sealed_file import Sealing
 from agent.control.site import SiteView
 from agent.control.snapshot import ControlSnapshot, show_command, show_device
 from agent.control.stop import StopButton, StopWatch
@@ -91,6 +92,7 @@ class Controller:
         bounds: BoundsSettings | None = None,
         inputs: Sequence[InputSettings] = (),
         record_folder: Path | None = None,
+        record_sealing: Sealing | None = None,
         software: str = "",
         booted: bool = False,
         feeds: FeedKeeper | None = None,
@@ -115,6 +117,7 @@ class Controller:
             days=control.record_days,
             say=self._alarm,
             monotonic_s=clock.monotonic_s,
+            sealing=record_sealing,
         )
         self._tape = Tape(
             self._decisions,

@@ -15,9 +15,12 @@ import structlog
 from agent.control.errors import RestoreError
 from agent.control.events import Encoder, Memory, Noted
 from agent.control.frequency_watch import Say
+from agent.control.sealed_file import SealedFileError, Sealing, is_sealed, piece, recode
 from agent.control.segments import SUFFIX, VERSION, Header, SegmentWriter, read_segment
 from agent.evidence.statements import Severity
 
+RECORD: Final = "decisions"
+"""The folder of the record, in the state directory."""
 WRITE_EVERY_S: Final = 5.0
 REST: Final = 4
 """The writing thread rests so many times as long as it worked: it shares the interpreter with those who order."""
@@ -43,9 +46,18 @@ class DecisionLog:
     """One for the gateway. `note` with each event; `run` in a task of its own."""
 
     def __init__(
-        self, folder: Path | None, *, software: str, days: int, say: Say, monotonic_s: Callable[[], float]
+        self,
+        folder: Path | None,
+        *,
+        software: str,
+        days: int,
+        say: Say,
+        monotonic_s: Callable[[], float],
+        sealing: Sealing | None = None,
     ) -> None:
-        """`folder` None, or 0 days: nothing is recorded."""
+        """`folder` None, or 0 days: nothing is recorded. `sealing`: of the store, where it is encrypted."""
+        self._sealing = sealing
+        self._pieces = 0
         self._folder = folder if days else None
         self._software, self._days = software, days
         self._say, self._monotonic_s = say, monotonic_s
@@ -142,9 +154,10 @@ class DecisionLog:
     def _append(self, frames: list[bytes]) -> None:
         if self._segment is not None and frames:
             with self._path.open("ab") as file:
-                file.write(self._segment.take(frames))
+                file.write(piece(self._sealing, self._path.name, self._pieces, self._segment.take(frames)))
                 file.flush()
                 os.fsync(file.fileno())
+            self._pieces += 1
 
     def _begin(self, folder: Path, at_us: int, now_s: float) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -156,7 +169,7 @@ class DecisionLog:
         digest = b""
         if previous:
             with suppress(RestoreError, OSError):  # A damaged one is the auditor's to find.
-                read = [so_far for _, so_far in read_segment(previous[-1])]
+                read = [so_far for _, so_far in read_segment(previous[-1], self._sealing)]
                 digest = read[-1]
                 # What was written after its last statement is vouched for now: whoever is killed says nothing.
                 text = stated(previous[-1].name, len(read) - 1, digest)
@@ -165,6 +178,7 @@ class DecisionLog:
         start_us = max(at_us, int(previous[-1].name.partition(".")[0]) + 1 if previous else 0)
         self._path = folder / f"{start_us:020d}{SUFFIX}"
         self._path.touch(mode=0o600, exist_ok=False)
+        self._pieces = 0
         self._segment = SegmentWriter(Header(version=VERSION, software=self._software, previous=digest))
         self._began_s = self._stated_s = now_s
 
@@ -182,3 +196,18 @@ class DecisionLog:
 def segments(folder: Path) -> list[Path]:
     """In the order in which they were begun. Raises OSError."""
     return sorted(path for path in folder.glob(f"*{SUFFIX}") if path.name.partition(".")[0].isdigit())
+
+
+def recode_all(folder: Path, opens: Sealing | None, seals: Sealing | None) -> list[str]:
+    """Encrypt the record, or put it in the clear, as far as it is not so; a sentence for each segment that stays."""
+    left = []
+    wanted = seals is not None and not seals.is_plain
+    for path in segments(folder):
+        try:
+            if is_sealed(path) != wanted:
+                recode(path, opens, seals)
+        except (SealedFileError, OSError) as error:
+            left.append(f"{path.name}: {error}")
+    for path in folder.glob(f"*{SUFFIX}.new"):
+        path.unlink(missing_ok=True)
+    return left

@@ -4,6 +4,8 @@ A segment is a file: a header, then frames, each with its length, compressed as 
 write, so that a power cut costs the last seconds only. SHA-256 over all before compression, chained from segment to
 segment, is stated as signed evidence (alarm `control.record`, severity info) every quarter of an hour.
 
+Where the store is encrypted, so is each write (sealed_file.py), and nothing else is different.
+
 Version 2 begins with a memory, and holds the events after it. Version 1 held plans alone, and is still read.
 """
 
@@ -21,6 +23,7 @@ from agent.control import codec
 from agent.control.decisions import Decision
 from agent.control.errors import RestoreError
 from agent.control.events import Record, decode
+from agent.control.sealed_file import SealedFileError, Sealing, pieces
 
 VERSION: Final = 2
 PLANS_ALONE: Final = 1
@@ -70,14 +73,15 @@ class SegmentWriter:
 Framed: TypeAlias = Header | Decision | Record
 
 
-def read_segment(path: Path) -> Iterator[tuple[Framed, bytes]]:
+def read_segment(path: Path, sealing: Sealing | None = None) -> Iterator[tuple[Framed, bytes]]:
     """The header, then each frame, each with the digest up to it; what a power cut tore off is not there.
 
+    `sealing`: of the store, where it is encrypted.
     Raises RestoreError for what was never written so, OSError.
     """
     digest = hashlib.sha256()
     version: int | None = None
-    for frame in _frames(path):
+    for frame in _frames(path, sealing):
         digest.update(_LENGTH.pack(len(frame)) + frame)
         try:
             value: Framed
@@ -95,14 +99,11 @@ def read_segment(path: Path) -> Iterator[tuple[Framed, bytes]]:
         yield value, digest.digest()
 
 
-def _frames(path: Path) -> Iterator[bytes]:
+def _frames(path: Path, sealing: Sealing | None) -> Iterator[bytes]:
     decompress, buffer = zlib.decompressobj(), bytearray()
-    with path.open("rb") as file:
-        while chunk := file.read(65_536):
-            try:
-                buffer += decompress.decompress(chunk)
-            except zlib.error as error:
-                raise RestoreError(f"{path.name}: is damaged: {error}") from error
+    try:
+        for piece in pieces(path, sealing):
+            buffer += decompress.decompress(piece)
             while len(buffer) >= _LENGTH.size:
                 (size,) = _LENGTH.unpack_from(buffer)
                 if size > MOST_BYTES:
@@ -111,3 +112,7 @@ def _frames(path: Path) -> Iterator[bytes]:
                     break
                 yield bytes(buffer[_LENGTH.size : _LENGTH.size + size])
                 del buffer[: _LENGTH.size + size]
+    except zlib.error as error:
+        raise RestoreError(f"{path.name}: is damaged: {error}") from error
+    except SealedFileError as error:
+        raise RestoreError(f"{path.name}: {error}") from error

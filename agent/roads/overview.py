@@ -55,6 +55,8 @@ class Parts:
     evidence: EvidenceLine
     latest: Mapping[str, Reading]
     store_trouble: str
+    encrypted: bool
+    """The store is."""
     trust: TrustList | None
     trust_trouble: str
     identity_trouble: str
@@ -119,9 +121,10 @@ def snapshot(parts: Parts) -> Snapshot:
 
 def _part_lines(parts: Parts) -> tuple[PartLine, ...]:
     trouble = parts.store_trouble or parts.control.store_trouble
+    kept = "encrypted" if parts.encrypted else ""
     token, link = parts.token, parts.link
     return (
-        PartLine(name="store", ok=not trouble, state="fault" if trouble else "ready", detail=trouble),
+        PartLine(name="store", ok=not trouble, state="fault" if trouble else "ready", detail=trouble or kept),
         PartLine(name="token", ok=token.state is TokenState.READY, state=token.state.value, detail=token_detail(token)),
         PartLine(
             name="link",

@@ -14,11 +14,12 @@ import orjson
 import structlog
 
 from agent.evidence.batch import SealedBatch
+from agent.evidence.errors import EvidenceError
 from agent.evidence.partial import AnyBatch, cut, decode_any
 from agent.identity.document import gateway_document, practice_document
 from agent.identity.history import IdentityState
 from agent.identity.locations import ACKNOWLEDGEMENT, DOCUMENT, HISTORY, NEWEST_BATCH, TRUST_LIST
-from agent.store import Store, StoreError
+from agent.store import Store, StoreCorruptError, StoreError
 
 NOTE: Final = "published/acknowledgement"
 NOTE_EVERY_S: Final = 60.0
@@ -66,12 +67,15 @@ class Publication:
         """The newest batch when somebody asked last, and what he got."""
 
     async def restore(self) -> None:
-        """What an earlier run left. Raises StoreError."""
+        """What an earlier run left; a damaged batch is not shown, and stops no start. Raises StoreError."""
         self._kept = await self._store.note(NOTE) or b""
         last = await self._store.last_batch()
         if last is not None:
-            found = await self._store.batches(last[1], 1, incarnation=last[0])
-            self._newest = decode_any(found[0].encoded) if found else None
+            try:
+                found = await self._store.batches(last[1], 1, incarnation=last[0])
+                self._newest = decode_any(found[0].encoded) if found else None
+            except (StoreCorruptError, EvidenceError) as error:
+                log.error("gateway.newest_batch_damaged", number=last[1], reason=str(error))
 
     async def run(self) -> None:
         """Until cancelled. Each acknowledgement is written once a minute at most: the next one says more."""

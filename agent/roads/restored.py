@@ -42,6 +42,14 @@ async def tell(store: Store, desk: Desk, alarms: Alarms, problems: Problems, now
     if store.set_aside is not None:
         text = f"the database was damaged and is set aside as {store.set_aside.name}; this is a new incarnation"
         alarms.raise_alarm(Severity.CRITICAL, "store.set_aside", "store", text)
+    if store.newly_encrypted:
+        text = "the store was in the clear, and is encrypted from now on"
+        alarms.raise_alarm(Severity.INFO, "store.encrypted", "store", text)
+    if store.damaged_values:
+        text = (
+            f"{store.damaged_values} encrypted values did not open and were removed: notes, or readings not sealed yet"
+        )
+        alarms.raise_alarm(Severity.CRITICAL, "store.damaged", "store", text)
     if store.put_back:
         try:
             await mark(store, desk, now_us)

@@ -3,26 +3,34 @@
 Knows rows, transactions and durability; knows nothing of what evidence, commands or channels mean.
 """
 
+from agent.store.cipher import Content
 from agent.store.errors import (
     ConflictError,
     StoreCorruptError,
     StoreError,
     StoreFullError,
     StoreInUseError,
+    StoreKeyError,
     StoreVersionError,
 )
+from agent.store.files import decrypt, key_problem
+from agent.store.locked import LockedStore
 from agent.store.places import PlacedBatch, PlacedSpan
 from agent.store.reader import Reader
 from agent.store.room import Cut, Kept
 from agent.store.rows import ChannelRow, Counts, Queued, QueuedRow, Stage, StoredBatch
+from agent.store.secret import KeySource
 from agent.store.store import Store, StoreJournal
 
 __all__ = [
     "ChannelRow",
     "ConflictError",
+    "Content",
     "Counts",
     "Cut",
     "Kept",
+    "KeySource",
+    "LockedStore",
     "PlacedBatch",
     "PlacedSpan",
     "Queued",
@@ -35,6 +43,9 @@ __all__ = [
     "StoreFullError",
     "StoreInUseError",
     "StoreJournal",
+    "StoreKeyError",
     "StoreVersionError",
     "StoredBatch",
+    "decrypt",
+    "key_problem",
 ]

@@ -1,5 +1,7 @@
 """A copy of the whole store, made while it is in use, and putting one back.
 
+A copy of an encrypted store is encrypted as it is: whoever has the site's key opens it, on any machine.
+
 Every copy carries a mark. A database with that mark is another life of the store wherever it is put: its numbers may
 have been given out since, so whoever opens it begins a new incarnation (`files.prepare`), also when a person copied the
 file by hand. All of this blocks.
@@ -15,8 +17,10 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from agent.store import files, schema
-from agent.store.errors import StoreCorruptError, StoreError, translated
+from agent.store import converting, files, schema, secret
+from agent.store.cipher import PLAIN, Content, of_note
+from agent.store.durable import sync_file, sync_folder
+from agent.store.errors import StoreCorruptError, StoreError, StoreKeyError, translated
 
 PAGES_AT_ONCE: Final = 2_048
 """8 MiB between two words of progress."""
@@ -29,15 +33,23 @@ class Copy:
     incarnation: int
     batches: int
     bytes: int
+    encrypted: bool
 
 
 def back_up(
-    state_dir: Path, out: Path, progress: Callable[[int, int], None], notes: Mapping[str, bytes] | None = None
+    state_dir: Path,
+    out: Path,
+    progress: Callable[[int, int], None],
+    notes: Mapping[str, bytes] | None = None,
+    *,
+    key: secret.KeySource | None = None,
+    in_the_clear: bool = False,
 ) -> Copy:
     """Copy the store of a folder, in use or not, into a new file of mode 0600. `notes` go into the copy beside its own.
 
-    One moment of it, whatever is written meanwhile. `progress` is told pages done and in all. Raises StoreError, also
-    where `out` exists; OSError. What was begun and failed is removed.
+    One moment of it, whatever is written meanwhile. `progress` is told pages done and in all. `key`: of a store that is
+    encrypted; the copy is too, unless `in_the_clear`. Raises StoreKeyError; StoreError, also where `out` exists;
+    OSError. What was begun and failed is removed.
     """
     path = state_dir / files.DATABASE
     if not path.exists():
@@ -46,13 +58,28 @@ def back_up(
     try:
         _copy(path, out, progress)
         schema.mark_copy(out)
-        _add_notes(out, notes or {})
+        content = secret.content_of(out, key, writes=True)
+        if in_the_clear and not content.is_plain:
+            _put_in_the_clear(out, content, progress)
+            content = PLAIN
+        _add_notes(out, notes or {}, content)
         copy = look_at(out)
-        _sync(out)
+        sync_file(out)
     except BaseException:
         out.unlink(missing_ok=True)
         raise
     return copy
+
+
+def _put_in_the_clear(path: Path, content: Content, progress: Callable[[int, int], None]) -> None:
+    beside = path.with_name(path.name + ".clear")
+    try:
+        if converting.convert(path, beside, content, None, progress):
+            raise StoreCorruptError(f"{path}: some of what it holds does not open; back it up encrypted")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    _without_log(path)
 
 
 def look_at(path: Path) -> Copy:
@@ -76,26 +103,38 @@ def look_at(path: Path) -> Copy:
         raise translated(error, f"checking {path}") from error
     finally:
         connection.close()
-    return Copy(incarnation, batches, path.stat().st_size)
+    return Copy(incarnation, batches, path.stat().st_size, secret.is_encrypted(path))
 
 
-def note_in(path: Path, key: str) -> bytes | None:
-    """The value that a database holds under a key. Raises StoreError."""
+def note_in(path: Path, name: str, key: secret.KeySource | None = None) -> bytes | None:
+    """The value that a database holds under a name; `key` is asked where it is encrypted.
+
+    Raises StoreKeyError, StoreError.
+    """
+    content = secret.content_of(path, key)
     connection = _open(path, writing=False)
     try:
-        row = connection.execute("SELECT value FROM note WHERE key = ?", (key,)).fetchone()
+        row = connection.execute("SELECT value FROM note WHERE key = ?", (name,)).fetchone()
     except sqlite3.Error as error:
         raise translated(error, f"reading {path}") from error
     finally:
         connection.close()
-    return None if row is None else bytes(row[0])
+    return None if row is None else content.open(of_note(name), row[0])
 
 
-def put_back(state_dir: Path, source: Path, progress: Callable[[int, int], None]) -> Path | None:
+def put_back(
+    state_dir: Path,
+    source: Path,
+    progress: Callable[[int, int], None],
+    *,
+    key: secret.KeySource | None = None,
+    opens: secret.KeySource | None = None,
+) -> Path | None:
     """Make a backup the store of a folder; where the one that was there is now, None when there was none.
 
-    The next opening begins a new incarnation. Nothing is deleted. Raises StoreInUseError while an agent runs;
-    StoreVersionError, StoreCorruptError, StoreError, and then the store is as it was.
+    `key`: of this box; `opens`: of the backup, where that is another: it then opens with this box's. The next opening
+    begins a new incarnation. Nothing is deleted. Raises StoreInUseError while an agent runs; StoreVersionError,
+    StoreCorruptError, StoreKeyError, StoreError, and then the store is as it was.
     """
     look_at(source)
     lock = files.Lock(state_dir)
@@ -105,18 +144,45 @@ def put_back(state_dir: Path, source: Path, progress: Callable[[int, int], None]
         os.close(os.open(copied, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         _copy(source, copied, progress)
         schema.mark_copy(copied)
+        if secret.is_encrypted(copied):
+            _make_ours(copied, source, key, opens or key)
         owner = state_dir.stat()
         if os.geteuid() == 0:
             os.chown(copied, owner.st_uid, owner.st_gid)
-        _sync(copied)
+        sync_file(copied)
         aside = files.set_aside(state_dir, "replaced") if (state_dir / files.DATABASE).exists() else None
         copied.rename(state_dir / files.DATABASE)
-        files.sync_folder(state_dir)
+        sync_folder(state_dir)
     except OSError as error:
         raise StoreError(f"{error.filename or state_dir}: {error.strerror}") from error
     finally:
         lock.release()
     return aside
+
+
+def _make_ours(copied: Path, source: Path, key: secret.KeySource | None, opens: secret.KeySource | None) -> None:
+    """Have an encrypted backup open with this box's key. Raises StoreKeyError, StoreError."""
+    schema.migrate(copied)
+    if key is None:
+        raise StoreKeyError(
+            f"{source}: is encrypted, and this gateway has no key: store-key makes one, or seals the backup's "
+            "(--from COPY); then store_key_secret of [evidence]"
+        )
+    secret.content_of(copied, opens)
+    if opens is not key:
+        assert opens is not None
+        secret.rewrap(copied, opens, secret.asked(key))
+    _without_log(copied)
+
+
+def _without_log(path: Path) -> None:
+    connection = _open(path, writing=True)
+    try:
+        connection.execute("PRAGMA journal_mode = DELETE")
+    except sqlite3.Error as error:
+        raise translated(error, f"writing {path}") from error
+    finally:
+        connection.close()
 
 
 def _copy(source: Path, out: Path, progress: Callable[[int, int], None]) -> None:
@@ -138,11 +204,12 @@ def _copy(source: Path, out: Path, progress: Callable[[int, int], None]) -> None
         reading.close()
 
 
-def _add_notes(path: Path, notes: Mapping[str, bytes]) -> None:
+def _add_notes(path: Path, notes: Mapping[str, bytes], content: Content) -> None:
     connection = _open(path, writing=True)
     try:
         connection.execute("BEGIN")
-        connection.executemany("INSERT OR REPLACE INTO note VALUES (?, ?)", notes.items())
+        kept = [(name, content.seal(of_note(name), value)) for name, value in notes.items()]
+        connection.executemany("INSERT OR REPLACE INTO note VALUES (?, ?)", kept)
         connection.execute("COMMIT")
     except sqlite3.Error as error:
         raise translated(error, f"writing {path}") from error
@@ -159,12 +226,3 @@ def _open(path: Path, *, writing: bool) -> sqlite3.Connection:
         raise translated(error, f"opening {path}") from error
     connection.execute("PRAGMA busy_timeout = 5000")
     return connection
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    files.sync_folder(path.absolute().parent)

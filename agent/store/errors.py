@@ -26,6 +26,10 @@ class StoreInUseError(StoreError):
     """Another process has this store open for writing."""
 
 
+class StoreKeyError(StoreError):
+    """The store is encrypted, and its key cannot be had now, or is another one. Nothing was touched: ask again."""
+
+
 class StoreCorruptError(StoreError):
     """The database file is damaged. The next start checks it whole and, if so, sets it aside."""
 

@@ -17,8 +17,10 @@ from typing import Final
 
 import structlog
 
-from agent.store import schema
-from agent.store.errors import StoreCorruptError, StoreError, StoreInUseError
+from agent.store import converting, schema, secret
+from agent.store.cipher import PLAIN, Content
+from agent.store.durable import sync_folder
+from agent.store.errors import StoreCorruptError, StoreError, StoreInUseError, StoreVersionError
 
 DATABASE: Final = "evidence.db"
 INCARNATION: Final = "incarnation"
@@ -30,6 +32,7 @@ LEAST_FREE_BYTES: Final = 1 << 20
 """With less, a start takes the reserve: SQLite needs room for its log before it reads anything."""
 SUSPECT: Final = "evidence.suspect"
 """Left behind when damage was met while running: the next start checks the whole file."""
+_SET_ASIDE: Final = re.compile(rf"{re.escape(DATABASE)}\.(?:damaged|replaced|former)-(\d+)-\d+")
 
 _log = structlog.get_logger()
 
@@ -46,6 +49,13 @@ class Prepared:
     """This start found a backup in the place of the database, or one that is older than the incarnation file."""
     put_back: bool = False
     """This incarnation began with a backup, which a person put there: at this start or an earlier one."""
+    content: Content = PLAIN
+    in_the_clear: str = ""
+    """What is not encrypted here though a key is named, why, and what to do; empty when nothing is."""
+    newly_encrypted: bool = False
+    """It was in the clear until this start."""
+    damaged_values: int = 0
+    """Encrypted values that did not open, and were removed at this start."""
 
 
 class Lock:
@@ -74,26 +84,37 @@ class Lock:
         os.close(self._descriptor)
 
 
-def prepare(folder: Path, now_s: Callable[[], float] = time.time) -> Prepared:
+def prepare(folder: Path, now_s: Callable[[], float] = time.time, *, key: secret.KeySource | None = None) -> Prepared:
     """Find or make the database of a folder, migrate it, and say which incarnation it is.
 
     An incarnation is one unbroken life of the store. A new one begins with a new database, with a backup, and with one
     that is older than the incarnation file: numbers that it would give out may have been given out before. After a
     backup it is not just the next one, which a life that the backup does not know may have had: it is `now_s`.
-    Raises StoreVersionError, StoreError. Damage is no error: the file is set aside and a new one made.
+    With a `key` the database is encrypted from now on. Raises StoreVersionError, StoreKeyError (nothing was changed
+    then), StoreError. Damage is no error: the file is set aside and a new one made.
     """
     path, suspect = folder / DATABASE, folder / SUSPECT
     aside = None
     copied = False
+    in_the_clear, newly_encrypted = "", False
+    site_key = None if key is None else secret.asked(key)
+    source = None if site_key is None else lambda: site_key
     try:
         _make_room(folder)
         _finish_restore(folder)
+        converting.finish(path)
         if path.exists():
             try:
                 schema.check(path, whole=suspect.exists())
                 schema.migrate(path)
+                # Before anything else of it is believed or changed.
+                content = secret.content_of(path, source)
                 held = schema.read_incarnation(path)
                 copied = schema.is_copy(path)
+                if held is not None and content.is_plain and site_key is not None:
+                    in_the_clear = _encrypt(path, site_key)
+                    newly_encrypted = not in_the_clear
+                    schema.migrate(path)  # with a log again
             except StoreCorruptError as error:
                 aside = set_aside(folder, "damaged")
                 _log.error("store.set_aside", path=str(aside), why=str(error))
@@ -113,13 +134,78 @@ def prepare(folder: Path, now_s: Callable[[], float] = time.time) -> Prepared:
             write_durably(folder / INCARNATION, f"{incarnation}\n".encode())
         if held != incarnation:
             schema.migrate(path)
+            if held is None and site_key is not None and not secret.is_encrypted(path):
+                secret.make_in(path, site_key)
             schema.write_incarnation(path, incarnation)
             sync_folder(folder)
             _log.warning("store.new_incarnation", incarnation=incarnation, before=held or noted)
         put_back = schema.began_as_copy(path)
+        content = secret.content_of(path, source, writes=True)
+        damaged = 0 if content.is_plain else converting.drop_damaged(path, content)
     except OSError as error:
         raise StoreError(f"{folder}: {error.strerror} ({error.filename})") from error
-    return Prepared(path, incarnation, aside, restored, put_back)
+    if site_key is not None:
+        in_the_clear = in_the_clear or _set_aside_in_the_clear(folder)
+    return Prepared(path, incarnation, aside, restored, put_back, content, in_the_clear, newly_encrypted, damaged)
+
+
+def key_problem(folder: Path, key: secret.KeySource | None) -> str:
+    """Why the store of a folder cannot be opened with a key now; empty when it can. Blocks. Raises StoreError."""
+    return secret.problem(folder / DATABASE, key)
+
+
+def decrypt(
+    folder: Path,
+    key: secret.KeySource | None,
+    progress: converting.Progress,
+    beside: Callable[[Content], list[str]],
+) -> tuple[int, list[str]]:
+    """Put an encrypted store in the clear, with the agent stopped: how many values were damaged, what `beside` says.
+
+    `beside` is told how the content was kept before that is forgotten: for what lies encrypted beside the store. Raises
+    StoreInUseError, StoreKeyError, StoreError, OSError.
+    """
+    path = folder / DATABASE
+    lock = Lock(folder)
+    try:
+        converting.finish(path)
+        if not path.exists():
+            raise StoreError(f"{path}: there is no store")
+        schema.check(path, whole=False)
+        schema.migrate(path)
+        content = secret.content_of(path, key)
+        if content.is_plain:
+            raise StoreError(f"{path}: is in the clear already")
+        said = beside(content)
+        return converting.in_place(path, content, None, progress), said
+    finally:
+        lock.release()
+
+
+def _encrypt(path: Path, site_key: bytes) -> str:
+    """Encrypt a database that was in the clear; empty, or why that was not possible: then it goes on as it is."""
+    _log.warning("store.encrypting", path=str(path), bytes=path.stat().st_size)
+    try:
+        converting.in_place(path, PLAIN, site_key)
+    except (StoreCorruptError, StoreVersionError):
+        raise
+    except StoreError as error:
+        return f"the store is not encrypted yet: {error}; tried again at the next start"
+    return ""
+
+
+def _set_aside_in_the_clear(folder: Path) -> str:
+    """Which databases that were set aside anybody can read; empty: none."""
+    open_ones = []
+    for path in sorted(folder.iterdir()):
+        if _SET_ASIDE.fullmatch(path.name):
+            try:
+                encrypted = secret.is_encrypted(path)
+            except StoreError:
+                encrypted = False
+            if not encrypted:
+                open_ones.append(path.name)
+    return f"set aside before and in the clear: {', '.join(open_ones)}; remove what nobody needs" if open_ones else ""
 
 
 def _make_room(folder: Path) -> None:
@@ -185,9 +271,7 @@ def set_aside(folder: Path, why: str) -> Path:
 
 
 def _highest_set_aside(folder: Path) -> int:
-    found = (
-        re.fullmatch(rf"{re.escape(DATABASE)}\.(?:damaged|replaced|former)-(\d+)-\d+", p.name) for p in folder.iterdir()
-    )
+    found = (_SET_ASIDE.fullmatch(p.name) for p in folder.iterdir())
     return max((int(match.group(1)) for match in found if match), default=0)
 
 
@@ -200,15 +284,6 @@ def write_durably(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
     temporary.replace(path)
     sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames and new files in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class Reserve:

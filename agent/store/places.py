@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agent.store import bodies, spans
+from agent.store.cipher import of_kept
 from agent.store.query import Query, as_number
 from agent.store.schema import SERIES_BITS
 
@@ -123,7 +124,7 @@ class Places(Query):
         rows = await self._all(
             "SELECT batch, encoded FROM body WHERE batch BETWEEN ? AND ? ORDER BY batch", first_place, last_place
         )
-        return [(place, self._checked(bodies.unpack, body)) for place, body in rows]
+        return [(place, self._batch_of(place, body)) for place, body in rows]
 
     async def body_at(self, place: int) -> bytes | None:
         """The batch at a place, as it was encoded; None: it is gone."""
@@ -156,14 +157,14 @@ class Places(Query):
     async def of_kind_between(self, kind: int, first_place: int, last_place: int) -> list[tuple[str | None, bytes]]:
         """(device, statement) of a kind in batches between two places, in order of the batches."""
         rows = await self._all(
-            "SELECT s.device_id, p.leaves, o.encoded FROM span p JOIN series s USING (series) "
+            "SELECT s.device_id, p.leaves, p.batch, o.encoded FROM span p JOIN series s USING (series) "
             "JOIN body o ON o.batch = p.batch WHERE p.place BETWEEN ? AND ? AND s.kind = ? ORDER BY p.place",
             *spans_of(first_place, last_place),
             kind,
         )
         found: list[tuple[str | None, bytes]] = []
-        for device_id, encoded_span, body in rows:
-            leaves = self._checked(spans.leaves_of, self._checked(bodies.unpack, body))
+        for device_id, encoded_span, place, body in rows:
+            leaves = self._checked(spans.leaves_of, self._batch_of(place, body))
             found += [(device_id or None, leaves[leaf.index]) for leaf in self._checked(spans.decode, encoded_span)]
         return found
 
@@ -193,4 +194,4 @@ class Places(Query):
             to_us,
             limit,
         )
-        return [(place, self._checked(bodies.unpack, body)) for place, body in rows]
+        return [(place, self._checked(bodies.unpack, self._open(of_kept(place), body))) for place, body in rows]

@@ -11,6 +11,8 @@ from urllib.parse import quote
 
 import aiosqlite
 
+from agent.store import bodies
+from agent.store.cipher import PLAIN, Content, of_body
 from agent.store.errors import StoreCorruptError, StoreError, translated
 from agent.store.schema import PAGE_BYTES
 
@@ -18,6 +20,7 @@ LOG_PAGES: Final = (4 << 20) // PAGE_BYTES
 """The log is written into the database when it is 4 MiB long: what changed often by then is written once."""
 
 T = TypeVar("T")
+E = TypeVar("E")
 Parameter: TypeAlias = "int | str | bytes | None"
 
 
@@ -40,9 +43,17 @@ class Connection(aiosqlite.Connection):
 class Query:
     """What everything that reads is made of."""
 
-    def __init__(self, connection: aiosqlite.Connection, incarnation: int, damaged: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        connection: aiosqlite.Connection,
+        incarnation: int,
+        damaged: Callable[[], None],
+        content: Content = PLAIN,
+    ) -> None:
         self._read = connection
         self._damaged = damaged
+        self.content: Content = content
+        """How content is kept in this store; what belongs to it and lies beside it (the record of decisions) too."""
         self.incarnation = incarnation
         """One unbroken life of the store, from 1; see `agent.store.files.prepare`."""
 
@@ -55,7 +66,18 @@ class Query:
         except ValueError as error:  # aiosqlite's word for a closed connection
             raise StoreError("the store is closed") from error
 
-    def _checked(self, decode: Callable[[bytes], T], encoded: bytes) -> T:
+    def _open(self, context: bytes, kept: bytes) -> bytes:
+        """Content from its place. Raises StoreCorruptError."""
+        try:
+            return self.content.open(context, kept)
+        except StoreCorruptError as error:
+            raise self._noticed(error) from error
+
+    def _batch_of(self, place: int, body: bytes) -> bytes:
+        """A batch as it was encoded, from the row of its body. Raises StoreCorruptError."""
+        return self._checked(bodies.unpack, self._open(of_body(place), body))
+
+    def _checked(self, decode: Callable[[E], T], encoded: E) -> T:
         try:
             return decode(encoded)
         except StoreCorruptError as error:

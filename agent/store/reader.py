@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
-from agent.store import bodies, spans
-from agent.store.errors import StoreError
+from agent.store import chunks, secret, spans
+from agent.store.cipher import of_channel, of_note
+from agent.store.errors import StoreCorruptError, StoreError
 from agent.store.files import DATABASE
 from agent.store.places import Places
 from agent.store.query import Parameter, as_number, connect
@@ -20,7 +23,9 @@ from agent.store.schema import BLOCK_BITS, SERIES_BITS
 
 CHUNK: Final = 256
 """Batches read in one go: about 1 MB of a busy site."""
-_BATCH_COLUMNS: Final = "b.incarnation, b.number, b.root, b.previous_root, o.encoded, b.sealed_at_us, b.leaf_count"
+_BATCH_COLUMNS: Final = (
+    "b.batch, b.incarnation, b.number, b.root, b.previous_root, o.encoded, b.sealed_at_us, b.leaf_count"
+)
 
 
 class Reader(Places):
@@ -28,8 +33,11 @@ class Reader(Places):
 
     @staticmethod
     @asynccontextmanager
-    async def beside(state_dir: Path) -> AsyncIterator[Reader]:
-        """Read a store that may be in use, taking no lock. Raises StoreError when there is none."""
+    async def beside(state_dir: Path, key: secret.KeySource | None = None) -> AsyncIterator[Reader]:
+        """Read a store that may be in use, taking no lock. `key` is asked where the store is encrypted.
+
+        Raises StoreError when there is none, StoreKeyError.
+        """
         path = state_dir / DATABASE
         try:
             there = path.exists()
@@ -39,7 +47,8 @@ class Reader(Places):
             raise StoreError(f"{path}: there is no store; the agent makes it when it first runs")
         connection = await connect(path, writing=False)
         try:
-            reader = Reader(connection, 0, lambda: None)
+            content = await connection.run(lambda held: secret.content(held, key, path, writes=False))
+            reader = Reader(connection, 0, lambda: None, content)
             rows = await reader._all("SELECT value FROM property WHERE name = 'incarnation'")
             if not rows:
                 # Whoever made it was killed in the midst of it.
@@ -53,24 +62,47 @@ class Reader(Places):
         """The statements that wait longest, in order of `put`: at most `limit` and `most_bytes`, but at least one."""
         # One row of JSON: the interpreter's lock is given up once, and not for every statement.
         ((listed,),) = await self._all(
-            "SELECT json_group_array(json_array(place, kind, device_id, sequence, timestamp_us, hex(encoded), urgent)) "
-            "FROM (SELECT *, sum(length(encoded)) OVER (ORDER BY place) AS running FROM ("
+            "SELECT json_group_array(json_array(place, kind, device_id, sequence, timestamp_us, "  # noqa: S608  # a fixed text
+            "CASE typeof(encoded) WHEN 'blob' THEN hex(encoded) END, urgent)) "
+            f"FROM (SELECT *, sum({chunks.LENGTH}) OVER (ORDER BY place) AS running FROM ("
             "SELECT q.place, s.kind, s.device_id, q.sequence, q.timestamp_us, q.encoded, q.urgent "
             "FROM queue q JOIN series s USING (series) ORDER BY q.place LIMIT ?)) "
             "WHERE running <= ? OR place = (SELECT min(place) FROM queue)",
             limit,
             most_bytes,
         )
+        rows = sorted(orjson.loads(listed), key=itemgetter(0))
+        if self.content.is_plain:
+            statements = {row[0]: bytes.fromhex(row[5]) for row in rows}
+        else:
+            statements = await self._in_chunks([row[0] for row in rows])
         return [
-            QueuedRow(place, kind, device_id or None, sequence, timestamp_us, bytes.fromhex(encoded), bool(urgent))
-            for place, kind, device_id, sequence, timestamp_us, encoded, urgent in sorted(
-                orjson.loads(listed), key=itemgetter(0)
-            )
+            QueuedRow(place, kind, device_id or None, sequence, timestamp_us, statements[place], bool(urgent))
+            for place, kind, device_id, sequence, timestamp_us, _, urgent in rows
+            if place in statements  # else it was sealed since
         ]
 
     async def is_queued(self, encoded: bytes) -> bool:
         """Whether a statement waits to be sealed."""
-        return bool(await self._all("SELECT 1 FROM queue WHERE encoded = ? LIMIT 1", encoded))
+        if self.content.is_plain:
+            return bool(await self._all("SELECT 1 FROM queue WHERE encoded = ? LIMIT 1", encoded))
+        rows = await self._all("SELECT place FROM queue WHERE encoded = ? ORDER BY place", len(encoded))
+        return encoded in (await self._in_chunks([row[0] for row in rows])).values()
+
+    async def _in_chunks(self, places: Sequence[int]) -> dict[int, bytes]:
+        """Queued statements of an encrypted store, by places in rising order; what was sealed since is not among them.
+
+        Raises StoreCorruptError.
+        """
+        wanted, found, at = set(places), dict[int, bytes](), 0
+        while at < len(places):
+            rows = await self._all(chunks.OF_PLACES, places[at], places[-1], CHUNK)
+            opened = self._checked(partial(chunks.opened, self.content), [row[:3] for row in rows])
+            found |= {place: statement for place, statement in opened.items() if place in wanted}
+            if len(rows) < CHUNK:
+                break
+            at = bisect_right(places, rows[-1][1])
+        return found
 
     async def last_batch(self) -> tuple[int, int, bytes] | None:
         """(incarnation, number, root) of the newest batch of this incarnation; None before its first."""
@@ -217,14 +249,14 @@ class Reader(Places):
     async def note(self, key: str) -> bytes | None:
         """The value kept under a key."""
         rows = await self._all("SELECT value FROM note WHERE key = ?", key)
-        return bytes(rows[0][0]) if rows else None
+        return self._open(of_note(key), rows[0][0]) if rows else None
 
     async def notes(self, prefix: str) -> dict[str, bytes]:
         """All notes whose key begins with the prefix, by key, in the keys' order."""
         rows = await self._all(
             "SELECT key, value FROM note WHERE key >= ? AND key < ? ORDER BY key", prefix, prefix + "\U0010ffff"
         )
-        return dict(rows)
+        return {key: self._open(of_note(key), value) for key, value in rows}
 
     async def channel_newest(self, channel_id: bytes, stage: Stage | None = None) -> ChannelRow | None:
         """The newest row of a channel, by incarnation, version and stage; or the newest of one stage."""
@@ -234,7 +266,7 @@ class Reader(Places):
             channel_id,
             None if stage is None else int(stage),
         )
-        return _channel_row(rows[0]) if rows else None
+        return self._channel_row(rows[0]) if rows else None
 
     async def channel_rows(self, channel_id: bytes, *, newest: int | None = None) -> list[ChannelRow]:
         """Rows of a channel in order of incarnation, version and stage; with `newest`, only that many last ones."""
@@ -244,12 +276,12 @@ class Reader(Places):
             channel_id,
             -1 if newest is None else newest,
         )
-        return [_channel_row(row) for row in reversed(rows)]
+        return [self._channel_row(row) for row in reversed(rows)]
 
     async def counts(self) -> Counts:
         """How much is where, by counting."""
         rows = await self._all(
-            "SELECT count(*), coalesce(sum(length(encoded)), 0), coalesce(sum(urgent), 0) FROM queue UNION ALL "
+            f"SELECT count(*), coalesce(sum({chunks.LENGTH}), 0), coalesce(sum(urgent), 0) FROM queue UNION ALL "  # noqa: S608  # a fixed text
             "SELECT count(*), coalesce(sum(leaf_count - 1), 0), 0 FROM batch UNION ALL "
             "SELECT count(*), coalesce(sum(leaf_count - 1), 0), 0 FROM batch b WHERE number > coalesce("
             "(SELECT max(up_to_number) FROM acknowledged a WHERE a.incarnation = b.incarnation), 0)"
@@ -298,7 +330,7 @@ class Reader(Places):
         """
         found: list[bytes] = []
         last = first_batch - 1
-        newest = as_number((await self._all("SELECT coalesce(max(batch), 0) FROM batch"))[0][0])
+        newest = await self._newest_place()
         while limit is None or len(found) < limit:
             # CROSS JOIN fixes the order of the loops: headers, then spans, and bodies only of what is left.
             rows = await self._all(
@@ -314,7 +346,7 @@ class Reader(Places):
                 last = batch
                 indexes = [leaf.index for leaf in self._checked(spans.decode, encoded_span) if wanted(leaf)]
                 if indexes:
-                    leaves = self._checked(_leaves_of, encoded)
+                    leaves = self._checked(spans.leaves_of, self._batch_of(batch, encoded))
                     found += [leaves[index] for index in indexes]
             if len(rows) == CHUNK:
                 continue
@@ -324,14 +356,26 @@ class Reader(Places):
                 series,
             )
             if queue[0][1] == newest:
-                found += [
-                    encoded
+                waiting = {
+                    place: encoded
                     for place, timestamp_us, sequence, encoded in queue[1:]
                     if wanted(spans.Leaf(place, timestamp_us, sequence))
-                ]
+                }
+                if not self.content.is_plain:
+                    there = await self._in_chunks(list(waiting))
+                    if len(there) < len(waiting):
+                        # Sealed since: the batch that holds them is read next.
+                        if await self._newest_place() == newest:
+                            raise self._noticed(StoreCorruptError("queued statements are missing: restart the agent"))
+                        continue
+                    waiting = {place: there[place] for place in waiting}
+                found += waiting.values()
                 break
             newest = as_number(queue[0][1])
         return found if limit is None else found[:limit]
+
+    async def _newest_place(self) -> int:
+        return as_number((await self._all("SELECT coalesce(max(batch), 0) FROM batch"))[0][0])
 
     async def _batches(self, where: str, *parameters: Parameter, limit: int = -1) -> list[StoredBatch]:
         rows = await self._all(
@@ -340,15 +384,11 @@ class Reader(Places):
             limit,
         )
         return [
-            StoredBatch(incarnation, number, root, previous_root, self._checked(bodies.unpack, body), *rest)
-            for incarnation, number, root, previous_root, body, *rest in rows
+            StoredBatch(incarnation, number, root, previous_root, self._batch_of(place, body), *rest)
+            for place, incarnation, number, root, previous_root, body, *rest in rows
         ]
 
-
-def _leaves_of(body: bytes) -> list[bytes]:
-    return spans.leaves_of(bodies.unpack(body))
-
-
-def _channel_row(row: tuple[Any, ...]) -> ChannelRow:
-    channel_id, incarnation, version, stage, encoded = row
-    return ChannelRow(channel_id, incarnation, version, Stage(stage), encoded)
+    def _channel_row(self, row: tuple[Any, ...]) -> ChannelRow:
+        channel_id, incarnation, version, stage, encoded = row
+        plain = self._open(of_channel(channel_id, incarnation, version, stage), encoded)
+        return ChannelRow(channel_id, incarnation, version, Stage(stage), plain)

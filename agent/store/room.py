@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from agent.store import bodies, spans
+from agent.store.cipher import PLAIN, Content, of_body, of_kept
 from agent.store.errors import ConflictError
 from agent.store.places import spans_of
 from agent.store.schema import BLOCK_BITS
@@ -39,7 +40,11 @@ class Kept:
 
 
 def prune_some(
-    connection: sqlite3.Connection, ends: tuple[int, int], kept: Sequence[Kept], series: Iterable[int]
+    connection: sqlite3.Connection,
+    ends: tuple[int, int],
+    kept: Sequence[Kept],
+    series: Iterable[int],
+    content: Content = PLAIN,
 ) -> tuple[int, int]:
     """Delete the batches from one place to another; (batches, statements) that went. `series`: all that there are."""
     ((count, statements),) = _rows(
@@ -48,7 +53,7 @@ def prune_some(
     connection.executemany(
         "INSERT OR REPLACE INTO kept SELECT batch, incarnation, number, first_timestamp_us, last_timestamp_us, ? "
         "FROM batch WHERE batch = ?",
-        [(bodies.pack(each.encoded), each.place) for each in kept],
+        [(content.seal(of_kept(each.place), bodies.pack(each.encoded)), each.place) for each in kept],
     )
     for table in ("body", "batch", "thinned"):
         connection.execute(f"DELETE FROM {table} WHERE batch BETWEEN ? AND ?", ends)  # noqa: S608  # fixed names
@@ -65,6 +70,7 @@ def cut_some(
     cuts: Sequence[Cut],
     notes: Mapping[str, bytes | None],
     sealed_kind: int,
+    content: Content = PLAIN,
 ) -> int:
     """Put batches without some leaves in the place of those with them; how many leaves went.
 
@@ -79,11 +85,12 @@ def cut_some(
     there = sorted((cut for cut in cuts if cut.place in held), key=lambda cut: cut.place)
     # Deleted first: a row that is only replaced by a shorter one leaves its page as empty as that makes it.
     connection.executemany("DELETE FROM body WHERE batch = ?", [(cut.place,) for cut in there])
-    connection.executemany("INSERT INTO body VALUES (?, ?)", [(cut.place, bodies.pack(cut.encoded)) for cut in there])
+    packed = [(cut.place, content.seal(of_body(cut.place), bodies.pack(cut.encoded))) for cut in there]
+    connection.executemany("INSERT INTO body VALUES (?, ?)", packed)
     gone = 0
     for cut in there:
         gone += _cut_spans(connection, cut)
-    write_notes(connection, notes)
+    write_notes(connection, notes, content)
     return gone
 
 

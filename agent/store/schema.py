@@ -152,7 +152,20 @@ DROP TABLE span;
 ALTER TABLE span_in_order RENAME TO span;
 """  # noqa: S608  # numbers of ours
 
-MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _SPANS_BY_BATCH, _THINNING, _SPANS_IN_ORDER)
+# Of an encrypted store (agent/store/cipher.py): the row of `secret` says that it is one, and then no content is plain.
+# `chunk` holds what the queue's rows only tell the length of.
+_ENCRYPTION: Final = """
+CREATE TABLE secret (
+    format INTEGER PRIMARY KEY CHECK (format = 1),
+    key_id BLOB NOT NULL,
+    store_id BLOB NOT NULL,
+    wrapped BLOB NOT NULL
+);
+CREATE TABLE epoch (epoch INTEGER PRIMARY KEY, salt BLOB NOT NULL);
+CREATE TABLE chunk (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, encoded BLOB NOT NULL);
+"""
+
+MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _SPANS_BY_BATCH, _THINNING, _SPANS_IN_ORDER, _ENCRYPTION)
 
 
 def check(path: Path, *, whole: bool) -> None:

@@ -19,13 +19,15 @@ from typing import Any, Final
 import orjson
 import structlog
 
-from agent.store import bodies, files, spans
+from agent.store import bodies, channels, chunks, files, spans
+from agent.store.cipher import of_body
 from agent.store.errors import ConflictError
 from agent.store.query import Connection, connect
 from agent.store.reader import Reader
 from agent.store.room import PRUNE_BATCHES, Cut, Kept, cut_some, prune_some
 from agent.store.rows import ChannelRow, Counts, Queued, Stage, StoredBatch
 from agent.store.schema import BLOCK_BITS, SERIES_BITS
+from agent.store.secret import KeySource
 from agent.store.writer import Put, Series, Writer, insert_rows, insert_statements, write_notes
 
 RESERVE_BYTES: Final = 4 << 20
@@ -59,7 +61,7 @@ class Store(Reader):
 
     def __init__(self, reading: Connection, writing: Connection, prepared: files.Prepared) -> None:
         """Use `open`."""
-        super().__init__(reading, prepared.incarnation, self._mark_damaged)
+        super().__init__(reading, prepared.incarnation, self._mark_damaged, prepared.content)
         self._write = writing
         self._folder = prepared.path.parent
         self.set_aside = prepared.set_aside
@@ -68,6 +70,12 @@ class Store(Reader):
         """This start found a backup, or an older database, in the place of the one that was: an alarm too."""
         self.put_back = prepared.put_back
         """This incarnation began with a backup, which a person put there: at this start or an earlier one."""
+        self.in_the_clear = prepared.in_the_clear
+        """What is not encrypted here though a key is named, why, and what to do; empty when nothing is."""
+        self.newly_encrypted = prepared.newly_encrypted
+        """It was in the clear until this start: an alarm too, for who did not expect it."""
+        self.damaged_values = prepared.damaged_values
+        """Encrypted values that did not open, and were removed at this start: an alarm too."""
         self._counts = Counts()
         self._series = Series(())
         self._lock: files.Lock
@@ -75,15 +83,24 @@ class Store(Reader):
         self._running: asyncio.Task[None]
 
     @classmethod
-    async def open(cls, state_dir: Path, *, most_bytes: int | None = None, reserve_bytes: int = RESERVE_BYTES) -> Store:
+    async def open(
+        cls,
+        state_dir: Path,
+        *,
+        key: KeySource | None = None,
+        most_bytes: int | None = None,
+        reserve_bytes: int = RESERVE_BYTES,
+    ) -> Store:
         """Open or make the store of a folder, alone.
 
+        `key`: with one the store is encrypted, from this start on where it was not; an encrypted one needs it.
         `most_bytes`: the database never grows beyond it; None: the disk is the limit. `reserve_bytes` are kept for
-        urgent writes on either. Raises StoreInUseError, StoreVersionError, StoreError. A damaged file is set aside.
+        urgent writes on either. Raises StoreInUseError, StoreVersionError, StoreKeyError, StoreError. A damaged file is
+        set aside; one whose key is away is not.
         """
         lock = await asyncio.to_thread(files.Lock, state_dir)
         try:
-            prepared = await asyncio.to_thread(files.prepare, state_dir)
+            prepared = await asyncio.to_thread(files.prepare, state_dir, key=key)
             writing = await connect(prepared.path, writing=True)
             try:
                 reading = await connect(prepared.path, writing=False)
@@ -120,6 +137,7 @@ class Store(Reader):
             damaged=self._mark_damaged,
             most_pages=None if most_bytes is None else most_bytes // page_bytes,
             reserve_pages=reserve_bytes // page_bytes,
+            content=self.content,
         )
         self._running = asyncio.create_task(self._writer.run(), name="store-writer")
 
@@ -160,9 +178,9 @@ class Store(Reader):
 
         def work(connection: sqlite3.Connection) -> None:
             for row in channel:
-                _append(connection, row)
-            insert_statements(connection, self._series, statements)
-            write_notes(connection, notes or {})
+                channels.append(connection, row, self.content)
+            insert_statements(connection, self._series, statements, self.content)
+            write_notes(connection, notes or {}, self.content)
 
         await self._writer.do(work, lambda _: self._count_statements(statements))
 
@@ -187,7 +205,7 @@ class Store(Reader):
             # One row of JSON: the interpreter's lock is given up once, and not for every statement.
             ((listed,),) = _rows(
                 connection,
-                "SELECT json_group_array(json_array(place, series, sequence, timestamp_us, length(encoded), urgent)) "
+                f"SELECT json_group_array(json_array(place, series, sequence, timestamp_us, {chunks.LENGTH}, urgent)) "  # noqa: S608  # a fixed text
                 "FROM (SELECT * FROM queue WHERE place <= ? ORDER BY place)",
                 (up_to_rowid,),
             )
@@ -207,7 +225,8 @@ class Store(Reader):
             )  # fmt: skip
             place = cursor.lastrowid
             assert place is not None
-            connection.execute("INSERT INTO body VALUES (?, ?)", (place, body))
+            kept = self.content.seal(of_body(place), body)
+            connection.execute("INSERT INTO body VALUES (?, ?)", (place, kept))
             numbered = sorted(enumerate(queued, start=1), key=lambda item: item[1][0])
             rows_of_spans, firsts = [], []
             for series, group in groupby(numbered, key=lambda item: item[1][0]):
@@ -224,6 +243,8 @@ class Store(Reader):
                 firsts,
             )
             connection.execute("DELETE FROM queue WHERE place <= ?", (up_to_rowid,))
+            if not self.content.is_plain:
+                chunks.forget(connection, up_to_rowid)
             return len(queued), sum(row[3] for row in queued), sum(row[4] for row in queued)
 
         def count(moved: tuple[int, int, int]) -> None:
@@ -309,8 +330,11 @@ class Store(Reader):
                 c, sealed_batches=c.sealed_batches - gone[0], sealed_statements=c.sealed_statements - gone[1]
             )
 
+        def work(connection: sqlite3.Connection) -> tuple[int, int]:
+            return prune_some(connection, ends, kept, series, self.content)
+
         series = self._series.all()
-        return (await self._writer.do(lambda connection: prune_some(connection, ends, kept, series), count))[0]
+        return (await self._writer.do(work, count))[0]
 
     async def forget_kept(self, before_us: int) -> int:
         """Delete what outlived its batches and is older than this; returns of how many batches."""
@@ -325,7 +349,7 @@ class Store(Reader):
 
         Raises ConflictError, and changes nothing, while a statement of `sealed_kind` is queued: it stands for them.
         """
-        return await self._writer.do(lambda connection: cut_some(connection, cuts, notes, sealed_kind))
+        return await self._writer.do(lambda connection: cut_some(connection, cuts, notes, sealed_kind, self.content))
 
     async def set_note(self, key: str, value: bytes) -> None:
         """Keep a value under a key; returns after COMMIT."""
@@ -352,7 +376,7 @@ class Store(Reader):
         and for a later stage without the one before it.
         """
         row = ChannelRow(channel_id, incarnation, version, stage, encoded)
-        await self._writer.do(lambda connection: _append(connection, row))
+        await self._writer.do(lambda connection: channels.append(connection, row, self.content))
 
     async def counts(self) -> Counts:
         """How much is where; from memory."""
@@ -374,37 +398,6 @@ class Store(Reader):
         _log.error("store.damaged", folder=str(self._folder))
         with contextlib.suppress(OSError):
             (self._folder / files.SUSPECT).touch()
-
-
-def _append(connection: sqlite3.Connection, row: ChannelRow) -> None:
-    """One channel row within the current transaction."""
-    name = f"channel {row.channel_id.hex()[:16]} state {row.incarnation}.{row.version}"
-    held = _rows(
-        connection,
-        "SELECT stage, encoded FROM channel_state WHERE channel_id = ? AND incarnation = ? AND version = ?",
-        (row.channel_id, row.incarnation, row.version),
-    )
-    stages: dict[int, bytes] = dict(held)
-    if row.stage in stages:
-        if stages[row.stage] != row.encoded:
-            raise ConflictError(f"{name}: another {row.stage.name} is kept for this version")
-        return
-    if row.stage is not Stage.INTENT:
-        if row.stage - 1 not in stages:
-            raise ConflictError(f"{name}: {row.stage.name} without {Stage(row.stage - 1).name}")
-    else:
-        newest = _rows(
-            connection,
-            "SELECT incarnation, version FROM channel_state WHERE channel_id = ? "
-            "ORDER BY incarnation DESC, version DESC LIMIT 1",
-            (row.channel_id,),
-        )
-        if newest and newest[0] >= (row.incarnation, row.version):
-            raise ConflictError(f"{name}: versions are never reused, {newest[0][0]}.{newest[0][1]} is the newest")
-    connection.execute(
-        "INSERT INTO channel_state VALUES (?, ?, ?, ?, ?)",
-        (row.channel_id, row.incarnation, row.version, int(row.stage), row.encoded),
-    )
 
 
 def _rows(connection: sqlite3.Connection, sql: str, parameters: tuple[object, ...]) -> list[tuple[Any, ...]]:

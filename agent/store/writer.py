@@ -19,6 +19,8 @@ from typing import Final, Generic, TypeVar
 
 import structlog
 
+from agent.store import chunks
+from agent.store.cipher import PLAIN, Content, of_note
 from agent.store.errors import StoreCorruptError, StoreError, StoreFullError, translated
 from agent.store.files import Reserve
 from agent.store.query import Connection
@@ -114,10 +116,12 @@ class Writer:
         damaged: Callable[[], None],
         most_pages: int | None,
         reserve_pages: int,
+        content: Content = PLAIN,
     ) -> None:
         """`most_pages`: the database never grows beyond; `reserve_pages` of them are for urgent jobs only."""
         self._connection = connection
         self._series = series
+        self._content = content
         self._reserve = reserve
         self._put_committed = put_committed
         self._damaged = damaged
@@ -312,11 +316,11 @@ class Writer:
         self._insert(connection, puts)
 
     def _insert(self, connection: sqlite3.Connection, puts: list[Put]) -> None:
-        insert_statements(connection, self._series, [s for put in puts for s in put.statements])
+        insert_statements(connection, self._series, [s for put in puts for s in put.statements], self._content)
         notes: dict[str, bytes | None] = {}
         for put in puts:
             notes.update(put.notes)
-        write_notes(connection, notes)
+        write_notes(connection, notes, self._content)
 
     def _limit_pages(self, connection: sqlite3.Connection, *, reserved: bool) -> None:
         if self._most_pages is None:
@@ -332,33 +336,45 @@ def commit(connection: sqlite3.Connection) -> None:
     connection.commit()
 
 
-def insert_statements(connection: sqlite3.Connection, series: Series, statements: Sequence[Queued]) -> None:
+def insert_statements(
+    connection: sqlite3.Connection, series: Series, statements: Sequence[Queued], content: Content = PLAIN
+) -> None:
     """Append to the queue within the current transaction."""
     if not statements:
         return
     rows = [
-        (series.number(connection, s.device_id, s.kind), s.sequence, s.timestamp_us, s.urgent, s.encoded)
+        (
+            series.number(connection, s.device_id, s.kind),
+            s.sequence,
+            s.timestamp_us,
+            s.urgent,
+            s.encoded if content.is_plain else len(s.encoded),
+        )
         for s in statements
     ]
-    insert_rows(connection, "INSERT INTO queue (series, sequence, timestamp_us, urgent, encoded)", rows)
+    last = insert_rows(connection, "INSERT INTO queue (series, sequence, timestamp_us, urgent, encoded)", rows)
+    if not content.is_plain:
+        chunks.insert(connection, content, last, [s.encoded for s in statements])
 
 
-def insert_rows(connection: sqlite3.Connection, insert: str, rows: Sequence[Sequence[object]]) -> None:
+def insert_rows(connection: sqlite3.Connection, insert: str, rows: Sequence[Sequence[object]]) -> int:
     """`insert` (up to VALUES) of rows of one width, many to a statement, within the current transaction.
 
-    `executemany` gives up the interpreter's lock for every row, and a busy event loop lets it wait 5 ms each time.
+    Returns the row id of the last one, in a table that has them. `executemany` gives up the interpreter's lock for
+    every row, and a busy event loop lets it wait 5 ms each time.
     """
-    at = 0
+    at, last = 0, 0
     for size in _ROWS_TO_A_STATEMENT:
         while len(rows) - at >= size:
             marks = ", ".join([f"({', '.join('?' * len(rows[at]))})"] * size)
-            connection.execute(f"{insert} VALUES {marks}", list(chain.from_iterable(rows[at : at + size])))
-            at += size
+            done = connection.execute(f"{insert} VALUES {marks}", list(chain.from_iterable(rows[at : at + size])))
+            at, last = at + size, done.lastrowid or 0
+    return last
 
 
-def write_notes(connection: sqlite3.Connection, notes: Mapping[str, bytes | None]) -> None:
+def write_notes(connection: sqlite3.Connection, notes: Mapping[str, bytes | None], content: Content = PLAIN) -> None:
     """Set notes, or delete those whose value is None, within the current transaction."""
-    kept = [(key, value) for key, value in notes.items() if value is not None]
+    kept = [(key, content.seal(of_note(key), value)) for key, value in notes.items() if value is not None]
     if kept:
         insert_rows(connection, "INSERT OR REPLACE INTO note", kept)
     if len(kept) < len(notes):

@@ -13,7 +13,15 @@ SEALED: Final = "tpm:"
 
 
 def read_pin(reference: str) -> str:
-    """The PIN. Blocks, on a TPM for up to seconds. Raises SecretError (TpmError is one), which never contains it."""
+    """The PIN, as `read_sealed`."""
+    return read_sealed(reference)
+
+
+def read_sealed(reference: str) -> str:
+    """The secret at a reference. Blocks, on a TPM for up to seconds.
+
+    Raises SecretError (TpmError is one), which never contains it.
+    """
     if not reference.startswith(SEALED):
         return read_secret(reference)
     path = Path(reference.removeprefix(SEALED))

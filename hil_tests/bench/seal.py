@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import tempfile
 import time
 from collections.abc import Callable
@@ -42,6 +43,7 @@ class Figures:
     """What one run showed."""
 
     readings_per_s: float
+    encrypted_readings_per_s: float
     throttled_readings_per_s: float
     throttled_commit_ms_p99: float
 
@@ -185,6 +187,10 @@ async def measure(progress: Callable[[str], None], folder: Path) -> Figures:
         progress(f"{READINGS} readings of {DEVICES} devices with SoftHSM, as fast as they are taken")
         async with await Store.open(folder / "fast") as store:
             fast = await flat_out(Desks(store, signer), READINGS)
+        progress("the same with an encrypted store")
+        site_key = secrets.token_bytes(32)
+        async with await Store.open(folder / "encrypted", key=lambda: site_key) as store:
+            encrypted = await flat_out(Desks(store, signer), READINGS)
         progress(f"{OFFERED_PER_S} readings/s for {OFFERED_S:g} s with {THROTTLED_PER_S:g} signatures/s")
         async with await Store.open(folder / "slow") as store:
             slow, p99_ms = await offered(
@@ -192,7 +198,7 @@ async def measure(progress: Callable[[str], None], folder: Path) -> Figures:
             )
     finally:
         await token.close()
-    return Figures(fast, slow, p99_ms)
+    return Figures(fast, encrypted, slow, p99_ms)
 
 
 def run(progress: Callable[[str], None]) -> dict[str, float]:
@@ -201,6 +207,7 @@ def run(progress: Callable[[str], None]) -> dict[str, float]:
         figures = asyncio.run(measure(progress, Path(folder)))
     return {
         "readings_per_s": round(figures.readings_per_s),
+        "encrypted_readings_per_s": round(figures.encrypted_readings_per_s),
         "throttled_readings_per_s": round(figures.throttled_readings_per_s),
         "throttled_commit_ms_p99": round(figures.throttled_commit_ms_p99, 1),
     }

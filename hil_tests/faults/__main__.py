@@ -1,4 +1,4 @@
-"""`python -m hil_tests.faults [--count N] [--seed S] [--token softhsm|tpm] [--json]`: a run of faults.
+"""`python -m hil_tests.faults [--count N] [--seed S] [--token softhsm|tpm] [--encrypted] [--json]`: a run of faults.
 
 0 when nothing was lost and nothing is wrong, 1 when something is, 2 when the harness itself cannot work.
 """
@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=COUNT, help=f"how many faults (default {COUNT})")
     parser.add_argument("--seed", type=int, help="repeats a run; drawn and printed when it is not given")
     parser.add_argument("--token", choices=("softhsm", "tpm"), default="softhsm", help="default softhsm")
+    parser.add_argument("--encrypted", action="store_true", help="every store is encrypted")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave state and logs of the run in a new folder")
     chosen = parser.parse_args(arguments)
@@ -44,10 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if chosen.keep is not None:
             chosen.keep.mkdir(parents=True)
-            outcome = asyncio.run(_run(chosen.keep.resolve(), chosen.count, seed, chosen.token))
+            outcome = asyncio.run(_run(chosen.keep.resolve(), chosen.count, seed, chosen.token, chosen.encrypted))
         else:
             with tempfile.TemporaryDirectory(prefix="v2g-faults-") as folder:
-                outcome = asyncio.run(_run(Path(folder), chosen.count, seed, chosen.token))
+                outcome = asyncio.run(_run(Path(folder), chosen.count, seed, chosen.token, chosen.encrypted))
     except (DiskError, StageError, SoftHsmError, InitError, RuntimeError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
@@ -58,8 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if outcome.violations else 0
 
 
-async def _run(folder: Path, count: int, seed: int, token: str) -> Outcome:
-    return await run(folder, count=count, seed=seed, token=token, say=_progress)
+async def _run(folder: Path, count: int, seed: int, token: str, encrypted: bool) -> Outcome:
+    return await run(folder, count=count, seed=seed, token=token, say=_progress, encrypted=encrypted)
 
 
 def _progress(text: str) -> None:

@@ -19,17 +19,17 @@ LATER_S: Final = 1.5
 async def backup_put_back(world: World, chance: random.Random) -> str:
     """By `restore`, or by a person who copies the file; sometimes killed at a sync of the start that finds it."""
     by_hand, killed, later_s = chance.random() < 0.3, chance.random() < 0.5, chance.uniform(0.1, LATER_S)
-    copy = world.folder / "backup.db"
+    copy, key = world.folder / "backup.db", world.tokens.store_key
     copy.unlink(missing_ok=True)
     world.found += [wrong] if (wrong := await world.gets_on()) is not None else []
-    await asyncio.to_thread(backup.back_up, world.state_dir, copy, lambda done, total: None)
+    await asyncio.to_thread(backup.back_up, world.state_dir, copy, lambda done, total: None, key=key)
     await asyncio.sleep(later_s)
     await world.kill_gateway()
     before = max((place[0] for place, _ in world.told.sealed), default=0)
     if by_hand:
         await asyncio.to_thread(_copy_by_hand, world)
     else:
-        await asyncio.to_thread(backup.put_back, world.state_dir, copy, lambda done, total: None)
+        await asyncio.to_thread(backup.put_back, world.state_dir, copy, lambda done, total: None, key=key)
     lost = await _give_up(world)
     if killed:
         number, after = chance.randint(1, START_SYNCS), chance.random() < 0.5

@@ -154,9 +154,18 @@ def plan(count: int, seed: int) -> list[str]:
 
 
 async def run(
-    folder: Path, *, count: int, seed: int, token: str, say: Say, kinds: Sequence[str] | None = None
+    folder: Path,
+    *,
+    count: int,
+    seed: int,
+    token: str,
+    say: Say,
+    kinds: Sequence[str] | None = None,
+    encrypted: bool = False,
 ) -> Outcome:
     """A whole run in a scratch folder. `kinds`: these faults, in this order, and not those of the seed.
+
+    `encrypted`: every store is.
 
     Raises DiskError, StageError, SoftHsmError, InitError, RuntimeError when the harness cannot work.
     """
@@ -166,6 +175,8 @@ async def run(
     planned = plan(count, seed) if kinds is None else list(kinds)
     sweep = Sweep()
     async with tokens(token, _folder(folder, "token")) as held:
+        if encrypted:
+            held.encrypt_stores()
         for carrier in Carrier:
             left = [kind for kind in planned if kind in OF_CARRIER[carrier]]
             while left:

@@ -83,6 +83,7 @@ def _configuration(
         f"unit = {unit}\n" + ("settled = true\n" if settling and device_id == SETTLED else "")
         for unit, device_id in enumerate(DEVICES, start=1)
     )
+    encrypted = "" if held.store_key_file is None else f'store_key_secret = "file:{held.store_key_file}"\n'
     return f"""\
 [gateway]
 name = "{NAME}"
@@ -95,7 +96,7 @@ pin_secret = "file:{held.pin_file}"
 
 [evidence]
 linger_s = 0.1
-
+{encrypted}
 [platform]
 endpoints = ["{address}"]
 server_name = "localhost"

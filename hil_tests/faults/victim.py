@@ -26,6 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 import agent.clock
 import agent.gateway
 import agent.roads.identity
+import agent.roads.store_key
 import agent.roads.thinning
 from agent.clock import Clock
 from agent.config import Settings
@@ -213,9 +214,12 @@ def main(config: str) -> None:
     clock.held = os.environ.get("V2G_FAULTS_CLOCK_HELD", "1") == "1"
     time.time_ns = clock.time_ns
     agent.clock.kernel_clock_error_us = clock.kernel_error_us
-    # The one place where the product names either.
-    for name, part in {"make_devices": known_devices, "Store": TellingStore}.items():
-        setattr(agent.gateway, name, part)
+    # The one place where the product names each.
+    for module, name, part in (
+        (agent.gateway, "make_devices", known_devices),
+        (agent.roads.store_key, "Store", TellingStore),
+    ):
+        setattr(module, name, part)
     for name, value in {"LOOK_EVERY_S": ORDERS_EVERY_S, "IdentityFolder": DoomedFolder}.items():
         setattr(agent.roads.identity, name, value)
     if os.environ.get("V2G_FAULTS_THINNING") == "1":

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
 import signal
 import sqlite3
 import time
@@ -21,8 +22,10 @@ from agent.cli.init import Initialised, make_keys
 from agent.config import TokenSettings
 from agent.identity.folder import IdentityFolder
 from agent.identity.history import continues, decode_history, replay
-from agent.store import Reader, Stage, StoreError
+from agent.store import KeySource, Reader, Stage, StoreError, secret
+from agent.store.cipher import of_channel
 from agent.store.files import DATABASE
+from agent.token.store_key import store_key
 from hil_tests.faults import channel_judge
 from hil_tests.faults.disk import Disk
 from hil_tests.faults.judge import AtPlatform, ChannelStage, Held, Judge, Rule, Told, Violation, place_of
@@ -74,10 +77,22 @@ class Tokens:
         self.request = (made.enrolment_dir / "uplink.csr").read_bytes()
         self.evidence_pem = made.enrolment_dir / "evidence.pem"
         self.device_pem = made.enrolment_dir / f"device-{SETTLED}.pem"
+        self.store_key_file: Path | None = None
+        """Stores are encrypted under it."""
 
     @property
     def pin_file(self) -> Path:
         return self.folder / "pin"
+
+    @property
+    def store_key(self) -> KeySource | None:
+        return store_key(None if self.store_key_file is None else f"file:{self.store_key_file}")
+
+    def encrypt_stores(self) -> None:
+        """Have every gateway of the run keep what it stores encrypted."""
+        self.store_key_file = self.folder / "store-key"
+        self.store_key_file.touch(mode=0o600)
+        self.store_key_file.write_text(secrets.token_hex(32), encoding="ascii")
 
 
 @contextlib.asynccontextmanager
@@ -381,11 +396,15 @@ class World:
             states = [
                 octets for (octets,) in book.execute("SELECT octets FROM entry WHERE kind = ?", (Kind.CHANNEL.value,))
             ]
-            rows = store.execute("SELECT incarnation, version, stage, encoded FROM channel_state").fetchall()
+            rows = store.execute(
+                "SELECT channel_id, incarnation, version, stage, encoded FROM channel_state"
+            ).fetchall()
+            content = secret.content(store, self.tokens.store_key, self.state_dir, writes=False)
         finally:
             book.close()
             store.close()
-        return [ChannelStage(*row) for row in rows], states
+        opened = [(*place[1:], content.open(of_channel(*place), encoded)) for *place, encoded in rows]
+        return [ChannelStage(*row) for row in opened], states
 
     def _at_platform(self, *, complete: bool) -> AtPlatform:
         connection = sqlite3.connect(f"file:{self._book}?mode=ro", uri=True)
@@ -415,7 +434,7 @@ class World:
 
     async def held(self) -> Held:
         """What the store has. Raises StoreError."""
-        async with Reader.beside(self.state_dir) as reader:
+        async with Reader.beside(self.state_dir, self.tokens.store_key) as reader:
             # Statements move from the queue into a batch while we read: never the other way.
             queued = [row.encoded for row in await reader.queued(limit=1 << 20, most_bytes=1 << 30)]
             batches = []

@@ -188,6 +188,7 @@ def parts(**changes: object) -> Parts:
         evidence=EvidenceLine(readings=1, queued=0, sealed=1, acknowledged=1, batches_waiting=0),
         latest={"pv-1": reading(1)},
         store_trouble="",
+        encrypted=False,
         trust=None,
         trust_trouble="",
         identity_trouble="",
@@ -297,3 +298,9 @@ def test_the_page_says_how_fast_the_token_signs_while_it_does() -> None:
     assert overview.token_detail(ready) == "token 'v2g'; signs in 21.4 ms"
     assert overview.token_detail(replace(ready, signature_s=None)) == "token 'v2g'"
     assert overview.token_detail(replace(ready, state=TokenState.ABSENT, detail="gone")) == "gone"
+
+
+def test_the_store_says_whether_it_is_encrypted() -> None:
+    for encrypted, told in ((True, "encrypted"), (False, "")):
+        (line,) = [line for line in overview.snapshot(parts(encrypted=encrypted)).parts if line.name == "store"]
+        assert (line.state, line.detail) == ("ready", told)

@@ -1,0 +1,52 @@
+"""The store under the key that the configuration names; while that key is away it is waited for, and that is said.
+
+A TPM that does not answer for now must not orphan the evidence: nothing is set aside, and nothing is written beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import structlog
+
+from agent.config import Settings
+from agent.roads.problems import Problems
+from agent.store import LockedStore, Store, StoreError, StoreKeyError, key_problem
+from agent.token.store_key import store_key
+
+SUBJECT: Final = "store key"
+ASK_AGAIN_LEAST_S: Final = 1.0
+ASK_AGAIN_MOST_S: Final = 60.0
+
+log = structlog.get_logger()
+
+
+async def open_store(settings: Settings) -> Store:
+    """The store, or what stands in its place while its key is away. Raises StoreError, OSError."""
+    try:
+        return await Store.open(
+            settings.gateway.state_dir,
+            key=store_key(settings.evidence.store_key_secret),
+            most_bytes=settings.evidence.most_mib << 20,
+        )
+    except StoreKeyError as error:
+        log.error("store.locked", reason=str(error))
+        return LockedStore(str(error))
+
+
+async def wait_store_key(settings: Settings, why: str, problems: Problems, unlocked: asyncio.Event) -> None:
+    """Ask for the key until it opens the store; then set `unlocked`."""
+    key = store_key(settings.evidence.store_key_secret)
+    wait_s = ASK_AGAIN_LEAST_S
+    while why:
+        text = "nothing is measured into evidence, no command is taken and none that was stored is known"
+        problems.note(SUBJECT, f"{why}. Until then {text}; it is asked for again, each minute at the latest")
+        await asyncio.sleep(wait_s)
+        wait_s = min(2 * wait_s, ASK_AGAIN_MOST_S)
+        try:
+            why = await asyncio.to_thread(key_problem, settings.gateway.state_dir, key)
+        except StoreError as error:
+            why = str(error)
+    log.info("store.unlocked")
+    unlocked.set()

@@ -1,0 +1,181 @@
+"""The key of a database: random, made with it, and kept in it wrapped under the key that the site has for it.
+
+So another site key (another TPM, a replacement box) is one row that is written anew, and not the whole database. The
+site's key comes from outside, as a function that is asked when it is needed. All of this blocks.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from agent.config import SecretError
+from agent.store.cipher import KEY_BYTES, PLAIN, SALT_BYTES, Cipher, Content, derived
+from agent.store.errors import StoreCorruptError, StoreKeyError, translated
+
+KeySource: TypeAlias = Callable[[], bytes]
+"""The site's key of 32 bytes. Raises SecretError. Blocks, on a TPM for up to seconds."""
+
+STORE_ID_BYTES: Final = 16
+_NONCE_BYTES: Final = 12
+_ID_BYTES: Final = 8
+_WRAP_INFO: Final = b"v2g-gateway store wrap 1"
+_ID_INFO: Final = b"v2g-gateway store key id 1"
+
+
+def key_id(site_key: bytes) -> bytes:
+    """8 bytes that tell keys apart and say nothing of them."""
+    return derived(site_key, b"", _ID_INFO)[:_ID_BYTES]
+
+
+def make(connection: sqlite3.Connection, site_key: bytes) -> None:
+    """Give a database that has none its key, within the current transaction."""
+    write(connection, secrets.token_bytes(KEY_BYTES), site_key)
+
+
+def write(connection: sqlite3.Connection, master: bytes, site_key: bytes) -> None:
+    """Wrap a database's key anew under a site's key, within the current transaction."""
+    store_id, nonce = secrets.token_bytes(STORE_ID_BYTES), secrets.token_bytes(_NONCE_BYTES)
+    wrapped = nonce + AESGCM(derived(site_key, store_id, _WRAP_INFO)).encrypt(nonce, master, store_id)
+    row = (1, key_id(site_key), store_id, wrapped)
+    connection.execute("INSERT OR REPLACE INTO secret VALUES (?, ?, ?, ?)", row)
+
+
+def held(connection: sqlite3.Connection) -> tuple[bytes, bytes, bytes] | None:
+    """(key id, store id, wrapped key); None: the database is in the clear, or older than encryption."""
+    try:
+        row = connection.execute("SELECT key_id, store_id, wrapped FROM secret").fetchone()
+    except sqlite3.OperationalError as error:
+        if "no such table" in str(error):
+            return None
+        raise
+    return None if row is None else (row[0], row[1], row[2])
+
+
+def master(connection: sqlite3.Connection, source: KeySource | None, path: Path) -> bytes | None:
+    """A database's key; None where it is in the clear. Raises StoreKeyError, StoreCorruptError."""
+    row = held(connection)
+    if row is None:
+        return None
+    made_for, store_id, wrapped = row
+    if source is None:
+        raise StoreKeyError(
+            f"{path}: is encrypted (key {made_for.hex()}), and no key is named: set store_key_secret of [evidence]"
+        )
+    site_key = asked(source)
+    if key_id(site_key) != made_for:
+        raise StoreKeyError(
+            f"{path}: is encrypted under key {made_for.hex()}, and store_key_secret of [evidence] is key "
+            f"{key_id(site_key).hex()}: name the right one, or seal its copy here (store-key FILE --from COPY)"
+        )
+    nonce, sealed = wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:]
+    try:
+        return AESGCM(derived(site_key, store_id, _WRAP_INFO)).decrypt(nonce, sealed, store_id)
+    except InvalidTag as error:
+        raise StoreCorruptError(f"{path}: its wrapped key is damaged: nothing opens what it holds") from error
+
+
+def asked(source: KeySource) -> bytes:
+    """The site's key. Raises StoreKeyError, which never contains it."""
+    try:
+        return source()
+    except SecretError as error:
+        raise StoreKeyError(f"the store's key cannot be had: {error}") from error
+
+
+def content(connection: sqlite3.Connection, source: KeySource | None, path: Path, *, writes: bool) -> Content:
+    """How a database's content is kept. `writes`: in an epoch of its own, which is begun durably.
+
+    Raises StoreKeyError, StoreCorruptError.
+    """
+    key = master(connection, source, path)
+    return PLAIN if key is None else under(connection, key, writes=writes)
+
+
+def under(connection: sqlite3.Connection, key: bytes, *, writes: bool) -> Cipher:
+    """Content under a database's key."""
+    epoch = None
+    if writes:
+        row = (secrets.token_bytes(SALT_BYTES),)
+        epoch = connection.execute("INSERT INTO epoch (salt) VALUES (?)", row).lastrowid
+    return Cipher(key, dict(connection.execute("SELECT epoch, salt FROM epoch")), epoch)
+
+
+def content_of(path: Path, source: KeySource | None, *, writes: bool = False) -> Content:
+    """As `content`, of a file. Raises StoreError too."""
+    try:
+        connection = sqlite3.connect(path, isolation_level=None)
+        try:
+            connection.execute("PRAGMA synchronous = FULL")
+            return content(connection, source, path, writes=writes)
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise translated(error, f"opening {path}") from error
+
+
+def is_encrypted(path: Path) -> bool:
+    """Whether a database's content is encrypted. Raises StoreError."""
+    try:
+        connection = sqlite3.connect(path, isolation_level=None)
+        try:
+            return held(connection) is not None
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise translated(error, f"reading {path}") from error
+
+
+def problem(path: Path, source: KeySource | None) -> str:
+    """Why a database, or one that is to be made, cannot be opened with a key now; empty when it can.
+
+    Raises StoreError for what has nothing to do with the key.
+    """
+    try:
+        if source is not None:
+            asked(source)
+        if path.exists():
+            content_of(path, source)
+    except StoreKeyError as error:
+        return str(error)
+    except StoreCorruptError:
+        pass  # The start that follows sees to it.
+    return ""
+
+
+def make_in(path: Path, site_key: bytes) -> None:
+    """Give a new, empty database its key, durably. Raises StoreError."""
+    _in(path, lambda connection: make(connection, site_key))
+
+
+def rewrap(path: Path, source: KeySource, site_key: bytes) -> None:
+    """Have a database open with another site's key from now on. Raises StoreKeyError, StoreError."""
+
+    def work(connection: sqlite3.Connection) -> None:
+        key = master(connection, source, path)
+        if key is not None:
+            connection.execute("DELETE FROM secret")
+            write(connection, key, site_key)
+
+    _in(path, work)
+
+
+def _in(path: Path, work: Callable[[sqlite3.Connection], None]) -> None:
+    try:
+        connection = sqlite3.connect(path, isolation_level=None)
+        try:
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA secure_delete = ON")
+            connection.execute("BEGIN IMMEDIATE")
+            work(connection)
+            connection.execute("COMMIT")
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise translated(error, f"preparing {path}") from error
