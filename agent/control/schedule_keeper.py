@@ -18,16 +18,16 @@ from agent.control.deviation import (
     Deviation,
     DeviationBook,
     Sums,
-    decode_deviations,
-    encode_deviations,
     keep_only,
     observe,
 )
+from agent.control.deviation_note import decode_deviations, encode_deviations
 from agent.control.errors import RestoreError
 from agent.control.notes import PREFIX
 from agent.control.order import Now, Order, Rank
 from agent.control.plan import Plan
-from agent.control.schedule import STEP_US, Agreed, clock, decode_agreed, encode_agreed
+from agent.control.rules.draft import Rule
+from agent.control.schedule import Agreed, clock, decode_agreed, encode_agreed
 from agent.control.schedule_admission import ScheduleKnown, ScheduleRefused, judge_schedule, replaces
 from agent.control.site import SiteView
 from agent.control.tally import Register
@@ -39,6 +39,7 @@ from agent.identity.trust import TrustList
 ENTRY: Final = PREFIX + "schedule/"
 NUMBERS: Final = PREFIX + "schedules"
 DEVIATIONS: Final = PREFIX + "deviations"
+_LIMITS: Final = frozenset({Rule.EXPORT_COMMAND, Rule.IMPORT_COMMAND})
 KEPT_EVERY_US: Final = 60 * 1_000_000
 """The open quarter is noted so often: after a restart its registers from the beginning still count."""
 
@@ -195,7 +196,7 @@ class ScheduleKeeper:
         if not now.time_known or not self.restored:
             return ()
         agreements = agreements_of(site, plan, spot)
-        self.deviations, closed = observe(self.deviations, agreements, registers, now.wall_us)
+        self.deviations, closed = observe(self.deviations, agreements, registers, now.wall_us, now.uptime_us)
         if closed or (self.deviations.open and abs(now.wall_us - self._noted_us) >= KEPT_EVERY_US):
             self._noted[DEVIATIONS] = encode_deviations(self.deviations)
             self._noted_us = now.wall_us
@@ -245,23 +246,33 @@ def agreements_of(site: SiteView, plan: Plan, spot: Price | None) -> tuple[Agree
             continue
         taken |= scope
         connection |= command.point is Point.CONNECTION
-        commanded = any(
-            other.rank is not Rank.SCHEDULE
-            and other.command.mode is Mode.SETPOINT
-            and not scope.isdisjoint(_scope(other.command, site))
-            for other in site.orders
-        )
         found.append(
             Agreement(
                 schedule_hash=order.hash,
                 power_w=command.signed_power_w,
                 devices=() if made is None else made.counted_devices,
-                commanded=commanded,
+                commanded=_commanded(order, scope, site, plan),
                 reason="" if made is None else made.reason,
                 price=spot or command.price,
             )
         )
     return tuple(found)
+
+
+def _commanded(order: Order, scope: frozenset[str], site: SiteView, plan: Plan) -> bool:
+    """Whether a command went before the schedule: a setpoint that has its devices, or a limit that binds them.
+
+    A setpoint that may not act (its issuer has used up this hour's) leaves the devices to the schedule.
+    """
+    made = plan.commands.get(order.hash)
+    for other in site.orders:
+        if other.rank is Rank.SCHEDULE or other.command.mode is not Mode.SETPOINT:
+            continue
+        theirs = plan.commands.get(other.hash)
+        acts = (theirs is not None and theirs.in_force) or made is None or not made.in_force
+        if acts and not scope.isdisjoint(_scope(other.command, site)):
+            return True
+    return any(_LIMITS & set(plan.orders[name].bound_by) for name in scope if name in plan.orders)
 
 
 def _scope(command: Command, site: SiteView) -> frozenset[str]:
@@ -306,10 +317,9 @@ def _statement(closed: Deviation, now: Now) -> list[Statement]:
     """What is worth proving: a quarter that went otherwise than agreed."""
     if not closed.under_wh and not closed.over_wh and closed.delivered_wh is not None:
         return []
-    until_us = closed.start_us + STEP_US
     delivered = "an unknown energy" if closed.delivered_wh is None else f"{closed.delivered_wh:+} Wh"
     text = (
-        f"schedule {closed.schedule_hash.hex()[:12]}, {clock(closed.start_us)} to {clock(until_us)}: "
+        f"schedule {closed.schedule_hash.hex()[:12]}, {clock(closed.from_us)} to {clock(closed.until_us)}: "
         f"{closed.scheduled_wh:+} Wh agreed, {delivered} metered; {closed.under_wh} Wh short, {closed.over_wh} Wh over"
     )
     if closed.penalty_micro is not None:

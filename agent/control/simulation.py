@@ -121,7 +121,7 @@ class Simulation:
 
     def _tick(self, step: int) -> None:
         monotonic_s = step * self._step_s
-        now = Now(wall_us=self._from_us + round(monotonic_s * 1e6))
+        now = Now(wall_us=self._from_us + round(monotonic_s * 1e6), uptime_us=round(monotonic_s * 1e6))
         for device in self._devices.values():
             device.look(monotonic_s)
         while self._events and self._events[0].at_us <= now.wall_us:
