@@ -240,6 +240,8 @@ class Snapshot:
     deviation: DeviationLine = field(default_factory=DeviationLine)
     envelope: EnvelopeLine = field(default_factory=EnvelopeLine)
     feeds: tuple[FeedStatus, ...] = ()
+    inputs: tuple[str, ...] = ()
+    """Hard-wired inputs that are active, each with what it does: "relay: export at most 0 W"."""
 
 
 def verdict_of(problems: tuple[Problem, ...]) -> tuple[Verdict, str]:

@@ -52,18 +52,18 @@ def site_sentences(status: object) -> list[str]:
         found.append(f"Local STOP, pressed by {by}: all controllable power is off until it is cleared here.")
     if field(status, "safe_mode"):
         found.append(f"Safe mode: {field(status, 'safe_mode')}; the site looks after itself.")
+    inputs = field(status, "inputs")
+    for wired in inputs if isinstance(inputs, list) else []:
+        found.append(f"A hard-wired input is active, above every command from the network: {wired}.")
     commands = field(status, "commands")
+    any_in_force = False
     for command in commands if isinstance(commands, list) else []:
         if field(command, "in_force"):
+            any_in_force = True
             found.append(f"In force: {field(command, 'text')}.")
-        elif field(command, "reason") and field(command, "state") not in (
-            "completed",
-            "superseded",
-            "expired",
-            "failed",
-        ):
+        elif field(command, "reason") and field(command, "state") not in ENDED:
             found.append(f"Not in force: {field(command, 'text')}: {field(command, 'reason')}.")
-    if not found:
+    if not any_in_force:
         found.append("No command is in force.")
     return found + [f"{line}." for line in agreed_sentences(status)]
 
