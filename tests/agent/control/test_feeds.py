@@ -238,6 +238,18 @@ def test_who_is_no_source_any_more_has_no_word_from_the_store() -> None:
     assert one_left.look(None, later, _Said().say) is None
 
 
+def test_what_held_in_another_area_or_by_nobodys_word_any_more_is_no_price_after_a_restart() -> None:
+    stored = encode_valid(book_of(value(0, until_us=2**52), value(1, until_us=2**52)))
+    assert FeedKeeper(RULES).restore({"command/feeds": stored}) == []
+    for rules in (replace(RULES, area="FR"), replace(RULES, sources=RULES.sources[2:])):
+        keeper = FeedKeeper(rules)
+        keeper.restore({"command/feeds": stored})
+        assert keeper.look(None, START_US + S, _Said().say) is None
+    kept = FeedKeeper(RULES)
+    kept.restore({"command/feeds": stored})
+    assert kept.look(None, START_US + S, _Said().say) == Price(200_000, "EUR")
+
+
 def test_an_agreement_of_a_clock_that_was_ahead_gives_way_to_the_next_one() -> None:
     ahead = START_US + 10**15
     book = book_of(value(0, until_us=2**52), value(1, until_us=2**52), now_us=ahead)
