@@ -20,6 +20,7 @@ from agent.control.bounds import Allowance
 from agent.control.deviation import Deviation, DeviationBook, Quarter
 from agent.control.errors import RestoreError
 from agent.control.order import Order
+from agent.control.schedule_keeper import ScheduleMemory
 from agent.control.site import Mandate
 from drivers.device import Capabilities
 
@@ -31,6 +32,7 @@ _LATER: Final[Mapping[type, frozenset[str]]] = {
     DeviationBook: frozenset({"ahead_us"}),
     Mandate: frozenset({"issuers"}),
     Order: frozenset({"received_uptime_us"}),
+    ScheduleMemory: frozenset({"gone"}),
     Quarter: frozenset({"from_us", "first_us", "last_us"}),
 }
 """Fields that records of earlier releases were written without, all of them or none: there they have their default."""

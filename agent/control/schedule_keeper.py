@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from agent.control.admission import Policy
@@ -25,14 +25,21 @@ from agent.control.deviation_note import decode_deviations, encode_deviations
 from agent.control.errors import RestoreError
 from agent.control.notes import PREFIX
 from agent.control.order import Now, Order, Rank
+from agent.control.ordered import DAY_US, Ordered, scheduled_by, total
 from agent.control.plan import Plan
 from agent.control.rules.draft import Rule
 from agent.control.schedule import Agreed, clock, decode_agreed, encode_agreed
-from agent.control.schedule_admission import ScheduleKnown, ScheduleRefused, judge_schedule, replaces
+from agent.control.schedule_admission import (
+    Before,
+    ScheduleKnown,
+    ScheduleRefused,
+    acted_and_to_come,
+    judge_schedule,
+    replaces,
+)
+from agent.control.schedule_numbers import HOUR_US, decode_numbers, encode_numbers
 from agent.control.site import SiteView
 from agent.control.tally import Register
-from agent.evidence import cbor
-from agent.evidence.errors import EvidenceError
 from agent.evidence.statements import Alarm, CommandReceipt, CommandState, Severity, Statement
 from agent.identity.trust import TrustList
 
@@ -83,6 +90,8 @@ class ScheduleMemory:
     newest: Mapping[bytes, tuple[int, int]]
     deviations: DeviationBook
     restored: bool
+    gone: Mapping[bytes, Mapping[int, tuple[int, int]]] = field(default_factory=dict)
+    """Energy and money, by issuer's name and hour: of schedules that are kept no more."""
 
 
 class ScheduleKeeper:
@@ -94,6 +103,8 @@ class ScheduleKeeper:
         self._not_stored: set[bytes] = set()
         """What allows power is not acted on before the store has it (DESIGN: law 5)."""
         self._newest: dict[bytes, tuple[int, int]] = {}
+        self._gone: dict[bytes, dict[int, Ordered]] = {}
+        """By issuer's name and hour: asked for by schedules that are kept no more; they still count (SAFETY 10)."""
         self._noted: dict[str, bytes | None] = {}
         self._noted_us = 0
         self.restored = False
@@ -109,6 +120,7 @@ class ScheduleKeeper:
             newest=dict(self._newest),
             deviations=self.deviations,
             restored=self.restored,
+            gone={issuer: dict(hours) for issuer, hours in self._gone.items()},
         )
 
     def recall(self, memory: ScheduleMemory) -> None:
@@ -116,16 +128,29 @@ class ScheduleKeeper:
         self._agreed = {agreed.hash: agreed for agreed in memory.agreed}
         self._not_stored, self._newest = set(memory.not_stored), dict(memory.newest)
         self.deviations, self.restored = memory.deviations, memory.restored
+        self._gone = {i: {hour: Ordered(*part) for hour, part in hours.items()} for i, hours in memory.gone.items()}
 
     def receive(
-        self, signed: bytes, policy: Policy, trust: TrustList | None, now: Now
+        self,
+        signed: bytes,
+        policy: Policy,
+        trust: TrustList | None,
+        now: Now,
+        commanded: Callable[[str], Ordered] = lambda _: Ordered(),
     ) -> ScheduleRefused | ScheduleKnown | Taken:
-        """Take what the link brought. One that is new is followed once `committed` was called for it."""
+        """Take what the link brought. One that is new is followed once `committed` was called for it.
+
+        `commanded`: what an issuer ordered by commands in the last 24 h.
+        """
         came = hashlib.sha256(signed).digest()
         if not self.restored:
             return ScheduleRefused(came, "the stored schedules have not been read yet; send it again")
         stored = tuple(self._agreed.values())
-        verdict = judge_schedule(signed, came, policy, trust, stored, self._newest, now, self._draw())
+
+        def before(issuer: str) -> Before:
+            return Before(commanded(issuer), self._gone_in_a_day(issuer, now))
+
+        verdict = judge_schedule(signed, came, policy, trust, stored, self._newest, now, self._draw(), before)
         if isinstance(verdict, ScheduleRefused | ScheduleKnown):
             return verdict
         said: list[CommandReceipt] = []
@@ -133,7 +158,7 @@ class ScheduleKeeper:
             if old.issuer_key == verdict.issuer_key and replaces(verdict.schedule, old.schedule):
                 reason = f"replaced by schedule {verdict.hash.hex()[:12]} of the same issuer"
                 said.append(_receipt(old, CommandState.SUPERSEDED, reason, now))
-                self._forget(old)
+                self._forget(old, now)
         made = (
             _receipt(verdict, CommandState.RECEIVED, "", now),
             _receipt(verdict, CommandState.ACCEPTED, "", now),
@@ -141,7 +166,7 @@ class ScheduleKeeper:
         self._agreed[verdict.hash] = agreed = replace(verdict, receipts=made)
         self._newest[agreed.issuer_key] = agreed.schedule.number
         self._noted[ENTRY + agreed.hash.hex()] = encode_agreed(agreed)
-        self._noted[NUMBERS] = _encode_numbers(self._newest)
+        self._noted[NUMBERS] = encode_numbers(self._newest, self._gone)
         self._not_stored.add(agreed.hash)
         return Taken(agreed.hash, (*said, *made))
 
@@ -162,7 +187,7 @@ class ScheduleKeeper:
                     agreed = decode_agreed(note)
                     self._agreed[agreed.hash] = agreed
                 elif key == NUMBERS:
-                    self._newest = _decode_numbers(note)
+                    self._newest, self._gone = decode_numbers(note)
                 elif key == DEVIATIONS:
                     self.deviations = decode_deviations(note)
             except RestoreError as error:
@@ -204,7 +229,8 @@ class ScheduleKeeper:
         for agreed in list(self._agreed.values()):
             if now.wall_us >= agreed.schedule.end_us:
                 said.append(_receipt(agreed, CommandState.COMPLETED, "its end has come", now))
-                self._forget(agreed)
+                self._forget(agreed, now)
+                self._noted[NUMBERS] = encode_numbers(self._newest, self._gone)
         self.deviations = keep_only(self.deviations, self._agreed.keys())
         return tuple(said)
 
@@ -217,11 +243,32 @@ class ScheduleKeeper:
         """For people."""
         return tuple(_line(agreed, site, plan, self.deviations) for agreed in self._agreed.values())
 
+    def ordered(self, issuer: str, now: Now) -> Ordered:
+        """What an issuer agreed on: asked for in the last 24 h, and to come in as long."""
+        stand = [acted_and_to_come(a, now) for a in self._agreed.values() if a.schedule.issuer == issuer]
+        return total([*stand, self._gone_in_a_day(issuer, now)])
+
     # -- inside
 
-    def _forget(self, agreed: Agreed) -> None:
+    def _gone_in_a_day(self, issuer: str, now: Now) -> Ordered:
+        oldest = (now.wall_us - DAY_US) // HOUR_US
+        return total(part for hour, part in self._gone.get(issuer.encode(), {}).items() if hour >= oldest)
+
+    def _forget(self, agreed: Agreed, now: Now) -> None:
         self._agreed.pop(agreed.hash, None)
         self._noted[ENTRY + agreed.hash.hex()] = None
+        oldest = (now.wall_us - DAY_US) // HOUR_US
+        kept = {
+            issuer: {hour: part for hour, part in hours.items() if hour >= oldest}
+            for issuer, hours in self._gone.items()
+        }
+        hours = kept.setdefault(agreed.schedule.issuer.encode(), {})
+        for hour in range(oldest, now.wall_us // HOUR_US + 1):
+            from_us, until_us = max(hour * HOUR_US, agreed.received_us), min((hour + 1) * HOUR_US, now.wall_us)
+            part = scheduled_by(agreed.schedule, from_us, until_us)
+            if part.energy_wh:
+                hours[hour] = total([hours.get(hour, Ordered()), part])
+        self._gone = {issuer: hours for issuer, hours in kept.items() if hours}
 
 
 def agreements_of(site: SiteView, plan: Plan, spot: Price | None) -> tuple[Agreement, ...]:
@@ -336,26 +383,3 @@ def _statement(closed: Deviation, now: Now) -> list[Statement]:
             text=text[:800],
         )
     ]
-
-
-def _encode_numbers(newest: Mapping[bytes, tuple[int, int]]) -> bytes:
-    items: list[cbor.Value] = [[key, epoch, sequence] for key, (epoch, sequence) in sorted(newest.items())]
-    return cbor.encode([1, items])
-
-
-def _decode_numbers(note: bytes) -> dict[bytes, tuple[int, int]]:
-    try:
-        value = cbor.decode(note, what="schedule numbers")
-    except EvidenceError as error:
-        raise RestoreError(str(error)) from error
-    newest = {}
-    match value:
-        case [1, list(items)]:
-            for item in items:
-                match item:
-                    case [bytes(key), int(epoch), int(sequence)]:
-                        newest[key] = (epoch, sequence)
-                    case _:
-                        raise RestoreError("schedule numbers: a number is not laid out as version 1")
-            return newest
-    raise RestoreError("schedule numbers: not laid out as version 1")
