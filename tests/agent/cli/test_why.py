@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.cli.why import sentence, site_sentences
+from agent.cli.why import binding_sentences, sentence, site_sentences
 
 DEVICE = {
     "device_id": "battery-1", "kind": "battery", "link": "online", "detail": "", "power_w": -4500,
@@ -60,3 +60,15 @@ def test_what_is_wired_is_named_and_does_not_stand_for_a_command() -> None:
         "A hard-wired input is active, above every command from the network: relay: export at most 0 W.",
         "No command is in force.",
     ]
+
+
+def test_of_one_device_it_says_by_whom_and_until_when_a_limit_binds_it() -> None:
+    limit = {"text": "export limit 2000 W at the connection by grid until 12:00", "in_force": True, "reason": ""}
+    other = {"text": "DISCHARGE 900 W by grid until 12:00", "in_force": True, "reason": ""}
+    status = {"commands": [limit, other], "inputs": ["relay: import at most 0 W"]}
+    pv = {**DEVICE, "reason": "nobody commands: it produces what it can; bound by export limit by command"}
+    assert binding_sentences(status, [pv]) == [f"In force: {limit['text']}."]
+    wired = {**DEVICE, "reason": "nobody commands; bound by hard-wired input"}
+    (said,) = binding_sentences(status, [wired])
+    assert "relay" in said
+    assert binding_sentences(status, [DEVICE]) == []
