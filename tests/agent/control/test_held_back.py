@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from agent.control.command import Point
+from agent.control.command import Mode, Point
 from agent.control.day import DayState, SunPace, step_day, with_day
 from agent.control.held_back import hidden_w
 from agent.control.order import Now, Order
@@ -138,6 +138,8 @@ def test_what_may_be_held_back_is_what_pv_could_make_beside_what_it_makes() -> N
     assert hidden_w(site(replace(_held(2_000, 2_000), online=False))) == 0
     assert hidden_w(site(_held(2_000, 2_000), stop="me")) == 0
     assert hidden_w(site(_held(2_000, 2_000), islanded=True)) == 0
+    imports = order_of(curtail(9_000, mode=Mode.IMPORT_LIMIT))
+    assert hidden_w(site(_held(2_000, 2_000), orders=(imports,))) == 6_000, "it says nothing to PV"
     assert hidden_w(replace(site(_held(2_000, 2_000)), meter=None)) == 0
     by_hand = {"pv": Override(device_id="pv", power_w=-2_000, since_us=START_US, until_us=START_US + 1, by="owner")}
     assert hidden_w(site(_held(2_000, 2_000), overrides=by_hand)) == 0
