@@ -314,6 +314,30 @@ def test_what_a_quarter_remembers_of_its_ends_survives_a_restart() -> None:
     assert (kept.from_us, kept.first_us, kept.first) == (was.from_us, was.first_us, was.first)
 
 
+def test_what_was_true_in_a_part_of_a_quarter_is_remembered_to_its_end() -> None:
+    """A command for a minute excuses the quarter; a price that was known once prices it; what bound it is told."""
+    book = DeviationBook()
+    for second in range(0, 901, 10):
+        in_part = second == 300
+        agreement = _agreement(
+            -4_000, commanded=in_part, price=SPOT if in_part else None, reason="rating" if in_part else ""
+        )
+        book, closed = observe(book, [agreement], {"battery": Register("m", 0)}, QUARTER_US + second * S)
+    (deviation,) = closed
+    assert (deviation.excused, deviation.under_wh, deviation.penalty_micro) == (True, 0, 0)
+    assert (deviation.currency, deviation.reason) == ("EUR", "rating")
+
+
+def test_when_other_devices_count_another_reckoning_begins() -> None:
+    registers = {"battery": Register("m", 0), "car": Register("n", 0)}
+    book, _ = observe(DeviationBook(), [_agreement(-4_000)], registers, QUARTER_US)
+    more = _agreement(-4_000, devices=("battery", "car"))
+    book, closed = observe(book, [more], registers, QUARTER_US + 450 * S)
+    assert [(c.from_us, c.until_us, c.under_wh) for c in closed] == [(QUARTER_US, QUARTER_US + 450 * S, 500)]
+    (opened,) = book.open.values()
+    assert (opened.devices, opened.from_us) == (("battery", "car"), QUARTER_US + 450 * S)
+
+
 @pytest.mark.parametrize("times", [[1], [1, [["battery", "x"]]], [1, [["other", 1]]], [1, [["battery", -1]]]])
 def test_damaged_times_of_a_quarter_are_said(times: list[cbor.Value]) -> None:
     book, _ = observe(DeviationBook(), [_agreement(-4_000)], _at_4_kw(0), QUARTER_US)
@@ -357,6 +381,7 @@ def test_schedules_for_different_devices_and_points_are_all_reckoned_with() -> N
         (schedule(), schedule(steps=(5_000,))),
         (schedule(), schedule(targets=("battery", "car"))),
         (schedule(targets=(), point=Point.CONNECTION), schedule()),
+        (schedule(), schedule(targets=("battery",), point=Point.CONNECTION)),
         (schedule(targets=("car",), point=Point.CONNECTION), schedule(targets=("battery",), point=Point.CONNECTION)),
     ],
 )

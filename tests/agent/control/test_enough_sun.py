@@ -39,6 +39,12 @@ def test_what_the_connection_does_not_need_is_held_back_as_ordered() -> None:
     assert make_plan(view).orders["pv"].lowest_w == 0
 
 
+def test_where_a_command_bounds_a_device_it_is_not_said_that_nobody_commands() -> None:
+    plan = make_plan(site(SUNNY, BATTERY, house_w=1_000, orders=(order_of(curtail(0)),)))
+    assert "nobody commands" not in plan.orders["pv"].reason
+    assert plan.orders["pv"].reason.startswith("nobody orders a power: it produces what it can; bound by")
+
+
 def test_a_hold_by_hand_and_a_wired_import_limit_leave_it_too() -> None:
     view = _limited(site(SUNNY, house_w=25_000, overrides={"pv": HELD}), 20_000)
     assert make_plan(view).orders["pv"].lowest_w == -5_000
