@@ -225,6 +225,15 @@ def test_the_energy_that_a_local_bound_leaves_is_all_that_is_offered() -> None:
     assert (made.energy_up_wh, made.energy_down_wh, made.capacity_w) == (100, 100, 400)
 
 
+def test_a_car_whose_owner_names_who_may_discharge_it_is_offered_all_the_same() -> None:
+    """Who takes the offer is not known before it does; its command is judged by whose it is."""
+    mandate = Mandate(
+        token_id="owner", minimum_soc_permille=300, least_price_micro_per_kwh=0, currency="EUR",
+        issuers=frozenset({"aggregator"}),
+    )  # fmt: skip
+    assert envelope(site(CAR, mandates={"owner": mandate})).power_up_w == 11_000
+
+
 @pytest.mark.parametrize(
     "needs", [{"charge_now": True}, {"energy_needed_wh": 9_000, "departure_timestamp_us": START_US}]
 )
