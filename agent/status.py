@@ -256,6 +256,8 @@ class Snapshot:
     envelope: EnvelopeLine = field(default_factory=EnvelopeLine)
     feeds: tuple[FeedStatus, ...] = ()
     certificates: tuple[CertificateLine, ...] = ()
+    inputs: tuple[str, ...] = ()
+    """Hard-wired inputs that are active, each with what it does: "relay: export at most 0 W"."""
 
 
 def verdict_of(problems: tuple[Problem, ...]) -> tuple[Verdict, str]:

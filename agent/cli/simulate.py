@@ -15,7 +15,7 @@ from agent.cli.options import JsonOption
 from agent.cli.output import console, emit_json, fail, os_error, plain, table
 from agent.cli.picture import draw
 from agent.config import zone_of
-from agent.control.scenario import CommandLine, Event, ScenarioError, read_scenario
+from agent.control.scenario import CarLine, CommandLine, Event, ScenarioError, ScheduleLine, read_scenario
 from agent.control.simulation import Outcome, Simulation
 
 HOUR_US = 3_600_000_000
@@ -69,8 +69,18 @@ def span_of(events: list[Event], hours: float | None) -> tuple[int, int]:
     from_us = min(event.at_us for event in events)
     if hours is not None:
         return from_us, from_us + round(hours * HOUR_US)
-    ends = [event.what.command.end_us for event in events if isinstance(event.what, CommandLine)]
-    return from_us, max([*ends, *(event.at_us for event in events)]) + HOUR_US
+    return from_us, max(_end_us(event) for event in events) + HOUR_US
+
+
+def _end_us(event: Event) -> int:
+    match event.what:
+        case CommandLine(command=command):
+            return command.end_us
+        case ScheduleLine(schedule):
+            return schedule.end_us
+        case CarLine(stays_s=float() | int() as stays_s):
+            return event.at_us + round(stays_s * 1e6)
+    return event.at_us
 
 
 def as_values(outcome: Outcome) -> dict[str, object]:

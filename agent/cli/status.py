@@ -156,6 +156,8 @@ def watts(value: object) -> str:
     """Power for a person; + import, - export."""
     if not isinstance(value, int | float):
         return "-"
+    if -0.5 <= value <= 0.5:
+        return "0 W"  # nothing has no direction
     return f"{value / 1000:+.1f} kW" if abs(value) >= 10_000 else f"{value:+.0f} W"
 
 

@@ -13,6 +13,12 @@ from agent.cli.output import console, emit_json, fail, field, plain
 from agent.cli.status import agreed_sentences, band, held_words, watts
 from agent.config import DEFAULT_PATH
 
+_BINDS: Final = {
+    "In force: export limit": "export limit by command",
+    "In force: import limit": "import limit by command",
+    "A hard-wired input": "hard-wired input",
+}
+"""Sentences of the site, and the rule in a device's reason that they tell more of."""
 ENDED: Final = ("completed", "superseded", "expired", "failed", "rejected")
 
 
@@ -38,7 +44,7 @@ def why(
             {"site": site_sentences(status), "devices": {str(field(d, "device_id")): sentence(d) for d in devices}}
         )
         return
-    for line in site_sentences(status) if device is None else []:
+    for line in site_sentences(status) if device is None else binding_sentences(status, devices):
         console.print(plain(line), markup=False, highlight=False)
     for each in devices:
         console.print(plain(f"{field(each, 'device_id')}: {sentence(each)}"), markup=False, highlight=False)
@@ -52,20 +58,27 @@ def site_sentences(status: object) -> list[str]:
         found.append(f"Local STOP, pressed by {by}: all controllable power is off until it is cleared here.")
     if field(status, "safe_mode"):
         found.append(f"Safe mode: {field(status, 'safe_mode')}; the site looks after itself.")
+    inputs = field(status, "inputs")
+    for wired in inputs if isinstance(inputs, list) else []:
+        found.append(f"A hard-wired input is active, above every command from the network: {wired}.")
     commands = field(status, "commands")
+    any_in_force = False
     for command in commands if isinstance(commands, list) else []:
         if field(command, "in_force"):
+            any_in_force = True
             found.append(f"In force: {field(command, 'text')}.")
-        elif field(command, "reason") and field(command, "state") not in (
-            "completed",
-            "superseded",
-            "expired",
-            "failed",
-        ):
+        elif field(command, "reason") and field(command, "state") not in ENDED:
             found.append(f"Not in force: {field(command, 'text')}: {field(command, 'reason')}.")
-    if not found:
+    if not any_in_force:
         found.append("No command is in force.")
     return found + [f"{line}." for line in agreed_sentences(status)]
+
+
+def binding_sentences(status: object, devices: list[object]) -> list[str]:
+    """What of the site's binds one of these devices, by whom and until when: its own sentence names the rule alone."""
+    reasons = " ".join(str(field(device, "reason")) for device in devices)
+    begins = [begin for begin, says in _BINDS.items() if says in reasons]
+    return [line for line in site_sentences(status) if line.startswith(tuple(begins))]
 
 
 def sentence(device: object) -> str:

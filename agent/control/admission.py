@@ -6,7 +6,7 @@ the hash of the message as it came, so that a forgery can never end the real com
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
@@ -23,7 +23,7 @@ from agent.control.command import (
 )
 from agent.control.errors import CommandFormatError, quoted
 from agent.control.order import Now, Order, Rank
-from agent.control.ordered import ordered_by, total
+from agent.control.ordered import DAY_US, Ordered, ordered_by, total
 from agent.control.plain import plain_command, plain_hash
 from agent.control.replay import Freshness
 from agent.control.signers import RefusalError, check_reach, ordering_of, required, resolved, trusted_signers
@@ -33,7 +33,6 @@ from agent.identity.trust import IssuerRights, Role, TrustList
 from proto.energysettlement.v1 import device_pb2
 
 HORIZON_US: Final = 7 * 86_400 * 1_000_000
-DAY_US: Final = 86_400 * 1_000_000
 HIGH_VALUE_WH: Final = 10_000_000
 HIGH_VALUE_MICRO: Final = 10_000 * 1_000_000
 """10,000 units, of whatever currency the price is in: the platform's figure is in USD."""
@@ -114,8 +113,12 @@ def judge(
     trust: TrustList | None,
     book: Book,
     now: Now,
+    agreed: Callable[[str], Ordered] = lambda _: Ordered(),
 ) -> Decision:
-    """What to do with a message. `device_id`: whose ConnectDevice stream it came on; None: by GatewayLink."""
+    """What to do with a message. `device_id`: whose ConnectDevice stream it came on; None: by GatewayLink.
+
+    `agreed`: what an issuer orders by its schedules in 24 h.
+    """
     if not message.command_id and not message.authorization:
         return Nothing()
     as_it_came = plain_hash(message, device_id)
@@ -126,7 +129,7 @@ def judge(
         if len(message.command_id) > MAX_NAME:
             raise RefusalError(f"command_id has {len(message.command_id)} characters, at most {MAX_NAME} are right")
         if message.authorization:
-            return _judge_signed(message, policy, trust, book, now)
+            return _judge_signed(message, policy, trust, book, now, agreed)
         return _judge_unsigned(message, as_it_came, device_id, policy, book, now)
     except (RefusalError, CommandFormatError, EvidenceError) as error:
         return Refused(as_it_came, command_id, str(error), alarm=isinstance(error, RefusalError) and error.alarm)
@@ -136,7 +139,12 @@ def judge(
 
 
 def _judge_signed(
-    message: device_pb2.GridCommand, policy: Policy, trust: TrustList | None, book: Book, now: Now
+    message: device_pb2.GridCommand,
+    policy: Policy,
+    trust: TrustList | None,
+    book: Book,
+    now: Now,
+    agreed: Callable[[str], Ordered],
 ) -> Decision:
     authorization = decode_authorization(message.authorization)
     known = book.entries.get(authorization.hash)
@@ -174,7 +182,7 @@ def _judge_signed(
         for entry in rights:
             _check_rights(order.command, entry, policy)
         if len(rights) == 1:
-            _check_value(order.command, policy, book, now)
+            _check_value(order.command, policy, book, now, agreed(order.command.issuer))
         _check_room(order.command, book)
     except RefusalError as error:
         return Refused(order.hash, order.command_id, str(error), order, error.alarm)
@@ -275,11 +283,11 @@ def _check_rights(command: Command, rights: IssuerRights, policy: Policy) -> Non
         raise RefusalError(f"{who} has no right to priority {command.priority.name}")
 
 
-def _check_value(command: Command, policy: Policy, book: Book, now: Now) -> None:
+def _check_value(command: Command, policy: Policy, book: Book, now: Now, agreed: Ordered) -> None:
     """One signature is enough up to the bound, added up over a day whatever the campaign says (SAFETY 10)."""
     if command.restrictive:
         return
-    sums = total([ordered_by(command), book.ordered(command.issuer, now.wall_us - DAY_US)])
+    sums = total([ordered_by(command), book.ordered(command.issuer, now.wall_us - DAY_US), agreed])
     needed = "an operational and a governance signature are needed (local bound: dual control)"
     if sums.energy_wh > policy.high_value_wh:
         raise RefusalError(
@@ -327,7 +335,7 @@ def _judge_unsigned(
         return Undecided("the time is not known since the reboot", restrictive=False)
     if now.time_known:
         _check_time(command, now)
-    _check_value(command, policy, book, now)
+    _check_value(command, policy, book, now, Ordered())
     _check_room(command, book)
     return Admitted(
         Order(

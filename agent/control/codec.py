@@ -17,8 +17,10 @@ from typing import Any, Final, TypeVar
 import cbor2
 
 from agent.control.bounds import Allowance
+from agent.control.deviation import Deviation, DeviationBook, Quarter
 from agent.control.errors import RestoreError
 from agent.control.order import Order
+from agent.control.schedule_keeper import ScheduleMemory
 from agent.control.site import Mandate
 from drivers.device import Capabilities
 
@@ -26,10 +28,14 @@ T = TypeVar("T")
 _LATER: Final[Mapping[type, frozenset[str]]] = {
     Allowance: frozenset({"energy_left_wh"}),
     Capabilities: frozenset({"energy_capacity_wh"}),
+    Deviation: frozenset({"from_us", "until_us"}),
+    DeviationBook: frozenset({"ahead_us"}),
     Mandate: frozenset({"issuers"}),
     Order: frozenset({"received_uptime_us"}),
+    ScheduleMemory: frozenset({"gone"}),
+    Quarter: frozenset({"from_us", "first_us", "last_us"}),
 }
-"""Fields that records of version 1 were written without, all of them or none: there they have their default."""
+"""Fields that records of earlier releases were written without, all of them or none: there they have their default."""
 
 
 def encode(value: object) -> bytes:

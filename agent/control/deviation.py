@@ -3,6 +3,10 @@
 The platform charges 5 % of the spot price for what is missing and 2 % for what is too much (PLATFORM.md). Both are
 reckoned along the schedule: who was to export 4 kWh and exported 3 is 1 kWh short, who was to take 4 kWh in likewise.
 A quarter in which a command went before the schedule is excused. Each schedule is reckoned with by itself.
+
+What is agreed goes by the clock, what flows by registers, each with the time at which it was read: where a register is
+missing at an end, what it shows is spread evenly over its own time, and where that tells too little nothing is said.
+A clock that is set ends the reckoning; the rest of the quarter is reckoned alone.
 """
 
 from __future__ import annotations
@@ -11,19 +15,20 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from agent.control.command import MAX_TIME_US, Price
-from agent.control.errors import RestoreError
+from agent.control.command import Price
 from agent.control.schedule import STEP_US
 from agent.control.tally import Register
-from agent.evidence import cbor
-from agent.evidence.errors import EvidenceError
 
 UNDER_PERCENT: Final = 5
 OVER_PERCENT: Final = 2
 MOST_KEPT: Final = 96
 """A day of quarters."""
 LATE_US: Final = 60 * 1_000_000
-"""Registers that are read so long after a quarter's end tell its energy only by estimate."""
+"""Registers that are read so far from the ends of what is reckoned tell its energy only by estimate."""
+LEAST_METERED, MOST_METERED = 0.5, 4
+"""Of the time that is reckoned: registers over less, or over more, tell nothing about it."""
+JUMP_US: Final = 2 * 1_000_000
+"""By so much more or less than time has passed, a clock was set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +58,11 @@ class Quarter:
     scheduled_milliwatt_seconds: int = 0
     first: Mapping[str, Register] = field(default_factory=dict)
     last: Mapping[str, Register] = field(default_factory=dict)
+    from_us: int = 0
+    """From here on it is reckoned with."""
+    first_us: Mapping[str, int] = field(default_factory=dict)
+    """When the first registers were read."""
+    last_us: Mapping[str, int] = field(default_factory=dict)
     devices: tuple[str, ...] = ()
     commanded: bool = False
     reason: str = ""
@@ -68,16 +78,29 @@ class Quarter:
         return int(self.scheduled_milliwatt_seconds / 3_600_000)
 
     def delivered_wh(self) -> int | None:
-        """By the registers; None while one of them is missing, or was exchanged."""
-        if not self.devices:
+        """By the registers, until `seen_us`; None while one of them is missing, was exchanged, or tells too little."""
+        parts = [self._delivered_milliwatt_hours(name) for name in self.devices]
+        known = [part for part in parts if part is not None]
+        return int(sum(known) / 1000) if parts and len(known) == len(parts) else None
+
+    @property
+    def estimated(self) -> bool:
+        """A register was not read at an end of what is reckoned."""
+        return any(self._is_off(name) for name in self.devices)
+
+    def _is_off(self, name: str) -> bool:
+        early_us, late_us = self.first_us.get(name, 0) - self.from_us, self.last_us.get(name, 0) - self.seen_us
+        return abs(early_us) > LATE_US or abs(late_us) > LATE_US
+
+    def _delivered_milliwatt_hours(self, name: str) -> int | None:
+        first, last = self.first.get(name), self.last.get(name)
+        if first is None or last is None or first.meter_id != last.meter_id:
             return None
-        total = 0
-        for name in self.devices:
-            first, last = self.first.get(name), self.last.get(name)
-            if first is None or last is None or first.meter_id != last.meter_id:
-                return None
-            total += last.net_milliwatt_hours - first.net_milliwatt_hours
-        return int(total / 1000)
+        flowed = last.net_milliwatt_hours - first.net_milliwatt_hours
+        reckoned_us, metered_us = self.seen_us - self.from_us, self.last_us[name] - self.first_us[name]
+        if self._is_off(name) and not LEAST_METERED * reckoned_us <= metered_us <= MOST_METERED * reckoned_us:
+            return None
+        return flowed * reckoned_us // metered_us if metered_us > 0 else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +116,11 @@ class Deviation:
     excused: bool
     """A command went before the schedule."""
     estimated: bool
-    """The registers were read too late, or not from its beginning."""
+    """The registers were not read at its ends, or the clock was set in it."""
     reason: str
+    from_us: int = 0
+    """What is reckoned is from here until there: a part, where it was agreed on, replaced, or the clock set within."""
+    until_us: int = 0
     under_wh: int = 0
     over_wh: int = 0
     penalty_micro: int | None = None
@@ -129,30 +155,45 @@ class DeviationBook:
     """Of all schedules together."""
     by_schedule: Mapping[bytes, Sums] = field(default_factory=dict)
     """Of those that still stand."""
+    ahead_us: int | None = None
+    """Of the clock, of uptime, at the last look; None: of an earlier run."""
 
 
 def observe(
-    book: DeviationBook, agreements: Sequence[Agreement], registers: Mapping[str, Register], now_us: int
+    book: DeviationBook,
+    agreements: Sequence[Agreement],
+    registers: Mapping[str, Register],
+    now_us: int,
+    uptime_us: int | None = None,
 ) -> tuple[DeviationBook, tuple[Deviation, ...]]:
-    """The book after one look, and the quarters that ended with it. `agreements`: of this moment, one a schedule."""
+    """The book after one look, and the quarters that ended with it. `agreements`: of this moment, one a schedule.
+
+    `uptime_us`: whether the clock was set shows beside it; None: not known.
+    """
     asked = {agreement.schedule_hash: agreement for agreement in agreements}
     going_on: dict[bytes, Quarter] = {}
     closed: list[Deviation] = []
-    followed: set[tuple[str, ...]] = set()
-    """Devices whose quarter ended with this look: the next one begins where it ended."""
+    followed: dict[tuple[str, ...], int] = {}
+    """Devices whose quarter ended with this look, and when: the next one begins where it ended."""
+    ahead_us = None if uptime_us is None else now_us - uptime_us
+    was_set = ahead_us is not None and book.ahead_us is not None and abs(ahead_us - book.ahead_us) > JUMP_US
     for key, quarter in book.open.items():
         agreement = asked.get(key)
+        if was_set or now_us < quarter.start_us:
+            closed.append(replace(close(quarter), estimated=True))
+            continue
         if now_us < quarter.end_us and agreement is not None and agreement.devices == quarter.devices:
             going_on[key] = quarter
             continue
         until_us = min(now_us, quarter.end_us)
-        closed.append(close(_gone(quarter, until_us, registers), now_us))
-        followed.add(quarter.devices)
+        closed.append(close(_gone(quarter, until_us, registers, now_us)))
+        followed[quarter.devices] = until_us
     for deviation in closed:
         book = _with(book, deviation)
     opened = {}
     for key, agreement in asked.items():
-        quarter = _gone(going_on.get(key) or _opened(agreement, followed, registers, now_us), now_us, registers)
+        quarter = going_on.get(key) or _opened(agreement, followed, now_us)
+        quarter = _gone(quarter, now_us, registers, now_us)
         opened[key] = replace(
             quarter,
             power_w=agreement.power_w,
@@ -160,7 +201,7 @@ def observe(
             reason=agreement.reason or quarter.reason,
             price=agreement.price or quarter.price,
         )
-    return replace(book, open=opened), tuple(closed)
+    return replace(book, open=opened, ahead_us=ahead_us), tuple(closed)
 
 
 def keep_only(book: DeviationBook, standing: Set[bytes]) -> DeviationBook:
@@ -169,43 +210,40 @@ def keep_only(book: DeviationBook, standing: Set[bytes]) -> DeviationBook:
     return book if len(kept) == len(book.by_schedule) else replace(book, by_schedule=kept)
 
 
-def _opened(
-    agreement: Agreement, followed: Set[tuple[str, ...]], registers: Mapping[str, Register], now_us: int
-) -> Quarter:
+def _opened(agreement: Agreement, followed: Mapping[tuple[str, ...], int], now_us: int) -> Quarter:
     """A quarter that begins. After a change within one the rest of it is reckoned alone."""
     start_us = now_us // STEP_US * STEP_US
+    ended_us = followed.get(agreement.devices, now_us)
+    from_us = max(start_us, ended_us) if now_us - ended_us <= LATE_US else now_us
     return Quarter(
         start_us=start_us,
         schedule_hash=agreement.schedule_hash,
-        seen_us=now_us if agreement.devices not in followed or now_us - start_us > LATE_US else start_us,
+        seen_us=from_us,
         power_w=agreement.power_w,
-        first={name: registers[name] for name in agreement.devices if name in registers},
+        from_us=from_us,
         devices=agreement.devices,
     )
 
 
-def _gone(quarter: Quarter, now_us: int, registers: Mapping[str, Register]) -> Quarter:
-    """Time has gone on to this moment."""
-    passed_us = max(0, now_us - quarter.seen_us)
+def _gone(quarter: Quarter, until_us: int, registers: Mapping[str, Register], now_us: int) -> Quarter:
+    """Time has gone on until then, and the registers were read now."""
+    passed_us = max(0, until_us - quarter.seen_us)
     shown = {name: registers[name] for name in quarter.devices if name in registers}
+    read_us = dict.fromkeys(shown, now_us)
     return replace(
         quarter,
-        seen_us=max(now_us, quarter.seen_us),
+        seen_us=max(until_us, quarter.seen_us),
         scheduled_milliwatt_seconds=quarter.scheduled_milliwatt_seconds + quarter.power_w * passed_us // 1000,
         first={**shown, **quarter.first},
         last={**quarter.last, **shown},
+        first_us={**read_us, **quarter.first_us},
+        last_us={**quarter.last_us, **read_us},
     )
 
 
-def close(quarter: Quarter, now_us: int) -> Deviation:
-    """The reckoning of a quarter. `now_us`: when its registers were read."""
-    scheduled_wh = quarter.scheduled_wh
-    delivered_wh, estimated = quarter.delivered_wh(), False
-    late_us = now_us - quarter.seen_us
-    if delivered_wh is not None and late_us > LATE_US:
-        # We were away: what flowed is spread evenly over the time.
-        delivered_wh = delivered_wh * STEP_US // (STEP_US + late_us)
-        estimated = True
+def close(quarter: Quarter) -> Deviation:
+    """The reckoning of a quarter."""
+    scheduled_wh, delivered_wh = quarter.scheduled_wh, quarter.delivered_wh()
     under_wh = over_wh = 0
     if delivered_wh is not None and not quarter.commanded:
         along_wh = delivered_wh if scheduled_wh >= 0 else -delivered_wh
@@ -222,8 +260,10 @@ def close(quarter: Quarter, now_us: int) -> Deviation:
         scheduled_wh=scheduled_wh,
         delivered_wh=delivered_wh,
         excused=quarter.commanded,
-        estimated=estimated,
+        estimated=delivered_wh is not None and quarter.estimated,
         reason=quarter.reason[:400],
+        from_us=quarter.from_us,
+        until_us=quarter.seen_us,
         under_wh=under_wh,
         over_wh=over_wh,
         penalty_micro=penalty_micro,
@@ -246,91 +286,3 @@ def _with(book: DeviationBook, closed: Deviation) -> DeviationBook:
         penalties_micro=penalties,
         quarters=book.quarters + 1,
     )
-
-
-def encode_deviations(book: DeviationBook) -> bytes:
-    """For the store: the sums and the open quarters; what is closed stands in the evidence."""
-    opened: list[cbor.Value] = []
-    for _, quarter in sorted(book.open.items()):
-        price: cbor.Value = None if quarter.price is None else [quarter.price.micro_per_kwh, quarter.price.currency]
-        opened.append([
-            quarter.start_us, quarter.schedule_hash, quarter.seen_us, quarter.power_w,
-            quarter.scheduled_milliwatt_seconds,
-            [[name, r.meter_id, r.net_milliwatt_hours] for name, r in sorted(quarter.first.items())],
-            list(quarter.devices), quarter.commanded, quarter.reason[:400], price,
-        ])  # fmt: skip
-    sums: list[cbor.Value] = [[currency, micro] for currency, micro in sorted(book.penalties_micro.items())]
-    own: list[cbor.Value] = [
-        [key, one.quarters, one.under_wh, one.over_wh] for key, one in sorted(book.by_schedule.items())
-    ]
-    return cbor.encode([2, book.quarters, book.under_wh, book.over_wh, sums, opened, own])
-
-
-def decode_deviations(note: bytes) -> DeviationBook:
-    """A stored book. Raises RestoreError."""
-    try:
-        match cbor.decode(note, what="deviations note"):
-            case [1, int(quarters), int(under_wh), int(over_wh), list(sums), one]:  # by a version before this one
-                opened: list[cbor.Value] = [] if one is None else [one]
-                own: list[cbor.Value] = []
-            case [2, int(quarters), int(under_wh), int(over_wh), list(sums), list(opened), list(own)]:
-                pass
-            case _:
-                raise RestoreError("deviations note: not laid out as version 2")
-    except EvidenceError as error:
-        raise RestoreError(f"deviations note: {error}") from error
-    found = [_quarter(value) for value in opened]
-    return DeviationBook(
-        open={quarter.schedule_hash: quarter for quarter in found},
-        under_wh=under_wh,
-        over_wh=over_wh,
-        quarters=quarters,
-        penalties_micro=_sums(sums),
-        by_schedule=dict(_own(value) for value in own),
-    )
-
-
-def _own(value: cbor.Value) -> tuple[bytes, Sums]:
-    match value:
-        case [bytes(key), int(quarters), int(under_wh), int(over_wh)]:
-            return key, Sums(quarters=quarters, under_wh=under_wh, over_wh=over_wh)
-    raise RestoreError("deviations note: a schedule's sums are not laid out as version 2")
-
-
-def _sums(items: Sequence[cbor.Value]) -> dict[str, int]:
-    found = {}
-    for item in items:
-        match item:
-            case [str(currency), int(micro)]:
-                found[currency] = micro
-            case _:
-                raise RestoreError("deviations note: a sum is not laid out as version 2")
-    return found
-
-
-def _quarter(value: cbor.Value) -> Quarter:
-    match value:
-        case [
-            int(start_us), bytes(schedule_hash), int(seen_us), int(power_w), int(scheduled), list(first),
-            list(devices), bool(commanded), str(reason), ([int(), str()] | None) as price,
-        ] if 0 <= start_us < MAX_TIME_US:  # fmt: skip
-            registers = {}
-            for item in first:
-                match item:
-                    case [str(name), str(meter_id), int(net)]:
-                        registers[name] = Register(meter_id, net)
-                    case _:
-                        raise RestoreError("deviations note: a register is not laid out as version 2")
-            return Quarter(
-                start_us=start_us,
-                schedule_hash=schedule_hash,
-                seen_us=seen_us,
-                power_w=power_w,
-                scheduled_milliwatt_seconds=scheduled,
-                first=registers,
-                devices=tuple(str(name) for name in devices),
-                commanded=commanded,
-                reason=reason,
-                price=None if price is None else Price(int(str(price[0])), str(price[1])),
-            )
-    raise RestoreError("deviations note: an open quarter is not laid out as version 2")

@@ -1,24 +1,28 @@
 """The flexibility envelope: what the site could do otherwise for a quarter of an hour, up and down. Pure.
 
 Up is towards export (discharge, charge less), down towards import (charge, produce less), both from where the devices
-are now and zero or positive. It promises nothing that the plan would refuse: rooms, mandates and departures are the
-plan's own, and the connection bounds the sum.
+are now and zero or positive. It promises nothing that the plan would refuse, since the plan is asked: what would it do
+with a command for all that there is, each way? So limits by command and by wire, fuses, holds by hand, local bounds and
+the grid's frequency count too. What a quarter of an hour needs beside (energy, departures) is reckoned here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
-from agent.control.command import Price
+from agent.control.command import MAX_POWER_W, Command, CommandType, Mode, Point
 from agent.control.departure import DEPARTURE_MARGIN, slack_s
-from agent.control.rules.draft import Draft
-from agent.control.rules.needs import set_room
+from agent.control.order import Order, Rank
+from agent.control.plan import DeviceOrder, Plan, make_plan
 from agent.control.site import DeviceView, SiteView
-from agent.control.storage import FULL_PERMILLE, storage_wh
+from agent.control.storage import FULL_PERMILLE, battery_bounds_permille, storage_wh
 from drivers.device import DeviceKind
 
 QUARTER_S: Final = 900
+_ASKED: Final = b"asked for the envelope"
+"""Stands for the hash of a command that nobody gave."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +56,9 @@ class _Part:
 
     up_w: int = 0
     down_w: int = 0
+    against_up_w: int = 0
+    """So much it goes the other way, since no command may leave it where it has gone by itself."""
+    against_down_w: int = 0
     energy_up_wh: int = 0
     energy_down_wh: int = 0
     response_s: float = 2.0
@@ -62,30 +69,75 @@ def envelope(site: SiteView) -> Envelope:
     refusal = _suspended(site)
     if refusal:
         return Envelope(why_not=refusal)
-    assert site.meter is not None, "_suspended() wants a meter"
-    views = [view for _, view in sorted(site.devices.items()) if view.online and view.capabilities is not None]
-    parts = {view.device_id: _part(view, site) for view in views}
-    most_up_w = max(0, site.limits.export_limit_w + site.meter.power_w)
-    if not site.limits.discharge_permitted:
-        most_up_w = min(most_up_w, max(0, site.meter.power_w))  # storage may cover the site's own demand and no more
-    most_down_w = max(0, site.limits.import_limit_w - site.meter.power_w)
-    up_w, down_w = sum(p.up_w for p in parts.values()), sum(p.down_w for p in parts.values())
-    power_up_w, power_down_w = min(up_w, most_up_w), min(down_w, most_down_w)
+    views = [view for _, view in sorted(site.devices.items()) if _can_be_moved(view, site)]
+    discharging, charging = _asked(site, CommandType.DISCHARGE), _asked(site, CommandType.CHARGE)
+    parts = {v.device_id: _part(v, site, discharging.orders, charging.orders) for v in views}
+    power_up_w = max(0, sum(p.up_w - p.against_up_w for p in parts.values()))
+    power_down_w = max(0, sum(p.down_w - p.against_down_w for p in parts.values()))
+    power_down_w = min(power_down_w, _import_left_w(site, charging))
     bounds = [bound for view in views if (bound := _soc_bounds(view, site)) is not None]
     prices = [p for view in views if parts[view.device_id].up_w and (p := _least_price(view, site)) is not None]
+    nothing = discharging.commands[_ASKED].reason if not discharging.commands[_ASKED].in_force else ""
     return Envelope(
         power_up_w=power_up_w,
         power_down_w=power_down_w,
         energy_up_wh=min(sum(p.energy_up_wh for p in parts.values()), _quarter_wh(power_up_w)),
         energy_down_wh=min(sum(p.energy_down_wh for p in parts.values()), _quarter_wh(power_down_w)),
-        ramp_up_w_per_min=_scaled(sum(_ramp(p.up_w, p.response_s) for p in parts.values()), power_up_w, up_w),
-        ramp_down_w_per_min=_scaled(sum(_ramp(p.down_w, p.response_s) for p in parts.values()), power_down_w, down_w),
+        ramp_up_w_per_min=sum(_ramp(p.up_w, p, site.devices[name], site) for name, p in parts.items()),
+        ramp_down_w_per_min=sum(_ramp(p.down_w, p, site.devices[name], site) for name, p in parts.items()),
         minimum_soc_permille=max((low for low, _ in bounds), default=None),
         maximum_soc_permille=min((high for _, high in bounds), default=None),
         least_price_micro_per_kwh=max((micro for micro, _ in prices), default=0),
         currency=max(prices, default=(0, ""))[1],
-        why_not="" if power_up_w or power_down_w else "nothing here can be moved now",
+        why_not="" if power_up_w or power_down_w else nothing or "nothing here can be moved now",
     )
+
+
+def _asked(site: SiteView, type_: CommandType) -> Plan:
+    """The plan if a command that goes before all others asked every device for all it has.
+
+    Each owner gets the price for which he agrees, since the bid names it: for less nobody will order it. How soon a
+    power is reached is the ramp's matter.
+    """
+    command = Command(
+        audience="zone:envelope",
+        mode=Mode.SETPOINT,
+        point=Point.DEVICE,
+        type=type_,
+        power_w=MAX_POWER_W,
+        start_us=site.now.wall_us,
+        end_us=site.now.wall_us + QUARTER_S * 1_000_000,
+        issuer="envelope",
+        sequence=0,
+    )
+    order = Order(
+        hash=_ASKED,
+        command_id="envelope",
+        command=command,
+        issuer_key=b"",
+        rank=Rank.GOVERNANCE,
+        received_us=site.now.wall_us,
+    )
+    agreeing = {
+        token: replace(mandate, least_price_micro_per_kwh=0, issuers=frozenset())
+        for token, mandate in site.mandates.items()
+    }
+    bounds = site.bounds.without_ramp
+    return make_plan(replace(site, orders=(order, *site.orders), mandates=agreeing, bounds=bounds))
+
+
+def _import_left_w(site: SiteView, plan: Plan) -> int:
+    """What the connection may still take in: the plan bounds charging by it, and not that the sun makes less."""
+    assert site.meter is not None, "_suspended() wants a meter"
+    limits_w = [site.limits.import_limit_w, *(i.import_limit_w for i in site.inputs if i.import_limit_w is not None)]
+    limits_w += [
+        order.command.power_w
+        for order in site.orders
+        if order.command.mode is Mode.IMPORT_LIMIT
+        and order.command.point is Point.CONNECTION
+        and plan.commands[order.hash].in_force
+    ]
+    return max(0, min(limits_w) - site.meter.power_w)
 
 
 def _suspended(site: SiteView) -> str:
@@ -102,51 +154,84 @@ def _suspended(site: SiteView) -> str:
     return ""
 
 
-def _part(view: DeviceView, site: SiteView) -> _Part:
-    assert view.capabilities is not None
-    draft = Draft(view)
-    asked = _least_price(view, site)
-    # The bid names what its owner asks for: for less nobody will order it.
-    set_room(draft, site, None if asked is None else Price(*asked))
+def _can_be_moved(view: DeviceView, site: SiteView) -> bool:
+    """Whether anybody may count on it: it answers, does what it is told, and no person holds it by hand."""
+    answers = view.online and view.capabilities is not None and view.follows is not False
+    return answers and view.device_id not in site.overrides
+
+
+def _part(
+    view: DeviceView, site: SiteView, discharging: Mapping[str, DeviceOrder], charging: Mapping[str, DeviceOrder]
+) -> _Part:
+    assert view.capabilities is not None, "_can_be_moved() wants them"
     now_w, response_s = view.likely_w, max(1.0, view.capabilities.response_s)
     if view.kind is DeviceKind.PV:
-        held_back = min(max(0, -now_w), view.most_export_w) if view.capabilities.limits_export else 0
-        return _Part(down_w=held_back, energy_down_wh=_quarter_wh(held_back), response_s=response_s)
-    if not draft.dispatchable or (view.kind is DeviceKind.CHARGER and view.vehicle is None):
+        if not view.capabilities.limits_export:
+            return _Part()
+        # Its bound is negative: how much it would still make.
+        bound_w = charging[view.device_id].lowest_w
+        less_w = 0 if bound_w is None else max(0, min(bound_w, 0) - now_w)
+        return _Part(down_w=less_w, energy_down_wh=_quarter_wh(less_w), response_s=response_s)
+    if view.kind is DeviceKind.CHARGER and (view.vehicle is None or _must_charge(view, site)):
         return _Part()
-    low_w, high_w = _room(draft, site)
-    if site.coming_back is not None:
-        share = site.coming_back.allowance_permille
-        low_w = max(low_w, min(0, now_w) - view.most_export_w * share // 1000)
-        high_w = min(high_w, max(0, now_w) + view.most_import_w * share // 1000)
-    up_w, down_w = max(0, now_w - low_w), max(0, high_w - now_w)
+    least_w, most_w = discharging[view.device_id].highest_w, charging[view.device_id].highest_w
+    if least_w is None or most_w is None:
+        return _Part()  # it is left to itself: no command moves it
     above_wh, below_wh = storage_wh(view, site)
+    low_w = max(min(now_w, least_w), _departure_w(view, site, most_w), min(0, now_w) if above_wh == 0 else least_w)
+    high_w = max(now_w, most_w)
+    if below_wh == 0 or _is_full(view, site):
+        high_w = max(0, now_w)
+    up_w, down_w = max(0, now_w - low_w), max(0, high_w - now_w)
     # What is taken in less comes from no storage; what is given less goes into none.
     energy_up = _quarter_wh(min(up_w, max(0, now_w))) + _bounded(_quarter_wh(max(0, up_w - max(0, now_w))), above_wh)
     energy_down = _quarter_wh(min(down_w, max(0, -now_w))) + _bounded(
         _quarter_wh(max(0, down_w - max(0, -now_w))), below_wh
     )
+    left_wh = site.bounds.of(view.device_id).energy_left_wh
     return _Part(
         up_w=up_w,
         down_w=down_w,
-        energy_up_wh=energy_up,
-        energy_down_wh=energy_down,
+        against_up_w=max(0, least_w - now_w),
+        against_down_w=max(0, now_w - most_w),
+        energy_up_wh=_bounded(energy_up, left_wh),
+        energy_down_wh=_bounded(energy_down, left_wh),
         response_s=response_s,
     )
 
 
-def _room(draft: Draft, site: SiteView) -> tuple[int, int]:
-    """Where the device could be for the whole quarter; a car's departure must stay reachable after it."""
-    view, low_w, high_w = draft.view, draft.room_low, max(draft.room_high, draft.room_low)
-    if draft.must_charge:
-        return high_w, high_w
+def _must_charge(view: DeviceView, site: SiteView) -> bool:
+    """It charges whatever is ordered (SAFETY 9): no command has anything of it."""
     car = view.vehicle
-    if view.kind is DeviceKind.CHARGER and car is not None:
-        slack = slack_s(car, high_w, site.now)
-        if slack is not None and slack < QUARTER_S:
-            # So much must flow on the average that it can still be charged in time.
-            low_w = max(low_w, int(high_w * DEPARTURE_MARGIN * (QUARTER_S - max(0.0, slack)) / QUARTER_S))
-    return low_w, high_w
+    if car is None:
+        return False
+    slack = slack_s(car, _most_charge_w(view), site.now)
+    return car.charge_now or view.must_go_on or (slack is not None and slack < 0)
+
+
+def _most_charge_w(view: DeviceView) -> int:
+    car = view.vehicle
+    most_w = view.most_import_w
+    return most_w if car is None or car.max_charge_w is None else min(most_w, car.max_charge_w)
+
+
+def _departure_w(view: DeviceView, site: SiteView, high_w: int) -> int:
+    """What a car must have on the average of the quarter, so that its departure stays reachable after it."""
+    car = view.vehicle
+    if view.kind is not DeviceKind.CHARGER or car is None:
+        return -view.most_export_w
+    slack = slack_s(car, _most_charge_w(view), site.now)
+    if slack is None or slack >= QUARTER_S:
+        return -view.most_export_w
+    return int(max(0, high_w) * DEPARTURE_MARGIN * (QUARTER_S - max(0.0, slack)) / QUARTER_S)
+
+
+def _is_full(view: DeviceView, site: SiteView) -> bool:
+    """By its charge alone: of how large it is, some tell nothing."""
+    if view.kind is DeviceKind.BATTERY:
+        return (view.state_of_charge_permille or 0) >= battery_bounds_permille(site)[1]
+    car = view.vehicle
+    return car is not None and (car.state_of_charge_permille or 0) >= FULL_PERMILLE
 
 
 def _soc_bounds(view: DeviceView, site: SiteView) -> tuple[int, int] | None:
@@ -179,9 +264,11 @@ def _bounded(energy_wh: int, most_wh: int | None) -> int:
     return energy_wh if most_wh is None else min(energy_wh, most_wh)
 
 
-def _ramp(power_w: int, response_s: float) -> int:
-    return int(power_w * 60 / response_s)
-
-
-def _scaled(rate: int, part_w: int, whole_w: int) -> int:
-    return 0 if whole_w <= 0 else rate * part_w // whole_w
+def _ramp(power_w: int, part: _Part, view: DeviceView, site: SiteView) -> int:
+    """How fast it gets there, W a minute: as the device answers, and no faster than the local ramp lets commands."""
+    rate = int(power_w * 60 / part.response_s)
+    ramp_permille = site.bounds.of(view.device_id).ramp_permille
+    if ramp_permille is None or view.kind is DeviceKind.PV:
+        return rate
+    # So much with each plan, and there is one each second at the least.
+    return min(rate, max(view.most_import_w, view.most_export_w) * ramp_permille * 60 // 1000)

@@ -7,7 +7,7 @@ is made of what is measured on the site.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -135,8 +135,10 @@ class FeedKeeper:
         # Who was taken out of the configuration meanwhile has no word any more.
         enrolled = {source.name for source in self.rules.sources}
         values = {key: v for key, v in stored.values.items() if v.source in enrolled and v.area == self.rules.area}
-        stored = replace(stored, values=values)
-        self._book = FeedBook(values={**stored.values, **self._book.values}, valid={**stored.valid, **self._book.valid})
+        # Nor what they agreed on, nor what holds in another area.
+        told = {feed for feed, _ in values}
+        valid = {feed: agreed for feed, agreed in stored.valid.items() if feed in told}
+        self._book = FeedBook(values={**values, **self._book.values}, valid={**valid, **self._book.valid})
         return []
 
     def take_notes(self) -> dict[str, bytes | None]:

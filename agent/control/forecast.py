@@ -56,7 +56,14 @@ def foresee(
     gone = [d.device_id for d in site.devices.values() if _leaves_before(d, at_us)]
     devices = {name: replace(d, vehicle=None) if name in gone else d for name, d in site.devices.items()}
     then = replace(
-        site, now=at, orders=orders, devices=devices, coming_back=None, safe_mode=None, frequency=GridFrequency()
+        site,
+        now=at,
+        orders=orders,
+        devices=devices,
+        overrides={name: hold for name, hold in site.overrides.items() if at_us < hold.until_us},
+        coming_back=None,
+        safe_mode=None,
+        frequency=GridFrequency(),
     )
     if site.meter is None:
         then = replace(then, safe_mode=site.safe_mode)

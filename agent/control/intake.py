@@ -16,6 +16,7 @@ from agent.control.foresight import foresee
 from agent.control.frequency_watch import Say
 from agent.control.intake_memory import IntakeMemory, WaitingMemory
 from agent.control.order import Now, Order
+from agent.control.ordered import DAY_US
 from agent.control.plain import plain_hash
 from agent.control.plan import Plan, make_plan
 from agent.control.recorder import Recorder
@@ -99,7 +100,15 @@ class Intake:
         """Judge a message and do what follows; one that cannot be judged waits."""
         message, device_id = taken.message, taken.device_id
         policy = self._around.policy()
-        decision = judge(message, device_id, policy, self._around.trust(), self._books.book, now)
+        decision = judge(
+            message,
+            device_id,
+            policy,
+            self._around.trust(),
+            self._books.book,
+            now,
+            lambda issuer: self._schedules.ordered(issuer, now),
+        )
         restrictive = isinstance(decision, Admitted) and decision.order.command.restrictive
         if isinstance(decision, Admitted) and self._recorder.backlog > MOST_UNRECORDED * (1 + restrictive):
             decision = Undecided("nothing can be recorded at present, and too much waits for it", restrictive)
@@ -127,7 +136,12 @@ class Intake:
 
     def take_schedule(self, signed: bytes, now: Now) -> None:
         """A schedule that was sent ahead."""
-        match self._schedules.receive(signed, self._around.policy(), self._around.trust(), now):
+        if self._recorder.backlog > MOST_UNRECORDED:
+            self.refused += 1  # It is not judged, so its number stays free, and its issuer sends it again.
+            return
+        since_us = now.wall_us - DAY_US
+        policy, trust = self._around.policy(), self._around.trust()
+        match self._schedules.receive(signed, policy, trust, now, lambda who: self._books.book.ordered(who, since_us)):
             case ScheduleRefused(hash_, reason, alarm):
                 self._refuse(Refused(hash_, "schedule", reason, alarm=alarm), now)
             case ScheduleKnown(agreed):

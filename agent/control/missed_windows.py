@@ -41,10 +41,15 @@ class MissedWindows:
 
 
 def step_windows(state: MissedWindows, now_us: int, *, heard: bool) -> MissedWindows:
-    """The count at this moment. `heard`: something was acknowledged since the last look. Time gone back adds none."""
+    """The count at this moment. `heard`: something was acknowledged since the last look.
+
+    Time gone back adds none. A second back over a boundary is waited for; after more, counting goes on from there.
+    """
     window = now_us // WINDOW_US
     if state.window is None:
         return replace(state, window=window, heard=True) if heard else state
+    if window < state.window - 1:
+        return replace(state, window=window, heard=heard)
     if window > state.window:
         # The one that ended, and those in which we were off.
         missed = window - state.window - (1 if state.heard else 0)

@@ -35,6 +35,7 @@ TOLERANCE_PERCENT: Final = 5
 """Obeyed is within the larger of the two of the target."""
 MOST_PASSES: Final = 4
 """Over the limits: what is cut at the one side leaves less for the other."""
+_LIMITS: Final = frozenset({Rule.EXPORT_COMMAND, Rule.IMPORT_COMMAND, Rule.WIRED})
 METER_SUBJECT: Final = "connection"
 
 
@@ -194,6 +195,8 @@ def _prices(targets: list[Target], site: SiteView) -> dict[str, Price | None]:
 
 def _order(draft: Draft, now: Now) -> DeviceOrder:
     reason = draft.cause
+    if _LIMITS & set(draft.bound):  # Somebody does command; but what flows is not ordered, only bounded.
+        reason = reason.replace("nobody commands: ", "nobody orders a power: ", 1)
     if draft.bound:
         reason += "; bound by " + ", ".join(rule.value for rule in draft.bound)
     return DeviceOrder(

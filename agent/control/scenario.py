@@ -9,7 +9,8 @@
 
 `command` takes the fields of proto/COMMANDS.md section 2 that differ from their defaults: mode setpoint, import_limit
 or export_limit, point connection or device, targets, max_energy_wh, price_micro_per_kwh with currency, start_in_s,
-issuer, priority, resume. `world`: null gives the house or the sun back to its own course of the day.
+issuer, priority, resume. `car`: it leaves by itself when its `stays_s` are over. `world`: null gives the house or the
+sun back to its own course of the day.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from datetime import datetime
 from enum import IntEnum
 from typing import Final, TypeAlias, TypeVar
 
-from agent.control.command import Command, CommandType, Mode, Point, Price, Priority
+from agent.control.command import MAX_TIME_US, Command, CommandType, Mode, Point, Price, Priority
 from agent.control.errors import CommandFormatError, ControlError, quoted
 from agent.control.schedule import STEP_US, Schedule
 from agent.control.signers import RefusalError, resolved
@@ -59,7 +60,7 @@ class CarLine:
     capacity_wh: int = 60_000
     needs_wh: int | None = None
     stays_s: float | None = None
-    """Until its departure; None: nobody told."""
+    """Until its departure; None: nobody told, and it stays."""
     charge_w: int | None = None
     discharge_w: int | None = None
     charge_now: bool = False
@@ -98,14 +99,22 @@ class Event:
 def read_scenario(lines: Iterable[str], devices: Mapping[str, str]) -> list[Event]:
     """The events of a file. `devices`: kind by id. Raises ScenarioError with the number of the line."""
     events: list[Event] = []
+    ids: set[str] = set()
     for number, text in enumerate(lines, start=1):
         if not text.strip() or text.lstrip().startswith("#"):
             continue
         if number > MOST_LINES:
             raise ScenarioError(f"more than {MOST_LINES} lines: split the file")
         try:
-            events.append(_event(text, number, devices))
-        except (ScenarioError, CommandFormatError, ValueError, TypeError, KeyError, OverflowError) as error:
+            event = _event(text, number, devices)
+            if isinstance(event.what, CommandLine):
+                if event.what.command_id in ids:
+                    raise ScenarioError(f"command id {quoted(event.what.command_id)} stands for another one above")
+                ids.add(event.what.command_id)
+            events.append(event)
+        except (
+            ScenarioError, CommandFormatError, ValueError, TypeError, KeyError, OverflowError, RecursionError
+        ) as error:  # fmt: skip
             said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise ScenarioError(f"line {number}: {said}"[:400]) from error
     if not events:
@@ -124,6 +133,8 @@ def _event(text: str, number: int, devices: Mapping[str, str]) -> Event:
     if moment.tzinfo is None:
         raise ScenarioError(f'"at" {quoted(value["at"])} has no zone; write 2027-06-01T12:00:00Z')
     at_us = round(moment.timestamp() * 1e6)
+    if not 0 <= at_us < MAX_TIME_US:
+        raise ScenarioError(f'"at" {quoted(value["at"])} is before 1970 or after 2255')
     what = next(key for key in value if key != "at")
     told = value[what]
     if what == "stop":
@@ -216,11 +227,11 @@ def _car(told: Mapping[str, object], devices: Mapping[str, str]) -> CarLine:
         gone=_flag(told, "gone", default=False),
         token=_text(told, "token", "") or None,
         soc_permille=round(percent * 10),
-        capacity_wh=max(1, round(_number(told, "capacity_wh", 60_000))),
-        needs_wh=_whole(told, "needs_wh"),
-        stays_s=None if told.get("stays_s") is None else _number(told, "stays_s"),
-        charge_w=_whole(told, "charge_w"),
-        discharge_w=_whole(told, "discharge_w"),
+        capacity_wh=_least(told, "capacity_wh", 1) or 60_000,
+        needs_wh=_least(told, "needs_wh", 0),
+        stays_s=_least(told, "stays_s", 1),
+        charge_w=_least(told, "charge_w", 0),
+        discharge_w=_least(told, "discharge_w", 0),
         charge_now=_flag(told, "charge_now", default=False),
     )
 
@@ -230,7 +241,7 @@ def _world(told: Mapping[str, object]) -> WorldLine:
     percent = None if told.get("sun_percent") is None else _number(told, "sun_percent")
     if percent is not None and not 0 <= percent <= 100:
         raise ScenarioError("sun_percent is outside 0 to 100")
-    return WorldLine(house_w=_whole(told, "house_w"), sun_permille=None if percent is None else round(percent * 10))
+    return WorldLine(house_w=_least(told, "house_w", 0), sun_permille=None if percent is None else round(percent * 10))
 
 
 def _known(told: Mapping[str, object], keys: set[str]) -> None:
@@ -259,6 +270,13 @@ def _number(told: Mapping[str, object], key: str, default: float | None = None) 
 
 def _whole(told: Mapping[str, object], key: str) -> int | None:
     return None if told.get(key) is None else round(_number(told, key))
+
+
+def _least(told: Mapping[str, object], key: str, least: int) -> int | None:
+    value = _whole(told, key)
+    if value is not None and value < least:
+        raise ScenarioError(f"{key} {value} is below {least}")
+    return value
 
 
 def _flag(told: Mapping[str, object], key: str, *, default: bool) -> bool:

@@ -6,22 +6,22 @@ refused, and its issuer sends it again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from agent.control.admission import HIGH_VALUE_MICRO, HORIZON_US, Policy
 from agent.control.authorization import decode_signed
 from agent.control.command import CommandType
 from agent.control.errors import CommandFormatError, quoted
 from agent.control.order import Now
+from agent.control.ordered import DAY_US, Ordered, most_scheduled_by, scheduled_by, total
 from agent.control.schedule import TYP, Agreed, Schedule, decode_schedule
 from agent.control.signers import RefusalError, check_reach, ordering_of, required, resolved, trusted_signers
 from agent.evidence.errors import EvidenceError
 from agent.identity.trust import IssuerRights, TrustList
 
 MOST_STORED: Final = 16
-DAY_STEPS: Final = 96
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,15 @@ class ScheduleKnown:
     agreed: Agreed
 
 
+class Before(NamedTuple):
+    """What an issuer ordered in the last 24 h beside the schedules that are stored."""
+
+    commanded: Ordered = Ordered()
+    gone: Ordered = Ordered()
+    """By schedules that have ended or were replaced, while they were followed."""
+
+
+NOTHING_BEFORE: Final = Before()
 Verdict: TypeAlias = Agreed | ScheduleRefused | ScheduleKnown
 
 
@@ -54,8 +63,12 @@ def judge_schedule(
     newest: dict[bytes, tuple[int, int]],
     now: Now,
     draw: float,
+    before: Callable[[str], Before] = lambda _: NOTHING_BEFORE,
 ) -> Verdict:
-    """What to do with a schedule. `came_hash`: of the bytes as they came; `newest`: the highest number of each key."""
+    """What to do with a schedule. `came_hash`: of the bytes as they came; `newest`: the highest number of each key.
+
+    `before`: what an issuer ordered otherwise in the last 24 h.
+    """
     try:
         read = decode_signed(signed, TYP)
         schedule = decode_schedule(read.body)
@@ -71,16 +84,21 @@ def judge_schedule(
     except (RefusalError, CommandFormatError, EvidenceError) as error:
         return ScheduleRefused(came_hash, str(error))
     ordering = ordering_of(rights)
+    same = any(a.issuer_key == ordering.key.key_id and a.schedule.number == schedule.number for a in stored)
+    if not same and schedule.number <= newest.get(ordering.key.key_id, (0, -1)):
+        # It may have been followed, and have had its final receipt: it must not get another one.
+        why = f"epoch {schedule.epoch} sequence {schedule.sequence} is older than what is known"
+        return ScheduleRefused(came_hash, why)
     try:
         schedule = replace(schedule, targets=resolved(schedule.targets, policy.classes))
-        _check_number(schedule, ordering, stored, newest)
+        _check_number(schedule, ordering, stored)
         _check_address(schedule, policy)
         _check_time(schedule, rights, trust, now)
         for entry in rights:
             _check_rights(schedule, entry, policy)
         if len(rights) == 1:
-            mine = [a.schedule for a in stored if a.issuer_key == ordering.key.key_id]
-            _check_value(schedule, mine, policy)
+            mine = [agreed for agreed in stored if agreed.schedule.issuer == schedule.issuer]
+            _check_value(schedule, mine, before(schedule.issuer), policy, now)
         if sum(not replaces(schedule, agreed.schedule) for agreed in stored) >= MOST_STORED:
             raise RefusalError(f"{MOST_STORED} schedules are stored; wait until one has ended, or replace one")
     except RefusalError as error:
@@ -95,9 +113,7 @@ def judge_schedule(
     )
 
 
-def _check_number(
-    schedule: Schedule, rights: IssuerRights, stored: tuple[Agreed, ...], newest: dict[bytes, tuple[int, int]]
-) -> None:
+def _check_number(schedule: Schedule, rights: IssuerRights, stored: tuple[Agreed, ...]) -> None:
     same = [a for a in stored if a.issuer_key == rights.key.key_id and a.schedule.number == schedule.number]
     if same:
         raise RefusalError(
@@ -105,8 +121,6 @@ def _check_number(
             "already: the issuer has said two things with one number",
             alarm=True,
         )
-    if schedule.number <= newest.get(rights.key.key_id, (0, -1)):
-        raise RefusalError(f"epoch {schedule.epoch} sequence {schedule.sequence} is older than what is known")
 
 
 def _check_address(schedule: Schedule, policy: Policy) -> None:
@@ -141,21 +155,37 @@ def _check_rights(schedule: Schedule, rights: IssuerRights, policy: Policy) -> N
         raise RefusalError(f"{who} may order at most {rights.highest_power_w} W, not {most_w} W")
 
 
-def _check_value(schedule: Schedule, others: Iterable[Schedule], policy: Policy) -> None:
-    """One signature is enough up to the bound of commands, in any 24 h, with the issuer's other ones (SAFETY 10)."""
-    most_wh = _most_in_a_day_wh(schedule) + sum(_most_in_a_day_wh(o) for o in others if not replaces(schedule, o))
-    if most_wh > policy.high_value_wh:
-        raise RefusalError(f"agrees on {most_wh} Wh in 24 h; above {policy.high_value_wh} Wh an operational and a "
-                            "governance signature are needed")  # fmt: skip
-    energy_wh = sum(abs(step) for step in schedule.all_steps) // 4
-    if schedule.price is not None and energy_wh * schedule.price.micro_per_kwh // 1000 > HIGH_VALUE_MICRO:
-        raise RefusalError(f"is worth more than 10,000 {schedule.price.currency}: an operational and a governance "
-                            "signature are needed")  # fmt: skip
+def _check_value(schedule: Schedule, mine: Iterable[Agreed], before: Before, policy: Policy, now: Now) -> None:
+    """One signature is enough up to the bound of commands, in any 24 h, with all else of its issuer (SAFETY 10).
+
+    Of those that it replaces, and that are gone, counts what was followed; but a plan of the day that is sent anew each
+    hour tells its own past each time.
+    """
+    mine = tuple(mine)
+    others = [acted_and_to_come(each, now) for each in mine if not replaces(schedule, each.schedule)]
+    followed = total([before.gone, *(acted(each, now) for each in mine if replaces(schedule, each.schedule))])
+    told = scheduled_by(schedule, now.wall_us - DAY_US, now.wall_us)
+    beyond = Ordered(max(0, followed.energy_wh - told.energy_wh), max(0, followed.value_micro - told.value_micro))
+    sums = total([most_scheduled_by(schedule, schedule.start_us), beyond, *others, before.commanded])
+    needed = "an operational and a governance signature are needed"
+    if sums.energy_wh > policy.high_value_wh:
+        raise RefusalError(
+            f"with it this issuer agrees on {sums.energy_wh} Wh in 24 h; above {policy.high_value_wh} Wh {needed}"
+        )
+    if schedule.price is not None and sums.value_micro > HIGH_VALUE_MICRO:
+        raise RefusalError(
+            f"with it this issuer orders what is worth more than 10,000 {schedule.price.currency}: {needed}"
+        )
 
 
-def _most_in_a_day_wh(schedule: Schedule) -> int:
-    energies = [abs(step or 0) // 4 for step in schedule.steps]
-    return max(sum(energies[i : i + DAY_STEPS]) for i in range(max(1, len(energies) - DAY_STEPS + 1)))
+def acted(agreed: Agreed, now: Now) -> Ordered:
+    """What a schedule asked for in the last 24 h, since it came."""
+    return scheduled_by(agreed.schedule, max(agreed.received_us, now.wall_us - DAY_US), now.wall_us)
+
+
+def acted_and_to_come(agreed: Agreed, now: Now) -> Ordered:
+    """And the most that it will ask for in 24 h."""
+    return total([acted(agreed, now), most_scheduled_by(agreed.schedule, now.wall_us)])
 
 
 def replaces(new: Schedule, old: Schedule) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from agent.control.admission import Policy
@@ -18,27 +18,35 @@ from agent.control.deviation import (
     Deviation,
     DeviationBook,
     Sums,
-    decode_deviations,
-    encode_deviations,
     keep_only,
     observe,
 )
+from agent.control.deviation_note import decode_deviations, encode_deviations
 from agent.control.errors import RestoreError
 from agent.control.notes import PREFIX
 from agent.control.order import Now, Order, Rank
+from agent.control.ordered import DAY_US, Ordered, scheduled_by, total
 from agent.control.plan import Plan
-from agent.control.schedule import STEP_US, Agreed, clock, decode_agreed, encode_agreed
-from agent.control.schedule_admission import ScheduleKnown, ScheduleRefused, judge_schedule, replaces
+from agent.control.rules.draft import Rule
+from agent.control.schedule import Agreed, clock, decode_agreed, encode_agreed
+from agent.control.schedule_admission import (
+    Before,
+    ScheduleKnown,
+    ScheduleRefused,
+    acted_and_to_come,
+    judge_schedule,
+    replaces,
+)
+from agent.control.schedule_numbers import HOUR_US, decode_numbers, encode_numbers
 from agent.control.site import SiteView
 from agent.control.tally import Register
-from agent.evidence import cbor
-from agent.evidence.errors import EvidenceError
 from agent.evidence.statements import Alarm, CommandReceipt, CommandState, Severity, Statement
 from agent.identity.trust import TrustList
 
 ENTRY: Final = PREFIX + "schedule/"
 NUMBERS: Final = PREFIX + "schedules"
 DEVIATIONS: Final = PREFIX + "deviations"
+_LIMITS: Final = frozenset({Rule.EXPORT_COMMAND, Rule.IMPORT_COMMAND})
 KEPT_EVERY_US: Final = 60 * 1_000_000
 """The open quarter is noted so often: after a restart its registers from the beginning still count."""
 
@@ -82,6 +90,8 @@ class ScheduleMemory:
     newest: Mapping[bytes, tuple[int, int]]
     deviations: DeviationBook
     restored: bool
+    gone: Mapping[bytes, Mapping[int, tuple[int, int]]] = field(default_factory=dict)
+    """Energy and money, by issuer's name and hour: of schedules that are kept no more."""
 
 
 class ScheduleKeeper:
@@ -93,6 +103,8 @@ class ScheduleKeeper:
         self._not_stored: set[bytes] = set()
         """What allows power is not acted on before the store has it (DESIGN: law 5)."""
         self._newest: dict[bytes, tuple[int, int]] = {}
+        self._gone: dict[bytes, dict[int, Ordered]] = {}
+        """By issuer's name and hour: asked for by schedules that are kept no more; they still count (SAFETY 10)."""
         self._noted: dict[str, bytes | None] = {}
         self._noted_us = 0
         self.restored = False
@@ -108,6 +120,7 @@ class ScheduleKeeper:
             newest=dict(self._newest),
             deviations=self.deviations,
             restored=self.restored,
+            gone={issuer: dict(hours) for issuer, hours in self._gone.items()},
         )
 
     def recall(self, memory: ScheduleMemory) -> None:
@@ -115,16 +128,29 @@ class ScheduleKeeper:
         self._agreed = {agreed.hash: agreed for agreed in memory.agreed}
         self._not_stored, self._newest = set(memory.not_stored), dict(memory.newest)
         self.deviations, self.restored = memory.deviations, memory.restored
+        self._gone = {i: {hour: Ordered(*part) for hour, part in hours.items()} for i, hours in memory.gone.items()}
 
     def receive(
-        self, signed: bytes, policy: Policy, trust: TrustList | None, now: Now
+        self,
+        signed: bytes,
+        policy: Policy,
+        trust: TrustList | None,
+        now: Now,
+        commanded: Callable[[str], Ordered] = lambda _: Ordered(),
     ) -> ScheduleRefused | ScheduleKnown | Taken:
-        """Take what the link brought. One that is new is followed once `committed` was called for it."""
+        """Take what the link brought. One that is new is followed once `committed` was called for it.
+
+        `commanded`: what an issuer ordered by commands in the last 24 h.
+        """
         came = hashlib.sha256(signed).digest()
         if not self.restored:
             return ScheduleRefused(came, "the stored schedules have not been read yet; send it again")
         stored = tuple(self._agreed.values())
-        verdict = judge_schedule(signed, came, policy, trust, stored, self._newest, now, self._draw())
+
+        def before(issuer: str) -> Before:
+            return Before(commanded(issuer), self._gone_in_a_day(issuer, now))
+
+        verdict = judge_schedule(signed, came, policy, trust, stored, self._newest, now, self._draw(), before)
         if isinstance(verdict, ScheduleRefused | ScheduleKnown):
             return verdict
         said: list[CommandReceipt] = []
@@ -132,7 +158,7 @@ class ScheduleKeeper:
             if old.issuer_key == verdict.issuer_key and replaces(verdict.schedule, old.schedule):
                 reason = f"replaced by schedule {verdict.hash.hex()[:12]} of the same issuer"
                 said.append(_receipt(old, CommandState.SUPERSEDED, reason, now))
-                self._forget(old)
+                self._forget(old, now)
         made = (
             _receipt(verdict, CommandState.RECEIVED, "", now),
             _receipt(verdict, CommandState.ACCEPTED, "", now),
@@ -140,7 +166,7 @@ class ScheduleKeeper:
         self._agreed[verdict.hash] = agreed = replace(verdict, receipts=made)
         self._newest[agreed.issuer_key] = agreed.schedule.number
         self._noted[ENTRY + agreed.hash.hex()] = encode_agreed(agreed)
-        self._noted[NUMBERS] = _encode_numbers(self._newest)
+        self._noted[NUMBERS] = encode_numbers(self._newest, self._gone)
         self._not_stored.add(agreed.hash)
         return Taken(agreed.hash, (*said, *made))
 
@@ -161,7 +187,7 @@ class ScheduleKeeper:
                     agreed = decode_agreed(note)
                     self._agreed[agreed.hash] = agreed
                 elif key == NUMBERS:
-                    self._newest = _decode_numbers(note)
+                    self._newest, self._gone = decode_numbers(note)
                 elif key == DEVIATIONS:
                     self.deviations = decode_deviations(note)
             except RestoreError as error:
@@ -195,7 +221,7 @@ class ScheduleKeeper:
         if not now.time_known or not self.restored:
             return ()
         agreements = agreements_of(site, plan, spot)
-        self.deviations, closed = observe(self.deviations, agreements, registers, now.wall_us)
+        self.deviations, closed = observe(self.deviations, agreements, registers, now.wall_us, now.uptime_us)
         if closed or (self.deviations.open and abs(now.wall_us - self._noted_us) >= KEPT_EVERY_US):
             self._noted[DEVIATIONS] = encode_deviations(self.deviations)
             self._noted_us = now.wall_us
@@ -203,7 +229,8 @@ class ScheduleKeeper:
         for agreed in list(self._agreed.values()):
             if now.wall_us >= agreed.schedule.end_us:
                 said.append(_receipt(agreed, CommandState.COMPLETED, "its end has come", now))
-                self._forget(agreed)
+                self._forget(agreed, now)
+                self._noted[NUMBERS] = encode_numbers(self._newest, self._gone)
         self.deviations = keep_only(self.deviations, self._agreed.keys())
         return tuple(said)
 
@@ -216,11 +243,32 @@ class ScheduleKeeper:
         """For people."""
         return tuple(_line(agreed, site, plan, self.deviations) for agreed in self._agreed.values())
 
+    def ordered(self, issuer: str, now: Now) -> Ordered:
+        """What an issuer agreed on: asked for in the last 24 h, and to come in as long."""
+        stand = [acted_and_to_come(a, now) for a in self._agreed.values() if a.schedule.issuer == issuer]
+        return total([*stand, self._gone_in_a_day(issuer, now)])
+
     # -- inside
 
-    def _forget(self, agreed: Agreed) -> None:
+    def _gone_in_a_day(self, issuer: str, now: Now) -> Ordered:
+        oldest = (now.wall_us - DAY_US) // HOUR_US
+        return total(part for hour, part in self._gone.get(issuer.encode(), {}).items() if hour >= oldest)
+
+    def _forget(self, agreed: Agreed, now: Now) -> None:
         self._agreed.pop(agreed.hash, None)
         self._noted[ENTRY + agreed.hash.hex()] = None
+        oldest = (now.wall_us - DAY_US) // HOUR_US
+        kept = {
+            issuer: {hour: part for hour, part in hours.items() if hour >= oldest}
+            for issuer, hours in self._gone.items()
+        }
+        hours = kept.setdefault(agreed.schedule.issuer.encode(), {})
+        for hour in range(oldest, now.wall_us // HOUR_US + 1):
+            from_us, until_us = max(hour * HOUR_US, agreed.received_us), min((hour + 1) * HOUR_US, now.wall_us)
+            part = scheduled_by(agreed.schedule, from_us, until_us)
+            if part.energy_wh:
+                hours[hour] = total([hours.get(hour, Ordered()), part])
+        self._gone = {issuer: hours for issuer, hours in kept.items() if hours}
 
 
 def agreements_of(site: SiteView, plan: Plan, spot: Price | None) -> tuple[Agreement, ...]:
@@ -245,23 +293,33 @@ def agreements_of(site: SiteView, plan: Plan, spot: Price | None) -> tuple[Agree
             continue
         taken |= scope
         connection |= command.point is Point.CONNECTION
-        commanded = any(
-            other.rank is not Rank.SCHEDULE
-            and other.command.mode is Mode.SETPOINT
-            and not scope.isdisjoint(_scope(other.command, site))
-            for other in site.orders
-        )
         found.append(
             Agreement(
                 schedule_hash=order.hash,
                 power_w=command.signed_power_w,
                 devices=() if made is None else made.counted_devices,
-                commanded=commanded,
+                commanded=_commanded(order, scope, site, plan),
                 reason="" if made is None else made.reason,
                 price=spot or command.price,
             )
         )
     return tuple(found)
+
+
+def _commanded(order: Order, scope: frozenset[str], site: SiteView, plan: Plan) -> bool:
+    """Whether a command went before the schedule: a setpoint that has its devices, or a limit that binds them.
+
+    A setpoint that may not act (its issuer has used up this hour's) leaves the devices to the schedule.
+    """
+    made = plan.commands.get(order.hash)
+    for other in site.orders:
+        if other.rank is Rank.SCHEDULE or other.command.mode is not Mode.SETPOINT:
+            continue
+        theirs = plan.commands.get(other.hash)
+        acts = (theirs is not None and theirs.in_force) or made is None or not made.in_force
+        if acts and not scope.isdisjoint(_scope(other.command, site)):
+            return True
+    return any(_LIMITS & set(plan.orders[name].bound_by) for name in scope if name in plan.orders)
 
 
 def _scope(command: Command, site: SiteView) -> frozenset[str]:
@@ -306,10 +364,9 @@ def _statement(closed: Deviation, now: Now) -> list[Statement]:
     """What is worth proving: a quarter that went otherwise than agreed."""
     if not closed.under_wh and not closed.over_wh and closed.delivered_wh is not None:
         return []
-    until_us = closed.start_us + STEP_US
     delivered = "an unknown energy" if closed.delivered_wh is None else f"{closed.delivered_wh:+} Wh"
     text = (
-        f"schedule {closed.schedule_hash.hex()[:12]}, {clock(closed.start_us)} to {clock(until_us)}: "
+        f"schedule {closed.schedule_hash.hex()[:12]}, {clock(closed.from_us)} to {clock(closed.until_us)}: "
         f"{closed.scheduled_wh:+} Wh agreed, {delivered} metered; {closed.under_wh} Wh short, {closed.over_wh} Wh over"
     )
     if closed.penalty_micro is not None:
@@ -326,26 +383,3 @@ def _statement(closed: Deviation, now: Now) -> list[Statement]:
             text=text[:800],
         )
     ]
-
-
-def _encode_numbers(newest: Mapping[bytes, tuple[int, int]]) -> bytes:
-    items: list[cbor.Value] = [[key, epoch, sequence] for key, (epoch, sequence) in sorted(newest.items())]
-    return cbor.encode([1, items])
-
-
-def _decode_numbers(note: bytes) -> dict[bytes, tuple[int, int]]:
-    try:
-        value = cbor.decode(note, what="schedule numbers")
-    except EvidenceError as error:
-        raise RestoreError(str(error)) from error
-    newest = {}
-    match value:
-        case [1, list(items)]:
-            for item in items:
-                match item:
-                    case [bytes(key), int(epoch), int(sequence)]:
-                        newest[key] = (epoch, sequence)
-                    case _:
-                        raise RestoreError("schedule numbers: a number is not laid out as version 1")
-            return newest
-    raise RestoreError("schedule numbers: not laid out as version 1")

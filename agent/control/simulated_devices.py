@@ -79,6 +79,12 @@ class SimulatedDevice:
             max_discharge_w=line.discharge_w,
         )
 
+    def leave(self, now_us: int) -> None:
+        """The car goes, if its time has come."""
+        departure_us = None if self.car is None else self.car.departure_timestamp_us
+        if departure_us is not None and now_us >= departure_us:
+            self.car, self.capacity_wh = None, 0
+
     def look(self, monotonic_s: float) -> None:
         """It is asked for its values now; a silent one does not answer."""
         if not self.silent:

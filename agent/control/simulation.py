@@ -1,19 +1,20 @@
 """Days in seconds: the same control, on devices that obey, from a file of what happens. Pure but for the settings.
 
 Control is the real one from the look at the site to the orders: SiteWatch with safe mode, day and frequency, the book
-of commands, schedules and deviation, the plan. Only the drivers and their waiting are left out: a band that is ordered
-in one step holds in the next.
+of commands, schedules and deviation, the local bounds, the plan. Only the drivers and their waiting are left out: a
+band that is ordered in one step holds in the next.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from agent.config import Settings
 from agent.control.book import Book
+from agent.control.bounds_watch import BoundsWatch
 from agent.control.deviation import DeviationBook
 from agent.control.foresight import foresee
 from agent.control.onlooker import Onlooker
@@ -31,6 +32,8 @@ from agent.evidence.statements import Severity
 from drivers.device import DeviceKind
 
 MOST_POINTS: Final = 2_000
+COUNT_US: Final = 10_000_000
+"""A longer pause counts as nothing for the local bounds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +108,8 @@ class Simulation:
         self._book = Book()
         self._schedules = ScheduleKeeper(lambda: 0.5)
         self._schedules.restore({})
+        self._bounds = BoundsWatch(settings.bounds)
+        self._last: tuple[SiteView, Plan] | None = None
         self._stop: str | None = None
         self._said: list[str] = []
         self._points: list[Point] = []
@@ -121,15 +126,22 @@ class Simulation:
 
     def _tick(self, step: int) -> None:
         monotonic_s = step * self._step_s
-        now = Now(wall_us=self._from_us + round(monotonic_s * 1e6))
+        now = Now(wall_us=self._from_us + round(monotonic_s * 1e6), uptime_us=round(monotonic_s * 1e6))
+        if self._last is None:  # At a site the local bounds know the devices before the first command comes.
+            view = self._look(now, monotonic_s, ())
+            self._bounds.after(view, make_plan(view))
         for device in self._devices.values():
+            device.leave(now.wall_us)
             device.look(monotonic_s)
         while self._events and self._events[0].at_us <= now.wall_us:
             self._happen(self._events.pop(0), now)
         self._world.step(self._devices.values(), now.wall_us, self._step_s if step else 0.0)
         self._book = self._book.settle(now).book
+        self._count_until(now)
         view = self._look(now, monotonic_s, (*self._book.candidates(now), *self._schedules.orders(now)))
         plan = make_plan(view)
+        self._bounds.after(view, plan)
+        self._last = view, plan
         for name, order in plan.orders.items():
             self._orders[name] = Held(lowest_w=order.lowest_w, highest_w=order.highest_w)
             self._devices[name].band = (order.lowest_w, order.highest_w)
@@ -139,8 +151,19 @@ class Simulation:
         self._schedules.follow(view, plan, registers, None)
         self._remember(step, now, view, plan)
 
+    def _count_until(self, now: Now) -> None:
+        """The local bounds count from second to second: in a longer step as if they had been asked meanwhile."""
+        if self._last is None:
+            return
+        view, plan = self._last
+        then = view.now
+        while now.uptime_us - then.uptime_us > COUNT_US:
+            then = replace(then, wall_us=then.wall_us + COUNT_US, uptime_us=then.uptime_us + COUNT_US)
+            self._bounds.after(replace(view, now=then), plan)
+
     def _look(self, now: Now, monotonic_s: float, orders: tuple[Order, ...]) -> SiteView:
-        return self._watch.look(now, monotonic_s, orders=orders, stop=self._stop)
+        view = self._watch.look(now, monotonic_s, orders=orders, stop=self._stop)
+        return replace(view, bounds=self._bounds.allow(now))
 
     def _registers(self) -> dict[str, Register]:
         found = {}

@@ -160,13 +160,20 @@ class SiteWatch:
         return self._doubt.sentence(self._settings.meter_id)
 
     def _step_return(self, view: SiteView, monotonic_s: float) -> None:
-        """SAFETY 7. Another cause while one return is under way begins a new one."""
+        """SAFETY 7. Another cause while one return is under way begins a new one, which waits no shorter.
+
+        An island is safe mode too: when that ends, half a minute after the grid is back, devices still have their own
+        delay before them.
+        """
         if self._returns_for:
             pace, delay_s = self._settings.pace, 0
             if self._returns_for == GRID_IS_BACK:  # Only then do devices have something to reconnect to.
                 known = [d.capabilities for d in view.devices.values() if d.capabilities is not None]
                 delay_s = max((capabilities.reconnect_delay_s for capabilities in known), default=0)
             returning = begin(self._returns_for, pace, delay_s, self._draw(), monotonic_s)
+            if self._coming_back is not None:
+                left_s = self._coming_back.left_s(monotonic_s)
+                returning = replace(returning, wait_s=max(returning.wait_s, left_s))
             self._coming_back, self._returns_for = returning, ""
             text = (
                 f"{returning.why}: more power is allowed after {returning.wait_s:.0f} s, "

@@ -27,6 +27,8 @@ from proto.energysettlement.v1.gateway_pb2 import FlexibilityBid
 
 NOTE: Final = "missed windows"
 OFFER_EVERY_S: Final = 60.0
+ASK_AGAIN_S: Final = 10.0
+"""Where nothing takes an offer: it costs two plans."""
 LOOK_EVERY_S: Final = 1.0
 
 log = structlog.get_logger()
@@ -72,11 +74,11 @@ class Offering:
         while True:
             await self._count()
             now_s = self._clock.monotonic_s()
-            if now_s - offered_s >= OFFER_EVERY_S and self.compute():
+            if now_s - offered_s >= OFFER_EVERY_S and await asyncio.to_thread(self.compute):
                 now_us = self._clock.now().wall_us
                 bid = bid_of(self.envelope, self.windows, self._aggregator_id, now_us)
-                if self._sources.offer(bid):
-                    offered_s = now_s
+                taken = self._sources.offer(bid)
+                offered_s = now_s if taken else now_s - OFFER_EVERY_S + ASK_AGAIN_S
             await asyncio.sleep(LOOK_EVERY_S)
 
     def compute(self) -> bool:

@@ -114,6 +114,7 @@ def snapshot(parts: Parts) -> Snapshot:
         schedules=tuple(agreed_line(line) for line in parts.control.schedules),
         deviation=deviation_line(parts.control.deviations),
         feeds=feed_lines(parts.control.feeds),
+        inputs=tuple(f"{wired.name}: {wired.text}" for wired in parts.control.inputs if wired.active),
         envelope=envelope_line(parts.envelope, parts.windows),
         certificates=tuple(parts.certificate_lines),
     )

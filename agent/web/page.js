@@ -13,7 +13,7 @@ function element(tag, text, className) {
   return node;
 }
 function watts(w) { return w === null ? "–" : Math.abs(w) >= 10000 ? (w / 1000).toFixed(1) + " kW" : w + " W"; }
-function signed(w) { return (w >= 0 && w !== null ? "+" : "") + watts(w); }
+function signed(w) { return (w > 0 ? "+" : "") + watts(w); }
 function wattHours(wh) { return wh === null ? "–" : wh >= 100000 ? (wh / 1000).toFixed(1) + " kWh" : wh + " Wh"; }
 function clock(us) { return new Date(us / 1000).toLocaleTimeString(); }
 function band(low, high) {

@@ -128,6 +128,8 @@ def limit_connection(drafts: Drafts, targets: Iterable[Target], site: SiteView) 
         _no_export_from_storage(drafts, site.house_least_w)
     _closed_loop_export(drafts, site, site.house_least_w, export_w, export_rule)
     _closed_loop_import(drafts, import_w - site.house_most_w, import_rule)
+    own_w = min([site.limits.import_limit_w, *(i.import_limit_w for i in site.inputs if i.import_limit_w is not None)])
+    _let_the_sun_in(drafts.values(), -_import_budget_w(drafts, own_w - site.house_most_w))
 
 
 def limit_phases(drafts: Drafts, site: SiteView) -> None:
@@ -252,10 +254,28 @@ def _probe_w(online: list[Draft], site: SiteView, export_w: int) -> int:
     return 0
 
 
-def _closed_loop_import(drafts: Drafts, allowed_w: int, rule: Rule) -> None:
+def _import_budget_w(drafts: Drafts, allowed_w: int) -> int:
+    """What is left for those that can be bounded; below 0: what the house alone has too much."""
     budget_w = allowed_w + sum(_export_now_w(d) for d in drafts.values())
     budget_w -= sum(d.view.worst_import_w for d in drafts.values() if not d.view.online)
-    budget_w -= sum(max(0, d.view.present_w) for d in drafts.values() if _on_its_own(d))
+    return budget_w - sum(max(0, d.view.present_w) for d in drafts.values() if _on_its_own(d))
+
+
+def _let_the_sun_in(drafts: Iterable[Draft], missing_w: int, rule: Rule = Rule.CONNECTION_IMPORT) -> None:
+    """No command and no hand holds PV back so far that the connection or its fuse has too much to carry without it."""
+    if missing_w <= 0:
+        return
+    held = {d.view.device_id: d for d in drafts if d.view.online and d.view.kind is DeviceKind.PV and d.low is not None}
+    more = {name: d.view.most_export_w + (d.low or 0) for name, d in held.items()}
+    # Upwards in whole steps: a little more sun than is missing does no harm where power is taken in.
+    for name, share_w in fit(-(-missing_w // STEP_W) * STEP_W, more).items():
+        if share_w > 0:
+            held[name].low = max(-held[name].view.most_export_w, (held[name].low or 0) - share_w)
+            held[name].bind(rule)
+
+
+def _closed_loop_import(drafts: Drafts, allowed_w: int, rule: Rule) -> None:
+    budget_w = _import_budget_w(drafts, allowed_w)
     online = [d for d in drafts.values() if d.view.online]
     _share_import(online, budget_w, rule)
     importing = {d.view.device_id: d for d in online if d.view.kind is not DeviceKind.PV and not _on_its_own(d)}
@@ -298,6 +318,9 @@ def _phase(drafts: Drafts, site: SiteView, phase: int) -> None:
     else:
         import_w += fuse_w - (site.house_most_w or 0) // site.limits.phases
         export_w += fuse_w + (site.house_least_w or 0) // site.limits.phases
+    # What is missing on one phase is missing on each that the sun is spread over.
+    spread = max((parts for draft, parts in on.values() if draft.view.kind is DeviceKind.PV), default=1)
+    _let_the_sun_in((draft for draft, _ in on.values()), -import_w * spread, Rule.PHASE)
     wishes = {name: -(-d.high // parts) for name, (d, parts) in on.items() if d.high is not None and d.high > 0}
     minimums = {name: on[name][0].minimum_w // on[name][1] for name in wishes}
     for name, share_w in fit(import_w, wishes, minimums).items():

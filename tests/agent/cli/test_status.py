@@ -119,7 +119,7 @@ def test_an_answer_of_another_version_is_no_crash(value: object) -> None:
 
 def test_powers_are_read_at_a_glance() -> None:
     assert [watts(value) for value in (0, 950, -9_999, 11_000, -12_345, None, "x")] == [
-        "+0 W",
+        "0 W",
         "+950 W",
         "-9999 W",
         "+11.0 kW",
@@ -131,7 +131,7 @@ def test_powers_are_read_at_a_glance() -> None:
 
 def test_bands_say_what_is_left_free() -> None:
     assert band(None, None) == "free"
-    assert band(0, 0) == "+0 W"
+    assert band(0, 0) == "0 W"
     assert band(-2_000, None) == "-2000 W and up"
     assert band(None, 7_400) == "up to +7400 W"
-    assert band(0, 7_400) == "+0 W to +7400 W"
+    assert band(0, 7_400) == "0 W to +7400 W"

@@ -15,7 +15,7 @@ from agent.control.command import CommandType
 from agent.control.notes import changed_notes, decode_entry, encode_entry, restore
 from agent.control.order import Now, Order
 from agent.control.ordered import Ordered
-from agent.control.tally import Register
+from agent.control.tally import Register, Tally
 from agent.evidence.statements import CommandReceipt, CommandState
 from tests.agent.control.support import HOUR_US, MINUTE_US, NOW, SOME_COMMAND, START_US, curtail, order_of
 
@@ -396,3 +396,11 @@ def test_delivered_energy_is_the_register_difference_towards_zero(shown: list[in
     assert book.entries[order.hash].tally.delivered_wh() == int(
         abs(shown[-1] - shown[0]) // 1000 * (1 if shown[-1] >= shown[0] else -1)
     )
+
+
+def test_the_energy_of_a_command_goes_on_over_every_meter_that_was_exchanged() -> None:
+    tally = Tally()
+    for meter, first, last in (("a", 5_000, 8_000), ("b", 0, 1_000), ("c", 70_000, 70_500)):
+        for shown in (first, last):
+            tally = tally.seen(True, ("battery",), {"battery": Register(meter, shown)}, START_US, "")
+    assert tally.delivered_wh() == 4  # 3 + 1 + 0.5 Wh

@@ -8,17 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.control.bounds import BoundsView
 from agent.control.command import Point, Price
 from agent.control.deviation import (
     Agreement,
     Deviation,
     DeviationBook,
     Sums,
-    decode_deviations,
-    encode_deviations,
     keep_only,
     observe,
 )
+from agent.control.deviation_note import decode_deviations, encode_deviations
 from agent.control.errors import RestoreError
 from agent.control.plan import make_plan
 from agent.control.schedule import STEP_US, Schedule
@@ -27,7 +27,7 @@ from agent.control.site import SiteView
 from agent.control.tally import Register
 from agent.evidence import cbor
 from tests.agent.control.schedules import QUARTER_US, agreed, schedule
-from tests.agent.control.support import NOW, site
+from tests.agent.control.support import BATTERY, CAR, NOW, SOME_COMMAND, curtail, order_of, site
 
 SPOT = Price(200_000, "EUR")  # 0.20 EUR per kWh
 S = 1_000_000
@@ -194,6 +194,162 @@ def test_damaged_sums_of_a_schedule_are_said(own: list[cbor.Value]) -> None:
         decode_deviations(cbor.encode([2, 0, 0, 0, [], [], own]))
 
 
+# -- meters that are lost, clocks that are set, changes in the middle
+
+
+def _at_4_kw(seconds: int) -> dict[str, Register]:
+    return {"battery": Register("m", -4_000 * seconds * 1000 // 3600)}
+
+
+def _with_gap(gap: range, until_s: int = 901) -> list[Deviation]:
+    """As agreed all the time, but in the gap the meter shows nothing."""
+    book, found = DeviationBook(), list[Deviation]()
+    for second in range(0, until_s, 10):
+        registers = {} if second in gap else _at_4_kw(second)
+        now_us = QUARTER_US + second * S
+        book, closed = observe(book, [_agreement(-4_000)], registers, now_us, 7 + second * S)
+        found += closed
+    return found
+
+
+def test_a_meter_that_is_lost_within_a_quarter_and_back_before_its_end_changes_nothing() -> None:
+    (closed,) = _with_gap(range(100, 800))
+    assert (closed.delivered_wh, closed.estimated) == (-1_000, False)
+
+
+@pytest.mark.parametrize("gap", [range(600, 901), range(300)])
+def test_a_meter_that_is_lost_at_an_end_of_a_quarter_is_spread_and_marked(gap: range) -> None:
+    (closed,) = _with_gap(gap)
+    assert closed.estimated
+    assert closed.delivered_wh is not None
+    assert abs(closed.delivered_wh + 1_000) <= 1
+    assert closed.under_wh + closed.over_wh <= 1
+
+
+@pytest.mark.parametrize("gap", [range(300, 901), range(600)])
+def test_a_meter_that_shows_less_than_half_of_a_quarter_accuses_nobody(gap: range) -> None:
+    (closed,) = _with_gap(gap)
+    assert (closed.delivered_wh, closed.under_wh, closed.over_wh, closed.penalty_micro) == (None, 0, 0, None)
+
+
+def test_a_meter_that_is_lost_over_a_quarters_end_makes_neither_of_both_wrong() -> None:
+    for closed in _with_gap(range(700, 1_300), until_s=1_801):
+        assert closed.under_wh + closed.over_wh <= 1
+
+
+@pytest.mark.parametrize("jump_s", [600, -600, 7_200, -7_200, 3, -3])
+@pytest.mark.parametrize("reads_uptime", [True, False])
+def test_a_clock_that_is_set_makes_nobody_miss_what_was_agreed(jump_s: int, reads_uptime: bool) -> None:
+    if not reads_uptime and jump_s != -7_200:
+        return  # Without it only a clock before the quarter's beginning shows.
+    book, found = DeviationBook(), list[Deviation]()
+    for second in range(0, 2_701, 10):
+        now_us = QUARTER_US + (second + (jump_s if second > 450 else 0)) * S
+        uptime_us = 7 + second * S if reads_uptime else None
+        book, closed = observe(book, [_agreement(-4_000)], _at_4_kw(second), now_us, uptime_us)
+        found += closed
+    assert found
+    assert all(closed.until_us - closed.from_us <= STEP_US for closed in found)
+    # Of the one look in which the clock was set nothing is reckoned.
+    assert sum(closed.under_wh + closed.over_wh for closed in found) <= len(found)
+    assert [closed.estimated for closed in found].count(True) == 1
+
+
+def test_a_clock_that_is_slewed_ends_nothing() -> None:
+    book = DeviationBook()
+    for second in range(0, 900, 10):
+        now_us = QUARTER_US + second * S + second * 500  # 500 ppm
+        book, closed = observe(book, [_agreement(-4_000)], _at_4_kw(second), now_us, second * S)
+        assert closed == ()
+
+
+@pytest.mark.parametrize("after_s", [1, 30, 300])
+def test_one_that_is_replaced_within_a_quarter_is_reckoned_until_then_and_the_other_from_then_on(after_s: int) -> None:
+    book, found = DeviationBook(), list[Deviation]()
+    for second in range(901):
+        key = b"h" * 32 if second < after_s else b"n" * 32
+        agreement = _agreement(-4_000, schedule_hash=key)
+        book, closed = observe(book, [agreement], _at_4_kw(second), QUARTER_US + second * S, second * S)
+        found += closed
+    assert [(c.from_us, c.until_us) for c in found] == [
+        (QUARTER_US, QUARTER_US + after_s * S),
+        (QUARTER_US + after_s * S, QUARTER_US + STEP_US),
+    ]
+    assert all(closed.under_wh + closed.over_wh <= 1 for closed in found)
+
+
+def test_after_a_long_time_off_what_flowed_is_no_word_about_one_quarter() -> None:
+    book, _ = observe(DeviationBook(), [_agreement(-4_000)], _at_4_kw(0), QUARTER_US)
+    _, (closed,) = observe(book, [_agreement(-4_000)], _at_4_kw(9_000), QUARTER_US + 9_000 * S)
+    assert (closed.delivered_wh, closed.penalty_micro) == (None, None)
+
+
+def _excused(view: SiteView, **changes: object) -> bool:
+    made = agreed(schedule()).order(NOW)
+    assert made is not None
+    view = replace(view, orders=(*view.orders, made), **changes)  # type: ignore[arg-type]  # fields of SiteView
+    (agreement,) = agreements_of(view, make_plan(view), None)
+    return agreement.commanded
+
+
+def test_a_command_that_has_its_devices_or_a_limit_that_binds_them_excuses() -> None:
+    assert _excused(site(BATTERY, orders=(order_of(SOME_COMMAND),)))
+    assert _excused(site(BATTERY, orders=(order_of(curtail(1_000)),)))
+    assert _excused(site(BATTERY, orders=(order_of(curtail(1_000, point=Point.CONNECTION)),)))
+
+
+def test_a_command_that_leaves_its_devices_alone_excuses_nothing() -> None:
+    assert not _excused(site(BATTERY, CAR, orders=(order_of(replace(SOME_COMMAND, targets=("car",))),)))
+    assert not _excused(site(BATTERY, orders=(order_of(curtail(20_000)),)))
+    # One that this hour's bound keeps from beginning: the schedule is followed.
+    bounds = BoundsView(events_left=0, begun=frozenset({b"s" * 32, agreed(schedule()).hash}))
+    assert not _excused(site(BATTERY, orders=(order_of(SOME_COMMAND),)), bounds=bounds)
+
+
+def test_what_a_quarter_remembers_of_its_ends_survives_a_restart() -> None:
+    book, _ = observe(DeviationBook(), [_agreement(-4_000)], {}, QUARTER_US)
+    book, _ = observe(book, [_agreement(-4_000)], _at_4_kw(300), QUARTER_US + 300 * S)
+    (kept,) = decode_deviations(encode_deviations(book)).open.values()
+    (was,) = book.open.values()
+    assert (kept.from_us, kept.first_us, kept.first) == (was.from_us, was.first_us, was.first)
+
+
+def test_what_was_true_in_a_part_of_a_quarter_is_remembered_to_its_end() -> None:
+    """A command for a minute excuses the quarter; a price that was known once prices it; what bound it is told."""
+    book = DeviationBook()
+    for second in range(0, 901, 10):
+        in_part = second == 300
+        agreement = _agreement(
+            -4_000, commanded=in_part, price=SPOT if in_part else None, reason="rating" if in_part else ""
+        )
+        book, closed = observe(book, [agreement], {"battery": Register("m", 0)}, QUARTER_US + second * S)
+    (deviation,) = closed
+    assert (deviation.excused, deviation.under_wh, deviation.penalty_micro) == (True, 0, 0)
+    assert (deviation.currency, deviation.reason) == ("EUR", "rating")
+
+
+def test_when_other_devices_count_another_reckoning_begins() -> None:
+    registers = {"battery": Register("m", 0), "car": Register("n", 0)}
+    book, _ = observe(DeviationBook(), [_agreement(-4_000)], registers, QUARTER_US)
+    more = _agreement(-4_000, devices=("battery", "car"))
+    book, closed = observe(book, [more], registers, QUARTER_US + 450 * S)
+    assert [(c.from_us, c.until_us, c.under_wh) for c in closed] == [(QUARTER_US, QUARTER_US + 450 * S, 500)]
+    (opened,) = book.open.values()
+    assert (opened.devices, opened.from_us) == (("battery", "car"), QUARTER_US + 450 * S)
+
+
+@pytest.mark.parametrize("times", [[1], [1, [["battery", "x"]]], [1, [["other", 1]]], [1, [["battery", -1]]]])
+def test_damaged_times_of_a_quarter_are_said(times: list[cbor.Value]) -> None:
+    book, _ = observe(DeviationBook(), [_agreement(-4_000)], _at_4_kw(0), QUARTER_US)
+    value = cbor.decode(encode_deviations(book), what="note")
+    assert isinstance(value, list)
+    assert isinstance(value[5], list)
+    assert isinstance(value[5][0], list)
+    value[5][0][10:] = times
+    with pytest.raises(RestoreError, match="time"):
+        decode_deviations(cbor.encode(value))
+
+
 def _agreed_at(*schedules: tuple[str, Schedule], site_: SiteView | None = None) -> dict[str, Agreement]:
     """By name: what is reckoned with, the newest schedule first."""
     orders = []
@@ -225,6 +381,7 @@ def test_schedules_for_different_devices_and_points_are_all_reckoned_with() -> N
         (schedule(), schedule(steps=(5_000,))),
         (schedule(), schedule(targets=("battery", "car"))),
         (schedule(targets=(), point=Point.CONNECTION), schedule()),
+        (schedule(), schedule(targets=("battery",), point=Point.CONNECTION)),
         (schedule(targets=("car",), point=Point.CONNECTION), schedule(targets=("battery",), point=Point.CONNECTION)),
     ],
 )
@@ -252,6 +409,6 @@ def test_a_damaged_price_in_the_open_quarter_is_said_and_stops_no_start(price: c
     assert isinstance(value, list)
     assert isinstance(value[5], list)
     assert isinstance(value[5][0], list)
-    value[5][0][-1] = price
+    value[5][0][9] = price
     with pytest.raises(RestoreError, match="open quarter"):
         decode_deviations(cbor.encode(value))

@@ -7,12 +7,17 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 
+from agent.control.bounds import Allowance, BoundsView
 from agent.control.coming_back import ComingBack
-from agent.control.command import CommandType
+from agent.control.command import Command, CommandType, Point
 from agent.control.envelope import Envelope, envelope
-from agent.control.plan import make_plan
-from agent.control.site import Defaults, DeviceView, Mandate, SiteView
-from tests.agent.control.strategies import sites
+from agent.control.frequency import GridFrequency
+from agent.control.inputs import InputClamp
+from agent.control.override import Override
+from agent.control.plan import make_plan, tolerance_w
+from agent.control.rules.draft import STEP_W
+from agent.control.site import Defaults, DeviceView, Mandate, MeterView, SiteView
+from tests.agent.control.strategies import following_sites, sites
 from tests.agent.control.support import (
     BATTERY,
     CAR,
@@ -23,6 +28,7 @@ from tests.agent.control.support import (
     START_US,
     V2G_SESSION,
     capabilities,
+    curtail,
     order_of,
     site,
 )
@@ -172,3 +178,105 @@ def test_a_discharge_that_was_offered_by_a_battery_is_planned(view: SiteView) ->
     )
     plan = make_plan(replace(view, orders=(order_of(asked),)))
     assert not plan.commands[order_of(asked).hash].short
+
+
+HELD = Override(device_id="battery", power_w=0, since_us=START_US, until_us=START_US + HOUR_US, by="me")
+
+
+@pytest.mark.parametrize(
+    ("change", "up_w", "down_w"),
+    [
+        ({"overrides": {"battery": HELD}}, 0, 0),
+        ({"inputs": (InputClamp(name="relay", export_limit_w=0, import_limit_w=3_000),)}, 1_000, 2_000),
+        ({"orders": (order_of(curtail(0)),)}, 0, 10_000),
+        ({"orders": (order_of(curtail(0, point=Point.CONNECTION)),)}, 1_000, 10_000),
+        ({"bounds": BoundsView(devices={"battery": Allowance(energy=False)})}, 0, 0),
+        ({"bounds": BoundsView(devices={"battery": Allowance(cycles=False)})}, 0, 0),
+        ({"bounds": BoundsView(devices={"battery": Allowance(sign=1)})}, 0, 10_000),
+        ({"bounds": BoundsView(events_left=0)}, 0, 0),
+        ({"frequency": GridFrequency(millihertz=49_700, side=-1, base_w={"battery": 0})}, 10_000, 0),
+        ({"frequency": GridFrequency(millihertz=50_300, side=1, base_w={"battery": 0})}, 0, 10_000),
+    ],
+)
+def test_what_binds_a_command_binds_the_offer(change: dict[str, object], up_w: int, down_w: int) -> None:
+    made = envelope(replace(site(BATTERY), **change))  # type: ignore[arg-type]  # fields of SiteView; the house takes 1 kW
+    assert (made.power_up_w, made.power_down_w) == (up_w, down_w)
+
+
+def test_nothing_is_offered_without_saying_what_forbids_it() -> None:
+    assert "by me" in envelope(site(BATTERY, overrides={"battery": HELD})).why_not
+    assert "events per hour" in envelope(site(BATTERY, bounds=BoundsView(events_left=0))).why_not
+
+
+def test_a_battery_on_one_phase_offers_no_more_than_its_fuse() -> None:
+    made = envelope(site(replace(BATTERY, phases=(1,), capabilities=capabilities(30_000, 30_000))))
+    assert made.power_up_w <= 63 * 230 + 1_000
+    assert made.power_down_w <= 63 * 230
+
+
+def test_the_local_ramp_is_the_ramp_of_the_offer() -> None:
+    made = envelope(site(BATTERY, bounds=BoundsView(devices={"battery": Allowance(ramp_permille=1)})))
+    assert made.power_up_w == 10_000
+    assert made.ramp_up_w_per_min == 10_000 * 60 // 1000
+
+
+def test_the_energy_that_a_local_bound_leaves_is_all_that_is_offered() -> None:
+    made = envelope(site(BATTERY, bounds=BoundsView(devices={"battery": Allowance(energy_left_wh=100)})))
+    assert (made.energy_up_wh, made.energy_down_wh, made.capacity_w) == (100, 100, 400)
+
+
+def test_a_car_whose_owner_names_who_may_discharge_it_is_offered_all_the_same() -> None:
+    """Who takes the offer is not known before it does; its command is judged by whose it is."""
+    mandate = Mandate(
+        token_id="owner", minimum_soc_permille=300, least_price_micro_per_kwh=0, currency="EUR",
+        issuers=frozenset({"aggregator"}),
+    )  # fmt: skip
+    assert envelope(site(CAR, mandates={"owner": mandate})).power_up_w == 11_000
+
+
+@pytest.mark.parametrize(
+    "needs", [{"charge_now": True}, {"energy_needed_wh": 9_000, "departure_timestamp_us": START_US}]
+)
+def test_a_car_that_charges_whatever_is_ordered_is_no_flexibility(needs: dict[str, object]) -> None:
+    car = replace(CAR, power_w=3_000, vehicle=replace(V2G_SESSION, **needs))  # type: ignore[arg-type]  # its fields
+    made = envelope(site(car))
+    assert (made.power_up_w, made.power_down_w) == (0, 0)
+
+
+def test_what_is_full_offers_to_take_nothing_in_whatever_its_size() -> None:
+    assert envelope(site(replace(BATTERY, state_of_charge_permille=1000))).power_down_w == 0
+    full = replace(PLAIN.vehicle or V2G_SESSION, state_of_charge_permille=1000)
+    assert envelope(site(replace(PLAIN, vehicle=full))).power_down_w == 0
+
+
+def test_a_device_that_does_not_follow_is_not_promised() -> None:
+    assert envelope(site(replace(BATTERY, follows=False))).power_up_w == 0
+
+
+def test_pv_that_would_leave_more_import_than_is_allowed_is_not_offered() -> None:
+    view = site(PV, house_w=6_000)  # 1 kW is taken in, 6 kW would be without the sun
+    assert envelope(replace(view, limits=replace(view.limits, import_limit_w=3_000))).power_down_w == 2_000
+
+
+@given(following_sites())
+def test_what_is_offered_is_what_a_command_for_it_gets(view: SiteView) -> None:
+    """From rest, where nobody has to come down before another may rise: that is the next plan's."""
+    devices = {name: replace(d, held=None, power_w=0) for name, d in view.devices.items() if name != "pv"}
+    view = replace(view, orders=(), devices=devices, meter=MeterView(power_w=view.house_w or 0))
+    made = envelope(view)
+    movable = [view for view in view.devices.values() if view.online and view.capabilities is not None]
+    for offered_w, sign in ((made.power_up_w, -1), (made.power_down_w, 1)):
+        target_w = sum(device.likely_w for device in movable) + sign * offered_w
+        if not offered_w:
+            continue
+        asked: Command = replace(
+            SOME_COMMAND,
+            targets=tuple(device.device_id for device in movable),
+            type=CommandType.DISCHARGE if target_w < 0 else CommandType.CHARGE,
+            power_w=abs(target_w),
+        )
+        order = order_of(asked)
+        planned_w = make_plan(replace(view, orders=(order,))).commands[order.hash].planned_w
+        # What is at its minimum rests, and cannot give a part of what it gave by itself.
+        assert planned_w is not None
+        assert (planned_w - target_w) * sign >= -tolerance_w(target_w) - STEP_W

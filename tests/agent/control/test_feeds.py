@@ -238,6 +238,18 @@ def test_who_is_no_source_any_more_has_no_word_from_the_store() -> None:
     assert one_left.look(None, later, _Said().say) is None
 
 
+def test_what_held_in_another_area_or_by_nobodys_word_any_more_is_no_price_after_a_restart() -> None:
+    stored = encode_valid(book_of(value(0, until_us=2**52), value(1, until_us=2**52)))
+    assert FeedKeeper(RULES).restore({"command/feeds": stored}) == []
+    for rules in (replace(RULES, area="FR"), replace(RULES, sources=RULES.sources[2:])):
+        keeper = FeedKeeper(rules)
+        keeper.restore({"command/feeds": stored})
+        assert keeper.look(None, START_US + S, _Said().say) is None
+    kept = FeedKeeper(RULES)
+    kept.restore({"command/feeds": stored})
+    assert kept.look(None, START_US + S, _Said().say) == Price(200_000, "EUR")
+
+
 def test_an_agreement_of_a_clock_that_was_ahead_gives_way_to_the_next_one() -> None:
     ahead = START_US + 10**15
     book = book_of(value(0, until_us=2**52), value(1, until_us=2**52), now_us=ahead)
@@ -278,3 +290,21 @@ def test_a_source_whose_key_cannot_be_used_is_left_out_and_said(tmp_path: Path) 
     )
     assert [source.name for source in made.sources] == ["a", "b"]
     assert [subject for subject, _ in problems] == ["feed twin", "feed bad", "feed away"]
+
+
+def test_a_frequency_is_as_old_as_its_measurement_and_not_as_its_agreement() -> None:
+    fresh = {number: hertz(number, 50_010, at_us=START_US, until_us=START_US + S) for number in (0, 1)}
+    book = agree(book_of(*fresh.values()), RULES, START_US + 20 * S)
+    assert book.frequency_millihertz(START_US + 20 * S, RULES) == 50_010
+    assert agree(book, RULES, START_US + 31 * S).frequency_millihertz(START_US + 31 * S, RULES) is None
+
+
+def test_a_frequency_that_is_apart_for_less_than_a_minute_is_nobodys_fault() -> None:
+    """A feed is late by seconds: while the frequency moves it is always a little apart."""
+    keeper, said = FeedKeeper(RULES), _Said()
+    for second in range(0, 200, 10):
+        now_us = START_US + second * S
+        for number in (0, 1):
+            keeper.receive(signed(hertz(number, 50_000, at_us=now_us, until_us=now_us + S, sequence=second)), now_us)
+        keeper.look(50_000 if second % 60 == 50 else 50_150, now_us, said.say)
+    assert list(said) == []

@@ -11,6 +11,7 @@ from agent.control.book import Book
 from agent.control.command import CommandType
 from agent.control.forecast import Foreseen, foresee
 from agent.control.order import Now, Order
+from agent.control.override import Override
 from agent.control.site import CarDay, SiteView
 from agent.evidence.statements import CommandState
 from tests.agent.control.schedules import agreed, schedule
@@ -93,3 +94,13 @@ def test_any_site_can_be_foreseen(view: SiteView, hours: int) -> None:
     foreseen = foresee(replace(view, orders=()), _book(order_of(AHEAD)), _nothing, START_US + hours * HOUR_US)
     assert {d.device_id for d in foreseen.devices} == set(view.devices)
     assert foreseen == foresee(replace(view, orders=()), _book(order_of(AHEAD)), _nothing, START_US + hours * HOUR_US)
+
+
+def test_a_hold_by_hand_is_foreseen_until_its_end_and_not_beyond() -> None:
+    until_us = START_US + HOUR_US
+    hold = Override(
+        device_id="battery", power_w=-2_000, since_us=START_US, until_us=until_us, by="me", until_uptime_us=HOUR_US
+    )
+    view = site(BATTERY, overrides={"battery": hold})
+    assert _device(foresee(view, Book(), _nothing, until_us - 1), "battery") == (-2_000, -2_000)
+    assert _device(foresee(view, Book(), _nothing, until_us), "battery") == (None, None)

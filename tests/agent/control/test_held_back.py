@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from agent.control.command import Point
+from agent.control.command import Mode, Point
 from agent.control.day import DayState, SunPace, step_day, with_day
 from agent.control.held_back import hidden_w
 from agent.control.order import Now, Order
@@ -137,6 +137,9 @@ def test_what_may_be_held_back_is_what_pv_could_make_beside_what_it_makes() -> N
     assert hidden_w(site(replace(PV, power_w=-1_000, held=under_way))) is None
     assert hidden_w(site(replace(_held(2_000, 2_000), online=False))) == 0
     assert hidden_w(site(_held(2_000, 2_000), stop="me")) == 0
+    assert hidden_w(site(_held(2_000, 2_000), islanded=True)) == 0
+    imports = order_of(curtail(9_000, mode=Mode.IMPORT_LIMIT))
+    assert hidden_w(site(_held(2_000, 2_000), orders=(imports,))) == 6_000, "it says nothing to PV"
     assert hidden_w(replace(site(_held(2_000, 2_000)), meter=None)) == 0
     by_hand = {"pv": Override(device_id="pv", power_w=-2_000, since_us=START_US, until_us=START_US + 1, by="owner")}
     assert hidden_w(site(_held(2_000, 2_000), overrides=by_hand)) == 0
@@ -145,3 +148,14 @@ def test_what_may_be_held_back_is_what_pv_could_make_beside_what_it_makes() -> N
 def test_what_a_battery_takes_in_is_still_sun_and_nothing_is_hidden_behind_it() -> None:
     view = site(_held(2_000, 3_000), replace(BATTERY, power_w=1_500))
     assert hidden_w(view) == 0
+
+
+def test_while_one_car_shows_whether_the_sun_is_there_no_other_one_starts_for_it() -> None:
+    second = replace(SUNNY, device_id="second")
+    seen = site(_held(700, 700), SUNNY, second, house_w=HOUSE_W)
+    state, most = DayState(), 0
+    for now_s in range(200):
+        state = step_day(state, seen, PACE, float(now_s))
+        most = max(most, sum(car.sunny for car in state.cars.values()))
+    assert state.tried_s > 0 or state.trying is not None
+    assert most == 1

@@ -195,3 +195,16 @@ def test_an_input_never_allows_more_than_there_would_be_without_it(
 def test_an_input_that_makes_no_sense_is_refused(fields: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         InputSettings.model_validate(fields)
+
+
+def test_a_fault_in_a_driver_is_on_the_safe_side_and_takes_no_plan_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    box = Box()
+    assert not box.look(False)
+
+    def broken() -> bool:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(box.wire, "read", broken)
+    assert box.look(False)
+    assert "a fault of ours" in box.watch.states()[0].trouble
+    assert box.watch.clamps() == (InputClamp(name="ripple", export_limit_w=0),)

@@ -84,3 +84,13 @@ def test_a_calm_meter_without_power_or_other_values_is_no_still_one(shown: Meter
     for second in range(100):
         doubt = step(doubt, shown, {}, float(second))
     assert doubt.sentence("grid") == ""
+
+
+def test_a_device_that_falls_silent_and_comes_back_moves_nothing() -> None:
+    """What it took is not in the sum any more, and the meter shows what the house does meanwhile."""
+    doubt = MeterDoubt()
+    for number in range(4 * CONVICTS):
+        silent = number % 2 == 1
+        shown = MeterShown(power_w=8_000 if silent else 3_000, registers=(number, None), grid=(230_000, 50_000))
+        doubt = step(doubt, shown, {} if silent else {"battery": 5_000}, number * EVERY_S)
+        assert doubt.sentence("grid") == ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,7 +57,14 @@ def test_windows_in_which_we_were_off_are_missed() -> None:
 
 def test_a_clock_that_goes_back_counts_nothing() -> None:
     state = step_windows(MissedWindows(), 10 * WINDOW_US, heard=True)
-    assert step_windows(state, 0, heard=False) == state
+    assert step_windows(state, 10 * WINDOW_US - 1, heard=False) == state
+    assert step_windows(state, 0, heard=False) == replace(state, window=0, heard=False)
+
+
+def test_after_a_clock_that_was_far_ahead_windows_are_counted_again() -> None:
+    ahead = step_windows(MissedWindows(), 10**6 * WINDOW_US, heard=True)
+    back = step_windows(ahead, 7 * WINDOW_US, heard=False)
+    assert step_windows(back, 10 * WINDOW_US, heard=False).in_a_row == 3
 
 
 @given(st.lists(st.tuples(st.integers(0, 3 * WINDOW_US), st.booleans()), max_size=40))

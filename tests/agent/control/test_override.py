@@ -302,3 +302,11 @@ def test_idle_from_the_network_gives_way_to_the_owner_too() -> None:
     plan = make_plan(_held(site(BATTERY, orders=(idle,)), HOLD))
     assert _band(plan) == (2_000, 2_000)
     assert not plan.commands[idle.hash].in_force
+
+
+def test_on_an_island_a_hold_is_suspended_as_commands_are() -> None:
+    """SAFETY 6: cars stop, and a battery keeps the island up."""
+    car = replace(HOLD, device_id="car")
+    plan = make_plan(_held(site(BATTERY, CAR, islanded=True), HOLD, car))
+    assert _band(plan) == (None, None)
+    assert _band(plan, "car") == (0, 0)

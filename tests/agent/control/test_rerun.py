@@ -21,14 +21,23 @@ from agent.control.events import Event, Kept, Kind, Memory, Message, Record, Rul
 from agent.control.inputs import InputClamp
 from agent.control.needing import Wish
 from agent.control.recorder import UNRECORDABLE
-from agent.control.schedule import STEP_US
+from agent.control.schedule import STEP_US, Schedule
 from agent.control.segments import Header, SegmentWriter, read_segment
 from agent.control.tally import Register
 from agent.evidence.statements import Alarm, CommandState, Severity
 from proto.energysettlement.v1.device_pb2 import GridCommand
 from tests.agent.control import schedules, test_feeds
 from tests.agent.control.boxes import Box
-from tests.agent.control.support import GATEWAY, OPERATOR, SOME_COMMAND, STRANGER, SoftKey, curtail
+from tests.agent.control.support import (
+    GATEWAY,
+    OPERATOR,
+    SOME_COMMAND,
+    STRANGER,
+    SoftKey,
+    curtail,
+    rights,
+    trust_list,
+)
 
 SECOND_US = 1_000_000
 
@@ -449,6 +458,8 @@ class _Deed:
 
     def __init__(self, box: Box) -> None:
         self.box, self.number = box, 0
+        self.answered = 0
+        """Receipts given before the last restart."""
 
     def do(self, what: int, power_w: int) -> None:
         box = self.box
@@ -473,10 +484,26 @@ class _Deed:
                 box.car = not box.car
                 box.millihertz = 49_600 + power_w // 10
                 box.turn(0.2)
+            case 8:
+                box.schedule(schedules.signed(self._schedule(power_w)))
+            case 9:
+                box.wall_us += (power_w - 5_000) * SECOND_US  # somebody sets the clock
+                box.turn()
+            case 10:
+                another = rights(STRANGER if power_w % 2 else OPERATOR, expires_us=2**53)
+                box.trust = trust_list(another, expires_us=2**53)
+            case 11:
+                self.answered += len(box.receipts)
+                box.write()
+                box.start()
+
+    def _schedule(self, power_w: int) -> Schedule:
+        start_us = self.box.wall_us // STEP_US * STEP_US
+        return schedules.schedule(start_us=start_us, steps=(power_w, -power_w) * 2, sequence=self.number)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
-@given(st.lists(st.tuples(st.integers(0, 7), st.integers(1, 10_000)), max_size=25))
+@given(st.lists(st.tuples(st.integers(0, 11), st.integers(1, 10_000)), max_size=25))
 def test_whatever_happens_happens_again(tmp_path_factory: pytest.TempPathFactory, deeds: list[tuple[int, int]]) -> None:
     box = Box(tmp_path_factory.mktemp("box") / "decisions")
     deed = _Deed(box)
@@ -488,4 +515,4 @@ def test_whatever_happens_happens_again(tmp_path_factory: pytest.TempPathFactory
     assert found.first_difference is None
     assert found.holds
     assert found.not_again == 0
-    assert found.answers == len(box.receipts)
+    assert found.answers == deed.answered + len(box.receipts)

@@ -9,10 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.control.authorization import sign_body, sign_body_dual
-from agent.control.command import CommandType, Mode, Point, Price
+from agent.control.admission import Admitted, Refused, judge
+from agent.control.authorization import authorize, sign_body, sign_body_dual
+from agent.control.book import Book
+from agent.control.command import CommandType, Mode, Point, Price, grid_command
 from agent.control.errors import CommandFormatError, RestoreError
 from agent.control.order import Now, Rank
+from agent.control.ordered import Ordered
 from agent.control.plan import make_plan
 from agent.control.schedule import (
     STEP_US,
@@ -25,6 +28,8 @@ from agent.control.schedule import (
     encode_schedule,
 )
 from agent.control.schedule_admission import ScheduleKnown, ScheduleRefused
+from agent.control.schedule_keeper import ScheduleKeeper, Taken
+from agent.control.schedule_numbers import decode_numbers, encode_numbers
 from agent.evidence import cbor
 from agent.evidence.statements import CommandReceipt, CommandState
 from tests.agent.control.schedules import QUARTER_US, SCHEDULE, agreed, judged, schedule, signed
@@ -34,11 +39,14 @@ from tests.agent.control.support import (
     GATEWAY,
     GOVERNOR,
     HOUR_US,
+    NOW,
     OPERATOR,
     PV,
     SOME_COMMAND,
+    START_US,
     STRANGER,
     order_of,
+    policy,
     rights,
     site,
     trust_list,
@@ -256,6 +264,92 @@ def test_a_number_that_was_used_is_refused_and_two_meanings_of_one_are_an_alarm(
     assert isinstance(other, ScheduleRefused)
     assert other.alarm
     assert isinstance(judged(signed(schedule(steps=(1,), epoch=1)), newest={key: (0, 10**9)}), Agreed)
+
+
+def test_the_bound_of_one_signature_is_the_issuers_with_whatever_key_and_by_commands_too() -> None:
+    """SAFETY 10: whoever may not agree on so much by one schedule may not by two keys, or half by commands."""
+    first = agreed(schedule(steps=(10_000,) * 48))
+    second = schedule(targets=("car",), steps=(10_000,) * 48, sequence=2)
+    both = trust_list(rights(), rights(STRANGER))
+    refused = judged(signed(second, STRANGER), first, trust=both)
+    assert isinstance(refused, ScheduleRefused)
+    assert "governance" in refused.reason
+    half = ScheduleKeeper(lambda: 0.0)
+    half.restore({})
+    assert isinstance(
+        half.receive(signed(first.schedule), policy(), both, NOW, lambda _: Ordered(50_000)), ScheduleRefused
+    )
+    assert isinstance(half.receive(signed(first.schedule), policy(), both, NOW, lambda _: Ordered(30_000)), Taken)
+
+
+def test_a_command_counts_with_what_its_issuer_agreed_on() -> None:
+    command = replace(SOME_COMMAND, power_w=20_000, end_us=START_US + 4 * HOUR_US)
+    message = grid_command("c1", command, asyncio.run(authorize(command, OPERATOR)))
+    for agreed_wh, expected in ((80_000, Admitted), (81_000, Refused)):
+        sums = {"grid": Ordered(agreed_wh)}
+        found = judge(message, None, policy(), trust_list(), Book(), NOW, sums.__getitem__)
+        assert isinstance(found, expected)
+
+
+def _later(hours: float) -> Now:
+    return replace(NOW, wall_us=QUARTER_US + round(hours * HOUR_US))
+
+
+def test_what_was_followed_counts_for_a_day_after_its_schedule_was_replaced_or_over() -> None:
+    """Four hours at the site's rating, then another schedule for four more: the first four were not given back."""
+    keeper = ScheduleKeeper(lambda: 0.0)
+    keeper.restore({})
+    full, empty = (40_000,) * 16, (None,) * 16
+    plan = schedule(steps=full + (None,) * 40)
+    assert isinstance(keeper.receive(signed(plan), policy(), trust_list(), _later(0)), Taken)
+    again = replace(plan, steps=empty + full + (None,) * 24, sequence=2)
+    assert isinstance(keeper.receive(signed(again), policy(), trust_list(), _later(4)), ScheduleRefused)
+    nothing = replace(plan, steps=(None,) * 56, sequence=3)
+    assert isinstance(keeper.receive(signed(nothing), policy(), trust_list(), _later(4)), Taken)
+    assert keeper.ordered("grid", _later(5)).energy_wh == 160_000
+    restarted = ScheduleKeeper(lambda: 0.0)
+    restarted.restore({key: note for key, note in keeper.take_notes().items() if note is not None})
+    for each in (keeper, restarted):
+        assert isinstance(
+            each.receive(signed(replace(again, sequence=4)), policy(), trust_list(), _later(5)), ScheduleRefused
+        )
+        assert each.ordered("grid", _later(5)).energy_wh == 160_000
+        # A day later it is another day.
+        assert each.ordered("grid", _later(30)).energy_wh == 0
+
+
+def test_a_plan_of_the_day_that_is_sent_anew_each_hour_is_counted_once() -> None:
+    keeper = ScheduleKeeper(lambda: 0.0)
+    keeper.restore({})
+    for hour in range(5):
+        plan = schedule(steps=(40_000,) * 16 + (None,) * 40, sequence=hour + 1)
+        assert isinstance(keeper.receive(signed(plan), policy(), trust_list(), _later(hour)), Taken)
+
+
+def test_what_had_its_final_receipt_gets_no_other_one() -> None:
+    """Sent again it is refused, but not under its own hash: that one says SUPERSEDED or COMPLETED for good."""
+    keeper = ScheduleKeeper(lambda: 0.0)
+    keeper.restore({})
+    first, second = signed(), signed(schedule(steps=(1_000,) * 9, sequence=2))
+    taken = keeper.receive(first, policy(), trust_list(), NOW)
+    assert isinstance(taken, Taken)
+    keeper.receive(second, policy(), trust_list(), NOW)
+    refused = keeper.receive(first, policy(), trust_list(), NOW)
+    assert isinstance(refused, ScheduleRefused)
+    assert "older" in refused.reason
+    assert refused.hash != taken.hash
+
+
+@given(st.binary(max_size=60))
+def test_damaged_numbers_are_said(note: bytes) -> None:
+    with pytest.raises(RestoreError):
+        decode_numbers(note)
+
+
+def test_the_numbers_of_a_version_without_sums_are_still_read() -> None:
+    assert decode_numbers(cbor.encode([1, [[b"k", 0, 7]]])) == ({b"k": (0, 7)}, {})
+    gone = {b"grid": {3: Ordered(5, 6), 4: Ordered(1, 0)}}
+    assert decode_numbers(encode_numbers({b"k": (0, 7)}, gone)) == ({b"k": (0, 7)}, gone)
 
 
 def test_a_long_wait_is_no_reason_to_start_late() -> None:

@@ -168,6 +168,13 @@ def test_whatever_is_ordered_ends_in_one_final_receipt_and_the_same_again(comman
         (_line("00:00:00", command={"id": "x", "type": "CHARGE", "power_w": -1, "duration_s": 1}), "power_w"),
         (_line("00:00:00", command={"id": "x", "type": "CHARGE", "power_w": 1e300, "duration_s": 1}), "meant"),
         ('{"at": "2027-06-01T00:00:00Z", "world": {"house_w": NaN}}', "meant"),
+        (_line("00:00:00", car={"device": "car-1", "charge_w": -1}), "charge_w -1 is below 0"),
+        (_line("00:00:00", car={"device": "car-1", "capacity_wh": 0}), "capacity_wh 0 is below 1"),
+        (_line("00:00:00", car={"device": "car-1", "stays_s": -60}), "stays_s -60 is below 1"),
+        (_line("00:00:00", world={"house_w": -1}), "house_w -1 is below 0"),
+        ('{"at": "9999-12-31T00:00:00Z", "stop": true}', "after 2255"),
+        ('{"at": "1969-12-31T00:00:00Z", "stop": true}', "before 1970"),
+        ("[" * 100_000, "line 1: "),
         (_line("00:00:00", schedule={"steps": [1.5]}), "whole watts"),
         (_line("00:00:00", schedule={"steps": []}), "steps"),
         ("", "no line in it"),
@@ -176,6 +183,42 @@ def test_whatever_is_ordered_ends_in_one_final_receipt_and_the_same_again(comman
 def test_a_line_that_cannot_be_meant_is_named(line: str, says: str) -> None:
     with pytest.raises(ScenarioError, match=says):
         read_scenario([line], KINDS)
+
+
+def test_one_id_stands_for_one_command() -> None:
+    line = _line("12:00:00", command={"id": "x", "type": "IDLE", "duration_s": 60})
+    with pytest.raises(ScenarioError, match="line 2: command id 'x' stands for another one above"):
+        read_scenario([line, line], KINDS)
+
+
+def test_it_runs_to_the_end_of_a_schedule_and_of_a_cars_stay() -> None:
+    schedule = read_scenario([_line("12:00:00", schedule={"steps": [None] * 8})], KINDS)
+    car = read_scenario([_line("12:00:00", car={**CAR, "stays_s": 7_200})], KINDS)
+    for events in (schedule, car):
+        from_us, until_us = span_of(events, None)
+        assert until_us - from_us == 3 * 3_600_000_000
+
+
+def test_a_car_leaves_when_its_stay_is_over() -> None:
+    outcome = run(_line("08:00:00", car={**CAR, "charge_now": True, "stays_s": 1_800}), hours=1)
+    assert _at(outcome, "08:20:00")["car-1"] > 0
+    assert _at(outcome, "08:40:00")["car-1"] == 0
+    assert "car-1" not in outcome.points[-1].soc_permille
+
+
+@pytest.mark.parametrize("step_s", [10.0, 60.0])
+def test_the_local_bounds_of_the_configuration_hold(step_s: float) -> None:
+    bound = SITE.model_copy(update={"bounds": SITE.bounds.model_copy(update={"energy_per_day_wh": 1_000})})
+    ordered = {"id": "a", "type": "DISCHARGE", "power_w": 4_000, "duration_s": 3_600, "targets": ["battery-1"]}
+    events = read_scenario([_line("20:00:00", command=ordered)], KINDS)
+    from_us, until_us = span_of(events, None)
+    outcome = Simulation(bound, events, from_us=from_us, until_us=until_us, step_s=step_s).run()
+    (life,) = outcome.commands
+    assert "PARTIAL" in life.states
+    forced_s = sum(until - since for since, until in life.forced) / 1e6
+    moved_s = sum(outcome.step_s for point in outcome.points if point.powers_w["battery-1"] == -4_000)
+    assert forced_s > 0
+    assert abs(moved_s - 900) <= 2 * step_s
 
 
 def test_a_class_stands_for_the_devices_of_the_configuration() -> None:

@@ -118,11 +118,12 @@ async def test_a_bid_goes_out_and_missed_windows_are_said_and_kept(monkeypatch: 
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_without_a_link_that_could_ever_take_it_a_bid_is_made_again_each_second(
+async def test_without_a_link_that_could_ever_take_it_a_bid_is_made_again_soon(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("agent.roads.offering.LOOK_EVERY_S", 0.01)
     parts = _Parts(_Notes())
+    monkeypatch.setattr("agent.roads.offering.ASK_AGAIN_S", 0.01)
     parts.enrolled = False
     task = asyncio.create_task(parts.offering.run())
     await _until(lambda: len(parts.bids) >= 3)
