@@ -26,6 +26,8 @@ CHARGE_STEP_PERMILLE: Final = 5
 CHARGE_JUMP_PERMILLE: Final = 100
 """More between two looks is another car, or a correction."""
 MOST_EVENTS: Final = 10_000
+SPENT_PERCENT: Final = 90
+"""Of the day's full cycles."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,8 @@ class Allowance:
     """Of its rating, away from nothing, in this plan; None: at once."""
     energy_left_wh: int | None = None
     """Of the day, as far as is foreseen; None: any."""
+    spent: bool = False
+    """Hardly any of its full cycles of the day is left: it goes last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,13 +141,15 @@ def _allowance(settings: BoundSettings, use: Use, step_s: float, now: Now) -> Al
     moved_permille = sum(use.charge_permille.values()) // 2
     turned = sum(1 for at_us in use.turned_us if at_us > now.wall_us - HOUR_US)
     most_turns, ramp = settings.sign_changes_per_hour, settings.ramp_permille_per_s
+    most_permille = settings.cycles_per_day_permille
     return Allowance(
         energy=settings.energy_per_day_wh is None or energy_wh < settings.energy_per_day_wh,
-        cycles=settings.cycles_per_day_permille is None or moved_permille < settings.cycles_per_day_permille,
+        cycles=most_permille is None or moved_permille < most_permille,
         sign=use.sign if most_turns is not None and turned >= most_turns else 0,
         from_w=use.commanded_w,
         ramp_permille=None if ramp is None else round(ramp * step_s),
         energy_left_wh=None if settings.energy_per_day_wh is None else max(0, settings.energy_per_day_wh - energy_wh),
+        spent=most_permille is not None and moved_permille * 100 >= most_permille * SPENT_PERCENT,
     )
 
 

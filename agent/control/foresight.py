@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from agent.control.allocation import Range, fill
+from agent.control.allocation import Range
 from agent.control.command import Command, CommandType, Mode, Point
 from agent.control.departure import DEPARTURE_MARGIN, DEPARTURE_RESERVE_S
-from agent.control.fewest import Carrier, share
 from agent.control.plan import CommandPlan, tolerance_w
 from agent.control.rules.draft import Draft
 from agent.control.rules.needs import set_room
-from agent.control.rules.targets import carried_by_few, scope_of
+from agent.control.rules.sharing import Carry, carry_by
+from agent.control.rules.targets import scope_of
 from agent.control.site import SiteView
 from agent.control.storage import storage_wh
 from agent.evidence.statements import CommandState
@@ -194,11 +194,11 @@ def shortfall(command: Command, site: SiteView) -> str:
         return ""
     if command.point is Point.CONNECTION and site.house_w is None:
         return ""  # The plan says that already.
-    stores, rest_w, by_few = _stores(command, site)
+    stores, rest_w, carry = _stores(command, site)
     if not stores:
         return ""
     from_us = max(command.start_us, site.now.wall_us)
-    gone = _go_through(command, stores, rest_w, (command.end_us - from_us) / 1e6, by_few=by_few)
+    gone = _go_through(command, stores, rest_w, (command.end_us - from_us) / 1e6, carry=carry)
     turned = [(since_s, store.device_id, why) for store in stores for why, since_s in store.turned.items()]
     because = ", ".join(f"{name} {why} from {_clock(from_us, s)} on" for s, name, why in sorted(turned))
     if not because:
@@ -227,8 +227,8 @@ class _Course:
     """Beyond it, or against it: what charges for its departure."""
 
 
-def _stores(command: Command, site: SiteView) -> tuple[list[_Store], int, bool]:
-    """What can be moved for it, the power that all of it together should have, and whether few carry it."""
+def _stores(command: Command, site: SiteView) -> tuple[list[_Store], int, Carry]:
+    """What can be moved for it, the power that all of it together should have, and how they carry it."""
     drafts = {name: Draft(view) for name, view in sorted(site.devices.items())}
     scope = [name for name in scope_of(command, drafts) if name not in site.overrides]
     from_us, stores = max(command.start_us, site.now.wall_us), []
@@ -270,17 +270,17 @@ def _stores(command: Command, site: SiteView) -> tuple[list[_Store], int, bool]:
         rest_w -= site.house_w + sum(view.likely_w for view in beside)
     elif command.type is not CommandType.IDLE:
         rest_w -= sum(drafts[name].view.likely_w for name in scope_of(command, drafts) if name not in moved)
-    return stores, rest_w, carried_by_few(moved, drafts, site)
+    return stores, rest_w, carry_by(moved, drafts, site)
 
 
-def _go_through(command: Command, stores: list[_Store], rest_w: int, whole_s: float, *, by_few: bool) -> _Course:
+def _go_through(command: Command, stores: list[_Store], rest_w: int, whole_s: float, *, carry: Carry) -> _Course:
     course = _Course(whole_s)
     now_s = delivered_wh = 0.0
     most_wh = float("inf") if command.max_energy_wh is None else float(command.max_energy_wh)
     for turn in range(MOST_TURNS):
         if now_s >= whole_s or delivered_wh >= most_wh:
             break
-        powers_w = _powers_w(command, stores, rest_w, now_s, by_few=by_few)
+        powers_w = _powers_w(command, stores, rest_w, now_s, carry=carry)
         lasts_s = min(store.lasts_s(powers_w[store.device_id], now_s) for store in stores)
         left_s = whole_s - now_s
         lasts_s = min(left_s, max(lasts_s, left_s / (MOST_TURNS - turn) if turn >= MOST_TURNS // 2 else 0))
@@ -302,7 +302,7 @@ def _go_through(command: Command, stores: list[_Store], rest_w: int, whole_s: fl
     return course
 
 
-def _powers_w(command: Command, stores: list[_Store], rest_w: int, now_s: float, *, by_few: bool) -> Mapping[str, int]:
+def _powers_w(command: Command, stores: list[_Store], rest_w: int, now_s: float, *, carry: Carry) -> Mapping[str, int]:
     """As the plan shares it out: who must charge does, the others fill up to what is asked."""
     ranges = {store.device_id: store.range(now_s, gives=rest_w < 0) for store in stores}
     powers_w = {s.device_id: ranges[s.device_id].high for s in stores if s.must_charge}
@@ -310,16 +310,7 @@ def _powers_w(command: Command, stores: list[_Store], rest_w: int, now_s: float,
     if command.type is CommandType.IDLE:
         return powers_w | dict.fromkeys(movable, 0)
     left_w = rest_w - sum(powers_w.values())
-    if not by_few:
-        return powers_w | fill(left_w, movable)
-    return powers_w | share(
-        left_w,
-        {
-            s.device_id: Carrier(range=movable[s.device_id], is_car=s.is_car, lowest_w=s.power_w, highest_w=s.power_w)
-            for s in stores
-            if s.device_id in movable
-        },
-    )
+    return powers_w | carry(left_w, movable, {store.device_id: store.power_w for store in stores})
 
 
 def _judged(sum_w: int, rest_w: int) -> tuple[int, bool]:

@@ -4,7 +4,8 @@ A segment is a file: a header, then frames, each with its length, compressed as 
 write, so that a power cut costs the last seconds only. SHA-256 over all before compression, chained from segment to
 segment, is stated as signed evidence (alarm `control.record`, severity info) every quarter of an hour.
 
-Version 2 begins with a memory, and holds the events after it. Version 1 held plans alone, and is still read.
+It begins with a memory, and holds the events after it. Version 2 was laid out so too, and its targets were shared out
+by the rule of `fewest.py`; version 1 held plans alone. Both are still read, and decided again by their own rule.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from agent.control.decisions import Decision
 from agent.control.errors import RestoreError
 from agent.control.events import Record, decode
 
-VERSION: Final = 2
+VERSION: Final = 3
+BY_QUARTER: Final = 2
 PLANS_ALONE: Final = 1
 SUFFIX: Final = ".decisions"
 MOST_BYTES: Final = 16 * 1024 * 1024
@@ -84,7 +86,7 @@ def read_segment(path: Path) -> Iterator[tuple[Framed, bytes]]:
             if version is None:
                 value = codec.decode(Header, frame)
                 version = value.version
-                if version not in (PLANS_ALONE, VERSION):
+                if version not in (PLANS_ALONE, BY_QUARTER, VERSION):
                     raise RestoreError(f"its version {version} is not known here; a newer release wrote it")
             elif version == PLANS_ALONE:
                 value = codec.decode(Decision, frame)

@@ -71,6 +71,8 @@ class Outcome:
     commands: tuple[Life, ...]
     import_wh: Mapping[str, int]
     export_wh: Mapping[str, int]
+    lost_wh: Mapping[str, int]
+    """By converting."""
     over_import_s: float
     """Seconds above the import limit at the connection, after devices had a step to obey."""
     over_export_s: float
@@ -223,6 +225,7 @@ class Simulation:
             commands=tuple(self._lives()),
             import_wh={name: d.import_milliwatt_hours // 1000 for name, d in self._devices.items()},
             export_wh={name: d.export_milliwatt_hours // 1000 for name, d in self._devices.items()},
+            lost_wh={name: round(d.lost_wh) for name, d in self._devices.items()},
             over_import_s=self._over_import_s,
             over_export_s=self._over_export_s,
             import_limit_w=limits.import_limit_w,

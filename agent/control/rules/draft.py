@@ -108,11 +108,6 @@ class Draft:
         stepped_w = power_w // STEP_W * STEP_W
         return stepped_w if stepped_w >= self.minimum_w else 0
 
-    def parts_on(self, phase: int, site_phases: int) -> int:
-        """Into how many phases its power is divided, if this phase is among them; else 0."""
-        phases = [p for p in self.view.phases if p <= site_phases] or [1]
-        return len(phases) if phase in phases else 0
-
     def bind(self, rule: Rule) -> None:
         """Notes that a rule changed the band."""
         if rule not in self.bound:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from agent.control.allocation import Range, fill
 from agent.control.command import Command, CommandType, Mode, Point
-from agent.control.fewest import Carrier, share
 from agent.control.order import Order, Rank
 from agent.control.rules.bounds import bound_after_sharing, is_event, keep_sign, may_be_moved, may_begin
 from agent.control.rules.draft import Draft, Rule
 from agent.control.rules.override import held_of
+from agent.control.rules.sharing import bind_on_the_way, share_out
 from agent.control.site import SiteView
 from drivers.device import DeviceKind
 
@@ -121,54 +120,22 @@ def _share_out(target: Target, free: tuple[str, ...], drafts: dict[str, Draft], 
     rest_w -= sum(drafts[name].view.likely_w for name in fixed) - pv_w
     ranges = {name: keep_sign(drafts[name], _range(drafts[name]), site) for name in movable}
     by = sentence(target.order)
-    shares = _shares(rest_w - pv_w, ranges, drafts, site)
-    carried = any(shares.values())
-    for name, share_w in shares.items():
-        drafts[name].bound.clear()
-        power_w = bound_after_sharing(drafts[name], share_w, rest_w - pv_w, site)
-        drafts[name].set_power(power_w)
-        drafts[name].until_us = command.end_us if power_w else None
-        drafts[name].cause = f"{power_w} W of {by}"
-        if carried and not power_w and not share_w:
-            drafts[name].cause = f"rests, since others carry {by}"
+    asked_w = rest_w - pv_w
+    shares, resting = share_out(asked_w, ranges, drafts, site)
+    for name, share_w in shares.powers.items():
+        draft, goal_w = drafts[name], shares.goals[name]
+        draft.bound.clear()
+        power_w = bound_after_sharing(draft, share_w, asked_w, site)
+        draft.set_power(power_w)
+        draft.until_us = command.end_us if power_w else None
+        draft.cause = f"{power_w} W of {by}"
+        if name in resting:
+            draft.cause = f"rests, since others carry {by}{resting[name]}"
+        elif goal_w != share_w:
+            bind_on_the_way(draft, goal_w, site)
+            draft.cause += "" if goal_w else ", until others can carry it"
     _cap_pv(target.order, pv, sum(r.high for r in ranges.values()) - rest_w, drafts)
     return tuple(sorted([*movable, *pv]))
-
-
-def carried_by_few(names: Collection[str], drafts: dict[str, Draft], site: SiteView) -> bool:
-    """Over as few devices as are sensible, but over all where a part of them may do less than their ranges say.
-
-    A ramp, and coming back, let each device rise only so fast; what is not on every phase meets a fuse or the largest
-    difference between phases sooner.
-    """
-    whole = set(range(1, site.limits.phases + 1))
-    return (
-        len(names) > 1
-        and site.coming_back is None
-        and all(site.bounds.of(name).ramp_permille is None and whole <= set(drafts[name].view.phases) for name in names)
-    )
-
-
-def _shares(rest_w: int, ranges: dict[str, Range], drafts: dict[str, Draft], site: SiteView) -> dict[str, int]:
-    if not carried_by_few(ranges, drafts, site):
-        return fill(rest_w, ranges)
-    return share(rest_w, {name: _carrier(drafts[name], found) for name, found in ranges.items()})
-
-
-def _carrier(draft: Draft, found: Range) -> Carrier:
-    view, power_w = draft.view, draft.view.present_w
-    lowest_w = highest_w = power_w
-    if view.held is not None and (view.held.lowest_w is not None or view.held.highest_w is not None):
-        # Whoever has been ordered there moves there, before its meter shows it.
-        lowest_w = view.held.lowest_w if view.held.lowest_w is not None else min(0, power_w)
-        highest_w = view.held.highest_w if view.held.highest_w is not None else max(0, power_w)
-    return Carrier(
-        range=found,
-        is_car=view.kind is DeviceKind.CHARGER,
-        lowest_w=lowest_w,
-        highest_w=highest_w,
-        disobeys=view.follows is False,
-    )
 
 
 def _name(order: Order) -> str:

@@ -99,7 +99,8 @@ def test_what_the_local_bound_of_a_day_will_end_is_partial_from_the_start() -> N
 
 def test_a_battery_that_is_too_small_for_what_the_car_charges_does_not() -> None:
     command = replace(DISCHARGE, targets=("car", "battery"))
-    said = shortfall(command, site(replace(CAR, vehicle=_leaves(5, 10_000)), BATTERY))
+    small = replace(BATTERY, capabilities=capabilities(4_000, 4_000))
+    said = shortfall(command, site(replace(CAR, vehicle=_leaves(5, 10_000)), small))
     assert "of 30000 Wh are possible, for car charges for its departure" in said
 
 
