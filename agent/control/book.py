@@ -129,8 +129,12 @@ class Book:
 
     def room_for(self, command: Command) -> bool:
         """Whether another command can be kept."""
-        still_open = sum(1 for entry in self.entries.values() if not entry.state.final)
-        return still_open < (MAX_OPEN if command.restrictive else MAX_OPEN - RESERVED_FOR_RESTRICTIVE)
+        return self.count_open < (MAX_OPEN if command.restrictive else MAX_OPEN - RESERVED_FOR_RESTRICTIVE)
+
+    @property
+    def count_open(self) -> int:
+        """Commands that are not final yet."""
+        return sum(1 for entry in self.entries.values() if not entry.state.final)
 
     def next_unsigned_sequence(self) -> int:
         """Arrival counts for the unsigned."""

@@ -16,7 +16,6 @@ from typing import Any, Final, TypeVar
 
 import cbor2
 
-from agent.control.bounds import Allowance
 from agent.control.errors import RestoreError
 from agent.control.order import Order
 from agent.control.site import Mandate
@@ -24,7 +23,6 @@ from drivers.device import Capabilities
 
 T = TypeVar("T")
 _LATER: Final[Mapping[type, frozenset[str]]] = {
-    Allowance: frozenset({"energy_left_wh"}),
     Capabilities: frozenset({"energy_capacity_wh"}),
     Mandate: frozenset({"issuers"}),
     Order: frozenset({"received_uptime_us"}),

@@ -53,7 +53,7 @@ def bound_after_sharing(draft: Draft, power_w: int, asked_w: int, site: SiteView
     if allowance.ramp_permille is None:
         return power_w
     rating_w = max(draft.view.most_import_w, draft.view.most_export_w)
-    step_w = rating_w * allowance.ramp_permille // 1000
+    step_w = int(rating_w * allowance.ramp_permille / 1000)
     from_w = allowance.from_w
     if from_w * power_w < 0:
         from_w = 0
