@@ -115,7 +115,7 @@ class Case:
         events = read_scenario(self.lines(), KINDS)
         from_us = min(event.at_us for event in events)
         last_us = max(event.at_us for event in events)
-        until_us = last_us + round((self.start_in_s + self.duration_s + STEP_S) * 1e6)
+        until_us = last_us + round((self.start_in_s + self.duration_s + 2 * self.step_s) * 1e6)
         return Simulation(self.settings, events, from_us=from_us, until_us=until_us, step_s=self.step_s).run()
 
 
