@@ -17,17 +17,22 @@ from typing import Any, Final, TypeVar
 import cbor2
 
 from agent.control.errors import RestoreError
+from agent.control.meter_doubt import MeterDoubt
 from agent.control.order import Order
-from agent.control.site import Mandate
+from agent.control.site import Mandate, MeterView
+from agent.control.site_watch import WatchMemory
 from drivers.device import Capabilities
 
 T = TypeVar("T")
 _LATER: Final[Mapping[type, frozenset[str]]] = {
     Capabilities: frozenset({"energy_capacity_wh"}),
     Mandate: frozenset({"issuers"}),
+    MeterView: frozenset({"over_w", "under_w", "phase_over_w", "phase_under_w"}),
+    MeterDoubt: frozenset({"sum_w", "flips", "steady", "turning"}),
     Order: frozenset({"received_uptime_us"}),
+    WatchMemory: frozenset({"lag"}),
 }
-"""Fields that records of version 1 were written without, all of them or none: there they have their default."""
+"""Fields that earlier records were written without, all of them or none: there they have their default."""
 
 
 def encode(value: object) -> bytes:

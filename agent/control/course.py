@@ -176,6 +176,8 @@ class Task:
     stores: Sequence[Store]
     rest_w: int
     """The power that all of them together should have."""
+    sun_w: int
+    """What PV among its devices gives, positive: the plan holds it back where storage can take no more."""
     beside_w: int | None
     """What the connection has without them; None: nobody measures it."""
     by_few: bool
@@ -214,14 +216,14 @@ def go_through(task: Task) -> Course:
         lasts_s = min(s.lasts_s(powers_w[s.device_id], now_s, commanded=s.device_id in commanded) for s in task.stores)
         left_s = whole_s - now_s
         lasts_s = min(left_s, max(lasts_s, left_s / (turns - turn) if turn >= turns // 2 else 0))
-        given_w = max(0, command.power_w - _judged(sum(powers_w.values()), task.rest_w)[0])
+        given_w = max(0, command.power_w - _judged(sum(powers_w.values()), task)[0])
         if given_w:
             lasts_s = min(lasts_s, max(LEAST_S, (most_wh - delivered_wh) * 3600 / given_w))
         average_w = sum(
             store.go(powers_w[store.device_id], now_s, lasts_s, commanded=store.device_id in commanded)
             for store in task.stores
         )
-        short_w, is_over = _judged(round(average_w), task.rest_w)
+        short_w, is_over = _judged(round(average_w), task)
         _count(course, task, lasts_s, short_w=short_w, is_over=is_over)
         delivered_wh += max(0, command.power_w - short_w) * lasts_s / 3600
         now_s += lasts_s
@@ -292,9 +294,12 @@ def _by_themselves_w(task: Task, ranges: Mapping[str, Range], stores: Sequence[S
     return powers_w | fill(-(task.beside_w + beside_w + sum(powers_w.values())), batteries)
 
 
-def _judged(sum_w: int, rest_w: int) -> tuple[int, bool]:
+def _judged(sum_w: int, task: Task) -> tuple[int, bool]:
     """(W short of what was asked along its direction, whether it goes beyond it)."""
+    rest_w = task.rest_w
     missing_w = abs(rest_w) - (sum_w if rest_w >= 0 else -sum_w)
+    if rest_w > 0 and missing_w > 0:
+        missing_w = max(0, missing_w - task.sun_w)
     if abs(missing_w) <= tolerance_w(rest_w):
         return 0, False
     return max(0, min(missing_w, abs(rest_w))), missing_w < 0

@@ -136,6 +136,12 @@ def _charges_by_itself(view: DeviceView, site: SiteView) -> bool:
     return view.day is CarDay.NOW or (view.day is None and not site.defaults.cars_wait)
 
 
+def _can_be_held_back(view: DeviceView) -> bool:
+    return (
+        view.kind is DeviceKind.PV and view.online and view.capabilities is not None and view.capabilities.limits_export
+    )
+
+
 def _task(command: Command, site: SiteView, stores: list[Store], begins_s: float, whole_s: float) -> Task:
     drafts = {name: Draft(view) for name, view in sorted(site.devices.items())}
     scope = [name for name in scope_of(command, drafts) if name not in site.overrides]
@@ -156,6 +162,7 @@ def _task(command: Command, site: SiteView, stores: list[Store], begins_s: float
         command=command,
         stores=stores,
         rest_w=rest_w,
+        sun_w=sum(max(0, -drafts[name].view.likely_w) for name in scope if _can_be_held_back(drafts[name].view)),
         beside_w=beside_w,
         by_few=carried_by_few(moved, drafts, site) and all(s.budget.ramp_w_per_s is None for s in stores),
         begins_s=max(0.0, begins_s),

@@ -199,6 +199,11 @@ class MeterView:
 
     power_w: int
     phase_power_w: tuple[int, ...] = ()
+    over_w: int = 0
+    """So much more it may be, for limits: where a meter shows late, or swings (`meter_lag.py`); as the next three."""
+    under_w: int = 0
+    phase_over_w: tuple[int, ...] = ()
+    phase_under_w: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +257,7 @@ class SiteView:
         """
         if self.meter is None:
             return None
-        seen_w = self.meter.power_w - self._counted_w[0]
+        seen_w = self.meter.power_w + self.meter.over_w - self._counted_w[0]
         doubt_w = sum(d.present_w + d.worst_export_w for d in self.devices.values() if not d.online)
         return max(seen_w, min(seen_w + doubt_w, self.limits.house_reserve_w))
 
@@ -261,7 +266,7 @@ class SiteView:
         """As `house_most_w`, the smaller one; for the silent, not below 0."""
         if self.meter is None:
             return None
-        seen_w = self.meter.power_w - self._counted_w[1]
+        seen_w = self.meter.power_w - self.meter.under_w - self._counted_w[1]
         doubt_w = sum(d.worst_import_w - d.present_w for d in self.devices.values() if not d.online)
         return min(seen_w, max(seen_w - doubt_w, 0))
 

@@ -292,9 +292,11 @@ def _phase(drafts: Drafts, site: SiteView, phase: int) -> None:
     fuse_w = site.limits.phase_limit_w
     if len(site.meter.phase_power_w) >= site.limits.phases:
         meter_w = site.meter.phase_power_w[phase - 1]
+        over_w = site.meter.phase_over_w[phase - 1] if site.meter.phase_over_w else 0
+        under_w = site.meter.phase_under_w[phase - 1] if site.meter.phase_under_w else 0
         least_w, most_w = counted_w(seen)
-        import_w += fuse_w - (meter_w - least_w)
-        export_w += fuse_w + (meter_w - most_w)
+        import_w += fuse_w - (meter_w + over_w - least_w)
+        export_w += fuse_w + (meter_w - under_w - most_w)
     else:
         import_w += fuse_w - (site.house_most_w or 0) // site.limits.phases
         export_w += fuse_w + (site.house_least_w or 0) // site.limits.phases
