@@ -86,8 +86,8 @@ def _judged(state: MeterLag, now_s: float) -> MeterLag:
         return state
     moves_w = {lag_s: _moves_w(_calm(_houses_w(state, recent, lag_s))) for lag_s in LAGS_S}
     best_s = min(LAGS_S, key=lambda lag_s: (moves_w[lag_s], lag_s))
-    # Two thirds, for a house that moves by itself makes every lag look alike.
-    if moves_w[best_s] * 3 >= moves_w[state.lag_s] * 2:
+    # Half, for a house that moves by itself makes every lag look alike.
+    if moves_w[best_s] * 2 >= moves_w[state.lag_s]:
         return state
     # A house that goes up and down by itself may look like any lag: one under which it was worse is not taken again.
     moved_w_per_s = _moves_w(_calm([look.meter_w for look in recent])) / seconds
