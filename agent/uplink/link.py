@@ -60,7 +60,7 @@ class GatewayLinkCall:
         changed: asyncio.Event,
         stall_s: float,
         pace: Pace,
-        on_acknowledged: Callable[[int, int], None],
+        on_acknowledged: Callable[[Acknowledged], None],
         on_refused: Callable[[Refused], None],
     ) -> None:
         self._line = line
@@ -136,7 +136,7 @@ class GatewayLinkCall:
         match event:
             case Acknowledged():
                 await self._outbox.acknowledge(event.incarnation, event.up_to_number, self._clock.now().wall_us)
-                self._on_acknowledged(event.incarnation, event.up_to_number)
+                self._on_acknowledged(event)
                 if event.platform_time_us is not None:
                     self._listener.on_platform_time(event.platform_time_us, event.round_trip_s)
                 self._changed.set()
@@ -144,7 +144,8 @@ class GatewayLinkCall:
                 seen = event.acknowledgement
                 stored = await self._outbox.batches(seen.batch_number, 1, incarnation=seen.incarnation)
                 root = next((batch.root for batch in stored if batch.number == seen.batch_number), None)
-                await self._take(self._session.resolve(seen, root, self._clock.monotonic_s()))
+                judged = self._session.resolve(seen, root, self._clock.monotonic_s(), signed=event.signed)
+                await self._take(judged)
             case Refused():
                 self._on_refused(event)
             case CommandArrived():
