@@ -18,18 +18,24 @@ import cbor2
 
 from agent.control.bounds import Allowance
 from agent.control.errors import RestoreError
+from agent.control.meter_doubt import MeterDoubt
+from agent.control.meter_lag import MeterLag
 from agent.control.order import Order
-from agent.control.site import DeviceView, Mandate, Sharing, SiteView
+from agent.control.site import DeviceView, Mandate, MeterView, Sharing, SiteView
+from agent.control.site_watch import WatchMemory
 from drivers.device import Capabilities
 
 T = TypeVar("T")
 _LATER: Final[Mapping[type, Mapping[str, object]]] = {
-    Allowance: {"energy_left_wh": None, "spent": False},
+    Allowance: {"spent": False},
     Capabilities: {"energy_capacity_wh": None},
     DeviceView: {"losses": None},
     Mandate: {"issuers": frozenset()},
+    MeterView: dict.fromkeys(("over_w", "under_w"), 0) | dict.fromkeys(("phase_over_w", "phase_under_w"), ()),
+    MeterDoubt: {"sum_w": 0, "flips": 0, "steady": 0, "turning": False},
     Order: {"received_uptime_us": 0},
     SiteView: {"sharing": Sharing.QUARTER},
+    WatchMemory: {"lag": MeterLag()},
 }
 """Fields that older records were written without, all of a type's or none, and what these records mean by it."""
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from agent.config import Settings
 from agent.control.book import Book
+from agent.control.bounds import MOST_STEP_S, NO_BOUNDS
+from agent.control.bounds_ahead import ahead_of
+from agent.control.bounds_watch import BoundsWatch
 from agent.control.deviation import DeviationBook
 from agent.control.foresight import foresee
 from agent.control.onlooker import Onlooker
@@ -104,6 +107,8 @@ class Simulation:
             booted=False,
             draw=lambda: 0.5,
         )
+        # Steps may be longer than a gateway ever pauses; what flows in one is known here.
+        self._bounds = BoundsWatch(settings.bounds, most_step_s=max(MOST_STEP_S, step_s))
         self._book = Book()
         self._schedules = ScheduleKeeper(lambda: 0.5)
         self._schedules.restore({})
@@ -123,7 +128,7 @@ class Simulation:
 
     def _tick(self, step: int) -> None:
         monotonic_s = step * self._step_s
-        now = Now(wall_us=self._from_us + round(monotonic_s * 1e6))
+        now = Now(wall_us=self._from_us + round(monotonic_s * 1e6), uptime_us=round(monotonic_s * 1e6))
         for device in self._devices.values():
             device.look(monotonic_s)
         while self._events and self._events[0].at_us <= now.wall_us:
@@ -139,10 +144,12 @@ class Simulation:
         outcomes = {order_hash: command.outcome for order_hash, command in plan.commands.items()}
         self._book = self._book.observe(outcomes, registers, now).book
         self._schedules.follow(view, plan, registers, None)
+        self._bounds.after(view, plan)
         self._remember(step, now, view, plan)
 
     def _look(self, now: Now, monotonic_s: float, orders: tuple[Order, ...]) -> SiteView:
-        return self._watch.look(now, monotonic_s, orders=orders, stop=self._stop)
+        view = self._watch.look(now, monotonic_s, orders=orders, stop=self._stop)
+        return replace(view, bounds=self._bounds.allow(now))
 
     def _registers(self) -> dict[str, Register]:
         found = {}
@@ -175,7 +182,13 @@ class Simulation:
                     received_us=now.wall_us,
                 )
                 view = self._look(now, (now.wall_us - self._from_us) / 1e6, (order,))
-                state, reason = foresee(line.command, make_plan(view).commands[order.hash], view)
+                view = replace(view, bounds=NO_BOUNDS)
+                state, reason = foresee(
+                    order,
+                    make_plan(view).commands[order.hash],
+                    view,
+                    ahead_of(self._bounds, self._book, self._schedules),
+                )
                 self._book = self._book.admitted(order, state, reason, now).book.committed(order.hash)
             case ScheduleLine(schedule):
                 body = encode_schedule(schedule)

@@ -221,6 +221,11 @@ class MeterView:
 
     power_w: int
     phase_power_w: tuple[int, ...] = ()
+    over_w: int = 0
+    """So much more it may be, for limits: where a meter shows late, or swings (`meter_lag.py`); as the next three."""
+    under_w: int = 0
+    phase_over_w: tuple[int, ...] = ()
+    phase_under_w: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,7 +280,7 @@ class SiteView:
         """
         if self.meter is None:
             return None
-        seen_w = self.meter.power_w - self._counted_w[0]
+        seen_w = self.meter.power_w + self.meter.over_w - self._counted_w[0]
         doubt_w = sum(d.present_w + d.worst_export_w for d in self.devices.values() if not d.online)
         return max(seen_w, min(seen_w + doubt_w, self.limits.house_reserve_w))
 
@@ -284,7 +289,7 @@ class SiteView:
         """As `house_most_w`, the smaller one; for the silent, not below 0."""
         if self.meter is None:
             return None
-        seen_w = self.meter.power_w - self._counted_w[1]
+        seen_w = self.meter.power_w - self.meter.under_w - self._counted_w[1]
         doubt_w = sum(d.worst_import_w - d.present_w for d in self.devices.values() if not d.online)
         return min(seen_w, max(seen_w - doubt_w, 0))
 
@@ -302,9 +307,11 @@ class SiteView:
             for phase in phases:
                 seen[phase - 1].append((device, len(phases)))
         houses = []
-        for meter_w, shares in zip(self.meter.phase_power_w, seen, strict=False):
+        over_w, under_w = self.meter.phase_over_w or (0,) * count, self.meter.phase_under_w or (0,) * count
+        for phase, shares in enumerate(seen):
             least_w, most_w = counted_w(shares)
-            houses.append((meter_w - most_w, meter_w - least_w))
+            meter_w = self.meter.phase_power_w[phase]
+            houses.append((meter_w - under_w[phase] - most_w, meter_w + over_w[phase] - least_w))
         return tuple(houses)
 
     @cached_property

@@ -61,5 +61,5 @@ def ramp_of(draft: Draft, site: SiteView) -> tuple[int, int] | None:
     allowance = site.bounds.of(draft.view.device_id)
     if allowance.ramp_permille is None:
         return None
-    step_w = max(draft.view.most_import_w, draft.view.most_export_w) * allowance.ramp_permille // 1000
+    step_w = int(max(draft.view.most_import_w, draft.view.most_export_w) * allowance.ramp_permille / 1000)
     return min(0, allowance.from_w) - step_w, max(0, allowance.from_w) + step_w

@@ -46,6 +46,7 @@ class Rule(StrEnum):
     SITE_DISCHARGE = "site has no permission to discharge"  # SAFETY 9
     BATTERY_MINIMUM = "the battery's minimum state of charge"
     BATTERY_RESERVE = "room in the battery is kept for the grid's frequency"  # SAFETY 11
+    BATTERY_FULL = "the battery is full"
     BATTERY_STATE = "state of charge of the battery is not known"
     ENERGY_DAY = "local bound: energy per day"  # SAFETY 10
     CYCLES_DAY = "local bound: full cycles per day"  # SAFETY 10

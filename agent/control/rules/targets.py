@@ -13,6 +13,7 @@ from agent.control.rules.draft import Draft, Rule
 from agent.control.rules.override import held_of
 from agent.control.rules.sharing import bind_on_the_way, share_out
 from agent.control.site import SiteView
+from agent.control.storage import FULL_PERMILLE
 from drivers.device import DeviceKind
 
 
@@ -101,8 +102,9 @@ def _share_out(target: Target, free: tuple[str, ...], drafts: dict[str, Draft], 
     command = target.order.command
     movable = [name for name in free if drafts[name].dispatchable and not drafts[name].must_charge]
     movable = [name for name in movable if drafts[name].view.kind is not DeviceKind.PV]
-    if command.power_w:
-        movable = [name for name in movable if may_be_moved(drafts[name], site)]
+    used_up = [name for name in movable if not may_be_moved(drafts[name], site)] if command.power_w else []
+    if len(used_up) == len(movable):
+        movable = []  # None of them is the command's to move: the owner's defaults hold.
     if command.type is CommandType.IDLE:
         return _idle(target.order, [name for name in free if drafts[name].view.online], drafts)
     # What cannot be moved counts as it is metered: PV, cars that must charge, devices that are silent.
@@ -119,18 +121,22 @@ def _share_out(target: Target, free: tuple[str, ...], drafts: dict[str, Draft], 
     pv_w = sum(drafts[name].view.likely_w for name in pv)
     rest_w -= sum(drafts[name].view.likely_w for name in fixed) - pv_w
     ranges = {name: keep_sign(drafts[name], _range(drafts[name]), site) for name in movable}
+    # One that has used up its bound rests beside those that carry the command: left to itself it would undo it.
+    ranges |= {name: Range(0, 0) for name in used_up if name in ranges}
     by = sentence(target.order)
     asked_w = rest_w - pv_w
     shares, resting = share_out(asked_w, ranges, drafts, site)
     for name, share_w in shares.powers.items():
         draft, goal_w = drafts[name], shares.goals[name]
         draft.bound.clear()
+        if name in used_up:
+            may_be_moved(draft, site)  # says once more which bound it is
         power_w = bound_after_sharing(draft, share_w, asked_w, site)
         draft.set_power(power_w)
         draft.until_us = command.end_us if power_w else None
         draft.cause = f"{power_w} W of {by}"
         if name in resting:
-            draft.cause = f"rests, since others carry {by}{resting[name]}"
+            draft.cause = f"rests, since others carry {by}{'' if name in used_up else resting[name]}"
         elif goal_w != share_w:
             bind_on_the_way(draft, goal_w, site)
             draft.cause += "" if goal_w else ", until others can carry it"
@@ -160,8 +166,9 @@ def _range(draft: Draft) -> Range:
     minimum_w = capabilities.minimum_import_w if capabilities is not None else 0
     low = draft.room_low
     high = max(draft.room_high, low)
-    if draft.view.kind is DeviceKind.CHARGER and draft.view.vehicle is None:
-        high = 0  # An empty socket takes nothing: the others get its part.
+    car = draft.view.vehicle
+    if draft.view.kind is DeviceKind.CHARGER and (car is None or (car.state_of_charge_permille or 0) >= FULL_PERMILLE):
+        high = 0  # An empty socket and a full car take nothing: the others get its part.
     return Range(low, high, minimum_w)
 
 
