@@ -111,10 +111,12 @@ def _tell(outcome: Outcome, out: Path, took_s: float) -> None:
             table("Commands", ["Id", "Command", "Receipts", "Delivered", "Reason"], rows, right=["Delivered"])
         )
     energies = [
-        [name, f"{outcome.import_wh[name] / 1000:.1f}", f"{outcome.export_wh[name] / 1000:.1f}"]
+        [name, *(f"{found[name] / 1000:.1f}" for found in (outcome.import_wh, outcome.export_wh, outcome.lost_wh))]
         for name in sorted(outcome.import_wh)
     ]
-    console.print(table("Energy, kWh", ["Device", "Import", "Export"], energies, right=["Import", "Export"]))
+    console.print(
+        table("Energy, kWh", ["Device", "Import", "Export", "Lost"], energies, right=["Import", "Export", "Lost"])
+    )
     lines = [
         f"Above the import limit for {outcome.over_import_s:.0f} s, above the export limit for "
         f"{outcome.over_export_s:.0f} s.",

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from agent.config.values import (
     AbsolutePath,
     DeviceId,
+    Efficiency,
     SecretReference,
     Section,
     TimeOfDay,
@@ -42,6 +43,21 @@ class DeviceSettings(Section):
     fallback_export_w: int | None = Field(None, ge=0, description="Its share of export while the gateway is silent, W")
     capacity_wh: int | None = Field(
         None, gt=0, le=1_000_000_000, description="What a battery holds, Wh, where it does not tell or tells it wrong"
+    )
+    efficiency_percent: Efficiency | None = Field(
+        None,
+        description="Of a battery's or charger's conversion: at its rating, or [percent of the rating, percent] at "
+        "rising loads: [[10, 91.0], [50, 95.5], [100, 94.0]]; absent: as is usual for the kind",
+    )
+    fixed_loss_w: int | None = Field(
+        None, ge=0, le=100_000, description="What it loses as soon as it converts at all, W; absent: by the efficiency"
+    )
+    wear_wh_per_kwh: int | None = Field(
+        None,
+        ge=0,
+        le=10_000,
+        description="What moving 1 kWh wears the battery, as Wh worth as much: its price / (2 x full cycles x Wh that "
+        "it holds) / price of a Wh x 1000; of a car for what it gives, both ways; absent: 50, of a car 150",
     )
     # sunspec, modbus
     address: str | None = Field(
@@ -129,6 +145,10 @@ class DeviceSettings(Section):
             raise fault("is for a charger's car (driver ocpp)", misplaced[0])
         if self.capacity_wh is not None and self.kind is not DeviceKind.BATTERY:
             raise fault("is a battery's; a car tells its own", "capacity_wh")
+        of_a_store = ("efficiency_percent", "fixed_loss_w", "wear_wh_per_kwh")
+        misplaced = [key for key in of_a_store if getattr(self, key) is not None]
+        if misplaced and self.kind not in (DeviceKind.BATTERY, DeviceKind.CHARGER):
+            raise fault("is for what carries a target: a battery or a charger", misplaced[0])
         if self.day == "departure" and (self.departure_time is None) != (self.departure_energy_wh is None):
             raise fault("departure_time and departure_energy_wh go together", "day")
         if self.meter_key_file is not None and self.driver != "ocpp":

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ipaddress
 import re
 from datetime import UTC, tzinfo
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeGuard
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 MQTT_SCHEME: Final = "mqtts://"
@@ -82,6 +83,38 @@ def _time_of_day(value: str) -> str:
     return value
 
 
+def _efficiency(value: object) -> object:
+    """A percentage, or points of one; else what would be right."""
+    if _is_number(value):
+        if not LEAST_EFFICIENCY <= value <= 100:
+            raise ValueError(f"is outside {LEAST_EFFICIENCY} to 100 %")
+        return float(value)
+    if not isinstance(value, list | tuple) or not 2 <= len(value) <= MOST_POINTS:
+        raise ValueError(_WRITE_POINTS)
+    points = []
+    for point in value:
+        match point:
+            case [load, percent] if _is_number(load) and _is_number(percent):
+                points.append((float(load), float(percent)))
+            case _:
+                raise ValueError(_WRITE_POINTS)
+    if not all(0 < load <= 100 and LEAST_EFFICIENCY <= percent <= 100 for load, percent in points):
+        raise ValueError(f"a load is above 0 and at most 100 %, an efficiency {LEAST_EFFICIENCY} to 100 %")
+    if any(load >= then for (load, _), (then, _) in pairwise(points)):
+        raise ValueError("loads rise from point to point")
+    return tuple(points)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+LEAST_EFFICIENCY: Final = 20
+"""Percent; less is a mistake: a share in place of percent."""
+MOST_POINTS: Final = 20
+_WRITE_POINTS: Final = f"write 96.0, or 2 to {MOST_POINTS} points: [[10, 91.0], [50, 95.5], [100, 94.0]]"
+Efficiency = Annotated[float | tuple[tuple[float, float], ...], BeforeValidator(_efficiency)]
+"""At the rating, percent; or (percent of the rating, percent there), the loads rising."""
 Timezone = Annotated[str, AfterValidator(_timezone)]
 TimeOfDay = Annotated[str, AfterValidator(_time_of_day)]
 HostAndPort = Annotated[str, AfterValidator(_address)]

@@ -1,6 +1,6 @@
 """An auditor's proof: recorded inputs through the same core again, against what was decided and what was signed.
 
-Of a record of version 2 every event happens again (`rerun`): messages are judged, people's orders taken, the site is
+Of a record since version 2 every event happens again (`rerun`): messages are judged, people's orders taken, the site is
 looked at, plans are made and receipts given, each from what the events before have come to. Of version 1 each plan is
 made again from its own input.
 """
@@ -22,8 +22,8 @@ from agent.control.events import Event, Kind, Memory, Record, Rules
 from agent.control.order import Order, Rank
 from agent.control.rerun import Rerun
 from agent.control.sealed_file import Sealing
-from agent.control.segments import Header, read_segment
-from agent.control.site import SiteView
+from agent.control.segments import BY_QUARTER, Header, read_segment
+from agent.control.site import Sharing, SiteView
 from agent.evidence.errors import EvidenceError
 from agent.evidence.statements import Alarm
 
@@ -124,6 +124,7 @@ class _Auditor:
         self._previous: bytes | None = None
         """Digest of the segment before."""
         self._rerun: Rerun | None = None
+        self._sharing = Sharing.LOSSES
         self._segment, self._number = "", 0
         self._within = 0
         """Decisions of this segment that are within the time."""
@@ -157,6 +158,7 @@ class _Auditor:
 
     def _begin(self, header: Header) -> None:
         self.found.software.add(header.software)
+        self._sharing = Sharing.QUARTER if header.version <= BY_QUARTER else Sharing.LOSSES
         if self._previous is not None and header.previous != self._previous:
             self.fault(f"{self._segment}: does not follow the segment before it: something is missing or altered")
 
@@ -171,7 +173,7 @@ class _Auditor:
             case Event():
                 self._happen(value)
 
-    # -- version 2
+    # -- since version 2
 
     def _remember(self, memory: Memory) -> None:
         if self._rerun is not None and memory.continues:
@@ -182,7 +184,7 @@ class _Auditor:
         try:
             for entry in memory.book.entries:
                 self._authority(entry.order)
-            self._rerun = Rerun(memory)
+            self._rerun = Rerun(memory, self._sharing)
         except RestoreError as error:
             self.fault(f"{self._segment}, record {self._number}: {error}")
 

@@ -109,6 +109,17 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class _Known:
+    """What is asked of a book for every message, found once: a flood of them asks about the same book."""
+
+    by_id: Mapping[str, Entry]
+    """Admitted ones."""
+    open: int
+    unsigned_sequence: int
+    """The highest of the unsigned."""
+
+
+@dataclass(frozen=True, slots=True)
 class Book:
     """All commands, by hash. A value: every method that changes something returns another one."""
 
@@ -117,24 +128,44 @@ class Book:
     forgotten: Mapping[bytes, Mapping[int, Ordered]] = field(default_factory=dict)
     """By issuer's name and hour of receipt: ordered by commands that are kept no more; they still count (SAFETY 10)."""
 
+    _found: _Known | None = field(init=False, default=None, compare=False, repr=False)
+
+    @property
+    def _known(self) -> _Known:
+        if self._found is not None:
+            return self._found
+        by_id: dict[str, Entry] = {}
+        count_open = unsigned_sequence = 0
+        for entry in self.entries.values():
+            state = entry.state
+            count_open += not state.final
+            if state is not CommandState.REJECTED:
+                by_id.setdefault(entry.order.command_id, entry)
+            if entry.order.issuer_key == b"":
+                unsigned_sequence = max(unsigned_sequence, entry.order.command.sequence)
+        found = _Known(by_id, count_open, unsigned_sequence)
+        object.__setattr__(self, "_found", found)  # of a value that does not change
+        return found
+
     def known_by_id(self, command_id: str) -> Entry | None:
         """The admitted command of an id. Refused ones do not hold their id: a forgery must not block the real one."""
-        for entry in self.entries.values():
-            if entry.order.command_id == command_id and entry.state is not CommandState.REJECTED:
-                return entry
-        return None
+        return self._known.by_id.get(command_id)
 
     def window(self, issuer_key: bytes, audience: str) -> ReplayWindow:
         return self.windows.get((issuer_key, audience)) or ReplayWindow(issuer_key, audience)
 
     def room_for(self, command: Command) -> bool:
         """Whether another command can be kept."""
-        still_open = sum(1 for entry in self.entries.values() if not entry.state.final)
-        return still_open < (MAX_OPEN if command.restrictive else MAX_OPEN - RESERVED_FOR_RESTRICTIVE)
+        return self.count_open < (MAX_OPEN if command.restrictive else MAX_OPEN - RESERVED_FOR_RESTRICTIVE)
+
+    @property
+    def count_open(self) -> int:
+        """Commands that are not final yet."""
+        return self._known.open
 
     def next_unsigned_sequence(self) -> int:
         """Arrival counts for the unsigned."""
-        return 1 + max((e.order.command.sequence for e in self._of(b"")), default=0)
+        return 1 + self._known.unsigned_sequence
 
     def ordered(self, issuer: str, since_us: int) -> Ordered:
         """What one issuer ordered since then with any key, at full power and while each order stood (SAFETY 10)."""

@@ -26,6 +26,8 @@ CHARGE_STEP_PERMILLE: Final = 5
 CHARGE_JUMP_PERMILLE: Final = 100
 """More between two looks is another car, or a correction."""
 MOST_EVENTS: Final = 10_000
+SPENT_PERCENT: Final = 90
+"""Of the day's full cycles."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,8 @@ class BoundSettings:
     events_per_hour: int | None = None
     ramp_permille_per_s: int | None = None
     """Of a device's rating."""
+    most_step_s: float = MOST_STEP_S
+    """Between two looks; a simulation takes longer steps, and knows what flowed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,15 +49,17 @@ class Allowance:
     """What is left to commands of one device."""
 
     energy: bool = True
+    energy_left_wh: int | None = None
+    """Of the day; None: any."""
     cycles: bool = True
     sign: int = 0
     """The only sign that may be ordered beside nothing; 0: either."""
     from_w: int = 0
     """Where the ramp begins: what commands had of it in the last plan."""
-    ramp_permille: int | None = None
+    ramp_permille: float | None = None
     """Of its rating, away from nothing, in this plan; None: at once."""
-    energy_left_wh: int | None = None
-    """Of the day, as far as is foreseen; None: any."""
+    spent: bool = False
+    """Hardly any of its full cycles of the day is left: it goes last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,8 +130,8 @@ class Counted:
 
 
 def allow(settings: BoundSettings, counted: Counted, now: Now) -> BoundsView:
-    """What commands may do now."""
-    step_s = _step_s(counted, now)
+    """What commands may do at that moment, by what has been counted until now."""
+    step_s = _step_s(counted, now, settings.most_step_s)
     devices = {name: _allowance(settings, use, step_s, now) for name, use in counted.devices.items()}
     recent = sum(1 for at_us in counted.events.values() if at_us > now.wall_us - HOUR_US)
     left = None if settings.events_per_hour is None else max(0, settings.events_per_hour - recent)
@@ -133,23 +139,33 @@ def allow(settings: BoundSettings, counted: Counted, now: Now) -> BoundsView:
 
 
 def _allowance(settings: BoundSettings, use: Use, step_s: float, now: Now) -> Allowance:
-    energy_wh = sum(use.energy_milliwatt_hours.values()) // 1000
-    moved_permille = sum(use.charge_permille.values()) // 2
+    hour = now.wall_us // HOUR_US
+    energy_wh = sum(_recent(use.energy_milliwatt_hours, hour).values()) // 1000
+    moved_permille = sum(_recent(use.charge_permille, hour).values()) // 2
     turned = sum(1 for at_us in use.turned_us if at_us > now.wall_us - HOUR_US)
     most_turns, ramp = settings.sign_changes_per_hour, settings.ramp_permille_per_s
+    most_permille = settings.cycles_per_day_permille
     return Allowance(
         energy=settings.energy_per_day_wh is None or energy_wh < settings.energy_per_day_wh,
-        cycles=settings.cycles_per_day_permille is None or moved_permille < settings.cycles_per_day_permille,
+        energy_left_wh=None if settings.energy_per_day_wh is None else max(0, settings.energy_per_day_wh - energy_wh),
+        cycles=most_permille is None or moved_permille < most_permille,
         sign=use.sign if most_turns is not None and turned >= most_turns else 0,
         from_w=use.commanded_w,
-        ramp_permille=None if ramp is None else round(ramp * step_s),
-        energy_left_wh=None if settings.energy_per_day_wh is None else max(0, settings.energy_per_day_wh - energy_wh),
+        ramp_permille=None if ramp is None else ramp * step_s,
+        spent=most_permille is not None and moved_permille * 100 >= most_permille * SPENT_PERCENT,
     )
 
 
-def count(counted: Counted, seen: Mapping[str, Seen], begun: frozenset[bytes], now: Now) -> Counted:
+def count(
+    counted: Counted,
+    seen: Mapping[str, Seen],
+    begun: frozenset[bytes],
+    now: Now,
+    *,
+    most_step_s: float = MOST_STEP_S,
+) -> Counted:
     """The account after one plan. `begun`: commands that are in force and order power."""
-    step_s = _step_s(counted, now)
+    step_s = _step_s(counted, now, most_step_s)
     devices = {
         **counted.devices,
         **{name: _used(counted.devices.get(name, Use()), one, step_s, now) for name, one in seen.items()},
@@ -202,9 +218,9 @@ def _sign(power_w: int) -> int:
     return 0 if abs(power_w) < SIGN_LEAST_W else 1 if power_w > 0 else -1
 
 
-def _step_s(counted: Counted, now: Now) -> float:
+def _step_s(counted: Counted, now: Now, most_s: float) -> float:
     """Since the last look; 0 when it was of another boot, or too long ago."""
-    if counted.uptime_us is None or not 0 <= now.uptime_us - counted.uptime_us <= MOST_STEP_S * 1e6:
+    if counted.uptime_us is None or not 0 <= now.uptime_us - counted.uptime_us <= most_s * 1e6:
         return 0.0
     return (now.uptime_us - counted.uptime_us) / 1e6
 

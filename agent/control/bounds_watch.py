@@ -6,7 +6,18 @@ from dataclasses import replace
 from typing import Final
 
 from agent.config import BoundsSettings
-from agent.control.bounds import BoundSettings, BoundsView, Counted, Seen, allow, count, decode, encode, joined
+from agent.control.bounds import (
+    MOST_STEP_S,
+    BoundSettings,
+    BoundsView,
+    Counted,
+    Seen,
+    allow,
+    count,
+    decode,
+    encode,
+    joined,
+)
 from agent.control.command import Mode
 from agent.control.order import Now
 from agent.control.plan import DeviceOrder, Plan
@@ -19,21 +30,22 @@ KEEP_EVERY_US: Final = 30_000_000
 class BoundsWatch:
     """One for the gateway."""
 
-    def __init__(self, settings: BoundsSettings) -> None:
-        self._settings = BoundSettings(
+    def __init__(self, settings: BoundsSettings, *, most_step_s: float = MOST_STEP_S) -> None:
+        self.settings = BoundSettings(
             energy_per_day_wh=settings.energy_per_day_wh or None,
             cycles_per_day_permille=round(settings.cycles_per_day * 1000) or None,
             sign_changes_per_hour=settings.sign_changes_per_hour or None,
             events_per_hour=settings.events_per_hour or None,
             ramp_permille_per_s=round(settings.ramp_percent_per_s * 10) or None,
+            most_step_s=most_step_s,
         )
         self._counted = Counted()
         self._kept = Counted()
         self._kept_us: int | None = None
 
     def allow(self, now: Now) -> BoundsView:
-        """What commands may do now."""
-        return allow(self._settings, self._counted, now)
+        """What commands may do at that moment, by what has been counted until now."""
+        return allow(self.settings, self._counted, now)
 
     @property
     def counted(self) -> Counted:
@@ -63,7 +75,7 @@ class BoundsWatch:
             order.hash for order in view.orders if order.command.mode is Mode.SETPOINT and not order.command.restrictive
         }
         begun = frozenset(h for h, command in plan.commands.items() if command.in_force and h in ordering)
-        self._counted = count(self._counted, seen, begun, now)
+        self._counted = count(self._counted, seen, begun, now, most_step_s=self.settings.most_step_s)
         turned = {name: use.turned_us for name, use in self._counted.devices.items()}
         kept_turned = {name: use.turned_us for name, use in self._kept.devices.items()}
         at_once = self._counted.events.keys() != self._kept.events.keys() or turned != kept_turned

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import types
 import typing
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from enum import Enum
 from typing import Any, Final, TypeVar
 
@@ -19,23 +19,31 @@ import cbor2
 from agent.control.bounds import Allowance
 from agent.control.deviation import Deviation, DeviationBook, Quarter
 from agent.control.errors import RestoreError
+from agent.control.meter_doubt import MeterDoubt
+from agent.control.meter_lag import MeterLag
 from agent.control.order import Order
 from agent.control.schedule_keeper import ScheduleMemory
-from agent.control.site import Mandate
+from agent.control.site import DeviceView, Mandate, MeterView, Sharing, SiteView
+from agent.control.site_watch import WatchMemory
 from drivers.device import Capabilities
 
 T = TypeVar("T")
-_LATER: Final[Mapping[type, frozenset[str]]] = {
-    Allowance: frozenset({"energy_left_wh"}),
-    Capabilities: frozenset({"energy_capacity_wh"}),
-    Deviation: frozenset({"from_us", "until_us"}),
-    DeviationBook: frozenset({"ahead_us"}),
-    Mandate: frozenset({"issuers"}),
-    Order: frozenset({"received_uptime_us"}),
-    ScheduleMemory: frozenset({"gone"}),
-    Quarter: frozenset({"from_us", "first_us", "last_us"}),
+_LATER: Final[Mapping[type, Mapping[str, object]]] = {
+    Allowance: {"energy_left_wh": None, "spent": False},
+    Capabilities: {"energy_capacity_wh": None},
+    Deviation: {"from_us": 0, "until_us": 0},
+    DeviationBook: {"ahead_us": None},
+    DeviceView: {"losses": None},
+    Mandate: {"issuers": frozenset()},
+    MeterView: dict.fromkeys(("over_w", "under_w"), 0) | dict.fromkeys(("phase_over_w", "phase_under_w"), ()),
+    MeterDoubt: {"sum_w": 0, "flips": 0, "steady": 0, "turning": False},
+    Order: {"received_uptime_us": 0},
+    Quarter: {"from_us": 0, "first_us": {}, "last_us": {}},
+    ScheduleMemory: {"gone": {}},
+    SiteView: {"sharing": Sharing.QUARTER},
+    WatchMemory: {"lag": MeterLag()},
 }
-"""Fields that records of earlier releases were written without, all of them or none: there they have their default."""
+"""Fields that older records were written without, all of a type's or none, and what these records mean by it."""
 
 
 def encode(value: object) -> bytes:
@@ -97,16 +105,20 @@ def _typed(kind: Any, value: Any) -> object:
     if dataclasses.is_dataclass(kind):
         names, hints = _names(typing.cast(type, kind)), _hints(typing.cast(type, kind))
         _checked(isinstance(value, list), value)
-        later = _LATER.get(typing.cast(type, kind), frozenset())
+        later = _LATER.get(typing.cast(type, kind), {})
         if later and len(value) == len(names) - len(later):
             names = tuple(name for name in names if name not in later)
-        fields = {name: _typed(hints[name], item) for name, item in zip(names, value, strict=True)}
-        return typing.cast(Any, kind)(**fields)
+            return typing.cast(Any, kind)(**_fields(names, hints, value), **later)
+        return typing.cast(Any, kind)(**_fields(names, hints, value))
     if kind is None or kind is type(None):
         return _checked(value is None, value)
     if issubclass(kind, Enum):
         return kind(value)
     return _checked(type(value) is kind or (kind is float and type(value) is int), value)
+
+
+def _fields(names: Sequence[str], hints: Mapping[str, Any], values: Sequence[object]) -> dict[str, object]:
+    return {name: _typed(hints[name], item) for name, item in zip(names, values, strict=True)}
 
 
 def _one_of(kinds: tuple[Any, ...], value: Any) -> object:

@@ -311,7 +311,14 @@ class Controller:
             raise ControlError("that moment is more than 7 days away: so far no command reaches")
         changes = (self._books.book.next_change_us(at_us), self._schedules.next_change_us(at_us))
         change_us = min((each for each in changes if each is not None), default=None)
-        return foresee(self._view, self._books.book, self._schedules.orders, at_us, next_change_us=change_us)
+        return foresee(
+            self._view,
+            self._books.book,
+            self._schedules.orders,
+            at_us,
+            bounds=self._around.bounds.allow,
+            next_change_us=change_us,
+        )
 
     def commands_in_force(self, device_id: str, start_us: int, end_us: int) -> tuple[bytes, ...]:
         """Hashes of the commands that were in force for a device between two moments, for its settlement window."""

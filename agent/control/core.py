@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from agent.config import BoundsSettings
 from agent.control.admission import Policy
 from agent.control.bookkeeping import Bookkeeping
+from agent.control.bounds_ahead import ahead_of
 from agent.control.bounds_watch import BoundsWatch
 from agent.control.decisions import Cause
 from agent.control.events import Config, Memory, book_memory
@@ -95,6 +96,7 @@ class Core:
                 policy=world.policy,
                 trust=world.trust,
                 look=world.look,
+                ahead=lambda: ahead_of(self.around.bounds, self.books.book, self.schedules),
                 restored=world.restored,
                 stored=world.stored,
                 changed=world.changed,

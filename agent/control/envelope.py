@@ -271,4 +271,4 @@ def _ramp(power_w: int, part: _Part, view: DeviceView, site: SiteView) -> int:
     if ramp_permille is None or view.kind is DeviceKind.PV:
         return rate
     # So much with each plan, and there is one each second at the least.
-    return min(rate, max(view.most_import_w, view.most_export_w) * ramp_permille * 60 // 1000)
+    return min(rate, int(max(view.most_import_w, view.most_export_w) * ramp_permille * 60 / 1000))

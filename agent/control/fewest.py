@@ -1,7 +1,7 @@
-"""Which devices carry a target that fewer than all of them can carry: with less loss, and without turning any. Pure.
+"""The rule by which releases before the loss curves shared out a target, for the records that they made. Pure.
 
-A converter loses most at part load, and a battery or a car wears when it changes direction. So a small total goes to
-as few devices as keep a sensible part of their rating each; the others rest. Who goes first:
+`merit_order.py` has taken its place; `replay` still decides by it what was decided by it. A small total goes to as few
+devices as keep a sensible part of their rating each; the others rest. Who goes first:
 
     charging: cars, whose energy is needed anyway and need not make the way back; then batteries
     discharging: batteries; cars last, since it wears them most

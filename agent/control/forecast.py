@@ -1,7 +1,8 @@
 """What will happen at a moment to come, and why: the plan of then, as far as it can be known now. Pure.
 
-Known are the commands that were sent ahead, the schedules, the departures and the defaults; devices, meter and sun are
-taken as they are now, and a car whose departure is over by then has left.
+Known are the commands that were sent ahead, the schedules, the departures and the defaults, and which hours have fallen
+out of what the local bounds count; devices, meter and sun are taken as they are now, and a car whose departure is over
+by then has left.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from agent.control.book import Book
+from agent.control.bounds import NO_BOUNDS, BoundsView
 from agent.control.command import Mode
 from agent.control.day import DayState, SunPace, step_day, with_day
 from agent.control.frequency import GridFrequency
@@ -48,9 +50,10 @@ def foresee(
     schedules: Callable[[Now], tuple[Order, ...]],
     at_us: int,
     *,
+    bounds: Callable[[Now], BoundsView] = lambda _: NO_BOUNDS,
     next_change_us: int | None = None,
 ) -> Foreseen:
-    """The plan of that moment. `schedules`: what they ask for then."""
+    """The plan of that moment. `schedules`: what they ask for then; `bounds`: what they leave then of today's use."""
     at = replace(site.now, wall_us=at_us)
     orders = (*book.settle(at).book.candidates(at), *schedules(at))
     gone = [d.device_id for d in site.devices.values() if _leaves_before(d, at_us)]
@@ -61,6 +64,7 @@ def foresee(
         orders=orders,
         devices=devices,
         overrides={name: hold for name, hold in site.overrides.items() if at_us < hold.until_us},
+        bounds=bounds(at).without_ramp,
         coming_back=None,
         safe_mode=None,
         frequency=GridFrequency(),

@@ -11,6 +11,8 @@ import structlog
 from agent.control.admission import Admitted, Duplicate, Nothing, Policy, Refused, Undecided, judge
 from agent.control.answers import Answers
 from agent.control.bookkeeping import Bookkeeping
+from agent.control.bounds import NO_BOUNDS
+from agent.control.bounds_ahead import Ahead
 from agent.control.decisions import Cause
 from agent.control.foresight import foresee
 from agent.control.frequency_watch import Say
@@ -43,6 +45,8 @@ class Around:
     trust: Callable[[], TrustList | None]
     look: Callable[[Now, tuple[Order, ...]], SiteView]
     """The site as it is now, with these orders in force."""
+    ahead: Callable[[], Ahead]
+    """What is known of the time to come."""
     restored: Callable[[], bool]
     """Whether the stored commands have been read."""
     stored: Callable[[bytes], None]
@@ -158,12 +162,12 @@ class Intake:
         return self._around.monotonic_s() - self._started_s >= RESTORE_PATIENCE_S
 
     def _admit(self, order: Order, now: Now) -> None:
-        # What the plan could make of it, were it alone and its time now, decides between ACCEPTED and PARTIAL.
-        view = self._around.look(now, (order,))
-        view = replace(view, bounds=view.bounds.without_ramp)
+        # What the plan could make of it, were it alone and its time now, decides between ACCEPTED and PARTIAL; what
+        # the local bounds leave to it is gone through with its whole time.
+        view = replace(self._around.look(now, (order,)), bounds=NO_BOUNDS)
         plan = make_plan(view)
         self._note(Cause.ADMISSION, plan)
-        state, reason = foresee(order.command, plan.commands[order.hash], view)
+        state, reason = foresee(order, plan.commands[order.hash], view, self._around.ahead())
         log.info("control.command", command=order.command_id, hash=order.hash.hex()[:16], state=state.name)
         self._answers.note(order.hash, self._around.monotonic_s())
         self._books.adopt(self._books.book.admitted(order, state, reason, now), lambda: self._around.stored(order.hash))

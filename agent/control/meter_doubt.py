@@ -1,4 +1,4 @@
-"""Whether the grid meter can be believed: one that is wired the wrong way round, or that stands still (SAFETY 8). Pure.
+"""Whether the grid meter can be believed: wired the wrong way round, turning its sign, standing still (SAFETY 8). Pure.
 
 What devices take more, the connection takes more. A meter that shows as much less each time has its wires or current
 transformers turned round; one that shows the very same while its registers ought to run stands still. One look proves
@@ -18,6 +18,10 @@ STEP_W: Final = 1_000
 CONVICTS: Final = 4
 """Looks in a row that show the contrary."""
 ACQUITS: Final = 3
+FLIPS: Final = 8
+"""Readings in a row that are the one before with the other sign."""
+FLIPPED_PERCENT: Final = 10
+"""So much may two such readings differ beside their sign, or devices have moved between them."""
 STILL_S: Final = 30.0
 """A meter with power on it that shows all the same values for so long stands still: voltage alone never does."""
 
@@ -47,6 +51,13 @@ class MeterDoubt:
     values: tuple[int | None, ...] = ()
     same_since_s: float = float("inf")
     still: bool = False
+    sum_w: int = 0
+    """Of all devices, at the last reading."""
+    flips: int = 0
+    """Readings in a row with the other sign."""
+    steady: int = 0
+    """Readings in a row that are none."""
+    turning: bool = False
 
     def sentence(self, meter_id: str) -> str:
         """Why it is not believed; empty while it is."""
@@ -55,6 +66,11 @@ class MeterDoubt:
                 f"the grid meter {meter_id} counts the wrong way: it shows less import when devices take more; "
                 "turn its wires or current transformers round, or set its direction"
             )
+        if self.turning:
+            return (
+                f"the grid meter {meter_id} turns its sign from one reading to the next, while devices do not; "
+                "look after its wires and registers"
+            )
         if self.still:
             return f"the grid meter {meter_id} stands still: all its values have been the same for {STILL_S:g} s"
         return ""
@@ -62,7 +78,7 @@ class MeterDoubt:
 
 def step(doubt: MeterDoubt, shown: MeterShown, devices_w: Mapping[str, int], now_s: float) -> MeterDoubt:
     """The doubt after one look. `devices_w`: metered power of all devices that answer."""
-    doubt = _stands_still(doubt, shown, now_s)
+    doubt = _stands_still(_turns(doubt, shown, sum(devices_w.values())), shown, now_s)
     if now_s - doubt.looked_s < EVERY_S:
         return doubt
     before_w, meter_before_w = doubt.devices_w, doubt.meter_w
@@ -80,6 +96,22 @@ def step(doubt: MeterDoubt, shown: MeterShown, devices_w: Mapping[str, int], now
         agreeing = doubt.agreeing + 1
         return replace(doubt, agreeing=agreeing, contrary=0, turned_round=doubt.turned_round and agreeing < ACQUITS)
     return doubt
+
+
+def _turns(doubt: MeterDoubt, shown: MeterShown, sum_w: int) -> MeterDoubt:
+    """A reading that was seen before tells nothing; `_stands_still` is to note this one."""
+    if not doubt.values or (shown.power_w, *shown.registers, *shown.grid) == doubt.values:
+        return replace(doubt, sum_w=sum_w)
+    before_w = doubt.values[0] or 0
+    most_w = max(abs(shown.power_w), abs(before_w)) * FLIPPED_PERCENT // 100
+    flipped = (
+        min(abs(shown.power_w), abs(before_w)) >= STEP_W // 2
+        and abs(shown.power_w + before_w) <= most_w
+        and abs(sum_w - doubt.sum_w) <= most_w
+    )
+    flips, steady = (doubt.flips + 1, 0) if flipped else (0, doubt.steady + 1)
+    turning = flips >= FLIPS or (doubt.turning and steady < FLIPS)
+    return replace(doubt, sum_w=sum_w, flips=flips, steady=steady, turning=turning)
 
 
 def _stands_still(doubt: MeterDoubt, shown: MeterShown, now_s: float) -> MeterDoubt:

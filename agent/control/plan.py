@@ -283,6 +283,8 @@ def _what_binds(command: Command, target: Target, drafts: dict[str, Draft], plan
         rules |= dict.fromkeys(f"{name}: {rule.value}" for rule in draft.bound)
         if command.signed_power_w < 0 and draft.why_low is not None and draft.room_low == 0:
             rules[f"{name}: {draft.why_low.value}"] = None
+        if command.signed_power_w > 0 and draft.why_high is Rule.BATTERY_FULL:
+            rules[f"{name}: {draft.why_high.value}"] = None
     because = f", for {', '.join(rules)}" if rules else ""
     return f"{planned_w} W of {command.signed_power_w} W are possible{because}"[:500]
 

@@ -39,7 +39,7 @@ from agent.control.feed_keeper import FeedKeeper
 from agent.control.order import Now, Order
 from agent.control.plan import Plan
 from agent.control.recorder import Recorder, fault_of
-from agent.control.site import Held, SiteView
+from agent.control.site import Held, Sharing, SiteView
 from agent.control.undecided import Waiting
 from agent.control.viewing import settings_view
 from agent.evidence.statements import Alarm, Severity, Statement
@@ -67,7 +67,8 @@ class Outcome:
 class Rerun:
     """The core from one memory on. Raises RestoreError for what cannot be read."""
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Memory, sharing: Sharing = Sharing.LOSSES) -> None:
+        """`sharing`: the rule of the release that recorded it."""
         config = memory.config
         try:
             control = ControlSettings.model_validate_json(config.control)
@@ -77,6 +78,7 @@ class Rerun:
                 control,
                 FrequencySettings.model_validate_json(config.frequency),
                 devices,
+                sharing,
             )
             bounds = BoundsSettings.model_validate_json(config.bounds)
         except ValidationError as error:

@@ -204,6 +204,11 @@ class ScheduleKeeper:
         return tuple(order for agreed in stored if (order := agreed.order(now)) is not None)
 
     @property
+    def count(self) -> int:
+        """Schedules that stand, or will."""
+        return len(self._agreed)
+
+    @property
     def counts_energy(self) -> bool:
         """Whether `follow` needs registers."""
         return bool(self._agreed) or bool(self.deviations.open)

@@ -6,7 +6,8 @@ segment, is stated as signed evidence (alarm `control.record`, severity info) ev
 
 Where the store is encrypted, so is each write (sealed_file.py), and nothing else is different.
 
-Version 2 begins with a memory, and holds the events after it. Version 1 held plans alone, and is still read.
+It begins with a memory, and holds the events after it. Version 2 was laid out so too, and its targets were shared out
+by the rule of `fewest.py`; version 1 held plans alone. Both are still read, and decided again by their own rule.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from agent.control.errors import RestoreError
 from agent.control.events import Record, decode
 from agent.control.sealed_file import SealedFileError, Sealing, pieces
 
-VERSION: Final = 2
+VERSION: Final = 3
+BY_QUARTER: Final = 2
 PLANS_ALONE: Final = 1
 SUFFIX: Final = ".decisions"
 MOST_BYTES: Final = 16 * 1024 * 1024
@@ -88,7 +90,7 @@ def read_segment(path: Path, sealing: Sealing | None = None) -> Iterator[tuple[F
             if version is None:
                 value = codec.decode(Header, frame)
                 version = value.version
-                if version not in (PLANS_ALONE, VERSION):
+                if version not in (PLANS_ALONE, BY_QUARTER, VERSION):
                     raise RestoreError(f"its version {version} is not known here; a newer release wrote it")
             elif version == PLANS_ALONE:
                 value = codec.decode(Decision, frame)

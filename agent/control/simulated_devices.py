@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from agent.config import DeviceSettings, Settings
+from agent.control.losses import MICRO, losses_of
 from agent.control.scenario import CarLine, WorldLine
 from drivers.device import (
     Capabilities,
@@ -42,6 +43,8 @@ class SimulatedDevice:
     stored_wh: float = 0.0
     import_milliwatt_hours: int = 0
     export_milliwatt_hours: int = 0
+    lost_wh: float = 0.0
+    """By converting, as its loss curve says; what is stored is counted without it."""
     now_s: float = 0.0
     car: VehicleSession | None = None
     cars: int = 0
@@ -113,8 +116,17 @@ class SimulatedDevice:
             self.import_milliwatt_hours += energy
         else:
             self.export_milliwatt_hours += energy
+        self.lost_wh += self._lost_w() * duration_s / 3600
         if self.capacity_wh:
             self.stored_wh = min(self.capacity_wh, max(0.0, self.stored_wh + self.power_w * duration_s / 3600))
+
+    def _lost_w(self) -> float:
+        settings, able = self.settings, self.capabilities
+        if able is None or settings.kind not in (DeviceKind.BATTERY, DeviceKind.CHARGER):
+            return 0.0
+        losses = losses_of(settings.kind, settings.efficiency_percent, settings.fixed_loss_w)
+        rated_w = able.rated_import_w if self.power_w > 0 else able.rated_export_w
+        return losses.lost(self.power_w, rated_w) / MICRO
 
     def most_charge_w(self) -> float:
         """What battery or car takes by itself: less and less when it is nearly full."""

@@ -14,6 +14,8 @@ from typing import Final
 
 from agent.config import Settings
 from agent.control.book import Book
+from agent.control.bounds import MOST_STEP_S, NO_BOUNDS
+from agent.control.bounds_ahead import ahead_of
 from agent.control.bounds_watch import BoundsWatch
 from agent.control.deviation import DeviationBook
 from agent.control.foresight import foresee
@@ -32,8 +34,6 @@ from agent.evidence.statements import Severity
 from drivers.device import DeviceKind
 
 MOST_POINTS: Final = 2_000
-COUNT_US: Final = 10_000_000
-"""A longer pause counts as nothing for the local bounds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +74,8 @@ class Outcome:
     commands: tuple[Life, ...]
     import_wh: Mapping[str, int]
     export_wh: Mapping[str, int]
+    lost_wh: Mapping[str, int]
+    """By converting."""
     over_import_s: float
     """Seconds above the import limit at the connection, after devices had a step to obey."""
     over_export_s: float
@@ -105,11 +107,11 @@ class Simulation:
             booted=False,
             draw=lambda: 0.5,
         )
+        # Steps may be longer than a gateway ever pauses; what flows in one is known here.
+        self._bounds = BoundsWatch(settings.bounds, most_step_s=max(MOST_STEP_S, step_s))
         self._book = Book()
         self._schedules = ScheduleKeeper(lambda: 0.5)
         self._schedules.restore({})
-        self._bounds = BoundsWatch(settings.bounds)
-        self._last: tuple[SiteView, Plan] | None = None
         self._stop: str | None = None
         self._said: list[str] = []
         self._points: list[Point] = []
@@ -127,7 +129,7 @@ class Simulation:
     def _tick(self, step: int) -> None:
         monotonic_s = step * self._step_s
         now = Now(wall_us=self._from_us + round(monotonic_s * 1e6), uptime_us=round(monotonic_s * 1e6))
-        if self._last is None:  # At a site the local bounds know the devices before the first command comes.
+        if step == 0:  # At a site the local bounds know the devices before the first command comes.
             view = self._look(now, monotonic_s, ())
             self._bounds.after(view, make_plan(view))
         for device in self._devices.values():
@@ -137,11 +139,8 @@ class Simulation:
             self._happen(self._events.pop(0), now)
         self._world.step(self._devices.values(), now.wall_us, self._step_s if step else 0.0)
         self._book = self._book.settle(now).book
-        self._count_until(now)
         view = self._look(now, monotonic_s, (*self._book.candidates(now), *self._schedules.orders(now)))
         plan = make_plan(view)
-        self._bounds.after(view, plan)
-        self._last = view, plan
         for name, order in plan.orders.items():
             self._orders[name] = Held(lowest_w=order.lowest_w, highest_w=order.highest_w)
             self._devices[name].band = (order.lowest_w, order.highest_w)
@@ -149,17 +148,8 @@ class Simulation:
         outcomes = {order_hash: command.outcome for order_hash, command in plan.commands.items()}
         self._book = self._book.observe(outcomes, registers, now).book
         self._schedules.follow(view, plan, registers, None)
+        self._bounds.after(view, plan)
         self._remember(step, now, view, plan)
-
-    def _count_until(self, now: Now) -> None:
-        """The local bounds count from second to second: in a longer step as if they had been asked meanwhile."""
-        if self._last is None:
-            return
-        view, plan = self._last
-        then = view.now
-        while now.uptime_us - then.uptime_us > COUNT_US:
-            then = replace(then, wall_us=then.wall_us + COUNT_US, uptime_us=then.uptime_us + COUNT_US)
-            self._bounds.after(replace(view, now=then), plan)
 
     def _look(self, now: Now, monotonic_s: float, orders: tuple[Order, ...]) -> SiteView:
         view = self._watch.look(now, monotonic_s, orders=orders, stop=self._stop)
@@ -196,7 +186,13 @@ class Simulation:
                     received_us=now.wall_us,
                 )
                 view = self._look(now, (now.wall_us - self._from_us) / 1e6, (order,))
-                state, reason = foresee(line.command, make_plan(view).commands[order.hash], view)
+                view = replace(view, bounds=NO_BOUNDS)
+                state, reason = foresee(
+                    order,
+                    make_plan(view).commands[order.hash],
+                    view,
+                    ahead_of(self._bounds, self._book, self._schedules),
+                )
                 self._book = self._book.admitted(order, state, reason, now).book.committed(order.hash)
             case ScheduleLine(schedule):
                 body = encode_schedule(schedule)
@@ -246,6 +242,7 @@ class Simulation:
             commands=tuple(self._lives()),
             import_wh={name: d.import_milliwatt_hours // 1000 for name, d in self._devices.items()},
             export_wh={name: d.export_milliwatt_hours // 1000 for name, d in self._devices.items()},
+            lost_wh={name: round(d.lost_wh) for name, d in self._devices.items()},
             over_import_s=self._over_import_s,
             over_export_s=self._over_export_s,
             import_limit_w=limits.import_limit_w,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -13,12 +14,22 @@ from agent.control.coming_back import ComingBack
 from agent.control.command import Price
 from agent.control.frequency import GridFrequency
 from agent.control.inputs import InputClamp
+from agent.control.losses import Losses, losses_of
 from agent.control.order import Now, Order
 from agent.control.override import Override
 from drivers.device import Capabilities, DeadMan, DeviceKind, VehicleSession
 
 SAMPLE_OLD_S: Final = 1.5
 """A sample older than this says where a device was; its band says where it is."""
+
+
+class Sharing(Enum):
+    """By which rule targets are shared out: those of earlier releases are kept for what they have recorded."""
+
+    QUARTER = 1
+    """`fewest.py`"""
+    LOSSES = 2
+    """`merit_order.py`"""
 
 
 class CarDay(Enum):
@@ -123,6 +134,17 @@ class DeviceView:
     """Its part of the sun; None: it waits for more of it."""
     sun_left_w: int | None = None
     """What the sun leaves over for all cars; None: the meter is lost."""
+    losses: Losses | None = None
+    """What moving power costs it; None: as is usual for its kind."""
+
+    @property
+    def usual_losses(self) -> Losses:
+        """The installer's word, or what is usual."""
+        return self.losses or losses_of(self.kind)
+
+    def phases_of(self, site_phases: int) -> tuple[int, ...]:
+        """Those of the site's phases that it is on."""
+        return _within(self.phases, site_phases)
 
     @property
     def present_w(self) -> int:
@@ -199,6 +221,11 @@ class MeterView:
 
     power_w: int
     phase_power_w: tuple[int, ...] = ()
+    over_w: int = 0
+    """So much more it may be, for limits: where a meter shows late, or swings (`meter_lag.py`); as the next three."""
+    under_w: int = 0
+    phase_over_w: tuple[int, ...] = ()
+    phase_under_w: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +258,7 @@ class SiteView:
     """What commands have used up (SAFETY 10)."""
     spot: Price | None = None
     """The price that feeds agree on, for discharges whose command names none."""
+    sharing: Sharing = Sharing.LOSSES
 
     @cached_property
     def house_w(self) -> int | None:
@@ -252,7 +280,7 @@ class SiteView:
         """
         if self.meter is None:
             return None
-        seen_w = self.meter.power_w - self._counted_w[0]
+        seen_w = self.meter.power_w + self.meter.over_w - self._counted_w[0]
         doubt_w = sum(d.present_w + d.worst_export_w for d in self.devices.values() if not d.online)
         return max(seen_w, min(seen_w + doubt_w, self.limits.house_reserve_w))
 
@@ -261,9 +289,30 @@ class SiteView:
         """As `house_most_w`, the smaller one; for the silent, not below 0."""
         if self.meter is None:
             return None
-        seen_w = self.meter.power_w - self._counted_w[1]
+        seen_w = self.meter.power_w - self.meter.under_w - self._counted_w[1]
         doubt_w = sum(d.worst_import_w - d.present_w for d in self.devices.values() if not d.online)
         return min(seen_w, max(seen_w - doubt_w, 0))
+
+    @cached_property
+    def phase_house_w(self) -> tuple[tuple[int, int], ...]:
+        """(least, most) of the house on each phase; empty without a meter. Each device evenly over its phases."""
+        count = self.limits.phases
+        if self.meter is None or self.house_least_w is None or self.house_most_w is None:
+            return ()
+        if len(self.meter.phase_power_w) < count:
+            return ((self.house_least_w // count, self.house_most_w // count),) * count
+        seen: list[list[tuple[DeviceView, int]]] = [[] for _ in range(count)]
+        for device in self.devices.values():
+            phases = device.phases_of(count)
+            for phase in phases:
+                seen[phase - 1].append((device, len(phases)))
+        houses = []
+        over_w, under_w = self.meter.phase_over_w or (0,) * count, self.meter.phase_under_w or (0,) * count
+        for phase, shares in enumerate(seen):
+            least_w, most_w = counted_w(shares)
+            meter_w = self.meter.phase_power_w[phase]
+            houses.append((meter_w - under_w[phase] - most_w, meter_w + over_w[phase] - least_w))
+        return tuple(houses)
 
     @cached_property
     def _counted_w(self) -> tuple[int, int]:
@@ -286,6 +335,11 @@ def counted_w(shares: Iterable[tuple[DeviceView, int]]) -> tuple[int, int]:
             by_samples_w += present_w
             by_bands_w += expected_w
     return least_w + min(by_samples_w, by_bands_w), most_w + max(by_samples_w, by_bands_w)
+
+
+@functools.cache
+def _within(phases: tuple[int, ...], site_phases: int) -> tuple[int, ...]:
+    return tuple(phase for phase in phases if phase <= site_phases) or (1,)
 
 
 def _lower(bound: int | None, nameplate: int | None) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from agent.control.coming_back import ComingBack, begin, step
@@ -11,6 +11,8 @@ from agent.control.day_watch import DayMemory, DayWatch
 from agent.control.frequency_watch import FrequencyMemory, FrequencyWatch, Say
 from agent.control.meter_doubt import MeterDoubt, MeterShown
 from agent.control.meter_doubt import step as step_doubt
+from agent.control.meter_lag import MeterLag, seen_through
+from agent.control.meter_lag import step as step_lag
 from agent.control.order import Now, Order
 from agent.control.site import Held, SiteView
 from agent.control.tally import Register
@@ -50,6 +52,7 @@ class WatchMemory:
     coming_back: ComingBack | None
     day: DayMemory
     frequency: FrequencyMemory
+    lag: MeterLag = field(default_factory=MeterLag)
 
 
 class SiteWatch:
@@ -74,6 +77,7 @@ class SiteWatch:
         self._metered = False
         """Whether the grid meter has ever spoken."""
         self._doubt = MeterDoubt()
+        self._lag = MeterLag()
         self._safe_mode = SafeMode()
         self._islanded = False
         self._draw = draw
@@ -94,6 +98,7 @@ class SiteWatch:
             started_s=self._started_s,
             metered=self._metered,
             doubt=self._doubt,
+            lag=self._lag,
             safe_mode=self._safe_mode,
             islanded=self._islanded,
             returns_for=self._returns_for,
@@ -105,6 +110,7 @@ class SiteWatch:
     def recall(self, memory: WatchMemory) -> None:
         """Go on from there."""
         self._started_s, self._metered, self._doubt = memory.started_s, memory.metered, memory.doubt
+        self._lag = memory.lag
         self._safe_mode, self._islanded = memory.safe_mode, memory.islanded
         self._returns_for, self._coming_back = memory.returns_for, memory.coming_back
         self.day.recall(memory.day)
@@ -124,6 +130,7 @@ class SiteWatch:
         doubted = self._doubt_meter(view, meter, monotonic_s)
         if doubted:
             view = replace(view, meter=None)
+        view = self._seen_in_time(view, monotonic_s)
         reason = None
         if is_islanded(statuses.values()):
             reason = "the site is not connected to the public grid"
@@ -158,6 +165,16 @@ class SiteWatch:
         powers_w = {name: device.present_w for name, device in view.devices.items() if device.online}
         self._doubt = step_doubt(self._doubt, shown, powers_w, monotonic_s)
         return self._doubt.sentence(self._settings.meter_id)
+
+    def _seen_in_time(self, view: SiteView, monotonic_s: float) -> SiteView:
+        """With the grid meter as it is once it shows what devices have done."""
+        if view.meter is None:
+            self._lag = MeterLag()
+            return view
+        powers_w = {name: device.likely_w for name, device in view.devices.items()}
+        self._lag = step_lag(self._lag, view.meter.power_w, powers_w, monotonic_s)
+        meter = seen_through(self._lag, view.meter, view.devices, view.limits.phases)
+        return replace(view, meter=meter)
 
     def _step_return(self, view: SiteView, monotonic_s: float) -> None:
         """SAFETY 7. Another cause while one return is under way begins a new one, which waits no shorter.

@@ -34,9 +34,9 @@ class Surroundings:
 
     def __init__(self, *, watch: SiteWatch, bounds: BoundsWatch, holds: Holds, feeds: FeedKeeper, say: Say) -> None:
         self.watch = watch
+        self.bounds = bounds
         self.holds = holds
         self.feeds = feeds
-        self._bounds = bounds
         self._say = say
         self._restored = False
 
@@ -44,7 +44,7 @@ class Surroundings:
         """All that the next look goes by."""
         return SurroundingsMemory(
             watch=self.watch.memory(),
-            bounds=self._bounds.counted,
+            bounds=self.bounds.counted,
             holds=self.holds.memory(),
             feeds=self.feeds.memory(),
         )
@@ -52,7 +52,7 @@ class Surroundings:
     def recall(self, memory: SurroundingsMemory) -> None:
         """Go on from there."""
         self.watch.recall(memory.watch)
-        self._bounds.recall(memory.bounds)
+        self.bounds.recall(memory.bounds)
         self.holds.recall(memory.holds)
         self.feeds.recall(memory.feeds)
 
@@ -69,7 +69,7 @@ class Surroundings:
         view = self.watch.look(now, monotonic_s, orders=orders, stop=stop)
         return replace(
             view,
-            bounds=self._bounds.allow(now),
+            bounds=self.bounds.allow(now),
             overrides=self.holds.standing(now),
             inputs=clamps,
             spot=self.feeds.look(view.frequency.millihertz, now.wall_us, self._say) if now.time_known else None,
@@ -80,7 +80,7 @@ class Surroundings:
         faults = [*self.holds.restore(stored), *self.watch.day.restore(stored), *self.feeds.restore(stored)]
         if BOUNDS_KEY in stored:
             try:
-                self._bounds.restore(stored[BOUNDS_KEY])
+                self.bounds.restore(stored[BOUNDS_KEY])
             except RestoreError as error:
                 faults.append(f"{BOUNDS_KEY}: {error}")
         self._restored = True
@@ -89,7 +89,7 @@ class Surroundings:
     def notes_after(self, view: SiteView, plan: Plan) -> dict[str, bytes | None]:
         """Take a plan into account; what is to be noted now."""
         notes: dict[str, bytes | None] = {**self.watch.day.take_notes(), **self.feeds.take_notes()}
-        counted = self._bounds.after(view, plan)
+        counted = self.bounds.after(view, plan)
         if counted is not None and self._restored:  # else it would stand in place of what was counted before
             notes[BOUNDS_KEY] = counted
         return notes

@@ -15,9 +15,10 @@ from agent.control.coming_back import ReturnPace
 from agent.control.day import SunPace
 from agent.control.day_watch import DaySettings
 from agent.control.frequency import Curve, FrequencyReading, GridFrequency
+from agent.control.losses import losses_of
 from agent.control.needing import DefaultNeed
 from agent.control.order import Now, Order
-from agent.control.site import CarDay, Defaults, DeviceView, Held, Mandate, MeterView, SiteLimits, SiteView
+from agent.control.site import CarDay, Defaults, DeviceView, Held, Mandate, MeterView, Sharing, SiteLimits, SiteView
 from agent.control.tally import Register
 from drivers.device import DeviceKind, DeviceStatus, LinkState, Sample, SampleFlag, VehicleSession
 
@@ -42,10 +43,15 @@ class SiteSettingsView:
     curve: Curve
     pace: ReturnPace
     day: DaySettings
+    sharing: Sharing = Sharing.LOSSES
 
 
 def settings_view(
-    site: SiteSettings, control: ControlSettings, frequency: FrequencySettings, devices: Sequence[DeviceSettings]
+    site: SiteSettings,
+    control: ControlSettings,
+    frequency: FrequencySettings,
+    devices: Sequence[DeviceSettings],
+    sharing: Sharing = Sharing.LOSSES,
 ) -> SiteSettingsView:
     """The settings as the plan needs them."""
     meter_id = grid_meter_of(devices)
@@ -89,6 +95,7 @@ def settings_view(
             dead_band_millihertz=frequency.dead_band_millihertz,
             droop_permille=round(frequency.droop_percent * 10),
         ),
+        sharing=sharing,
     )
 
 
@@ -159,6 +166,7 @@ def view_site(
         islanded=is_islanded(statuses.values()),
         safe_mode=safe_mode,
         frequency=frequency,
+        sharing=settings.sharing,
     )
 
 
@@ -200,6 +208,7 @@ def _view_device(settings: DeviceSettings, status: DeviceStatus, held: Held | No
         rated_export_w=settings.rated_export_w,
         fallback_import_w=settings.fallback_import_w,
         fallback_export_w=settings.fallback_export_w,
+        losses=losses_of(settings.kind, settings.efficiency_percent, settings.fixed_loss_w, settings.wear_wh_per_kwh),
     )
 
 

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfoNotFoundError
 
 import pytest
 
-from agent.config import ConfigError, read_settings, zone_of
+from agent.config import ConfigError, DeviceSettings, read_settings, zone_of
 
 TOKEN = '[token]\nlabel = "demo"\n'
 CHARGER = '[[device]]\nid = "car-1"\nkind = "charger"\ndriver = "ocpp"\ncharger_id = "CS-1"\n'
@@ -36,6 +36,16 @@ def _refusal(tmp_path: Path, text: str) -> str:
         (TOKEN + PV + "capacity_wh = 10000\n", "capacity_wh: is a battery's"),
         (TOKEN + CHARGER + "capacity_wh = 10000\n", "capacity_wh: is a battery's"),
         (TOKEN + BATTERY + "capacity_wh = 0\n", "capacity_wh"),
+        (TOKEN + PV + "wear_wh_per_kwh = 10\n", "wear_wh_per_kwh: is for what carries a target"),
+        (TOKEN + PV + "efficiency_percent = 96\n", "efficiency_percent: is for what carries a target"),
+        (TOKEN + BATTERY + "efficiency_percent = 0.96\n", "efficiency_percent: is outside 20 to 100 %"),
+        (TOKEN + BATTERY + "efficiency_percent = true\n", "efficiency_percent: write 96.0, or 2 to 20 points"),
+        (TOKEN + BATTERY + "efficiency_percent = [[50, 95]]\n", "efficiency_percent: write 96.0, or 2 to 20 points"),
+        (TOKEN + BATTERY + "efficiency_percent = [[50, 95], [80, 95], 9]\n", "efficiency_percent: write 96.0, or 2"),
+        (TOKEN + BATTERY + "efficiency_percent = [[50, 95], [10, 90]]\n", "loads rise from point to point"),
+        (TOKEN + BATTERY + "efficiency_percent = [[0, 95], [10, 90]]\n", "a load is above 0"),
+        (TOKEN + BATTERY + "efficiency_percent = [[5, 95], [10, nan]]\n", "an efficiency 20 to 100 %"),
+        (TOKEN + BATTERY + "fixed_loss_w = -1\n", "fixed_loss_w"),
         (TOKEN + "[site]\nfuse_a = 16\n" + CHARGER + "fallback_import_w = 7000\n", "more than the 3680 W of its fuse"),
         (TOKEN + "[site]\nfuse_a = 16\n" + CHARGER + "fallback_import_w = 4000\nphases = [2]\n", "phase 2 could"),
         (TOKEN + BATTERY + "capacity_wh = 13.5\n", "capacity_wh"),
@@ -68,10 +78,13 @@ def test_a_site_with_everything_set_loads(tmp_path: Path) -> None:
         + CHARGER
         + 'day = "departure"\ndeparture_time = "07:30"\ndeparture_energy_wh = 10000\n'
         + BATTERY
-        + "capacity_wh = 13500\n"
+        + "capacity_wh = 13500\nefficiency_percent = [[10, 91.0], [50, 95.5], [100, 94]]\nwear_wh_per_kwh = 80\n"
     )
     device, battery = read_settings(path).device
     assert battery.capacity_wh == 13_500
+    assert battery.model_dump()["efficiency_percent"] == ((10, 91.0), (50, 95.5), (100, 94.0))
+    assert (battery.wear_wh_per_kwh, battery.fixed_loss_w) == (80, None)
+    assert DeviceSettings.model_validate_json(battery.model_dump_json(exclude_unset=True)) == battery
     assert (device.day, device.departure_time, device.departure_energy_wh) == ("departure", "07:30", 10_000)
 
 

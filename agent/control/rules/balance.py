@@ -34,7 +34,7 @@ def limit_difference(drafts: dict[str, Draft], site: SiteView) -> None:
     limit_w = site.limits.difference_limit_w
     if limit_w is None or site.limits.phases == 1:
         return
-    on = {phase: _on(phase, drafts, site.limits.phases) for phase in phases}
+    on = _uneven(drafts, site.limits.phases)
     for _ in range(MOST_ROUNDS):
         before = [(draft.low, draft.high) for draft in drafts.values()]
         least = {phase: sum(_least_w(share) for share in on[phase]) for phase in phases}
@@ -47,14 +47,15 @@ def limit_difference(drafts: dict[str, Draft], site: SiteView) -> None:
             break
 
 
-def _on(phase: int, drafts: dict[str, Draft], site_phases: int) -> list[_Share]:
-    return [_Share(d, parts) for d in drafts.values() if (parts := _parts(d, phase, site_phases))]
-
-
-def _parts(draft: Draft, phase: int, site_phases: int) -> int:
-    """Into how many phases its power is divided, when it is on this one and not on all; else 0."""
-    parts = draft.parts_on(phase, site_phases)
-    return parts if parts < site_phases else 0
+def _uneven(drafts: dict[str, Draft], site_phases: int) -> dict[int, list[_Share]]:
+    """By phase: the devices that are on it and not on all."""
+    on: dict[int, list[_Share]] = {phase: [] for phase in range(1, site_phases + 1)}
+    for draft in drafts.values():
+        phases = draft.view.phases_of(site_phases)
+        if len(phases) < site_phases:
+            for phase in phases:
+                on[phase].append(_Share(draft, len(phases)))
+    return on
 
 
 def _now_w(share: _Share) -> int:

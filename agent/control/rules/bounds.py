@@ -47,18 +47,19 @@ def bound_after_sharing(draft: Draft, power_w: int, asked_w: int, site: SiteView
 
     `asked_w`: what the command asks of all its devices together.
     """
-    allowance = site.bounds.of(draft.view.device_id)
-    if allowance.sign * asked_w < 0:
+    if site.bounds.of(draft.view.device_id).sign * asked_w < 0:
         draft.bind(Rule.SIGN_CHANGES)
-    if allowance.ramp_permille is None:
+    ramp = ramp_of(draft, site)
+    if ramp is None or ramp[0] <= power_w <= ramp[1]:
         return power_w
-    rating_w = max(draft.view.most_import_w, draft.view.most_export_w)
-    step_w = rating_w * allowance.ramp_permille // 1000
-    from_w = allowance.from_w
-    if from_w * power_w < 0:
-        from_w = 0
-    highest_w, lowest_w = max(0, from_w) + step_w, min(0, from_w) - step_w
-    ramped_w = min(max(power_w, lowest_w), highest_w)
-    if ramped_w != power_w:
-        draft.bind(Rule.RAMP)
-    return ramped_w
+    draft.bind(Rule.RAMP)
+    return min(max(power_w, ramp[0]), ramp[1])
+
+
+def ramp_of(draft: Draft, site: SiteView) -> tuple[int, int] | None:
+    """(lowest, highest) to which the ramp lets it go in this plan; None: there is no ramp."""
+    allowance = site.bounds.of(draft.view.device_id)
+    if allowance.ramp_permille is None:
+        return None
+    step_w = int(max(draft.view.most_import_w, draft.view.most_export_w) * allowance.ramp_permille / 1000)
+    return min(0, allowance.from_w) - step_w, max(0, allowance.from_w) + step_w

@@ -46,6 +46,7 @@ class Rule(StrEnum):
     SITE_DISCHARGE = "site has no permission to discharge"  # SAFETY 9
     BATTERY_MINIMUM = "the battery's minimum state of charge"
     BATTERY_RESERVE = "room in the battery is kept for the grid's frequency"  # SAFETY 11
+    BATTERY_FULL = "the battery is full"
     BATTERY_STATE = "state of charge of the battery is not known"
     ENERGY_DAY = "local bound: energy per day"  # SAFETY 10
     CYCLES_DAY = "local bound: full cycles per day"  # SAFETY 10
@@ -107,11 +108,6 @@ class Draft:
         """An import in whole steps, downwards; nothing where it is less than the device can take."""
         stepped_w = power_w // STEP_W * STEP_W
         return stepped_w if stepped_w >= self.minimum_w else 0
-
-    def parts_on(self, phase: int, site_phases: int) -> int:
-        """Into how many phases its power is divided, if this phase is among them; else 0."""
-        phases = [p for p in self.view.phases if p <= site_phases] or [1]
-        return len(phases) if phase in phases else 0
 
     def bind(self, rule: Rule) -> None:
         """Notes that a rule changed the band."""

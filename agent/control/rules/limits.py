@@ -13,7 +13,7 @@ from agent.control.allocation import fit, hold_raises
 from agent.control.command import Mode, Point
 from agent.control.rules.draft import STEP_W, Draft, Rule
 from agent.control.rules.targets import Target
-from agent.control.site import DeviceView, SiteView, counted_w
+from agent.control.site import SiteView
 from drivers.device import DeviceKind
 
 NEAR: Final = 0.7
@@ -289,16 +289,14 @@ def _closed_loop_import(drafts: Drafts, allowed_w: int, rule: Rule) -> None:
 
 def _phase(drafts: Drafts, site: SiteView, phase: int) -> None:
     """One phase's fuse, both ways. A device's power is spread evenly over its phases."""
-    assert site.meter is not None
     on: dict[str, tuple[Draft, int]] = {}
-    seen: list[tuple[DeviceView, int]] = []
     import_w = export_w = 0
     for name, draft in drafts.items():
-        parts = draft.parts_on(phase, site.limits.phases)
-        if not parts:
-            continue
         view = draft.view
-        seen.append((view, parts))
+        phases = view.phases_of(site.limits.phases)
+        if phase not in phases:
+            continue
+        parts = len(phases)
         if not view.online:
             import_w -= view.worst_import_w // parts
             export_w -= view.worst_export_w // parts
@@ -309,15 +307,9 @@ def _phase(drafts: Drafts, site: SiteView, phase: int) -> None:
         if _on_its_own(draft):
             import_w -= max(0, view.present_w) // parts
             export_w -= max(0, -view.present_w) // parts
-    fuse_w = site.limits.phase_limit_w
-    if len(site.meter.phase_power_w) >= site.limits.phases:
-        meter_w = site.meter.phase_power_w[phase - 1]
-        least_w, most_w = counted_w(seen)
-        import_w += fuse_w - (meter_w - least_w)
-        export_w += fuse_w + (meter_w - most_w)
-    else:
-        import_w += fuse_w - (site.house_most_w or 0) // site.limits.phases
-        export_w += fuse_w + (site.house_least_w or 0) // site.limits.phases
+    house_least_w, house_most_w = site.phase_house_w[phase - 1]
+    import_w += site.limits.phase_limit_w - house_most_w
+    export_w += site.limits.phase_limit_w + house_least_w
     # What is missing on one phase is missing on each that the sun is spread over.
     spread = max((parts for draft, parts in on.values() if draft.view.kind is DeviceKind.PV), default=1)
     _let_the_sun_in((draft for draft, _ in on.values()), -import_w * spread, Rule.PHASE)

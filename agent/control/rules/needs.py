@@ -9,7 +9,7 @@ from agent.control.command import Price
 from agent.control.departure import DEPARTURE_RESERVE_S, slack_s
 from agent.control.rules.draft import Draft, Rule
 from agent.control.site import DeviceView, SiteView
-from agent.control.storage import battery_bounds_permille
+from agent.control.storage import FULL_PERMILLE, battery_bounds_permille
 from drivers.device import DeadMan, DeviceKind, VehicleSession
 
 SOC_FRESH_S: Final = 300.0
@@ -44,8 +44,8 @@ def _battery(draft: Draft, site: SiteView) -> None:
         draft.room_low, draft.why_low = 0, Rule.BATTERY_STATE
     elif charge is not None and charge <= least:
         draft.room_low, draft.why_low = 0, Rule.BATTERY_MINIMUM
-    if most < 1000 and charge is not None and charge >= most:
-        draft.room_high, draft.why_high = 0, Rule.BATTERY_RESERVE
+    if charge is not None and charge >= most:
+        draft.room_high, draft.why_high = 0, Rule.BATTERY_RESERVE if most < FULL_PERMILLE else Rule.BATTERY_FULL
 
 
 def _car(draft: Draft, site: SiteView, price: Price | None, issuer: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agent.control.coming_back import ComingBack
 from agent.control.rules.draft import STEP_W, Draft, Rule
 from agent.control.site import SiteView
 from drivers.device import DeviceKind
@@ -12,13 +13,10 @@ def come_back_slowly(drafts: dict[str, Draft], site: SiteView) -> None:
     returning = site.coming_back
     if returning is None:
         return
-    for name, draft in drafts.items():
+    for draft in drafts.values():
         if draft.view.capabilities is None or not draft.view.online:
             continue
-        base_w = returning.base_w.get(name, 0)
-        more_import_w = draft.view.most_import_w * returning.allowance_permille // 1000
-        more_export_w = draft.view.most_export_w * returning.allowance_permille // 1000
-        lowest_w = min(0, base_w) - more_export_w // STEP_W * STEP_W
+        lowest_w, highest_w = allowed(draft, returning)
         if draft.view.kind is DeviceKind.PV:
             held = draft.view.held
             if held is not None and held.lowest_w is not None:
@@ -30,7 +28,15 @@ def come_back_slowly(drafts: dict[str, Draft], site: SiteView) -> None:
             draft.bind(Rule.COMING_BACK)
             continue
         draft.cap_low(lowest_w, Rule.COMING_BACK)
-        draft.cap_high(max(0, base_w) + _whole(draft, more_import_w), Rule.COMING_BACK)
+        draft.cap_high(highest_w, Rule.COMING_BACK)
+
+
+def allowed(draft: Draft, returning: ComingBack) -> tuple[int, int]:
+    """(lowest, highest) for now."""
+    base_w = returning.base_w.get(draft.view.device_id, 0)
+    more_import_w = draft.view.most_import_w * returning.allowance_permille // 1000
+    more_export_w = draft.view.most_export_w * returning.allowance_permille // 1000
+    return min(0, base_w) - more_export_w // STEP_W * STEP_W, max(0, base_w) + _whole(draft, more_import_w)
 
 
 def _can_be_bounded(draft: Draft) -> bool:

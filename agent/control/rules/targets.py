@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from agent.control.allocation import Range, fill
 from agent.control.command import Command, CommandType, Mode, Point
-from agent.control.fewest import Carrier, share
 from agent.control.order import Order, Rank
 from agent.control.rules.bounds import bound_after_sharing, is_event, keep_sign, may_be_moved, may_begin
 from agent.control.rules.draft import Draft, Rule
 from agent.control.rules.override import held_of
+from agent.control.rules.sharing import bind_on_the_way, share_out
 from agent.control.site import SiteView
+from agent.control.storage import FULL_PERMILLE
 from drivers.device import DeviceKind
 
 
@@ -102,8 +102,9 @@ def _share_out(target: Target, free: tuple[str, ...], drafts: dict[str, Draft], 
     command = target.order.command
     movable = [name for name in free if drafts[name].dispatchable and not drafts[name].must_charge]
     movable = [name for name in movable if drafts[name].view.kind is not DeviceKind.PV]
-    if command.power_w:
-        movable = [name for name in movable if may_be_moved(drafts[name], site)]
+    used_up = [name for name in movable if not may_be_moved(drafts[name], site)] if command.power_w else []
+    if len(used_up) == len(movable):
+        movable = []  # None of them is the command's to move: the owner's defaults hold.
     if command.type is CommandType.IDLE:
         return _idle(target.order, [name for name in free if drafts[name].view.online], drafts)
     # What cannot be moved counts as it is metered: PV, cars that must charge, devices that are silent.
@@ -120,55 +121,27 @@ def _share_out(target: Target, free: tuple[str, ...], drafts: dict[str, Draft], 
     pv_w = sum(drafts[name].view.likely_w for name in pv)
     rest_w -= sum(drafts[name].view.likely_w for name in fixed) - pv_w
     ranges = {name: keep_sign(drafts[name], _range(drafts[name]), site) for name in movable}
+    # One that has used up its bound rests beside those that carry the command: left to itself it would undo it.
+    ranges |= {name: Range(0, 0) for name in used_up if name in ranges}
     by = sentence(target.order)
-    shares = _shares(rest_w - pv_w, ranges, drafts, site)
-    carried = any(shares.values())
-    for name, share_w in shares.items():
-        drafts[name].bound.clear()
-        power_w = bound_after_sharing(drafts[name], share_w, rest_w - pv_w, site)
-        drafts[name].set_power(power_w)
-        drafts[name].until_us = command.end_us if power_w else None
-        drafts[name].cause = f"{power_w} W of {by}"
-        if carried and not power_w and not share_w:
-            drafts[name].cause = f"rests, since others carry {by}"
+    asked_w = rest_w - pv_w
+    shares, resting = share_out(asked_w, ranges, drafts, site)
+    for name, share_w in shares.powers.items():
+        draft, goal_w = drafts[name], shares.goals[name]
+        draft.bound.clear()
+        if name in used_up:
+            may_be_moved(draft, site)  # says once more which bound it is
+        power_w = bound_after_sharing(draft, share_w, asked_w, site)
+        draft.set_power(power_w)
+        draft.until_us = command.end_us if power_w else None
+        draft.cause = f"{power_w} W of {by}"
+        if name in resting:
+            draft.cause = f"rests, since others carry {by}{'' if name in used_up else resting[name]}"
+        elif goal_w != share_w:
+            bind_on_the_way(draft, goal_w, site)
+            draft.cause += "" if goal_w else ", until others can carry it"
     _cap_pv(target.order, pv, sum(r.high for r in ranges.values()) - rest_w, drafts)
     return tuple(sorted([*movable, *pv]))
-
-
-def carried_by_few(names: Collection[str], drafts: dict[str, Draft], site: SiteView) -> bool:
-    """Over as few devices as are sensible, but over all where a part of them may do less than their ranges say.
-
-    A ramp, and coming back, let each device rise only so fast; what is not on every phase meets a fuse or the largest
-    difference between phases sooner.
-    """
-    whole = set(range(1, site.limits.phases + 1))
-    return (
-        len(names) > 1
-        and site.coming_back is None
-        and all(site.bounds.of(name).ramp_permille is None and whole <= set(drafts[name].view.phases) for name in names)
-    )
-
-
-def _shares(rest_w: int, ranges: dict[str, Range], drafts: dict[str, Draft], site: SiteView) -> dict[str, int]:
-    if not carried_by_few(ranges, drafts, site):
-        return fill(rest_w, ranges)
-    return share(rest_w, {name: _carrier(drafts[name], found) for name, found in ranges.items()})
-
-
-def _carrier(draft: Draft, found: Range) -> Carrier:
-    view, power_w = draft.view, draft.view.present_w
-    lowest_w = highest_w = power_w
-    if view.held is not None and (view.held.lowest_w is not None or view.held.highest_w is not None):
-        # Whoever has been ordered there moves there, before its meter shows it.
-        lowest_w = view.held.lowest_w if view.held.lowest_w is not None else min(0, power_w)
-        highest_w = view.held.highest_w if view.held.highest_w is not None else max(0, power_w)
-    return Carrier(
-        range=found,
-        is_car=view.kind is DeviceKind.CHARGER,
-        lowest_w=lowest_w,
-        highest_w=highest_w,
-        disobeys=view.follows is False,
-    )
 
 
 def _name(order: Order) -> str:
@@ -193,8 +166,9 @@ def _range(draft: Draft) -> Range:
     minimum_w = capabilities.minimum_import_w if capabilities is not None else 0
     low = draft.room_low
     high = max(draft.room_high, low)
-    if draft.view.kind is DeviceKind.CHARGER and draft.view.vehicle is None:
-        high = 0  # An empty socket takes nothing: the others get its part.
+    car = draft.view.vehicle
+    if draft.view.kind is DeviceKind.CHARGER and (car is None or (car.state_of_charge_permille or 0) >= FULL_PERMILLE):
+        high = 0  # An empty socket and a full car take nothing: the others get its part.
     return Range(low, high, minimum_w)
 
 

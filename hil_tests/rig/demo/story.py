@@ -17,7 +17,7 @@ LEAST_RAMP_S: Final = 4.0
 FULL_WINDOW_S: Final = 900
 FULL_DEVICE_RAMP_S: Final = 3.0
 
-DISCHARGE_W: Final = 9_000
+DISCHARGE_W: Final = 14_000
 CURTAIL_W: Final = 1_500
 
 _WINDOWS_S: Final = (5, 6, 8, 10, 12, 15, 20, 24, 30, 36, 40, 45, 60, 90, 120, 180, 240, 300, 450, 600, 900)

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.config import UnsignedCommands
 from agent.control.admission import Refused, judge
+from agent.control.answers import MOST_REFUSALS_KEPT
 from agent.control.authorization import authorize
 from agent.control.book import MAX_KEPT, MAX_OPEN, Book
 from agent.control.command import CommandType, Mode, Point, grid_command
+from agent.control.decision_log import MOST_WAITING
 from agent.control.errors import CommandFormatError
+from agent.control.events import Kind, Message
 from agent.control.inputs import InputClamp
 from agent.control.order import Now
 from agent.control.plan import make_plan
+from agent.control.rules.draft import Rule
 from agent.control.site import SiteView
+from agent.control.undecided import MOST_UNDECIDED, Waiting
 from agent.evidence.statements import CommandState
 from drivers.device import DeviceKind
+from proto.energysettlement.v1.device_pb2 import GridCommand
+from tests.agent.control.boxes import Box
 from tests.agent.control.strategies import sites
 from tests.agent.control.support import (
     BATTERY,
@@ -126,6 +136,54 @@ def test_a_million_commands_take_no_more_room_than_the_book_has() -> None:
     assert 0 < book.ordered("grid", now.wall_us - 24 * HOUR_US).energy_wh <= 25 * 60
 
 
+def test_a_flood_of_hostile_commands_leaves_everything_bounded_and_each_is_judged_at_once(tmp_path: Path) -> None:
+    """Forty thousand that all differ, signed by nobody or not at all, through the intake of a whole core.
+
+    Nothing that they touch grows with their number: a million take as much room.
+    """
+    box = Box(tmp_path / "decisions")
+    for _ in range(12):
+        box.turn()
+    sizes: list[tuple[int, ...]] = []
+    for begin in range(0, 40_000, 10_000):
+        box.turn()
+        box.recorder.said.clear()
+        sizes.append(_sizes(box))
+        with box.tape.event(Kind.MESSAGE, Message(message=b"", device_id=None, since_s=box.now_s)):
+            for number in range(begin, begin + 10_000):
+                _hostile(box, number)
+    sizes.append(_sizes(box))
+    entries, windows, answered, refusals, undecided, waiting = (max(found) for found in zip(*sizes, strict=True))
+    assert entries <= MAX_OPEN + MAX_KEPT
+    assert windows == 0  # none of them is an issuer
+    assert refusals <= MOST_REFUSALS_KEPT
+    assert answered <= refusals + MAX_OPEN + MAX_KEPT
+    assert undecided <= MOST_UNDECIDED
+    assert waiting <= MOST_WAITING
+    assert sizes[-1][:2] == sizes[-2][:2]
+    stop = curtail(0, targets=("battery",), start_us=box.wall_us, end_us=box.wall_us + HOUR_US, sequence=1)
+    box.message(grid_command("stop", stop, asyncio.run(authorize(stop, OPERATOR))))
+    assert box.receipts[-1].command_id == "stop"
+
+
+def _hostile(box: Box, number: int) -> None:
+    message = GridCommand(
+        command_id=f"h{number}", valid_until_timestamp_us=box.wall_us + HOUR_US, power_limit_kw=number % 7 + 1
+    )
+    message.type = number % 2  # type: ignore[assignment]  # CHARGE and DISCHARGE, by number
+    if number % 5 == 0:
+        message.authorization = number.to_bytes(8, "big") * 20
+    box.core.intake.take(Waiting(message, None, box.now_s), box.now())
+
+
+def _sizes(box: Box) -> tuple[int, ...]:
+    memory, book = box.core.intake.memory(), box.core.books.book
+    return (
+        len(book.entries), len(book.windows), len(memory.answers.answered), len(memory.answers.refusals),
+        len(memory.undecided), len(box.log._waiting),
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -154,8 +212,6 @@ async def test_a_far_future_is_refused_although_it_is_well_signed() -> None:
 
 @given(st.floats(), st.floats(), st.integers(-(2**63), 2**63 - 1), st.integers(0, 9))
 def test_no_number_in_a_plain_message_gets_past_as_power(power: float, price: float, until: int, type_: int) -> None:
-    from proto.energysettlement.v1.device_pb2 import GridCommand
-
     message = GridCommand(command_id="u", valid_until_timestamp_us=until)
     message.power_limit_kw, message.price_per_kwh_cents = power, price
     message.type = type_  # type: ignore[assignment]  # unknown types arrive as numbers
@@ -171,3 +227,49 @@ def test_limits_of_nothing_at_all_are_borne() -> None:
     for house_w in (None, -(10**9), 0, 10**9):
         plan = make_plan(site(house_w=house_w, limits=nothing))
         assert set(plan.orders) == {"battery", "car", "plain", "pv"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"power_limit_kw": math.nan}, "power"),
+        ({"power_limit_kw": math.inf}, "power"),
+        ({"power_limit_kw": -3.0}, "power"),
+        ({"power_limit_kw": 3e30}, "power"),
+        ({"price_per_kwh_cents": math.nan}, "price"),
+        ({"valid_until_timestamp_us": 0}, "valid_until"),
+        ({"valid_until_timestamp_us": START_US - HOUR_US}, "expired 3600 s ago"),
+        ({"valid_until_timestamp_us": START_US + 8 * 24 * HOUR_US}, "horizon of 7 days"),
+        ({"valid_until_timestamp_us": 2**62}, "end_us"),
+        ({"valid_until_timestamp_us": -1}, "valid_until"),
+        ({"type": 77}, "type"),
+        ({"command_id": ""}, "command_id"),
+    ],
+)
+def test_nan_absurd_powers_negative_windows_and_far_futures_are_refused_with_the_reason(
+    fields: dict[str, object], reason: str
+) -> None:
+    message = GridCommand(command_id="u", valid_until_timestamp_us=START_US + HOUR_US, power_limit_kw=2.0)
+    message.type = 1  # type: ignore[assignment]  # DISCHARGE
+    message.authorization = b""
+    for name, value in fields.items():
+        setattr(message, name, value)
+    if not message.command_id:
+        message.authorization = b"\x01"
+    decision = judge(message, "battery", policy(UnsignedCommands.ALL), None, Book(), NOW)
+    assert isinstance(decision, Refused)
+    assert reason in decision.reason
+
+
+def test_clamps_that_contradict_one_another_are_named_in_the_reasons_of_whom_they_bind() -> None:
+    """No import by wire, no export by command, and a command each way: both rest, and each says which clamp it was."""
+    wire = InputClamp(name="relay", import_limit_w=0)
+    no_export = order_of(replace(curtail(0), mode=Mode.EXPORT_LIMIT, targets=(), point=Point.CONNECTION), "no-export")
+    for type_, rule in ((CommandType.CHARGE, Rule.WIRED), (CommandType.DISCHARGE, Rule.EXPORT_COMMAND)):
+        wish = order_of(replace(SOME_COMMAND, type=type_, power_w=4_000), "wish")
+        plan = make_plan(replace(site(BATTERY, house_w=0, orders=(no_export, wish)), inputs=(wire,)))
+        order = plan.orders["battery"]
+        assert (order.lowest_w, order.highest_w) == (0, 0)
+        assert rule in order.bound_by
+        assert f"0 W of {wish.command.signed_power_w} W are possible" in plan.commands[wish.hash].reason
+        assert rule.value in plan.commands[wish.hash].reason

@@ -255,14 +255,13 @@ def test_a_damaged_note_is_said_and_crashes_nothing(note: bytes) -> None:
 
 
 def test_without_bounds_nothing_is_bound() -> None:
-    view = allow(BoundsWatch(FREE)._settings, Counted(), Now(wall_us=START_US))
+    view = allow(BoundsWatch(FREE).settings, Counted(), Now(wall_us=START_US))
     assert view.events_left is None
     assert view.devices == {}
 
 
-def test_what_is_left_of_the_days_energy_is_what_commands_have_not_moved_yet() -> None:
-    now = Now(wall_us=START_US)
-    hour = START_US // HOUR_US
-    used = Counted(devices={"a": Use(energy_milliwatt_hours={hour: 300_000, hour - 1: 50_000})})
-    for per_day_wh, left_wh in ((None, None), (1_000, 650), (200, 0)):
-        assert allow(BoundSettings(energy_per_day_wh=per_day_wh), used, now).of("a").energy_left_wh == left_wh
+def test_a_device_is_spent_from_nine_tenths_of_the_days_full_cycles_on() -> None:
+    now, hour = Now(wall_us=START_US), START_US // HOUR_US
+    for moved_permille, most_permille, spent in ((1_798, 1_000, False), (1_800, 1_000, True), (9_000, None, False)):
+        used = Counted(devices={"a": Use(charge_permille={hour: moved_permille})})
+        assert allow(BoundSettings(cycles_per_day_permille=most_permille), used, now).of("a").spent is spent

@@ -20,6 +20,8 @@ from agent.control.plan import Plan, make_plan
 from agent.control.segments import VERSION, Header, SegmentWriter, read_segment
 from agent.control.site import SiteView
 from tests.agent.control.boxes import Box
+from tests.agent.control.record_of_version_2 import DIGEST as OF_VERSION_2_DIGEST
+from tests.agent.control.record_of_version_2 import OF_VERSION_2
 from tests.agent.control.strategies import sites
 from tests.agent.control.support import NOW, SOME_COMMAND, START_US, order_of, site
 
@@ -82,6 +84,18 @@ def test_a_record_that_an_older_release_wrote_with_fewer_fields_is_still_decided
     assert not found.faults
     assert (found.decisions, found.signed) == (3, 3)
     assert found.same == 3, found.first_difference
+
+
+def test_a_record_of_version_2_is_decided_again_by_the_rule_of_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "1.decisions"
+    path.write_bytes(OF_VERSION_2)
+    found = audit([path], {path.name: {10: OF_VERSION_2_DIGEST}}, 0, 2**62)
+    assert found.holds
+    assert (found.decisions, found.same, found.signed, found.answers, found.not_again) == (4, 4, 4, 2, 0)
+    monkeypatch.setattr("agent.control.audit.BY_QUARTER", 0)
+    assert audit([path], {}, 0, 2**62).first_difference is not None
 
 
 def test_another_core_is_found_out_at_its_first_other_decision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Who carries a target: as few as are sensible, without turning or wearing more than must, and without flapping."""
+"""The rule of a quarter, by which earlier releases shared out: as they did it, for the records that they made."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agent.control.allocation import Range, fill
 from agent.control.command import CommandType
 from agent.control.fewest import Carrier, share
 from agent.control.plan import make_plan
-from agent.control.site import Held, SiteView
+from agent.control.site import Held, Sharing, SiteView
 from tests.agent.control.support import BATTERY, SOME_COMMAND, order_of, site
 
 BANK = Carrier(range=Range(-10_000, 10_000))
@@ -107,13 +107,14 @@ def test_nothing_is_staked_on_a_device_that_does_not_follow() -> None:
 def _two_batteries(**changes: object) -> SiteView:
     first = replace(BATTERY, device_id="a", held=Held(lowest_w=0, highest_w=0))
     order = order_of(replace(SOME_COMMAND, type=CommandType.DISCHARGE, power_w=1_000, targets=("a", "b")))
-    return replace(site(first, replace(first, device_id="b"), orders=(order,)), **changes)  # type: ignore[arg-type] # any field
+    return replace(site(first, replace(first, device_id="b"), orders=(order,), sharing=Sharing.QUARTER), **changes)  # type: ignore[arg-type] # any field
 
 
 def test_a_plan_lets_the_second_battery_rest_and_says_why() -> None:
     orders = make_plan(_two_batteries()).orders
     assert (orders["a"].lowest_w, orders["b"].lowest_w, orders["b"].highest_w) == (-1_000, 0, 0)
     assert orders["b"].reason.startswith("rests, since others carry DISCHARGE 1000 W")
+    assert orders["b"].reason.endswith("(command 'c')")
 
 
 def test_what_is_not_on_every_phase_shares_as_before() -> None:

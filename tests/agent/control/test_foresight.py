@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.control.bounds import Allowance, BoundsView
+from agent.control import foresight
+from agent.control.bounds import BoundSettings, Counted, Use
+from agent.control.bounds_ahead import NOTHING_AHEAD, Ahead
 from agent.control.command import Command, CommandType, Mode, Point
-from agent.control.foresight import foresee, hardship, shortfall
+from agent.control.foresight import foresee, hardship
 from agent.control.plan import make_plan
 from agent.control.site import Defaults, DeviceView, SiteView
 from agent.evidence.statements import CommandState
@@ -32,6 +34,10 @@ from tests.agent.control.support import (
 )
 
 DISCHARGE = replace(SOME_COMMAND, targets=("car",), power_w=10_000, end_us=START_US + 3 * HOUR_US)
+
+
+def shortfall(command: Command, view: SiteView, ahead: Ahead = NOTHING_AHEAD) -> str:
+    return foresight.shortfall(order_of(command), view, ahead)
 
 
 def _car(**changes: object) -> VehicleSession:
@@ -75,13 +81,15 @@ def test_a_battery_that_carries_it_alone_until_it_is_empty_is_foreseen_as_the_pl
     command = replace(DISCHARGE, targets=("car", "battery"), power_w=4_000, end_us=START_US + HOUR_US)
     battery = replace(
         BATTERY,
-        capabilities=replace(capabilities(16_000, 16_000), energy_capacity_wh=10_000),
+        capabilities=replace(capabilities(24_000, 24_000), energy_capacity_wh=10_000),
         state_of_charge_permille=200,
     )
     car = replace(CAR, capabilities=capabilities(2_000, 2_000))
     view = site(car, battery)
-    orders = make_plan(replace(view, orders=(order_of(command),))).orders
-    assert (orders["battery"].lowest_w, orders["car"].lowest_w) == (-4_000, 0)
+    for power_w in (0, -4_000):
+        seen = site(car, replace(battery, power_w=power_w), orders=(order_of(command),))
+        orders = make_plan(seen).orders
+        assert (orders["battery"].lowest_w, orders["car"].lowest_w) == (-4_000, 0)
     said = shortfall(command, view)
     assert said.startswith("2500 Wh of 4000 Wh are possible")
     assert "battery is at its least charge from" in said
@@ -89,17 +97,19 @@ def test_a_battery_that_carries_it_alone_until_it_is_empty_is_foreseen_as_the_pl
 
 def test_what_the_local_bound_of_a_day_will_end_is_partial_from_the_start() -> None:
     command = replace(DISCHARGE, targets=("battery",), power_w=4_000, end_us=START_US + HOUR_US)
-    view = site(BATTERY)
+    view = site(BATTERY, house_w=0)
     for left_wh, foreseen in ((1_000, "1000 Wh of 4000 Wh are possible"), (4_500, ""), (None, "")):
-        bounds = BoundsView(devices={"battery": Allowance(energy_left_wh=left_wh)})
-        said = shortfall(command, replace(view, bounds=bounds))
+        settings = BoundSettings(energy_per_day_wh=None if left_wh is None else 10_000 + left_wh)
+        used = Counted(devices={"battery": Use(energy_milliwatt_hours={START_US // HOUR_US: 10_000_000})})
+        said = shortfall(command, view, Ahead(settings=settings, counted=used))
         assert said.startswith(foreseen) if foreseen else said == ""
         assert not foreseen or "the local bound lets commands move in a day" in said
 
 
 def test_a_battery_that_is_too_small_for_what_the_car_charges_does_not() -> None:
     command = replace(DISCHARGE, targets=("car", "battery"))
-    said = shortfall(command, site(replace(CAR, vehicle=_leaves(5, 10_000)), BATTERY))
+    small = replace(BATTERY, capabilities=capabilities(4_000, 4_000))
+    said = shortfall(command, site(replace(CAR, vehicle=_leaves(5, 10_000)), small))
     assert "of 30000 Wh are possible, for car charges for its departure" in said
 
 
@@ -182,7 +192,7 @@ def _limit(hours: int, power_w: int, point: Point = Point.DEVICE) -> Command:
 
 def _judged(command: Command, view: SiteView) -> tuple[CommandState, str]:
     order = order_of(command)
-    return foresee(command, make_plan(replace(view, orders=(order,))).commands[order.hash], view)
+    return foresee(order, make_plan(replace(view, orders=(order,))).commands[order.hash], view)
 
 
 def test_an_import_limit_that_leaves_a_car_short_at_its_departure_is_kept_and_says_so() -> None:

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from agent.config import InputSettings
 from agent.control.command import CommandType, Point
+from agent.control.frequency import GridFrequency
 from agent.control.input_watch import InputWatch
 from agent.control.inputs import Debounced, InputClamp, step
 from agent.control.plan import make_plan
 from agent.control.rules.draft import Rule
-from agent.control.site import SiteView
+from agent.control.site import DeviceView, Held, SiteView
 from agent.evidence.statements import Severity
 from drivers.gpio import Bias, Line, LineError
 from tests.agent.control.strategies import sites
@@ -208,3 +209,74 @@ def test_a_fault_in_a_driver_is_on_the_safe_side_and_takes_no_plan_with_it(monke
     assert box.look(False)
     assert "a fault of ours" in box.watch.states()[0].trouble
     assert box.watch.clamps() == (InputClamp(name="ripple", export_limit_w=0),)
+
+
+# -- beside the grid's frequency (SAFETY 5: nothing goes against it but a fuse and STOP)
+
+
+def _off(view: SiteView, millihertz: int) -> SiteView:
+    side = (millihertz > 50_000) - (millihertz < 50_000)
+    base_w = {name: device.likely_w for name, device in view.devices.items()}
+    return replace(view, frequency=GridFrequency(millihertz=millihertz, monotonic_s=0, side=side, base_w=base_w))
+
+
+@pytest.mark.parametrize(
+    ("device", "clamp", "against_hz"),
+    [
+        (replace(BATTERY, power_w=4_000), InputClamp(name="ripple", import_limit_w=0), 50_300),
+        (replace(PLAIN, power_w=7_000), InputClamp(name="ripple", import_limit_w=0), 50_300),
+        (replace(PV, power_w=-4_000), InputClamp(name="ripple", export_limit_w=0), 49_700),
+    ],
+)
+def test_a_wire_that_would_work_against_the_frequency_waits_until_it_is_back_and_both_are_named(
+    device: DeviceView, clamp: InputClamp, against_hz: int
+) -> None:
+    held = Held(lowest_w=min(0, device.present_w), highest_w=max(0, device.present_w))
+    orders = (order_of(replace(SOME_COMMAND, type=CommandType.CHARGE, power_w=4_000)),)
+    view = replace(site(replace(device, held=held), house_w=0, orders=orders), inputs=(clamp,))
+    waits = make_plan(_off(view, against_hz)).orders[device.device_id]
+    assert device.present_w in (waits.lowest_w, waits.highest_w)
+    assert {Rule.WIRED, Rule.GRID_CODE} <= set(waits.bound_by)
+    assert f"{Rule.WIRED.value}, {Rule.GRID_CODE.value}" in waits.reason
+    acts = make_plan(view).orders[device.device_id]
+    assert (acts.lowest_w if device.present_w < 0 else acts.highest_w) == 0
+    assert Rule.GRID_CODE not in acts.bound_by
+    # The other way the same wire helps the grid, and acts at once.
+    helps = make_plan(_off(view, 100_000 - against_hz)).orders[device.device_id]
+    assert (helps.lowest_w if device.present_w < 0 else helps.highest_w) == 0
+
+
+@given(sites(), st.sampled_from([49_700, 50_300]), st.integers(0, 20_000), st.integers(0, 20_000))
+def test_a_wire_lets_nothing_work_against_the_frequency_on_any_site(
+    view: SiteView, millihertz: int, export_w: int, import_w: int
+) -> None:
+    view = replace(view, stop=None, islanded=False)
+    clamp = InputClamp(name="x", export_limit_w=export_w, import_limit_w=import_w)
+    free, wired = make_plan(_off(view, millihertz)), make_plan(_off(replace(view, inputs=(clamp,)), millihertz))
+    if view.meter is None:
+        return  # without it static sums stand for the fuse, which comes first
+    for name, order in wired.orders.items():
+        device, without = view.devices[name], free.orders[name]
+        if not device.online or device.capabilities is None or Rule.WIRED not in order.bound_by:
+            continue
+        if millihertz > 50_000 and order.highest_w is not None:
+            least_w = min(device.likely_w, device.most_import_w if without.highest_w is None else without.highest_w)
+            assert order.highest_w >= least_w
+        if millihertz < 50_000 and order.lowest_w is not None:
+            most_w = max(device.likely_w, -device.most_export_w if without.lowest_w is None else without.lowest_w)
+            assert order.lowest_w <= most_w
+
+
+@pytest.mark.parametrize("millihertz", [49_700, 50_000, 50_300])
+@pytest.mark.parametrize("power_w", [-4_000, 4_000])
+def test_an_emergency_stop_by_wire_is_stop_whatever_the_frequency_is(millihertz: int, power_w: int) -> None:
+    box = Box(InputSettings(name="emergency", line=2, stop=True))
+    box.look(False)
+    box.look(True)
+    box.look(True, 0.2)
+    (by,) = set(box.pressed)
+    plan = make_plan(replace(_off(site(replace(BATTERY, power_w=power_w), PV), millihertz), stop=by))
+    for order in plan.orders.values():
+        assert (order.lowest_w, order.highest_w) == (0, 0)
+        assert order.bound_by == (Rule.STOP,)
+        assert "local STOP by input emergency" in order.reason

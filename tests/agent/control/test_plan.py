@@ -76,13 +76,13 @@ def test_every_order_has_a_reason() -> None:
 
 
 def test_a_discharge_is_shared_by_battery_and_car() -> None:
-    order = _setpoint(-7_000, "battery", "car")
+    order = _setpoint(-17_000, "battery", "car")
     plan = make_plan(site(orders=(order,)))
-    assert _band(plan, "battery") == (-3_500, -3_500)
-    assert _band(plan, "car") == (-3_500, -3_500)
-    assert "DISCHARGE 7000 W by grid" in plan.orders["car"].reason
+    assert _band(plan, "battery") == (-10_000, -10_000)  # A car's battery is worn more: it gives what is missing.
+    assert _band(plan, "car") == (-7_000, -7_000)
+    assert "DISCHARGE 17000 W by grid" in plan.orders["car"].reason
     command = plan.commands[order.hash]
-    assert (command.planned_w, command.in_force, command.short) == (-7_000, True, False)
+    assert (command.planned_w, command.in_force, command.short) == (-17_000, True, False)
 
 
 def test_a_setpoint_at_the_connection_is_met_with_the_house_and_pv_counted() -> None:

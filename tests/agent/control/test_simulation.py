@@ -40,10 +40,10 @@ def _line(at: str, **what: object) -> str:
     return json.dumps({"at": f"{DAY}T{at}Z", **what})
 
 
-def run(*lines: str, hours: float | None = None, step_s: float = 10.0) -> Outcome:
+def run(*lines: str, hours: float | None = None, step_s: float = 10.0, site: Settings = SITE) -> Outcome:
     events = read_scenario(lines, KINDS)
     from_us, until_us = span_of(events, hours)
-    return Simulation(SITE, events, from_us=from_us, until_us=until_us, step_s=step_s).run()
+    return Simulation(site, events, from_us=from_us, until_us=until_us, step_s=step_s).run()
 
 
 def _at(outcome: Outcome, at: str) -> dict[str, int]:
@@ -65,6 +65,27 @@ def test_a_command_is_obeyed_and_its_receipts_and_energy_come_out() -> None:
     assert _at(outcome, "20:20:00")["battery-1"] == -3_000
     assert [round((b - a) / 1e6) for a, b in life.forced] == [1_800]
     assert outcome.said == ()
+
+
+def test_what_the_configuration_says_of_wear_decides_who_carries_a_command() -> None:
+    command = {"id": "c1", "type": "DISCHARGE", "power_w": 3_000, "duration_s": 1_800}
+    lines = (
+        _line("20:00:00", car=CAR | {"stays_s": 40_000}),
+        _line("20:00:10", command={**command, "targets": ["battery-1", "car-1"]}),
+    )
+    worn = [d.model_copy(update={"wear_wh_per_kwh": 400}) if d.id == "battery-1" else d for d in SITE.device]
+    powers = [
+        _at(run(*lines, hours=0.5, site=site), "20:20:00") for site in (SITE, SITE.model_copy(update={"device": worn}))
+    ]
+    assert [(found["battery-1"], found["car-1"]) for found in powers] == [(-3_000, 0), (0, -3_000)]
+
+
+def test_what_converting_loses_is_counted() -> None:
+    command = {"id": "c1", "type": "DISCHARGE", "power_w": 5_000, "duration_s": 1_800, "targets": ["battery-1"]}
+    outcome = run(_line("20:00:00", command=command), hours=0.5)
+    assert outcome.export_wh["battery-1"] == pytest.approx(2_500, abs=20)
+    assert outcome.lost_wh["battery-1"] == pytest.approx(2_500 * 0.065, abs=2)  # 93.5 % at its rating of 5 kW
+    assert outcome.lost_wh["pv-1"] == outcome.lost_wh["car-1"] == 0
 
 
 def test_a_car_charges_from_the_sun_and_leaves_at_a_zero_meter() -> None:
