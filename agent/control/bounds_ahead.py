@@ -32,11 +32,11 @@ EVENTS_OF_A_SCHEDULE: Final = 5
 RAMP_PARTS: Final = 6
 """Steps in which a rise over the whole rating is gone through."""
 
-USED_UP: Final = "has moved all that the local bound lets commands move in a day"
-CYCLED: Final = "has gone through all the full cycles that the local bound allows in a day"
-TURNED: Final = "may not be turned round again within the hour, by the local bound,"
-RAMPS: Final = "rises no faster than the local bound on the ramp allows"
-WAITS: Final = "as many commands as the local bound lets begin in an hour have begun"
+USED_UP: Final = f"has moved all that commands may move in a day ({Rule.ENERGY_DAY.value})"
+CYCLED: Final = f"has gone through all the cycles of a day ({Rule.CYCLES_DAY.value})"
+TURNED: Final = f"may not be turned round ({Rule.SIGN_CHANGES.value})"
+RAMPS: Final = f"rises no faster than it may ({Rule.RAMP.value})"
+WAITS: Final = f"it may not begin ({Rule.EVENTS.value})"
 
 
 def _nothing(now: Now) -> tuple[Order, ...]:

@@ -103,7 +103,7 @@ def test_what_the_local_bound_of_a_day_will_end_is_partial_from_the_start() -> N
         used = Counted(devices={"battery": Use(energy_milliwatt_hours={START_US // HOUR_US: 10_000_000})})
         said = shortfall(command, view, Ahead(settings=settings, counted=used))
         assert said.startswith(foreseen) if foreseen else said == ""
-        assert not foreseen or "the local bound lets commands move in a day" in said
+        assert not foreseen or "all that commands may move in a day (local bound: energy per day)" in said
 
 
 def test_a_battery_that_is_too_small_for_what_the_car_charges_does_not() -> None:
