@@ -288,6 +288,22 @@ async def test_platform_that_holds_what_was_never_sealed_here_is_alarmed(rig: Ri
     assert "batch 2 of incarnation 1" in text
 
 
+async def test_a_copy_that_has_sealed_as_much_as_the_platform_knows_is_alarmed_by_its_root(rig: Rig) -> None:
+    """The numbers are those of the platform; what the card held when it was copied went on twice."""
+    other = Evidence(key=rig.gateway.evidence.key)
+    both = rig.gateway.evidence.row("meter")
+    assert other.row("meter").root == both.root
+    for row in (both, other.row("meter", "meter")):
+        rig.platform.take_batch(other.gateway_id, row.encoded)
+    rig.gateway.outbox.rows += [both, *(rig.gateway.evidence.row("meter") for _ in range(2))]
+    async with Server(rig.platform, rig.practice) as server, rig.uplink(address(server.port)):
+        await until(lambda: len(rig.gateway.alarms) > 0, "alarmed")
+    code, _, text = rig.gateway.alarms[0]
+    assert code == "uplink.platform_other_root"
+    assert "batch 2 of incarnation 1" in text
+    assert "copied" in text
+
+
 async def test_platform_that_holds_nothing_yet_is_no_loss(rig: Rig) -> None:
     async with Server(rig.platform, rig.practice) as server, rig.uplink(address(server.port)) as uplink:
         rig.gateway.seal(uplink, "meter")

@@ -35,6 +35,10 @@ BATCHES_PER_QUERY: Final = 8
 LOOK_EVERY_S: Final = 1.0
 """How often the stall is looked for; less when the stall time is short."""
 
+PLATFORM_AHEAD: Final = "uplink.platform_ahead"
+OTHER_ROOT: Final = "uplink.platform_other_root"
+"""What is told of a copy that meets a platform which has newer of its name: it knows less, or it has sealed as much."""
+
 
 @dataclass(frozen=True, slots=True)
 class Oddity:
@@ -90,7 +94,7 @@ class GatewayLinkCall:
         assert isinstance(event, Welcomed)  # the session's table lets nothing else come first
         return event
 
-    async def resume(self, held: tuple[int, int] | None) -> Oddity | None:
+    async def resume(self, held: tuple[int, int] | None, held_root: bytes = b"") -> Oddity | None:
         """Compare what the platform says it holds with our own. What it has lost the session sends again.
 
         Nothing is taken back in the outbox: the platform did acknowledge, and what was pruned since is gone.
@@ -98,9 +102,17 @@ class GatewayLinkCall:
         if held is None:
             return None
         own, incarnations = self._session.identity.incarnation, await self._outbox.incarnations()
-        if held[0] > own or (held[0] == own and held[1] and not await self._outbox.batches(held[1], 1)):
+        ours = await self._outbox.batches(held[1], 1) if held[0] == own and held[1] else []
+        if held_root and ours and ours[0].number == held[1] and ours[0].root != held_root:
             return Oddity(
-                "uplink.platform_ahead",
+                OTHER_ROOT,
+                f"the platform holds batch {held[1]} of incarnation {held[0]} with root {held_root.hex()[:16]}, ours "
+                f"has {ours[0].root.hex()[:16]}: this gateway's card was copied and both went on; find out which is "
+                "the one before going on",
+            )
+        if held[0] > own or (held[0] == own and held[1] and not ours):
+            return Oddity(
+                PLATFORM_AHEAD,
                 f"the platform holds batch {held[1]} of incarnation {held[0]}, which this gateway has never sealed: an "
                 "older state was put back here, or a second gateway uses this identity; find out before going on",
             )

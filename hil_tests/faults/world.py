@@ -10,7 +10,7 @@ import signal
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Set
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -24,8 +24,9 @@ from agent.identity.history import continues, decode_history, replay
 from agent.store import Reader, Stage, StoreError
 from agent.store.files import DATABASE
 from hil_tests.faults import channel_judge
+from hil_tests.faults.clone_judge import contradicts_copy
 from hil_tests.faults.disk import Disk
-from hil_tests.faults.judge import AtPlatform, ChannelStage, Held, Judge, Rule, Told, Violation, place_of
+from hil_tests.faults.judge import AtPlatform, ChannelStage, Held, Judge, Place, Rule, Told, Violation, place_of
 from hil_tests.faults.source import DEVICES
 from hil_tests.rig.broker import PLATFORM, Broker, client_files
 from hil_tests.rig.demo.child import Child
@@ -130,10 +131,15 @@ class World:
         broker: Broker | None = None,
         *,
         merging: bool = False,
+        settling: bool = False,
         gateway_id: str | None = None,
     ) -> None:
         """Use `setting.world`. `gateway_id`: of a gateway that has a history."""
         self._merging = merging
+        self.settling = settling
+        """It has a settled device."""
+        self._explained: set[str] = set()
+        """What the platform rightly found of a copy of this gateway."""
         self._has_history = gateway_id is not None
         self._history = b""
         self.rotations = 0
@@ -274,12 +280,12 @@ class World:
         self.listen()
         return [each for each in self.told.channel if each.stage == Stage.COUNTERSIGNED]
 
-    async def channels_frozen(self) -> int:
-        """By the gateway's own page; 0 while it does not answer."""
+    async def channels_frozen(self, port: int | None = None) -> int:
+        """By a gateway's own page, this one's or that at a port; 0 while it does not answer."""
 
         def ask() -> int:
             try:
-                with urlopen(f"http://127.0.0.1:{self.page_port}/api/status", timeout=2) as answer:
+                with urlopen(f"http://127.0.0.1:{port or self.page_port}/api/status", timeout=2) as answer:
                     return int(json.load(answer)["settlement"]["channels_frozen"])
             except OSError:
                 return 0
@@ -366,14 +372,14 @@ class World:
         told = self.told.copy()
         if self._has_history:
             self._trust_history()
-        platform = self._at_platform(complete=complete)
+        platform = self.at_platform(complete=complete)
         try:
             held = await self.held()
         except StoreError as error:
             return [Violation(Rule.LOST, f"the store cannot be read: {error}")] if told.puts else []
-        return [*self.judge.look(told, held, platform), *channel_judge.look(told.channel, *self._channel())]
+        return [*self.judge.look(told, held, platform), *channel_judge.look(told.channel, *self.channel())]
 
-    def _channel(self) -> tuple[list[ChannelStage], list[bytes]]:
+    def channel(self) -> tuple[list[ChannelStage], list[bytes]]:
         """What store and platform hold of the channel, the platform's first."""
         book = sqlite3.connect(f"file:{self._book}?mode=ro", uri=True)
         store = sqlite3.connect(f"file:{self.state_dir / DATABASE}?mode=ro", uri=True)
@@ -387,7 +393,7 @@ class World:
             store.close()
         return [ChannelStage(*row) for row in rows], states
 
-    def _at_platform(self, *, complete: bool) -> AtPlatform:
+    def at_platform(self, *, complete: bool = False) -> AtPlatform:
         connection = sqlite3.connect(f"file:{self._book}?mode=ro", uri=True)
         try:
             rows = connection.execute("SELECT kind, octets, note FROM entry ORDER BY id").fetchall()
@@ -395,9 +401,18 @@ class World:
             connection.close()
         return AtPlatform(
             [octets for kind, octets, _ in rows if kind == Kind.BATCH.value],
-            [note for kind, _, note in rows if kind == Kind.CONFLICT.value],
+            [note for kind, _, note in rows if kind == Kind.CONFLICT.value and note not in self._explained],
             complete,
         )
+
+    def explain(self, since: Place, roots: Set[bytes]) -> None:
+        """A copy of this gateway as of a batch sealed batches of these roots, and is gone: what the platform was shown
+        of it, and found to contradict, is no fault of the gateway."""
+        self.listen()
+        for each in [key for key in self.told.shown if key[:2] > since and key[2] in roots]:
+            if (each[:2], each[2]) not in self.told.sealed:
+                del self.told.shown[each]
+        self._explained |= {text for text in self.at_platform().conflicts if contradicts_copy(text, since)}
 
     def _trust_history(self) -> None:
         """The keys of the gateway's own history, which it may only lengthen."""
@@ -411,7 +426,7 @@ class World:
 
     def places_at_platform(self) -> set[tuple[int, int]]:
         """Incarnation and number of all batches that it has."""
-        return {place_of(self.judge.verified(each)) for each in self._at_platform(complete=False).batches}
+        return {place_of(self.judge.verified(each)) for each in self.at_platform(complete=False).batches}
 
     async def held(self) -> Held:
         """What the store has. Raises StoreError."""
@@ -427,7 +442,7 @@ class World:
         """Wait, at the end, until the platform has all that is sealed; the judge says what it lacks."""
         deadline_s = time.monotonic() + within_s
         while time.monotonic() < deadline_s:
-            platform = self._at_platform(complete=True)
+            platform = self.at_platform(complete=True)
             held = await self.held()
             # By what they are: one that was merged since it arrived is the same batch.
             there, here = ({self.judge.verified(e).sealed.hash for e in of} for of in (platform.batches, held.batches))
