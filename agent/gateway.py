@@ -52,7 +52,7 @@ from agent.roads.thinning import make_thinner
 from agent.roads.trusting import TrustKeeper
 from agent.roads.upkeep import CLOCK_NOTE, Upkeep
 from agent.status import Snapshot
-from agent.store import Store, StoreError
+from agent.store import Store, StoreError, open_store
 from agent.token.configured import configured_token
 from agent.token.counter import FILE as COUNTER_FILE
 from agent.token.counter import TpmCounter, open_counter
@@ -188,7 +188,7 @@ class Gateway:
     async def open(settings: Settings) -> AsyncIterator[Gateway]:
         """A gateway over the state directory, with nothing running but the token's thread. Raises StartError."""
         try:
-            store = await Store.open(settings.gateway.state_dir, most_bytes=settings.evidence.most_mib << 20)
+            store = await open_store(settings.gateway.state_dir, most_bytes=settings.evidence.most_mib << 20)
         except (StoreError, OSError) as error:
             raise StartError(f"the store in {settings.gateway.state_dir}: {error}") from error
         async with store:
@@ -464,7 +464,7 @@ class Gateway:
                 link=None if self._uplink is None else self._uplink.status(),
                 evidence=self._upkeep.counts,
                 latest=self._measuring.latest,
-                store_trouble=self._measuring.trouble,
+                store_trouble=self._store.trouble or self._measuring.trouble,
                 room_trouble=self._thinner.trouble,
                 trust=self._trust_list(),
                 trust_trouble="" if self._trust is None else self._trust.trouble,

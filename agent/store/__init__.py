@@ -11,6 +11,7 @@ from agent.store.errors import (
     StoreInUseError,
     StoreVersionError,
 )
+from agent.store.narrow import NarrowStore, open_store
 from agent.store.places import PlacedBatch, PlacedSpan
 from agent.store.reader import Reader
 from agent.store.room import Cut, Kept
@@ -23,6 +24,7 @@ __all__ = [
     "Counts",
     "Cut",
     "Kept",
+    "NarrowStore",
     "PlacedBatch",
     "PlacedSpan",
     "Queued",
@@ -37,4 +39,5 @@ __all__ = [
     "StoreJournal",
     "StoreVersionError",
     "StoredBatch",
+    "open_store",
 ]

@@ -68,6 +68,8 @@ class Store(Reader):
         """This start found a backup, or an older database, in the place of the one that was: an alarm too."""
         self.put_back = prepared.put_back
         """This incarnation began with a backup, which a person put there: at this start or an earlier one."""
+        self.trouble = ""
+        """What is wrong with it since the start; empty when nothing is."""
         self._counts = Counts()
         self._series = Series(())
         self._lock: files.Lock

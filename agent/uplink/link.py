@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from agent.store.errors import StoreFullError
 from agent.uplink.ahead import Ahead
 from agent.uplink.bids import Bids
 from agent.uplink.errors import LinkDownError
@@ -80,6 +81,8 @@ class GatewayLinkCall:
         self._pace = pace
         self._on_acknowledged = on_acknowledged
         self._on_refused = on_refused
+        self._unkept: dict[int, int] = {}
+        """Acknowledged by the platform, by incarnation, and not noted yet."""
 
     async def open(self) -> Welcomed:
         """Say hello and wait for the welcome. Raises NotOfferedError, LinkDownError or PlatformFaultError."""
@@ -147,8 +150,8 @@ class GatewayLinkCall:
     async def _take(self, event: Event) -> None:
         match event:
             case Acknowledged():
-                await self._outbox.acknowledge(event.incarnation, event.up_to_number, self._clock.now().wall_us)
-                self._on_acknowledged(event.incarnation, event.up_to_number)
+                self._unkept[event.incarnation] = event.up_to_number
+                await self._keep_acknowledged()
                 if event.platform_time_us is not None:
                     self._listener.on_platform_time(event.platform_time_us, event.round_trip_s)
                 self._changed.set()
@@ -167,6 +170,17 @@ class GatewayLinkCall:
                 await self._listener.signed(event.kind, event.signed)
             case Welcomed():
                 pass
+
+    async def _keep_acknowledged(self) -> None:
+        """Note what the platform has. On a full disk that waits, and the link stays up: commands come over it."""
+        for incarnation, up_to_number in [*self._unkept.items()]:
+            try:
+                await self._outbox.acknowledge(incarnation, up_to_number, self._clock.now().wall_us)
+            except StoreFullError:
+                continue
+            if self._unkept.get(incarnation) == up_to_number:
+                del self._unkept[incarnation]
+            self._on_acknowledged(incarnation, up_to_number)
 
     async def _write(self) -> None:
         # Batches of an older incarnation (a backup was restored) grow no more: they go first.
@@ -246,6 +260,7 @@ class GatewayLinkCall:
         look_every_s = min(LOOK_EVERY_S, self._stall_s / 4)
         while True:
             await asyncio.sleep(look_every_s)
+            await self._keep_acknowledged()
             stalls_at_s = self._session.stalls_at_s()
             if stalls_at_s is not None and self._clock.monotonic_s() >= stalls_at_s:
                 raise LinkDownError(

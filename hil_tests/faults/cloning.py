@@ -96,7 +96,7 @@ async def second_box(world: World, chance: random.Random) -> str:
         environment={**copy.environment, "PYTHONUNBUFFERED": "1"},
     )
     try:
-        told = await _tells(lambda: {code for code in _codes(_puts(box)) if code in ALARMS})
+        told = await _tells(lambda: {code for code in alarm_codes(_puts(box)) if code in ALARMS})
         if not told:
             world.found.append(_unnoticed(box))
         await _freezes(world, port)
@@ -215,7 +215,7 @@ def _puts(box: Child) -> list[bytes]:
     ]
 
 
-def _codes(statements: Sequence[bytes]) -> set[str]:
+def alarm_codes(statements: Sequence[bytes]) -> set[str]:
     found = set()
     for each in statements:
         try:
@@ -229,7 +229,7 @@ def _codes(statements: Sequence[bytes]) -> set[str]:
 
 def _alarms(world: World, since: int) -> set[str]:
     world.listen()
-    return _codes(world.told.puts[since:]) & ALARMS
+    return alarm_codes(world.told.puts[since:]) & ALARMS
 
 
 async def _tells(told: Callable[[], set[str]]) -> set[str]:

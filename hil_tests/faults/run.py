@@ -31,6 +31,7 @@ KINDS: Final[Mapping[str, Strike]] = {
     "kill_in_write": kills.in_a_write,
     "power_cut": kills.power_cut,
     "disk_full": storage.full,
+    "disk_full_at_start": storage.full_at_start,
     "eio_write": storage.failing_writes,
     "eio_sync": storage.failing_syncs,
     "eio_read": storage.failing_reads,

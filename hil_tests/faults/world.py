@@ -138,6 +138,8 @@ class World:
         self._merging = merging
         self.settling = settling
         """It has a settled device."""
+        self.environment: dict[str, str] = {}
+        """What the gateway's process is given beside all of this."""
         self._explained: set[str] = set()
         """What the platform rightly found of a copy of this gateway."""
         self._has_history = gateway_id is not None
@@ -190,6 +192,7 @@ class World:
             "V2G_FAULTS_CLOCK_OFFSET_S": str(self.clock_offset_s),
             "V2G_FAULTS_CLOCK_HELD": str(int(self.clock_held)),
             "V2G_FAULTS_THINNING": str(int(self._merging)),
+            **self.environment,
         }
         arguments = ("-m", "hil_tests.faults.victim", str(self.folder / "gateway.toml"))
         self.gateway = await Child.start("gateway", arguments, folder=self.folder, environment=environment)
