@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from hashlib import sha256
 from pathlib import Path
 
@@ -86,6 +86,16 @@ async def opened(
         assert token.state is TokenState.CLOSED
 
 
+@contextmanager
+def pulled(scratch: ScratchToken) -> Iterator[None]:
+    """Without the token, which is back afterwards: other tests use the same TPM."""
+    scratch.take_away()
+    try:
+        yield
+    finally:
+        scratch.put_back()
+
+
 async def reach(token: Token, state: TokenState) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while token.state is not state:
@@ -130,13 +140,10 @@ async def test_a_token_that_is_pulled_and_put_back_signs_again_by_itself(scratch
         await token.create_key(b"pulled")
         signer = token.signer(b"pulled")
         await signer.sign(b"before")
-        scratch.take_away()
-        try:
+        with pulled(scratch):
             with pytest.raises(SignerUnavailableError):
                 await signer.sign(b"away")
             assert token.state in (TokenState.ABSENT, TokenState.FAULT)
-        finally:
-            scratch.put_back()
         await asyncio.wait_for(token.wait_ready(), PATIENCE_S)
         verify_key_of(signer.public_key_der).verify(b"after", await signer.sign(b"after"))
 
@@ -212,20 +219,22 @@ class MemoryJournal:
         return self._kept.get(key)
 
 
-# What needs tokens in odd conditions, on SoftHSM
+# Odd conditions; on SoftHSM alone where a TPM itself does not let them come about
 
 
-async def test_start_does_not_need_the_token(softhsm: SoftHsm) -> None:
-    softhsm.take_away()
-    async with opened(softhsm, ready=False) as token:
-        await reach(token, TokenState.ABSENT)
-        assert softhsm.label in token.detail
-        signer = token.signer(EVIDENCE)
-        with pytest.raises(TokenUnavailableError):
-            await signer.sign(b"x")
-        with pytest.raises(TokenUnavailableError, match="not been seen yet"):
-            assert signer.public_key_der
-        softhsm.put_back()
+async def test_start_does_not_need_the_token(scratch: ScratchToken) -> None:
+    async with AsyncExitStack() as stack:
+        with pulled(scratch):
+            token = await stack.enter_async_context(opened(scratch, ready=False))
+            async with asyncio.timeout(PATIENCE_S):
+                while token.state not in (TokenState.ABSENT, TokenState.FAULT):  # a TPM's module says only "general"
+                    await token.state_change()
+            assert token.detail
+            signer = token.signer(b"at-start")
+            with pytest.raises(TokenUnavailableError):
+                await signer.sign(b"x")
+            with pytest.raises(TokenUnavailableError, match="not been seen yet"):
+                assert signer.public_key_der
         await asyncio.wait_for(token.wait_ready(), PATIENCE_S)
 
 
@@ -249,15 +258,15 @@ async def test_a_file_that_is_no_module_is_a_fault_and_not_a_crash(tmp_path: Pat
         await token.close()
 
 
-async def test_a_missing_key_is_told_and_used_once_it_is_made(softhsm: SoftHsm) -> None:
-    async with opened(softhsm) as token:
-        signer = token.signer(EVIDENCE)
+async def test_a_missing_key_is_told_and_used_once_it_is_made(scratch: ScratchToken) -> None:
+    async with opened(scratch) as token:
+        signer = token.signer(b"missing")
         with pytest.raises(KeyMissingError):
             await signer.sign(b"x")
-        assert EVIDENCE in token.status.key_faults
-        await token.create_key(EVIDENCE)
+        assert b"missing" in token.status.key_faults
+        await token.create_key(b"missing")
         await signer.sign(b"x")
-        assert EVIDENCE not in token.status.key_faults
+        assert b"missing" not in token.status.key_faults
 
 
 SPY = Path("/usr/lib/x86_64-linux-gnu/pkcs11/pkcs11-spy.so")
@@ -311,11 +320,11 @@ async def test_a_tpm_that_locked_itself_is_used_again_once_it_forgives(at_tpm: S
         at_tpm.lock_after(1000, recovery_s=1)
 
 
-async def test_a_pin_that_cannot_be_read_says_why(softhsm: SoftHsm) -> None:
+async def test_a_pin_that_cannot_be_read_says_why(scratch: ScratchToken) -> None:
     def read_pin() -> str:
         raise OSError("credential token-pin is not there")
 
-    async with opened(softhsm, read_pin=read_pin, ready=False) as token:
+    async with opened(scratch, read_pin=read_pin, ready=False) as token:
         await reach(token, TokenState.WRONG_PIN)
         assert "credential token-pin is not there" in token.detail
 
@@ -351,10 +360,10 @@ def _relabel(token: SoftHsm, label: str) -> None:
 
 
 async def test_an_extractable_key_is_refused(softhsm: SoftHsm) -> None:
-    _pkcs11_tool(softhsm, "--keypairgen", "--key-type", "EC:prime256v1", "--id", EVIDENCE.hex(), "--extractable")
+    _pkcs11_tool(softhsm, "--keypairgen", "--key-type", "EC:prime256v1", "--id", b"extractable".hex(), "--extractable")
     async with opened(softhsm) as token:
         with pytest.raises(KeyRefusedError, match="CKA_EXTRACTABLE"):
-            await token.signer(EVIDENCE).sign(b"x")
+            await token.signer(b"extractable").sign(b"x")
         [key] = await token.keys()
         assert key.fault is not None
         assert token.state is TokenState.READY
@@ -364,33 +373,51 @@ async def test_an_imported_key_is_refused(softhsm: SoftHsm, tmp_path: Path) -> N
     private = ec.generate_private_key(ec.SECP256R1())
     file = tmp_path / "key.der"
     file.write_bytes(private.private_bytes(Encoding.DER, PrivateFormat.TraditionalOpenSSL, NoEncryption()))
-    _pkcs11_tool(softhsm, "--write-object", str(file), "--type", "privkey", "--id", EVIDENCE.hex())
+    _pkcs11_tool(softhsm, "--write-object", str(file), "--type", "privkey", "--id", b"imported".hex())
     async with opened(softhsm) as token:
         with pytest.raises(KeyRefusedError, match="CKA_"):
-            await token.signer(EVIDENCE).sign(b"x")
+            await token.signer(b"imported").sign(b"x")
 
 
-async def test_two_keys_under_one_id_are_refused(softhsm: SoftHsm) -> None:
+async def test_two_keys_under_one_id_are_refused(scratch: ScratchToken) -> None:
     for _ in range(2):
-        _pkcs11_tool(softhsm, "--keypairgen", "--key-type", "EC:prime256v1", "--id", EVIDENCE.hex())
-    async with opened(softhsm) as token:
+        _pkcs11_tool(scratch, "--keypairgen", "--key-type", "EC:prime256v1", "--id", b"doubled".hex())
+    async with opened(scratch) as token:
         with pytest.raises(KeyRefusedError, match="2 keys have this id"):
-            await token.signer(EVIDENCE).sign(b"x")
+            await token.signer(b"doubled").sign(b"x")
 
 
 async def test_a_key_that_is_replaced_while_we_run_is_refused(softhsm: SoftHsm) -> None:
     async with opened(softhsm) as token:
-        await token.create_key(EVIDENCE)
-        signer = token.signer(EVIDENCE)
+        await token.create_key(b"replaced")
+        signer = token.signer(b"replaced")
         await signer.sign(b"before")
-        for kind in ("privkey", "pubkey"):
-            _pkcs11_tool(softhsm, "--delete-object", "--type", kind, "--id", EVIDENCE.hex())
-        _pkcs11_tool(softhsm, "--keypairgen", "--key-type", "EC:prime256v1", "--id", EVIDENCE.hex())
+        _replace_key(softhsm, b"replaced")
         with pytest.raises(KeyRefusedError, match="another key than the one that was enrolled"):
             await signer.sign(b"after")
 
 
-def _pkcs11_tool(token: SoftHsm, *arguments: str) -> None:
+async def test_a_key_that_was_replaced_is_refused_with_the_next_session(scratch: ScratchToken) -> None:
+    # A TPM's module goes on with the key that it has loaded until then; each signature of it is verified.
+    async with opened(scratch) as token:
+        await token.create_key(b"replaced")
+        signer = token.signer(b"replaced")
+        signature = await signer.sign(b"before")
+        verify_key_of(signer.public_key_der).verify(b"before", signature)
+        _replace_key(scratch, b"replaced")
+        module = pkcs11.lib(str(scratch.module))
+        await asyncio.wrap_future(token._owner.submit(module.reinitialize, PATIENCE_S))
+        with pytest.raises(KeyRefusedError, match="another key than the one that was enrolled"):
+            await signer.sign(b"after")
+
+
+def _replace_key(token: ScratchToken, key_id: bytes) -> None:
+    for kind in ("privkey", "pubkey"):
+        _pkcs11_tool(token, "--delete-object", "--type", kind, "--id", key_id.hex())
+    _pkcs11_tool(token, "--keypairgen", "--key-type", "EC:prime256v1", "--id", key_id.hex())
+
+
+def _pkcs11_tool(token: ScratchToken, *arguments: str) -> None:
     if not Path("/usr/bin/pkcs11-tool").exists():
         pytest.skip("pkcs11-tool is not installed (package opensc)")
     done = subprocess.run(
@@ -412,16 +439,16 @@ def _pkcs11_tool(token: SoftHsm, *arguments: str) -> None:
     assert done.returncode == 0, done.stderr.decode()
 
 
-async def test_a_full_queue_and_a_missed_deadline_are_refusals(softhsm: SoftHsm) -> None:
+async def test_a_full_queue_and_a_missed_deadline_are_refusals(scratch: ScratchToken) -> None:
     release, inside = threading.Event(), threading.Event()
 
     def hang() -> None:
         inside.set()
         release.wait(PATIENCE_S)
 
-    async with opened(softhsm, queue_limit=2, deadline_s=0.05) as token:
-        await token.create_key(EVIDENCE)
-        signer = token.signer(EVIDENCE)
+    async with opened(scratch, queue_limit=2, deadline_s=0.05) as token:
+        await token.create_key(b"queued")
+        signer = token.signer(b"queued")
         hanging = token._owner.submit(hang, PATIENCE_S)
         try:
             await asyncio.to_thread(inside.wait, PATIENCE_S)
@@ -431,18 +458,18 @@ async def test_a_full_queue_and_a_missed_deadline_are_refusals(softhsm: SoftHsm)
         assert all(isinstance(outcome, TokenBusyError) for outcome in outcomes)
         assert sum("requests are waiting" in str(outcome) for outcome in outcomes) == 3
         await asyncio.wrap_future(hanging)
-        await asyncio.to_thread(token.sign_blocking, EVIDENCE, bytes(32), PATIENCE_S)
+        await asyncio.to_thread(token.sign_blocking, b"queued", bytes(32), PATIENCE_S)
 
 
-async def test_a_second_owner_of_a_module_is_refused_before_it_can_crash_the_process(softhsm: SoftHsm) -> None:
-    async with opened(softhsm) as first:
-        await first.create_key(EVIDENCE)
-        second = Token(module=softhsm.module, label=softhsm.label, read_pin=lambda: softhsm.pin)
+async def test_a_second_owner_of_a_module_is_refused_before_it_can_crash_the_process(scratch: ScratchToken) -> None:
+    async with opened(scratch) as first:
+        await first.create_key(b"owned")
+        second = Token(module=scratch.module, label=scratch.label, read_pin=lambda: scratch.pin)
         second.start()
         await reach(second, TokenState.FAULT)
         assert "another Token" in second.detail
         await second.close()
-        await first.signer(EVIDENCE).sign(b"the first is not disturbed")
+        await first.signer(b"owned").sign(b"the first is not disturbed")
 
 
 # Making tokens
