@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.store import NarrowStore, Queued, Reader, Store, StoreFullError, StoreVersionError, open_store
+from agent.store import NarrowStore, Queued, Reader, Store, StoreError, StoreFullError, StoreVersionError, open_store
 from agent.store.files import DATABASE, INCARNATION, RESERVE
 from agent.store.schema import MIGRATIONS
 from hil_tests.small_disk import fill, small_disk
@@ -55,6 +55,9 @@ async def test_it_is_read_at_once_refuses_what_is_new_and_goes_on_when_there_is_
         assert [row.sequence for row in await store.queued()] == [1, 2]
         assert (await store.note("key"), store.incarnation, (await store.counts()).queued) == (b"value", 1, 2)
         assert "no room" in store.trouble
+        with pytest.raises(StoreError, match="no room on its disk"):
+            async with Reader.beside(folder):
+                pass
         with pytest.raises(StoreFullError):
             await store.put([reading(3)], {"key": b"other"})
         assert (await store.note("key"), (await store.counts()).queued) == (b"value", 2)
