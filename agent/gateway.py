@@ -33,7 +33,7 @@ from agent.roads.certificates import CertificateWatch, certificates_of, reload_i
 from agent.roads.desk import Desk
 from agent.roads.devices import make_devices, metered
 from agent.roads.enrolled import wait_enrolled
-from agent.roads.facts import facts, installed_version
+from agent.roads.facts import facts, installed_version, keep_stating, tpm_quote
 from agent.roads.feeding import feed_rules
 from agent.roads.identity import IdentityKeeper
 from agent.roads.linking import make_uplink
@@ -42,6 +42,7 @@ from agent.roads.offering import Offering, Sources
 from agent.roads.patience import patiently
 from agent.roads.people import People
 from agent.roads.problems import Problems
+from agent.roads.publishing import Publication
 from agent.roads.sealing import Sealer
 from agent.roads.sealing_keys import second_key_problem, wait_countersigner, wait_name_and_key
 from agent.roads.settling import Settling
@@ -97,6 +98,14 @@ class Gateway:
         self._trust: TrustKeeper | None = None
         self._identity = IdentityKeeper(
             settings.gateway.state_dir, token=token, store=store, clock=clock, on_entry=self._on_identity_entry
+        )
+        self.publication = Publication(
+            store,
+            self._identity,
+            public_url=settings.web.public_url,
+            gateway_id=lambda: self._gateway_id,
+            acknowledgement=lambda: b"" if self._uplink is None else self._uplink.acknowledgement,
+            trust_list=lambda: b"" if self._trust is None else self._trust.signed,
         )
         self._uplink: Uplink | None = None
         self._settling: Settling | None = None
@@ -207,6 +216,7 @@ class Gateway:
     async def _restore(self) -> None:
         await self._measuring.restore(self._store)
         await self._thinner.restore()
+        await self.publication.restore()
         await restored.tell(self._store, self._desk, self._alarms, self._problems, self._clock.now().wall_us)
         if self._clock.rebooted:
             log.info("clock.rebooted")
@@ -226,6 +236,7 @@ class Gateway:
                 ("offering", self._offering.run),
                 ("upkeep", self._upkeep.run),
                 ("certificates", self._certificates.run),
+                ("publication", self.publication.run),
                 ("space", self._thinner.run),
             ):
                 self._core_tasks.append(keep(group, name, part))
@@ -291,8 +302,8 @@ class Gateway:
         self._up_tasks.append(self._supervisor.keep(group, "sealing", self._sealer.run))
         orders = functools.partial(self._identity.run, self._sealer)
         self._up_tasks.append(self._supervisor.keep(group, "identity", orders))
-        state_facts = functools.partial(patiently, self._state_facts)
-        self._up_tasks.append(self._supervisor.once(group, "facts", state_facts))
+        stating = functools.partial(keep_stating, self._state_facts)
+        self._up_tasks.append(self._supervisor.keep(group, "facts", stating))
         if self._site.ocpp is not None and self._settings.ocpp.site_ca:
             certify = functools.partial(
                 certify_chargers,
@@ -314,9 +325,8 @@ class Gateway:
     async def _state_facts(self) -> None:
         """What is true of this run from its start."""
         software = await asyncio.to_thread(measure_software, installed_root())
-        await self._desk.put(
-            facts(self._settings, version=self._version, software=software, now_us=self._clock.now().wall_us)
-        )
+        stated = functools.partial(facts, self._settings, version=self._version, software=software, quote=tpm_quote)
+        await self._desk.put(await asyncio.to_thread(stated, now_us=self._clock.now().wall_us))
 
     async def _link_up(self, group: asyncio.TaskGroup) -> None:
         platform = self._settings.platform
@@ -409,6 +419,7 @@ class Gateway:
         self._measuring.offer(sample)
 
     def _on_sealed(self, batch: SealedBatch) -> None:
+        self.publication.sealed(batch)
         if self._uplink is None:
             return
         self._uplink.batch_ready()

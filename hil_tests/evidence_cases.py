@@ -208,8 +208,9 @@ def plain(statement: Statement) -> Json:
         raise TypeError(f"{type(value).__name__} in a statement")
 
     fields = asdict(statement)
-    if not fields.get("signed_values", True):
-        del fields["signed_values"]  # a layout without it has no such field
+    for name in ("signed_values", "quote"):  # a layout without it has no such field
+        if name in fields and not fields[name]:
+            del fields[name]
     return of(fields)
 
 

@@ -17,7 +17,7 @@ from agent.evidence.extract import JSON_TAIL, json_batch, json_head
 from agent.evidence.partial import PartialBatch, cut
 from agent.evidence.statements import Statement
 from hil_tests import evidence_cases as made
-from hil_tests import signed_value_cases, thinning_cases
+from hil_tests import quote_cases, signed_value_cases, thinning_cases
 from hil_tests.evidence_cases import Case, Json
 
 GATEWAY: Final = made.FILES_GATEWAY
@@ -195,7 +195,7 @@ def json_cases() -> Iterable[Case]:
 
     value = signed_value_cases.signed_value()
     signed: list[Statement] = [value, signed_value_cases.signed_reading(value)]
-    everything = _make(_encoded([*made.one_of_each(), thinning_cases.EXAMPLE, *signed]))
+    everything = _make(_encoded([*made.one_of_each(), thinning_cases.EXAMPLE, quote_cases.EXAMPLE, *signed]))
     yield good("a run of the chain", HEAD, chain)
     yield good("an extract", EXTRACT, extract)
     yield good("every kind of statement in words", HEAD, [everything])

@@ -14,7 +14,7 @@ from typing import Final
 import cbor2
 
 from agent.evidence import acknowledgement, batch, cbor, cose, merkle, statements
-from hil_tests import countersignature_cases, file_cases, proof_cases, signed_value_cases, thinning_cases
+from hil_tests import countersignature_cases, file_cases, proof_cases, quote_cases, signed_value_cases, thinning_cases
 from hil_tests import evidence_cases as made
 from hil_tests.evidence_cases import Case, Json
 
@@ -47,6 +47,7 @@ def files() -> dict[str, str]:
         "extracts.json": _cases(file_cases.extract_cases()),
         "json_exports.json": _cases(file_cases.json_cases()),
         "proofs.json": _cases(proof_cases.cases()),
+        "attestations.json": _cases(quote_cases.cases()),
     }
 
 
@@ -116,6 +117,7 @@ def statement_cases() -> Iterable[Case]:
     yield wrong("window whose net is not import minus export", "malformed", contradicting)
     yield from signed_value_cases.statement_cases()
     yield from thinning_cases.statement_cases()
+    yield from quote_cases.statement_cases()
 
 
 def merkle_vectors() -> Json:

@@ -18,6 +18,7 @@ from agent.cli import verifying
 from agent.cli.evidence import PIN_NOTE, Findings, VerifyError, verify_file
 from agent.cli.proving import Found, NotProvenError, find_proof
 from agent.evidence.batch import KeyProtection
+from agent.evidence.cose import verify_key_of
 from agent.evidence.errors import EvidenceError
 from agent.evidence.partial import decode_any, receipts
 from agent.evidence.proof import decode_proof
@@ -136,7 +137,8 @@ async def test_a_reading_is_proven_up_to_the_channel_state_that_both_sides_signe
 async def test_no_bit_of_a_proof_can_be_flipped_unseen(settled: Settled, tmp_path: Path) -> None:
     encoded = (await settled.proof(sequence=4)).file.encode()
     head = encoded.index(SIGNER.public_key_der) + len(SIGNER.public_key_der)
-    keys = pem(tmp_path / "d.pem", settled.key.public_key_der), pem(tmp_path / "p.pem", PLATFORM_KEY.public_key_der)
+    platform = verify_key_of(PLATFORM_KEY.public_key_der)
+    keys = pem(tmp_path / "d.pem", settled.key.public_key_der), platform
     embedded = encoded.index(settled.key.public_key_der)
     chance = random.Random(5)
     for bit in [*chance.sample(range(head * 8, embedded * 8), 600), *range(8)]:

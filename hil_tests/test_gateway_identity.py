@@ -38,6 +38,23 @@ async def sign(folder: Path, order: Path) -> None:
         await command("identity", "sign", order, "--key", folder / f"{party}.key.pem")
 
 
+async def verifies_online(site: GatewaySite, folder: Path) -> None:
+    """Whoever knows the name alone gets the history, the newest batch and who has it, from the agent itself."""
+    bundle = await site.stage.export()
+    looked = await command(
+        "verify", bundle, "--gateway", site.stage.gateway_id, "--online", site.stage.page_url,
+        "--platform-key", folder / "platform" / "platform.pem",
+        "--trust-root", folder / "platform" / "trust-root.pem",
+    )  # fmt: skip
+    online = looked["online"]
+    assert isinstance(online, dict)
+    assert (looked["ok"], online["complete"], online["verdict"]) == (True, True, "online")
+    assert online["history"]["entries"] == 3
+    assert online["newest_batches"][0]["number"] >= looked["last_number"]
+    assert online["acknowledgements"][0]["number"] >= 1
+    assert online["trust_lists"][0]["expired"] is False
+
+
 async def test_readings_flow_on_to_the_platform_over_a_rotation_that_was_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,6 +102,7 @@ async def test_readings_flow_on_to_the_platform_over_a_rotation_that_was_killed(
         told = await site.newest_sequences()
         await site.grows("meter-1", "pv-1", beyond=told)
         await site.well()
+        await verifies_online(site, tmp_path)
         assert await stage.gateway.end() == 0
 
         async def all_there() -> bool:

@@ -348,6 +348,51 @@ def test_beyond_loopback_a_password_and_a_certificate_are_required(tmp_path: Pat
         read_settings(config)
 
 
+async def test_a_verifier_gets_what_is_published_and_nothing_else(site: FakeSite) -> None:
+    files = {"history.cbor": b"entries", "did.json": b"{}"}
+    async with (
+        serve(site, WebSettings(listen="127.0.0.1:0"), published=files.get) as port,
+        aiohttp.ClientSession(f"http://127.0.0.1:{port}/.well-known/v2g-gateway/") as session,
+    ):
+        async with session.get("history.cbor") as answer:
+            assert (answer.status, answer.content_type, await answer.read()) == (200, "application/cbor", b"entries")
+        for name in ("newest-batch.cbor", "evidence.db", "..%2f..%2fapi%2fstatus"):
+            async with session.get(name) as answer:
+                assert answer.status == 404
+        async with session.post("history.cbor") as answer:
+            assert answer.status == 405
+        async with session.get("history.cbor", headers={"Host": "evil.example"}) as answer:
+            assert answer.status == 403
+
+
+def test_what_the_owner_publishes_needs_no_password_and_everything_else_does(tmp_path: Path) -> None:
+    secret = tmp_path / "password"
+    secret.write_text("correct horse")
+    secret.chmod(0o600)
+    closed = WebSettings(
+        listen="0.0.0.0:8080",
+        password_secret=f"file:{secret}",
+        certificate_file=tmp_path / "c",
+        certificate_key_file=tmp_path / "k",
+    )
+    history = make_mocked_request("GET", "/.well-known/v2g-gateway/history.cbor", headers={"Host": "gw.example"})
+    refusal = network_guard(closed)(history)
+    assert refusal is not None
+    assert refusal.status == 401
+    for guard in (
+        network_guard(closed.model_copy(update={"public_url": "https://gw.example"})),
+        network_guard(WebSettings(listen="127.0.0.1:8080", public_url="https://gw.example")),
+    ):
+        assert guard(history) is None
+        for method, path in (
+            ("GET", "/api/status"),
+            ("GET", "/did.json"),
+            ("POST", "/.well-known/v2g-gateway/history.cbor"),
+            ("GET", "/.well-known/v2g-gateway/../../metrics"),
+        ):
+            assert guard(make_mocked_request(method, path, headers={"Host": "gw.example"})) is not None
+
+
 async def test_beyond_loopback_only_the_right_password_passes(site: FakeSite, tmp_path: Path) -> None:
     secret = tmp_path / "password"
     secret.write_text("correct horse")

@@ -13,6 +13,7 @@ import typer
 from rich.live import Live
 
 from agent.cli import backup as backup_commands
+from agent.cli import challenge as challenges
 from agent.cli import command_history, device_commands, exporting, proving, scan_command, verifying
 from agent.cli import counter as counting
 from agent.cli import enroll as enrolling
@@ -49,6 +50,7 @@ app = typer.Typer(
 config_app = typer.Typer(help="Check the configuration file.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(identity_commands.app, name="identity")
+app.add_typer(challenges.app, name="challenge")
 
 app.command()(scan_command.scan)
 app.command()(device_commands.read)

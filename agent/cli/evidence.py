@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from agent.cli.online import HistoryFrom, Online
 from agent.cli.policy import Second, SignatureCount
 from agent.evidence import verify
+from agent.evidence.attested import AttestationCheck
 from agent.evidence.batch import MAX_BATCH_BYTES
 from agent.evidence.bundle import BundleHead, Scope, read_bundle
 from agent.evidence.cose import VerifyKey
@@ -66,13 +68,15 @@ class Findings:
     chain_break: ChainBreak | None
     contradictions: tuple[str, ...]
     false_claims: tuple[str, ...]
-    """What statements say of meters' signatures and is not so; at most MOST_CLAIMS."""
+    """What statements say of meters' signatures, merged readings or TPM quotes and is not so; at most MOST_CLAIMS."""
     signed: SignedValueCheck
     """What meters signed themselves."""
     signatures: SignatureCount
     """Which signatures over the roots hold."""
     thinned: ThinningCheck
     """Leaves that are not there, and what stands for them."""
+    attested: AttestationCheck
+    """What ran there, and what a TPM says was booted."""
 
     @property
     def holds(self) -> bool:
@@ -101,21 +105,27 @@ def trusted_keys(
     head: BundleHead,
     gateway: str | None,
     key_files: Iterable[Path],
-    history_file: Path | None = None,
+    known: Path | HistoryFrom | None = None,
     second: Second = NO_SECOND,
 ) -> list[TrustedKey]:
-    """The keys that the person at the terminal trusts. Raises VerifyError when there is none, or one cannot be read."""
-    if history_file is not None:
-        epochs = _keys_of_history(head, gateway, history_file, second.policy)
+    """The keys that the person at the terminal trusts; `known`: the gateway's history, or its file.
+
+    Raises VerifyError when there is none, or one cannot be read.
+    """
+    if known is not None:
+        found = read_history(known, gateway) if isinstance(known, Path) else known
+        if found.state.gateway_id != head.gateway_id:
+            raise VerifyError(f"the file is about {head.gateway_id[:80]}, the history is of {found.state.gateway_id}")
+        epochs = found.state.trusted_keys(second.policy)
         if second.key is not None:
             return [replace(epoch, countersigner=second.key) for epoch in epochs]
         if second.policy is not Policy.EITHER and all(epoch.countersigner is None for epoch in epochs):
-            raise VerifyError(f"--history {history_file}: names no second key; give it with --countersigner FILE.pem")
+            raise VerifyError(f"--history {found.source}: names no second key; give it with --countersigner FILE.pem")
         return epochs
     if gateway is not None and gateway.startswith(history.PREFIX):
         raise QuestionError(
             "--gateway did:v2g:... is named by its history: give it with --history FILE (the gateway's "
-            "`identity history --out FILE`, or the platform's copy)"
+            "`identity history --out FILE`, or the platform's copy), or say where it is had with --online URL"
         )
     keys: list[VerifyKey] = []
     if gateway is not None:
@@ -146,16 +156,15 @@ def trusted_keys(
     return [TrustedKey(head.gateway_id, key, countersigner=second.key, policy=second.policy) for key in keys]
 
 
-def _keys_of_history(head: BundleHead, gateway: str | None, file: Path, policy: Policy) -> list[TrustedKey]:
+def read_history(file: Path, gateway: str | None) -> HistoryFrom:
+    """A history at hand, of this gateway where one is named. Raises VerifyError."""
     try:
-        state = history.replay(history.decode_history(file.read_bytes()), gateway_id=gateway)
+        entries = history.decode_history(file.read_bytes())
+        return HistoryFrom(str(file), entries, history.replay(entries, gateway_id=gateway))
     except OSError as error:
         raise VerifyError(f"--history {file}: {error.strerror}") from error
     except IdentityError as error:
         raise VerifyError(f"--history {file}: {error}") from error
-    if state.gateway_id != head.gateway_id:
-        raise VerifyError(f"the file is about {head.gateway_id[:80]}, the history is of {state.gateway_id}")
-    return state.trusted_keys(policy)
 
 
 def _name_of(key: VerifyKey) -> str | None:
@@ -190,14 +199,21 @@ def verify_file(
     file: BinaryIO,
     gateway: str | None,
     key_files: Iterable[Path],
-    history_file: Path | None = None,
+    known: Path | HistoryFrom | None = None,
     second: Second = NO_SECOND,
+    online: Online | None = None,
+    tpm_key: VerifyKey | None = None,
 ) -> Findings:
-    """Verify evidence, batch by batch. Raises VerifyError, or EvidenceError with the place of the first fault."""
+    """Verify evidence, batch by batch, and against what was fetched.
+
+    Raises VerifyError, or EvidenceError with the place of the first fault.
+    """
     opened = open_evidence(file)
     head = opened.head
-    verifier = Verifier(trusted_keys(head, gateway, key_files, history_file, second))
-    looked = _Looked(head, second)
+    verifier = Verifier(trusted_keys(head, gateway, key_files, known, second))
+    if online is not None:
+        online.judge(head.gateway_id, verifier)
+    looked = _Looked(head, second, tpm_key)
     count = 0
     for count, encoded in enumerate(opened.batches, start=1):
         try:
@@ -207,19 +223,24 @@ def verify_file(
         if batch.identity.gateway_id != head.gateway_id:
             raise MalformedError(f"batch {count} of the file is of another gateway: {batch.identity.gateway_id[:80]}")
         looked.see(batch)
-    return looked.findings(count)
+        if online is not None:
+            online.see(batch.position)
+    if online is not None:
+        online.done(chain=head.scope is None)
+    return looked.findings(count, () if online is None else online.contradictions)
 
 
 class _Looked:
     """What was seen of a file so far."""
 
-    def __init__(self, head: BundleHead, second: Second) -> None:
+    def __init__(self, head: BundleHead, second: Second, tpm_key: VerifyKey | None) -> None:
         self._head = head
         self._signatures = SignatureCount(second)
         self._witness = Witness()
         self._kinds: Counter[str] = Counter()
         self._contradictions: list[str] = []
         self._signed, self._thinned, self._false_claims = SignedValueCheck(), ThinningCheck(), list[str]()
+        self._attested = AttestationCheck(tpm_key)
         self._first: VerifiedBatch | None = None
         self.last: VerifiedBatch | None = None
         """Up to where everything held."""
@@ -237,6 +258,7 @@ class _Looked:
         self._thinned.see(batch)
         self._contradictions.extend(found.subject for found in self._witness.see_batch(batch))
         self._false_claims += [claim for s in batch.statements for claim in self._signed.see(s.statement, s.hash)]
+        self._false_claims += [claim for statement in said for claim in self._attested.see(statement)]
         if self._head.scope is not None:
             self._see_extract(batch, said, self._head.scope)
         elif self._chain_break is None:
@@ -270,8 +292,8 @@ class _Looked:
         before = self._runs.get(incarnation, (first, last, 0))
         self._runs[incarnation] = min(before[0], first), max(before[1], last), before[2] + last - first + 1
 
-    def findings(self, count: int) -> Findings:
-        """What all of it proves."""
+    def findings(self, count: int, elsewhere: Sequence[str] = ()) -> Findings:
+        """What all of it proves; `elsewhere`: what was fetched and contradicts it."""
         first, last = self._first, self.last
         claims = [*self._false_claims, *self._thinned.false_claims()]
         return Findings(
@@ -286,11 +308,12 @@ class _Looked:
             last_us=self._times[-1] if self._times else None,
             incarnations=tuple(self._incarnations),
             chain_break=self._chain_break,
-            contradictions=tuple(self._contradictions),
+            contradictions=(*self._contradictions, *elsewhere),
             false_claims=tuple(claims[:MOST_CLAIMS]),
             signed=self._signed,
             signatures=self._signatures,
             thinned=self._thinned,
+            attested=self._attested,
         )
 
 

@@ -137,7 +137,7 @@ def document(
                 fail("only a gateway with a history names its devices", as_json=as_json)
             emit_json(practice_document(_named_by_key(settings)))
         elif device is None:
-            emit_json(gateway_document(held.state))
+            emit_json(gateway_document(held.state, settings.web.public_url))
         else:
             emit_json(device_document(held.state, device))
     except IdentityError as error:

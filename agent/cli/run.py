@@ -115,12 +115,13 @@ async def _faces(gateway: Gateway, settings: Settings) -> AsyncIterator[None]:
                     chargers=gateway.people,
                     control=gateway.people,
                     holds=gateway.people,
+                    published=gateway.publication.file,
                 )
             )
         except OSError as error:
             gateway.note_problem("socket", f"v2g-gateway status cannot ask this agent: {error}")
         try:
-            port = await stack.enter_async_context(serve(gateway, settings.web))
+            port = await stack.enter_async_context(serve(gateway, settings.web, published=gateway.publication.file))
         except (OSError, SecretError) as error:
             gateway.note_problem("web", f"the status page cannot listen on {settings.web.listen}: {error}")
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -12,11 +12,22 @@ import typer
 from rich.markup import escape
 
 from agent.cli import evidence
+from agent.cli.attested import TpmKeyOption, attested_json, attested_lines, attested_open, tpm_key_of
+from agent.cli.online import ForkedError, HistoryFrom, Online
+from agent.cli.online_options import (
+    CaOption,
+    OnlineOption,
+    TrustRootOption,
+    TrustThresholdOption,
+    looked_up,
+    places_of,
+)
 from agent.cli.options import JsonOption
 from agent.cli.output import console, emit_json, fail, os_error, plain
 from agent.cli.policy import CountersignerOption, PolicyError, PolicyOption, Second, second_of
 from agent.cli.signed_values import signed_values_json, signed_values_lines
 from agent.cli.thinned import thinned_json, thinned_lines
+from agent.evidence.attested import AttestationCheck
 from agent.evidence.batch import MAX_RECEIPT_BYTES, decode_receipt
 from agent.evidence.bundle import BundleHead
 from agent.evidence.cose import VerifyKey
@@ -24,9 +35,11 @@ from agent.evidence.errors import EvidenceError
 from agent.evidence.plain import fields_of
 from agent.evidence.proof import MAGIC, MAX_BYTES, decode_proof, verify_proof
 from agent.evidence.statements import SettlementWindow, kind_of
-from agent.evidence.verify import VerifiedStatement, Verifier
+from agent.evidence.verify import ChainPosition, VerifiedStatement, Verifier
 from agent.identity.errors import IdentityError
+from agent.identity.history import device_keys
 from agent.identity.keys import verify_key_from_pem
+from agent.identity.locations import LocationError
 from agent.ledger.errors import LedgerError
 from agent.ledger.proof import verify_channel
 from agent.ledger.state import SignedState
@@ -46,8 +59,13 @@ def verify(
         list[Path] | None, typer.Option(metavar="FILE", help="A public key that you trust, PEM; may be repeated.")
     ] = None,
     history: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="History of a did:v2g gateway: its keys, each for its part.")
+        str | None,
+        typer.Option(metavar="FILE|URL", help="History of a did:v2g gateway: its keys, each for its part."),
     ] = None,
+    online: OnlineOption = None,
+    ca: CaOption = None,
+    trust_root: TrustRootOption = None,
+    trust_threshold: TrustThresholdOption = 1,
     policy: PolicyOption = "either",
     countersigner: CountersignerOption = None,
     statement: Annotated[
@@ -57,14 +75,23 @@ def verify(
         Path | None, typer.Option(metavar="FILE", help="With a proof: the device's key that you trust, PEM.")
     ] = None,
     platform_key: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="With a proof: the platform's key that you trust, PEM.")
+        Path | None,
+        typer.Option(metavar="FILE", help="With a proof or --online: the platform's key that you trust, PEM."),
     ] = None,
+    tpm_key: TpmKeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Verify evidence, and say what it proves and what it does not. Exit code 1 when anything does not hold."""
+    """Verify evidence, and say what it proves and what it does not. Exit code 1 when anything does not hold.
+
+    Nothing is fetched unless a URL is given; what cannot be had is said, and the verdict is then by what is at hand.
+    """
     try:
-        second = second_of(policy, countersigner, has_history=history is not None)
-        trusted = Trusted(gateway, key or [], history, device_key, platform_key, second)
+        second = second_of(policy, countersigner, has_history=history is not None or bool(online))
+        theirs = None if platform_key is None else _key(platform_key, "--platform-key")
+        tpm = tpm_key_of(tpm_key)
+        places = places_of(history, online or [], ca, theirs, trust_root, trust_threshold, gateway)
+        looked, known = looked_up(gateway, history, places)
+        trusted = Trusted(gateway, key or [], known, device_key, theirs, second, looked, tpm)
         with file.open("rb") as opened:
             beginning = opened.read(32)
             opened.seek(0)
@@ -74,20 +101,23 @@ def verify(
                 single = _receipt(opened.read(MAX_RECEIPT_BYTES + 1), statement, trusted)
             else:
                 single = None
-                found = evidence.verify_file(opened, gateway, key or [], history, second)
-    except evidence.QuestionError as error:
+                found = evidence.verify_file(opened, gateway, key or [], known, second, looked, tpm)
+    except (evidence.QuestionError, LocationError) as error:
         fail(f"{file}: {error}", code=2, as_json=as_json)
-    except (evidence.VerifyError, EvidenceError, LedgerError, PolicyError) as error:
+    except (evidence.VerifyError, EvidenceError, LedgerError, PolicyError, ForkedError, IdentityError) as error:
         fail(f"{file}: {error}", as_json=as_json)
     except OSError as error:
         fail(os_error(error, file), as_json=as_json)
     if single is not None:
-        _show_single(file, single, as_json)
-        return
+        _show_single(file, single, looked, as_json)
+        raise typer.Exit(1 if looked.contradictions else 0)
     if as_json:
-        emit_json(_findings_json(found))
+        emit_json(
+            _findings_json(found)
+            | {"online": looked.as_json(), "not_proven": [*attested_open(found.attested), *looked.not_proven()]}
+        )
     else:
-        for line in _findings_lines(file, found):
+        for line in _findings_lines(file, found, looked):
             console.print(line, highlight=False, soft_wrap=True)
     raise typer.Exit(0 if found.holds else 1)
 
@@ -109,15 +139,19 @@ class Trusted:
 
     gateway: str | None
     keys: list[Path]
-    history: Path | None
+    history: HistoryFrom | None
     device_key: Path | None = None
-    platform_key: Path | None = None
+    platform_key: VerifyKey | None = None
     second: Second = evidence.NO_SECOND
+    online: Online = field(default_factory=Online)
+    tpm_key: VerifyKey | None = None
 
     def verifier(self, gateway_id: str) -> Verifier:
         """For what is said to be of a gateway. Raises VerifyError."""
         head = BundleHead(gateway_id, ())
-        return Verifier(evidence.trusted_keys(head, self.gateway, self.keys, self.history, self.second))
+        verifier = Verifier(evidence.trusted_keys(head, self.gateway, self.keys, self.history, self.second))
+        self.online.judge(gateway_id, verifier)
+        return verifier
 
 
 def _receipt(encoded: bytes, statement: Path | None, trusted: Trusted) -> Single:
@@ -126,7 +160,11 @@ def _receipt(encoded: bytes, statement: Path | None, trusted: Trusted) -> Single
         raise evidence.QuestionError("a receipt proves a statement that is not in it: name its file with --statement")
     gateway_id = decode_receipt(encoded).header.identity.gateway_id
     verifier = trusted.verifier(gateway_id)
-    return Single(gateway_id, verifier.verify_receipt(encoded, statement.read_bytes()))
+    proven = verifier.verify_receipt(encoded, statement.read_bytes())
+    check = AttestationCheck(trusted.tpm_key)
+    for claim in check.see(proven.statement):
+        raise evidence.VerifyError(claim)
+    return Single(gateway_id, proven, lacking=tuple(attested_open(check)))
 
 
 def _proof(encoded: bytes, trusted: Trusted) -> Single:
@@ -140,15 +178,29 @@ def _proof(encoded: bytes, trusted: Trusted) -> Single:
         return Single(proof.gateway_id, proven.reading, proven.window, None, tuple(lacking))
     assert proven.window is not None
     theirs = None if trusted.device_key is None else _key(trusted.device_key, "--device-key")
-    platform = None if trusted.platform_key is None else _key(trusted.platform_key, "--platform-key")
+    platform = trusted.platform_key
     signed = verify_channel(proof.channel, proven.window, device_key=theirs, platform_key=platform)
     lacking = []
-    if theirs is None:
+    if theirs is None and not _named(signed, proven.window, trusted.history):
         key_id = signed.state.key_id.hex()
         lacking.append(f"that the device's key (SHA-256 {key_id}) is the enrolled one: give --device-key")
     if platform is None:
         lacking.append("that the platform signed the channel state: give --platform-key")
     return Single(proof.gateway_id, proven.reading, proven.window, signed, tuple(lacking))
+
+
+def _named(signed: SignedState, window: VerifiedStatement, known: HistoryFrom | None) -> bool:
+    """Whether the gateway's history names the device's key; False: it names none. Raises VerifyError for another."""
+    if known is None or not isinstance(window.statement, SettlementWindow):
+        return False
+    device_id = window.statement.device_id
+    keys = device_keys(known.entries, device_id)
+    if keys and signed.state.key_id not in keys:
+        raise evidence.VerifyError(
+            f"the channel state is signed with key {signed.state.key_id.hex()[:16]}, and the gateway's history names "
+            f"{', '.join(key_id.hex()[:16] for key_id in keys)} for {device_id[:64]}"
+        )
+    return bool(keys)
 
 
 def _key(path: Path, option: str) -> VerifyKey:
@@ -158,12 +210,15 @@ def _key(path: Path, option: str) -> VerifyKey:
         raise evidence.VerifyError(str(error)) from error
 
 
-def _show_single(file: Path, single: Single, as_json: bool) -> None:
+def _show_single(file: Path, single: Single, online: Online, as_json: bool) -> None:
     s, w, state = single.statement, single.window, single.state
+    for each in (s,) if w is None else (s, w):
+        online.see(ChainPosition(each.batch.incarnation, each.batch.number, each.root))
+    lacking = [*single.lacking, *online.not_proven()]
     if as_json:
         emit_json(
             {
-                "ok": True,
+                "ok": not online.contradictions,
                 "gateway_id": single.gateway_id,
                 "kind": kind_of(s.statement).name.lower(),
                 "statement": fields_of(s.statement),
@@ -172,7 +227,8 @@ def _show_single(file: Path, single: Single, as_json: bool) -> None:
                 "index": s.index,
                 "window": None if w is None else fields_of(w.statement),
                 "channel_state": None if state is None else state.state.digest.hex(),
-                "not_proven": list(single.lacking),
+                "not_proven": lacking,
+                "online": online.as_json(),
             }
         )
         return
@@ -190,7 +246,8 @@ def _show_single(file: Path, single: Single, as_json: bool) -> None:
         )
     if state is not None:
         lines.append(f"That window is in {state.state}, signed with the device's key.")
-    lines += [f"Not proven: {text}." for text in single.lacking]
+    lines += [f"Two contents under one identity: {text}." for text in online.contradictions]
+    lines += [*online.lines(), *(f"Not proven: {text}." for text in lacking)]
     for line in [*lines, NOT_PROVEN]:
         console.print("\n".join(map(plain, line.split("\n"))), markup=False, highlight=False, soft_wrap=True)
 
@@ -215,10 +272,11 @@ def _findings_json(found: evidence.Findings) -> dict[str, object]:
         "signed_values": signed_values_json(found.signed),
         "signatures": found.signatures.as_json(),
         "thinned": thinned_json(found.thinned),
+        "attestations": attested_json(found.attested),
     }
 
 
-def _findings_lines(file: Path, found: evidence.Findings) -> Iterator[str]:
+def _findings_lines(file: Path, found: evidence.Findings, online: Online) -> Iterator[str]:
     """With markup."""
     counted = ", ".join(f"{count} {kind}" for kind, count in found.statements.items()) or "no statements"
     yield escape(f"{file}: {found.batches} batches, {counted}.")
@@ -228,12 +286,18 @@ def _findings_lines(file: Path, found: evidence.Findings) -> Iterator[str]:
         yield f"[red]Two contents under one identity:[/] {escape(plain(subject))}"
     for claim in found.false_claims:
         yield f"[red]Not so:[/] {escape(plain(claim))}"
-    for line in (*signed_values_lines(found.signed), *thinned_lines(found.thinned), *found.signatures.lines()):
+    for line in (
+        *signed_values_lines(found.signed),
+        *thinned_lines(found.thinned),
+        *found.signatures.lines(),
+        *attested_lines(found.attested),
+    ):
         yield escape(plain(line))
     if len(found.incarnations) > 1:
         lives = ", ".join(map(str, found.incarnations))
         text = f"It has incarnations {lives}: the gateway's store was lost or a backup restored. Ask its owner why."
         yield f"[yellow]{text}[/]"
+    yield from (escape(plain(line)) for line in online.lines())
     if not found.holds:
         return
     yield f"All of it was signed by {escape(plain(found.gateway_id))},"
@@ -250,6 +314,8 @@ def _findings_lines(file: Path, found: evidence.Findings) -> Iterator[str]:
     else:
         several = " of the last incarnation." if len(found.incarnations) > 1 else "."
         yield f"in one unbroken chain of batches {found.first_number} to {found.last_number}{several}"
+    for text in (*attested_open(found.attested), *online.not_proven()):
+        yield escape(plain(f"Not proven: {text}."))
     yield NOT_PROVEN
 
 

@@ -317,6 +317,10 @@ class WebSettings(Section):
     password_secret: SecretReference | None = Field(None, description="Required beyond loopback (user: installer)")
     certificate_file: Path | None = Field(None, description="Server certificate, required beyond loopback, PEM")
     certificate_key_file: Path | None = Field(None, description="Its key, mode 0600, PEM")
+    public_url: HttpsUrl | None = Field(
+        None,
+        description="Where everybody may fetch history and newest proof, https://; absent: with the password only",
+    )
 
     @model_validator(mode="after")
     def _guarded(self) -> Self:

@@ -107,6 +107,20 @@ class SettlementWindow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TpmQuote:
+    """What the machine's TPM says it booted, in the TPM's own structures (TCG TPM 2.0 Library, Part 2)."""
+
+    public: bytes
+    """TPMT_PUBLIC of the attestation key."""
+    message: bytes
+    """TPMS_ATTEST: a nonce, the TPM's clock and count of resets, and a digest over the PCRs."""
+    signature: bytes
+    """TPMT_SIGNATURE over the message."""
+    pcrs: tuple[bytes, ...]
+    """The PCRs themselves (SHA-256 bank), in order of their numbers, which the message has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attestation:
     """What ran on the gateway: digests of the installed agent and of its metrology-relevant settings."""
 
@@ -117,6 +131,8 @@ class Attestation:
     """32 bytes: firmware_attest says over what."""
     metrology_digest: bytes
     """32 bytes."""
+    quote: TpmQuote | None = None
+    """Over all of the above; None where there is no TPM."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

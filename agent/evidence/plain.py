@@ -14,8 +14,9 @@ Json: TypeAlias = "str | int | bool | None | list[Json] | dict[str, Json]"
 def fields_of(statement: Statement) -> dict[str, Json]:
     """The fields, in the order of the layout."""
     fields = asdict(statement)
-    if not fields.get("signed_values", True):
-        del fields["signed_values"]  # a layout without it has no such field
+    for name in ("signed_values", "quote"):  # a layout without it has no such field
+        if name in fields and not fields[name]:
+            del fields[name]
     return {name: _plain(value) for name, value in fields.items()}
 
 

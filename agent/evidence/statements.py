@@ -28,6 +28,7 @@ from agent.evidence.kinds import (
     SignedMeterValue,
     Statement,
     Thinning,
+    TpmQuote,
 )
 from agent.evidence.thinning_fields import quality_of, read_thinning, thinning_fields
 from agent.measure.reading import MOST_SIGNED_VALUES, Reading, SignatureReference
@@ -41,6 +42,11 @@ MAX_WORDS: Final = 4096
 VERSION: Final = 1
 SIGNED_READING_VERSION: Final = 3
 """Of a reading that names what the meter signed. There is no version 2: vectors use it as the unknown one."""
+QUOTED_ATTESTATION_VERSION: Final = 2
+"""Of an attestation that holds a TPM's quote."""
+MOST_QUOTE_BYTES: Final = 1024
+"""Of each of its structures."""
+MOST_PCRS: Final = 24
 
 _KINDS: Final[dict[type, Kind]] = {
     Sealing: Kind.SEALING,
@@ -93,10 +99,14 @@ def _fields(s: Statement) -> cbor.Value:
                 list(s.command_hashes),
             ]  # fmt: skip
         case Attestation():
-            return [
-                int(Kind.ATTESTATION), VERSION, s.timestamp_us, s.valid_until_us, s.software_version,
+            version = VERSION if s.quote is None else QUOTED_ATTESTATION_VERSION
+            attestation: list[cbor.Value] = [
+                int(Kind.ATTESTATION), version, s.timestamp_us, s.valid_until_us, s.software_version,
                 s.software_digest, s.metrology_digest,
             ]  # fmt: skip
+            if s.quote is not None:
+                attestation.append([s.quote.public, s.quote.message, s.quote.signature, list(s.quote.pcrs)])
+            return attestation
         case Alarm():
             subject, text = _words(s.subject), _words(s.text)
             return [int(Kind.ALARM), VERSION, s.timestamp_us, int(s.severity), s.code, subject, text]
@@ -229,15 +239,34 @@ def _window(f: Fields) -> SettlementWindow:
 
 
 def _attestation(f: Fields) -> Attestation:
-    attestation = Attestation(
+    attestation = _plain_attestation(f)
+    f.end()
+    return attestation
+
+
+def _quoted_attestation(f: Fields) -> Attestation:
+    """That the quote holds is checked where it is judged: `tpm_quote.check_attestation`."""
+    attestation = _plain_attestation(f)
+    q = Fields(f.items())
+    public, message, signature = (q.octets() for _ in range(3))
+    pcrs = tuple(Fields([item]).octets(32) for item in q.items())
+    q.end()
+    f.end()
+    if not all(1 <= len(part) <= MOST_QUOTE_BYTES for part in (public, message, signature)):
+        raise ValueError(f"each part of a quote has 1 to {MOST_QUOTE_BYTES} bytes")
+    if not 1 <= len(pcrs) <= MOST_PCRS:
+        raise ValueError(f"a quote over {len(pcrs)} PCRs; 1 to {MOST_PCRS} are right")
+    return replace(attestation, quote=TpmQuote(public=public, message=message, signature=signature, pcrs=pcrs))
+
+
+def _plain_attestation(f: Fields) -> Attestation:
+    return Attestation(
         timestamp_us=f.count(),
         valid_until_us=f.count(),
         software_version=f.text(),
         software_digest=f.octets(32),
         metrology_digest=f.octets(32),
     )
-    f.end()
-    return attestation
 
 
 def _alarm(f: Fields) -> Alarm:
@@ -292,6 +321,7 @@ _DECODERS: Final[dict[tuple[int, int], Callable[[Fields], Statement]]] = {
     (Kind.COMMAND_RECEIPT, VERSION): _command_receipt,
     (Kind.SETTLEMENT_WINDOW, VERSION): _window,
     (Kind.ATTESTATION, VERSION): _attestation,
+    (Kind.ATTESTATION, QUOTED_ATTESTATION_VERSION): _quoted_attestation,
     (Kind.ALARM, VERSION): _alarm,
     (Kind.METERING_TREE, VERSION): _metering_tree,
     (Kind.SIGNED_METER_VALUE, VERSION): _signed_meter_value,
@@ -301,6 +331,7 @@ _DECODERS: Final[dict[tuple[int, int], Callable[[Fields], Statement]]] = {
 __all__ = [
     "MAX_STATEMENT_BYTES",
     "MAX_WORDS",
+    "QUOTED_ATTESTATION_VERSION",
     "SIGNED_READING_VERSION",
     "VERSION",
     "Alarm",
@@ -316,6 +347,7 @@ __all__ = [
     "SignedMeterValue",
     "Statement",
     "Thinning",
+    "TpmQuote",
     "decode",
     "encode",
     "kind_of",

@@ -17,6 +17,7 @@ from agent.evidence.cose import VerifyKey
 from agent.identity.did import did_of, key_of_did
 from agent.identity.errors import DidError, HistoryError
 from agent.identity.history import IdentityState
+from agent.identity.locations import SERVICE
 from agent.identity.subject import MICRODEGREES, Location, Party, Rating
 
 Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
@@ -25,8 +26,8 @@ CONTEXT: Final[list[Json]] = ["https://www.w3.org/ns/did/v1", "https://w3id.org/
 _CURVE_NAMES: Final = {"secp256r1": "P-256", "secp256k1": "secp256k1"}
 
 
-def gateway_document(state: IdentityState) -> dict[str, Json]:
-    """The document of a gateway with a history."""
+def gateway_document(state: IdentityState, public_url: str | None = None) -> dict[str, Json]:
+    """The document of a gateway with a history; `public_url`: where that is had (section 8)."""
     epoch = state.epochs[-1]
     subject = state.subject
     head = _head(state.gateway_id, [_name(subject.owner), _name(subject.operator)], state.key, epoch.number)
@@ -35,6 +36,9 @@ def gateway_document(state: IdentityState) -> dict[str, Json]:
         assert isinstance(methods, list)
         method = f"{state.gateway_id}#countersign-{epoch.number}"
         methods.append(_method(method, state.gateway_id, epoch.countersigner))
+    if public_url is not None:
+        service: Json = {"id": f"{state.gateway_id}#evidence", "type": SERVICE, "serviceEndpoint": public_url}
+        head["service"] = [service]
     return {
         **head,
         "v2gGateway": {

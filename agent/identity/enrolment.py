@@ -134,18 +134,26 @@ def check_chain(
     if gateway_id is not None:
         _check_name(leaf, what, gateway_id)
     _check_time(leaf, what, now)
-    at = leaf
+    require_root(chain, roots, what=what, now=now)
+    return leaf
+
+
+def require_root(
+    chain: list[x509.Certificate], roots: list[x509.Certificate], *, what: str, now: datetime
+) -> x509.Certificate:
+    """The root that the first certificate of a chain leads to, over the others in it. Raises EnrolmentError."""
+    at = chain[0]
     for depth in range(MOST_CHAIN):
         issuer = next((root for root in roots if _issued(at, root)), None)
         if issuer is not None:
             _check_time(issuer, f"the root of {what}", now)
-            return leaf
+            return issuer
         following = next((other for other in chain[1:] if other is not at and _issued(at, other)), None)
         if following is None:
             missing = at.issuer.rfc4514_string()[:80]
             raise EnrolmentError(
                 f"{what}: the chain is broken after {depth + 1} certificates: {missing!r} issued the last one, and is "
-                "neither in the file nor the platform's root"
+                "neither in the file nor a root that is trusted"
             )
         _check_authority(following, what)
         _check_time(following, f"an intermediate of {what}", now)

@@ -225,6 +225,16 @@ def replay(entries: Iterable[bytes], *, gateway_id: str | None = None) -> Identi
     return state
 
 
+def device_keys(entries: Iterable[bytes], device_id: str) -> dict[bytes, VerifyKey]:
+    """The keys that a device ever had, by their ids, as a history that was replayed names them. Raises HistoryError."""
+    found: dict[bytes, VerifyKey] = {}
+    for entry in entries:
+        for device in decode_order(order_of(entry).payload).subject.devices:
+            if device.device_id == device_id and device.key is not None:
+                found[device.key.key_id] = device.key
+    return found
+
+
 def order_of(entry: bytes) -> Cosigned:
     """The order in an entry of a history that was replayed. Raises HistoryError."""
     value = cbor.decode(entry, what="entry", most_bytes=2 * MOST_BYTES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Collection
 
 import aiohttp
 
@@ -16,8 +17,12 @@ async def ask(
     largest: int,
     body: bytes | None = None,
     tls: ssl.SSLContext | None = None,
+    types: Collection[str] = (),
 ) -> bytes:
-    """The body of the answer. Raises OSError, TimeoutError or ValueError. `tls`: whom to trust; None: the usual."""
+    """The body of the answer. Raises OSError, TimeoutError or ValueError.
+
+    `tls`: whom to trust; None: the usual. `types`: what it may be by its header, such as application/cbor; none: all.
+    """
     timeout = aiohttp.ClientTimeout(total=timeout_s)
     try:
         async with (
@@ -35,6 +40,8 @@ async def ask(
         ):
             if response.status != 200:
                 raise ValueError(f"answered with HTTP status {response.status}")
+            if types and response.content_type not in types:
+                raise ValueError(f"answered with {response.content_type[:40]!r} and not with {' or '.join(types)}")
             answer = bytearray()
             async for chunk in response.content.iter_chunked(8192):
                 answer += chunk
@@ -44,4 +51,13 @@ async def ask(
     except TimeoutError as error:
         raise TimeoutError(f"no answer within {timeout_s:.0f} s") from error
     except aiohttp.ClientError as error:
-        raise OSError(f"cannot be asked: {error}") from error
+        raise OSError(f"cannot be asked: {_cause(error)}") from error
+
+
+def _cause(error: aiohttp.ClientError) -> str:
+    """What the system or TLS said, where that is known: aiohttp's own words print objects."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return str(error.certificate_error)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return error.os_error.strerror or str(error.os_error)
+    return str(error)

@@ -34,6 +34,11 @@ class TrustKeeper:
         self.trouble = ""
         """Why there is no list, or no newer one; empty when all is well."""
 
+    @property
+    def signed(self) -> bytes:
+        """The list in force as it was signed; empty: there is none."""
+        return self._seen or b""
+
     async def run(self) -> None:
         """Look for a new list until cancelled."""
         while True:

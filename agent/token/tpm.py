@@ -92,11 +92,11 @@ class working_folder(tempfile.TemporaryDirectory[str]):  # noqa: N801  # used as
         return Path(super().__enter__())
 
 
-def run(command: tuple[str, ...], folder: Path, given: bytes = b"") -> bytes:
-    """The standard output of one of the tools, within ANSWERS_WITHIN_S. Raises TpmError."""
+def run(command: tuple[str, ...], folder: Path, given: bytes = b"", *, within_s: float = ANSWERS_WITHIN_S) -> bytes:
+    """The standard output of one of the tools. Raises TpmError."""
     try:
         done = subprocess.run(  # fixed arguments
-            command, cwd=folder, input=given, capture_output=True, timeout=ANSWERS_WITHIN_S, check=False
+            command, cwd=folder, input=given, capture_output=True, timeout=within_s, check=False
         )
     except FileNotFoundError as error:
         raise TpmError(absence() or f"{command[0]} cannot be run") from error

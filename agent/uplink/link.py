@@ -65,7 +65,7 @@ class GatewayLinkCall:
         changed: asyncio.Event,
         stall_s: float,
         pace: Pace,
-        on_acknowledged: Callable[[int, int], None],
+        on_acknowledged: Callable[[Acknowledged], None],
         on_refused: Callable[[Refused], None],
     ) -> None:
         self._line = line
@@ -81,7 +81,7 @@ class GatewayLinkCall:
         self._pace = pace
         self._on_acknowledged = on_acknowledged
         self._on_refused = on_refused
-        self._unkept: dict[int, int] = {}
+        self._unkept: dict[int, Acknowledged] = {}
         """Acknowledged by the platform, by incarnation, and not noted yet."""
 
     async def open(self) -> Welcomed:
@@ -150,7 +150,7 @@ class GatewayLinkCall:
     async def _take(self, event: Event) -> None:
         match event:
             case Acknowledged():
-                self._unkept[event.incarnation] = event.up_to_number
+                self._unkept[event.incarnation] = event
                 await self._keep_acknowledged()
                 if event.platform_time_us is not None:
                     self._listener.on_platform_time(event.platform_time_us, event.round_trip_s)
@@ -159,7 +159,8 @@ class GatewayLinkCall:
                 seen = event.acknowledgement
                 stored = await self._outbox.batches(seen.batch_number, 1, incarnation=seen.incarnation)
                 root = next((batch.root for batch in stored if batch.number == seen.batch_number), None)
-                await self._take(self._session.resolve(seen, root, self._clock.monotonic_s()))
+                judged = self._session.resolve(seen, root, self._clock.monotonic_s(), signed=event.signed)
+                await self._take(judged)
             case Refused():
                 self._on_refused(event)
             case CommandArrived():
@@ -173,14 +174,14 @@ class GatewayLinkCall:
 
     async def _keep_acknowledged(self) -> None:
         """Note what the platform has. On a full disk that waits, and the link stays up: commands come over it."""
-        for incarnation, up_to_number in [*self._unkept.items()]:
+        for incarnation, event in [*self._unkept.items()]:
             try:
-                await self._outbox.acknowledge(incarnation, up_to_number, self._clock.now().wall_us)
+                await self._outbox.acknowledge(incarnation, event.up_to_number, self._clock.now().wall_us)
             except StoreFullError:
                 continue
-            if self._unkept.get(incarnation) == up_to_number:
+            if self._unkept.get(incarnation) == event:
                 del self._unkept[incarnation]
-            self._on_acknowledged(incarnation, up_to_number)
+            self._on_acknowledged(event)
 
     async def _write(self) -> None:
         # Batches of an older incarnation (a backup was restored) grow no more: they go first.

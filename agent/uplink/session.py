@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, TypeAlias
 
@@ -89,6 +89,8 @@ class Acknowledged:
     platform_time_us: int | None
     """The platform's signed time where it is fit to witness ours: fresh, and not older than one seen before."""
     round_trip_s: float
+    signed: bytes = field(default=b"", compare=False)
+    """As the platform signed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ class Unknown:
     """A well-signed acknowledgement of a batch that was not sent on this connection: look it up, then `resolve`."""
 
     acknowledgement: Acknowledgement
+    signed: bytes = field(default=b"", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,13 +267,15 @@ class Session:
         if seen.batch_number <= self._acknowledged.get(seen.incarnation, 0):
             return None
         sent = self._in_flight.get((seen.incarnation, seen.batch_number))
-        return Unknown(seen) if sent is None else self._judge(seen, sent.root, now_s)
+        return Unknown(seen, encoded) if sent is None else self._judge(seen, sent.root, now_s, encoded)
 
-    def resolve(self, seen: Acknowledgement, stored_root: bytes | None, now_s: float) -> Acknowledged | Refused:
+    def resolve(
+        self, seen: Acknowledgement, stored_root: bytes | None, now_s: float, *, signed: bytes = b""
+    ) -> Acknowledged | Refused:
         """Answer to Unknown: the root that the store holds for that incarnation and number, or None for none."""
-        return self._judge(seen, stored_root, now_s)
+        return self._judge(seen, stored_root, now_s, signed)
 
-    def _judge(self, seen: Acknowledgement, root: bytes | None, now_s: float) -> Acknowledged | Refused:
+    def _judge(self, seen: Acknowledgement, root: bytes | None, now_s: float, signed: bytes) -> Acknowledged | Refused:
         where = f"batch {seen.batch_number} of incarnation {seen.incarnation}"
         if root is None:
             return Refused(
@@ -298,6 +303,7 @@ class Session:
             seen.batch_number,
             seen.platform_time_us if fit else None,
             now_s - sent.sent_s if sent is not None else 0.0,
+            signed,
         )
 
     def _settle(self, incarnation: int, up_to_number: int, now_s: float) -> None:

@@ -36,7 +36,7 @@ from agent.uplink.mqtt_line import MqttLine
 from agent.uplink.mqtt_login import MqttLogin
 from agent.uplink.outbox import Outbox
 from agent.uplink.pace import Pace
-from agent.uplink.session import Refused, Session, UplinkIdentity
+from agent.uplink.session import Acknowledged, Refused, Session, UplinkIdentity
 from agent.uplink.status import Carrier, UplinkStatus
 from agent.uplink.together import together
 from drivers.device import SignerUnavailableError
@@ -124,6 +124,8 @@ class Uplink:
         self._unconfirmed_number: int | None = None
         self._device_details: dict[str, str] = {}
         self._introduce = asyncio.Event()
+        self.acknowledgement = b""
+        """The newest one of the present incarnation, as the platform signed it, in this run; empty: none came yet."""
 
     def batch_ready(self) -> None:
         """A batch was sealed and stored."""
@@ -371,10 +373,11 @@ class Uplink:
         self._device_details.clear()
         self._channel_frames.clear()
 
-    def _on_acknowledged(self, incarnation: int, up_to_number: int) -> None:
+    def _on_acknowledged(self, seen: Acknowledged) -> None:
         self._useful = True
-        if incarnation == self._identity.incarnation:
-            self._acknowledged_number = max(self._acknowledged_number or 0, up_to_number)
+        if seen.incarnation == self._identity.incarnation:
+            self._acknowledged_number = max(self._acknowledged_number or 0, seen.up_to_number)
+            self.acknowledgement = seen.signed
 
     def _on_arrived(self, arrived: Arrived) -> None:
         self._useful = True

@@ -37,6 +37,7 @@ from agent.web.control import ControlSite, add_control_routes
 from agent.web.history import PERIOD_S, PowerHistory
 from agent.web.metrics import SnapshotCollector
 from agent.web.override import HoldingSite, add_override_routes
+from agent.web.published import Published, add_published_routes, is_published
 
 CONTROL_STALE_S: Final = 10.0
 """A control loop without progress for this long is not healthy."""
@@ -161,7 +162,17 @@ async def _note_every_second(site: Site, past: PowerHistory) -> None:
 
 
 def network_guard(settings: WebSettings) -> Callable[[web.Request], web.Response | None]:
-    """The guard of the TCP listener. Raises SecretError when the password cannot be read."""
+    """The guard of the TCP listener. Raises SecretError when the password cannot be read.
+
+    What the owner publishes (`public_url`) everybody may have, under whatever host's name a proxy asks.
+    """
+    guard = _guard_of_the_site(settings)
+    if settings.public_url is None:
+        return guard
+    return lambda request: None if is_published(request) else guard(request)
+
+
+def _guard_of_the_site(settings: WebSettings) -> Callable[[web.Request], web.Response | None]:
     host, _ = split_address(settings.listen)
     if is_loopback(settings.listen):
         ours = {"localhost", "127.0.0.1", "::1", host.lower()}
@@ -193,8 +204,8 @@ def network_guard(settings: WebSettings) -> Callable[[web.Request], web.Response
 
 
 @asynccontextmanager
-async def serve(site: Site, settings: WebSettings) -> AsyncIterator[int]:
-    """Listen as configured while the context is open; gives the port.
+async def serve(site: Site, settings: WebSettings, *, published: Published | None = None) -> AsyncIterator[int]:
+    """Listen as configured while the context is open; gives the port. `published`: what a verifier may fetch.
 
     Raises OSError when the address is taken or the certificate cannot be read, SecretError for the password.
     """
@@ -205,6 +216,8 @@ async def serve(site: Site, settings: WebSettings) -> AsyncIterator[int]:
         tls.load_cert_chain(settings.certificate_file, settings.certificate_key_file)
     connections = Connections()
     app = make_app(site, guard=network_guard(settings), connections=connections)
+    if published is not None:
+        add_published_routes(app, published)
     async with _running(app, connections):
         listener = await asyncio.get_running_loop().create_server(
             connections, host, port, ssl=tls, ssl_handshake_timeout=None if tls is None else TLS_HANDSHAKE_S
@@ -223,6 +236,7 @@ async def serve_locally(
     chargers: ChargerSite | None = None,
     control: ControlSite | None = None,
     holds: HoldingSite | None = None,
+    published: Published | None = None,
 ) -> AsyncIterator[None]:
     """Listen on a Unix socket (mode 0600) while the context is open. Raises OSError."""
     connections = Connections()
@@ -233,6 +247,8 @@ async def serve_locally(
         add_control_routes(app, control)
     if holds is not None:
         add_override_routes(app, holds)
+    if published is not None:
+        add_published_routes(app, published)
     async with _running(app, connections):
         await asyncio.to_thread(path.unlink, missing_ok=True)
         listener = await asyncio.get_running_loop().create_unix_server(connections, sock=_bound(path))

@@ -43,7 +43,8 @@ def tpm_module() -> Path | None:
 class SoftTpm:
     """A running TPM with one initialised token. `close` ends everything that was started."""
 
-    def __init__(self, folder: Path, *, label: str = "v2g-rig-tpm") -> None:
+    def __init__(self, folder: Path, *, label: str = "v2g-rig-tpm", makers: Path | None = None) -> None:
+        """`makers`: a folder with the authority of its maker, made there if need be; None: nobody certifies it."""
         module = tpm_module()
         if module is None:
             raise RuntimeError(f"tpm2-pkcs11 or one of {', '.join(PROGRAMS)} is not installed")
@@ -51,6 +52,7 @@ class SoftTpm:
         self.label = label
         self.pin = str(secrets.randbelow(9 * 10**7) + 10**7)
         self._so_pin = str(secrets.randbelow(9 * 10**7) + 10**7)
+        self._makers = None if makers is None else makers.resolve()
         self._folder = folder.resolve()  # swtpm wants absolute paths
         self._state, self._store = self._folder / "state", self._folder / "store"
         self._manager = f"com.intel.tss2.Tabrmd{next(_NUMBERS)}"
@@ -97,7 +99,7 @@ class SoftTpm:
     def _make(self) -> None:
         self._run(
             "swtpm_setup", "--tpm2", "--tpmstate", str(self._state), "--createek", "--decryption", "--lock-nvram",
-            "--overwrite",
+            "--overwrite", *([] if self._makers is None else _certified_by(self._makers)),
         )  # fmt: skip
         self._power_on()
         # A power cut counts as a wrong try of the PIN (dictionary attack protection), and as it comes three of them
@@ -156,6 +158,32 @@ class SoftTpm:
         if done.returncode != 0:
             said = (done.stdout + done.stderr).decode(errors="replace").strip()[-600:]
             raise RuntimeError(f"{' '.join(arguments[:2])} failed: {said}")
+
+
+def maker_roots(makers: Path) -> bytes:
+    """The root of a maker's authority, PEM."""
+    return (makers / "swtpm-localca-rootca-cert.pem").read_bytes()
+
+
+def maker_intermediate(makers: Path) -> bytes:
+    """What is between it and the certificates of TPMs, PEM."""
+    return (makers / "issuercert.pem").read_bytes()
+
+
+def _certified_by(makers: Path) -> list[str]:
+    """Options of swtpm_setup: endorsement certificates by swtpm's own authority, in this folder and nowhere else."""
+    makers.mkdir(parents=True, exist_ok=True)
+    authority, options, setup = (makers / f"{name}.conf" for name in ("authority", "options", "setup"))
+    authority.write_text(
+        f"statedir = {makers}\nsigningkey = {makers}/signkey.pem\nissuercert = {makers}/issuercert.pem\n"
+        f"certserial = {makers}/certserial\n"
+    )
+    options.write_text("--platform-manufacturer Rig\n--platform-version 1\n--platform-model rig\n")
+    setup.write_text(
+        f"create_certs_tool = {shutil.which('swtpm_localca')}\ncreate_certs_tool_config = {authority}\n"
+        f"create_certs_tool_options = {options}\n"
+    )
+    return ["--create-ek-cert", "--config", str(setup)]
 
 
 @functools.cache

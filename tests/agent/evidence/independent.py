@@ -21,7 +21,8 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 CURVES = {-7: "secp256r1", -9: "secp256r1", -47: "secp256k1"}
 FIELD_COUNTS = {
-    (0, 1): 5, (1, 1): 17, (1, 3): 18, (2, 1): 8, (3, 1): 17, (4, 1): 7, (5, 1): 7, (6, 1): 4, (7, 1): 11, (8, 1): 15,
+    (0, 1): 5, (1, 1): 17, (1, 3): 18, (2, 1): 8, (3, 1): 17, (4, 1): 7, (4, 2): 8, (5, 1): 7, (6, 1): 4,
+    (7, 1): 11, (8, 1): 15,
 }  # fmt: skip
 BOUNDS = {"int": (-(2**63), 2**63 - 1), "count": (0, 2**63 - 1), "ordinal": (1, 2**63 - 1)}
 READING_FIELDS = (
@@ -132,6 +133,12 @@ def statement(encoded: bytes) -> list[Any]:
                 field(item, kind)
         refuse_unless(isinstance(value[7], bytes) and 1 <= len(value[7]) <= 32_768, "record")
         refuse_unless(isinstance(value[8], bytes) or (value[8] is None and value[4] == 1), "key")
+    if layout == (4, 2):
+        *parts, pcrs = value[7]
+        refuse_unless(len(parts) == 3 and all(isinstance(p, bytes) and 1 <= len(p) <= 1024 for p in parts), "quote")
+        refuse_unless(isinstance(pcrs, list) and 1 <= len(pcrs) <= 24, "PCRs")
+        for pcr in pcrs:
+            field(pcr, "b32")
     if value[0] == 8:
         thinning(value[2:])
     if value[0] == 3:

@@ -49,7 +49,7 @@ WORDS: dict[int, tuple[str, str, dict[str, str]]] = {
         "last_sequence reading_count readings_root meter_epoch quality command_hashes",
         {},
     ),
-    4: ("attestation", "timestamp_us valid_until_us software_version software_digest metrology_digest", {}),
+    4: ("attestation", "timestamp_us valid_until_us software_version software_digest metrology_digest quote", {}),
     5: ("alarm", "timestamp_us severity code subject text", {}),
     6: ("metering_tree", "timestamp_us points", {"points": POINT}),
     7: (
@@ -189,9 +189,11 @@ def words(value: list[Any]) -> dict[str, Any]:
     def plain(name: str, item: Any) -> Any:
         if name in arrays:
             return [dict(zip(arrays[name].split(), map(plain_value, each), strict=True)) for each in item]
+        if name == "quote":
+            return dict(zip(("public", "message", "signature", "pcrs"), map(plain_value, item), strict=True))
         return plain_value(item)
 
-    fields = zip(names.split(), value[2:], strict=value[:2] != [1, 1])
+    fields = zip(names.split(), value[2:], strict=value[:2] not in ([1, 1], [4, 1]))
     return {"kind": kind, **{name: plain(name, item) for name, item in fields}}
 
 

@@ -11,9 +11,10 @@ from agent.evidence import errors, merkle, statements
 from agent.evidence.acknowledgement import verify_acknowledgement
 from agent.evidence.signed_values import SignedValueCheck
 from agent.evidence.thinning_check import ThinningCheck
+from agent.evidence.tpm_quote import check_attestation
 from agent.evidence.verify import first_break
 from hil_tests import evidence_cases, generate_vectors
-from tests.agent.evidence import independent, vectors
+from tests.agent.evidence import independent, independent_quote, vectors
 
 ERRORS = {
     "malformed": errors.MalformedError,
@@ -112,6 +113,32 @@ def test_chain_vector(case: Any) -> None:
         assert found.at == run[case["breaks_at"]].identity
     theirs = [their_verifier().batch(bytes.fromhex(encoded)) for encoded in case["batches"]]
     assert independent.breaks_at(theirs) == case["breaks_at"]
+
+
+@pytest.mark.parametrize("case", vectors.cases("attestations.json"), ids=vectors.name_of)
+def test_attestation_vector(case: Any) -> None:
+    encoded = bytes.fromhex(case["statement"])
+    attestation = statements.decode(encoded)
+    assert isinstance(attestation, statements.Attestation)
+    assert statements.encode(attestation) == encoded
+    if case["valid"]:
+        quoted = check_attestation(attestation)
+        said = (
+            (None, {}, None)
+            if quoted is None
+            else (
+                quoted.key_name.hex(),
+                {str(index): pcr.hex() for index, pcr in quoted.pcrs.items()},
+                quoted.reset_count,
+            )
+        )
+        assert said == (case["key_name"], case["pcrs"], case["reset_count"])
+        assert said == independent_quote.quote(encoded)
+        return
+    with pytest.raises(ERRORS[case["error"]]):
+        check_attestation(attestation)
+    with pytest.raises(Exception):  # noqa: B017, PT011  # any refusal will do
+        independent_quote.quote(encoded)
 
 
 @pytest.mark.parametrize("case", vectors.cases("acknowledgements.json"), ids=vectors.name_of)
