@@ -29,20 +29,20 @@ from agent.identity.trust import TrustList
 from agent.roads import overview, restored
 from agent.roads.adopting import Approvals
 from agent.roads.alarms import Alarms
-from agent.roads.certificates import CertificateWatch, certificates_of, reload_into
 from agent.roads.desk import Desk
 from agent.roads.devices import make_devices, metered
 from agent.roads.enrolled import wait_enrolled
 from agent.roads.facts import facts, installed_version, keep_stating, tpm_quote
 from agent.roads.feeding import feed_rules
 from agent.roads.identity import IdentityKeeper
-from agent.roads.linking import make_uplink
+from agent.roads.linking import make_uplink, prove_certificate
 from agent.roads.measuring import Measuring
 from agent.roads.offering import Offering, Sources
 from agent.roads.patience import patiently
 from agent.roads.people import People
 from agent.roads.problems import Problems
 from agent.roads.publishing import Publication
+from agent.roads.renewals import certificate_watch
 from agent.roads.sealing import Sealer
 from agent.roads.sealing_keys import second_key_problem, wait_countersigner, wait_name_and_key
 from agent.roads.settling import Settling
@@ -128,17 +128,15 @@ class Gateway:
             incarnation=store.incarnation,
             boot_id=self._boot_id,
         )
-        server = self._site.ocpp
-        self._certificates = CertificateWatch(
-            certificates_of(
-                settings,
-                token=token,
-                store=store,
-                gateway_id=lambda: self._gateway_id,
-                renewed_ocpp=None if server is None else reload_into(server.use_certificate, settings),
-            ),
-            enrolment=settings.gateway.state_dir / "enrolment",
+        self._certificates = certificate_watch(
+            settings,
+            token=token,
+            store=store,
             clock=clock,
+            gateway_id=lambda: self._gateway_id,
+            prove=self._prove_certificate,
+            renewed_uplink=self._on_renewed,
+            server_use=None if self._site.ocpp is None else self._site.ocpp.use_certificate,
             on_alarm=self._alarms.raise_alarm,
         )
         feeds = FeedKeeper(feed_rules(settings.feeds, self._problems.note))
@@ -240,6 +238,8 @@ class Gateway:
                 ("space", self._thinner.run),
             ):
                 self._core_tasks.append(keep(group, name, part))
+            for renewal in self._certificates.renewals:
+                self._core_tasks.append(keep(group, f"renewal of certificate {renewal.name}", renewal.run))
             if self._site.ocpp is not None:
                 self._device_tasks.append(keep(group, "ocpp", self._site.ocpp.run))
             for device in self._site.devices.values():
@@ -322,6 +322,17 @@ class Gateway:
         if self._uplink is not None:
             self._uplink.introduce_again()
 
+    async def _prove_certificate(self, chain_pem: bytes) -> None:
+        assert self._settings.platform is not None
+        await prove_certificate(self._uplink, self._settings.platform, self._sign_tls, chain_pem)
+
+    def _on_renewed(self) -> None:
+        if self._uplink is not None:
+            self._uplink.certificate_renewed()
+
+    def _sign_tls(self, digest: bytes) -> bytes:
+        return self._token.sign_blocking(UPLINK_KEY, digest, TLS_SIGN_S)
+
     async def _state_facts(self) -> None:
         """What is true of this run from its start."""
         software = await asyncio.to_thread(measure_software, installed_root())
@@ -366,7 +377,7 @@ class Gateway:
                 history=self._identity.encoded_history,
             ),
             signer=enrolled.uplink,
-            sign_blocking=lambda digest: self._token.sign_blocking(UPLINK_KEY, digest, TLS_SIGN_S),
+            sign_blocking=self._sign_tls,
             platform_key=enrolled.platform_key,
             outbox=self._store,
             clock=self._clock,
@@ -488,5 +499,6 @@ class Gateway:
                 down=self._supervisor.down,
                 noted=(*self._problems.noted, *self._certificates.problems),
                 certificates=self._certificates.line,
+                certificate_lines=self._certificates.lines,
             )
         )

@@ -67,6 +67,21 @@ class EvidenceLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateLine:
+    """One certificate that has an end, and how it stands with its successor."""
+
+    name: str
+    ends_us: int
+    renewed_from_us: int
+    renewed_by: str
+    """Address of the EST server; empty: a person does it."""
+    failures: int
+    """Tries to renew it in a row that came to nothing."""
+    detail: str
+    """Empty while there is nothing to tell of its renewal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceLine:
     """One device."""
 
@@ -240,6 +255,7 @@ class Snapshot:
     deviation: DeviationLine = field(default_factory=DeviationLine)
     envelope: EnvelopeLine = field(default_factory=EnvelopeLine)
     feeds: tuple[FeedStatus, ...] = ()
+    certificates: tuple[CertificateLine, ...] = ()
 
 
 def verdict_of(problems: tuple[Problem, ...]) -> tuple[Verdict, str]:

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Final
 
-from hil_tests import identity_cases, recovery_cases, trust_cases
+from hil_tests import identity_cases, login_cases, recovery_cases, trust_cases
 from hil_tests.evidence_cases import Json
 
 FOLDER: Final = Path(__file__).parents[1] / "proto" / "vectors" / "identity"
@@ -32,6 +32,7 @@ def files() -> dict[str, str]:
         "keys.json": _text(_keys()),
         "histories.json": _text([case.json() for case in identity_cases.cases()]),
         "recoveries.json": _text([recovery_cases.json_of(case) for case in recovery_cases.cases()]),
+        "logins.json": _text([case.json() for case in login_cases.cases()]),
         "epochs.json": _text([case.json() for case in identity_cases.epoch_cases()]),
     }
 
@@ -40,7 +41,7 @@ def _keys() -> Json:
     keys: list[Json] = [
         {"name": key.name, "algorithm": key.algorithm, "public_key_der": key.public_key_der.hex(),
          "key_id": key.key_id.hex(), "secret": key.secret.hex()}
-        for key in (*identity_cases.KEYS, *recovery_cases.KEYS)
+        for key in (*identity_cases.KEYS, *recovery_cases.KEYS, *login_cases.KEYS)
     ]  # fmt: skip
     return {"warning": "The secrets are public: never trust these keys outside tests.", "keys": keys}
 

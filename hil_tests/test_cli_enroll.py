@@ -16,9 +16,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from typer.testing import CliRunner
 
 from agent.cli.commands import app
+from agent.evidence.statements import Severity
 from agent.identity.enrolment import root_code, root_qr
 from agent.roads.certificates import LOOK_EVERY_S, LOOK_UNTIMED_S, CertificateWatch, Watched
 from agent.status import Verdict
+from drivers.device import SignerUnavailableError
 from hil_tests.rig.platform.enrol import Practice
 from hil_tests.rig.token import softhsm_module
 from hil_tests.roads_parts import HandClock
@@ -210,6 +212,40 @@ async def test_a_certificate_that_ends_is_told_and_a_new_one_is_asked_for_once(s
     file.write_text("noise")
     await watch.look()
     assert "no certificate in PEM" in watch.problems[0].sentence
+
+
+async def test_an_end_is_told_with_its_request_and_near_the_end_without_one(site: Site, tmp_path: Path) -> None:
+    request = site.folder / "state" / "enrolment" / "uplink.csr"
+    file = site.certify(request, ExtendedKeyUsageOID.CLIENT_AUTH, days=90)
+    end = x509.load_pem_x509_certificate(file.read_bytes()).not_valid_after_utc
+    hand = HandClock(wall_us=int((end - timedelta(days=29)).timestamp() * 1e6))
+    alarms: list[tuple[Severity, str]] = []
+    token = [False]
+
+    async def ask() -> bytes:
+        if not token[0]:
+            raise SignerUnavailableError("the token is away")
+        return b"a request"
+
+    watch = CertificateWatch(
+        [Watched("uplink", file, ask, "install it")],
+        enrolment=tmp_path / "asked",
+        clock=hand.clock,
+        on_alarm=lambda severity, _code, _subject, text: alarms.append((severity, text)),
+    )
+    await watch.look()
+    assert alarms == []
+    assert "the token is away" in watch.problems[0].sentence
+    token[0] = True
+    await watch.look()
+    assert [severity for severity, _ in alarms] == [Severity.WARNING]
+    assert "a request for a new one is made" in alarms[0][1]
+    for days, count in ((20, 1), (3, 2), (5.5, 3), (5, 4)):
+        hand.advance(days * 86_400)
+        await watch.look()
+        await watch.look()
+        assert len(alarms) == count, alarms
+    assert [severity for severity, _ in alarms[1:]] == [Severity.WARNING, Severity.CRITICAL, Severity.CRITICAL]
 
 
 async def test_while_the_time_is_unknown_no_certificate_is_said_to_have_ended(site: Site, tmp_path: Path) -> None:

@@ -491,3 +491,17 @@ async def test_batches_that_hold_certain_kinds_and_wait_are_found_by_number(stor
     assert await store.unacknowledged_with((2, 5), 600) == []
     assert await store.unacknowledged_with((3,), 0) == []
     assert await store.unacknowledged_with((2, 5), 0, incarnation=store.incarnation + 1) == []
+
+
+async def test_the_newest_sealed_statement_of_a_device_and_kind_is_found(store: Store) -> None:
+    assert await store.newest_of("pv-1", 1) is None
+    for number in range(1, 601):
+        await store.put([row(number), row(number, "pv-2")] if number <= 300 else [row(number, "pv-2")])
+        await seal(store)
+    await store.put([row(601, "pv-2")])
+    assert await store.newest_of("pv-1", 1) == b"pv-1/1/300"
+    assert await store.newest_of("pv-2", 1) == b"pv-2/1/600"
+    assert await store.newest_of("pv-2", 2) is None
+    await store.put([row(301)])
+    await seal(store)
+    assert await store.newest_of("pv-1", 1) == b"pv-1/1/301"

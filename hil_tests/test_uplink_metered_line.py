@@ -7,14 +7,22 @@ import time
 import pytest
 from pydantic import ValidationError
 
+from agent.evidence.kinds import Alarm, Severity
+from agent.evidence.partial import decode_any
+from agent.uplink.delivery import readings_of
 from hil_tests.rig.link import Link
 from hil_tests.rig.platform.service import Server
 from hil_tests.uplink_parts import Rig, address, rig, until
 from proto.energysettlement.v1.gateway_pb2 import FlexibilityBid
+from tests.agent.uplink.parts import FIRST_US
 
 __all__ = ["rig"]
 
 READINGS = ["meter", "pv"] * 25
+
+
+def alarm(subject: str) -> Alarm:
+    return Alarm(timestamp_us=FIRST_US, severity=Severity.CRITICAL, code="test.code", subject=subject, text="It is so.")
 
 
 def backlog(rig: Rig, batches: int) -> int:
@@ -32,6 +40,24 @@ async def test_a_backlog_takes_no_more_of_the_line_than_its_cap_and_all_of_it_ar
     # A burst of a second and the last batch are beyond it.
     assert time.monotonic() - began_s >= (size - largest) / (kbit_s * 125) - 1.0
     assert rig.books()["batches_verified"] == 12
+
+
+async def test_devices_streams_that_carry_everything_keep_to_the_cap_too_and_receipts_do_not_wait_for_it(
+    rig: Rig,
+) -> None:
+    backlog(rig, 400)
+    async with (
+        Server(rig.platform, rig.practice, link=False) as server,
+        rig.uplink(address(server.port), most_kbit_s=64, stall_s=60.0) as uplink,
+    ):
+        await until(lambda: len(rig.platform.streams) == 2, "both streams")
+        rig.gateway.seal_statements(uplink, alarm("pv"), alarm("meter"), rig.gateway.evidence.reading("pv"))
+        await until(lambda: rig.books()["statements"].get("Alarm") == 2, "both alarms")  # type: ignore[attr-defined]
+        assert not rig.gateway.outbox.all_acknowledged(), "the backlog is on its way for minutes"
+        before = rig.books()["receipts_verified"]
+        assert isinstance(before, int)
+        await until(lambda: int(str(rig.books()["receipts_verified"])) > before + 10, "the backlog moves")
+        assert uplink.status().connections == 1
 
 
 async def test_what_is_live_and_bids_go_while_batches_wait_for_the_line(rig: Rig) -> None:
@@ -64,6 +90,22 @@ async def test_compressed_batches_are_the_same_and_fewer_bytes_on_the_wire(rig: 
             sizes.append(link.bytes_sent)
         assert rig.books()["batches_verified"] == before + 20
     assert sizes[1] < 0.7 * sizes[0]
+
+
+async def test_a_backlog_on_devices_streams_takes_no_more_of_the_line_than_its_cap(rig: Rig) -> None:
+    backlog(rig, 4)
+    kbit_s = 256
+    began_s = time.monotonic()
+    async with (
+        Server(rig.platform, rig.practice, link=False) as server,
+        Link("127.0.0.1", server.port) as link,
+        rig.uplink(link.address, most_kbit_s=kbit_s),
+    ):
+        await until(rig.gateway.outbox.all_acknowledged, "all of it acknowledged")
+    messages = sum(each.ByteSize() for row in rig.gateway.outbox.rows for each in readings_of(decode_any(row.encoded)))
+    # A burst of a second and the last message are beyond it.
+    assert time.monotonic() - began_s >= (messages - 1000) / (kbit_s * 125) - 1.0
+    assert messages < link.bytes_sent
 
 
 @pytest.mark.parametrize("kbit_s", [0, 15, -1])

@@ -18,8 +18,9 @@ import pytest
 
 from agent.clock import Clock
 from agent.evidence.cose import decode_sign1
+from agent.identity.login_token import AUD, EXP, IAT, ISS
 from agent.uplink.errors import CredentialsError
-from agent.uplink.mqtt_login import AUD, EXP, IAT, ISS, log_in, tls_context
+from agent.uplink.mqtt_login import log_in, tls_context
 from agent.uplink.status import Carrier
 from hil_tests.rig.broker import PLATFORM, Broker, client_files, mosquitto, running_broker
 from hil_tests.rig.link import Link

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.clock import Clock, Instant
-from agent.config import PlatformSettings
+from agent.config import PlatformSettings, StatementsAsTelemetry
 from agent.evidence.batch import decode_batch
 from agent.evidence.statements import Statement
 from agent.identity.csr import certificate_request
@@ -107,7 +107,12 @@ class Rig:
     """What the gateway logs in with at a broker."""
 
     def settings(
-        self, *endpoints: str, stall_s: float = 5.0, most_kbit_s: int | None = None, compression: bool = False
+        self,
+        *endpoints: str,
+        stall_s: float = 5.0,
+        most_kbit_s: int | None = None,
+        compression: bool = False,
+        statements_as_telemetry: StatementsAsTelemetry = StatementsAsTelemetry.ALWAYS,
     ) -> PlatformSettings:
         return PlatformSettings(
             prefer_first_after_s=2.0,
@@ -125,6 +130,7 @@ class Rig:
             stall_s=stall_s,
             most_kbit_s=most_kbit_s,
             compression=compression,
+            statements_as_telemetry=statements_as_telemetry,
         )
 
     @asynccontextmanager
@@ -136,11 +142,16 @@ class Rig:
         draw: float = 0.0,
         most_kbit_s: int | None = None,
         compression: bool = False,
+        statements_as_telemetry: StatementsAsTelemetry = StatementsAsTelemetry.ALWAYS,
     ) -> AsyncIterator[Uplink]:
         """A running uplink of the gateway."""
-        settings, gateway = (
-            self.settings(*endpoints, stall_s=stall_s, most_kbit_s=most_kbit_s, compression=compression),
-            self.gateway,
+        gateway = self.gateway
+        settings = self.settings(
+            *endpoints,
+            stall_s=stall_s,
+            most_kbit_s=most_kbit_s,
+            compression=compression,
+            statements_as_telemetry=statements_as_telemetry,
         )
         sign = sign_digest or gateway.tls.sign_digest_now
         uplink = Uplink(

@@ -12,6 +12,12 @@ ALL_UP: Final = f"{ROOT}/+/+/up/#"
 """What a platform subscribes to; a part of a fleet: the partition in place of the first +."""
 UP: Final = frozenset({"state", "hello", "batch", "channel", "bid", "urgent"})
 """What a gateway publishes on a topic of one word. Any other is of a later version, and is passed over."""
+ACCEPT_ENCODING: Final = "accept-encoding"
+"""User property of a hello and of its welcome: the codings of payloads that its sender takes, commas between them."""
+CONTENT_ENCODING: Final = "content-encoding"
+"""User property of a message whose payload is coded: the one coding. A payload without it is plain."""
+GZIP: Final = "gzip"
+"""RFC 1952, one member: the one coding of this version."""
 ONLINE: Final = b"online"
 OFFLINE: Final = b"offline"
 

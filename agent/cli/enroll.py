@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from agent.cli import enroll_est
 from agent.cli import identity_orders as work
 from agent.cli import init as initialising
 from agent.cli.asking import settings_of
@@ -56,11 +57,12 @@ class Given:
     ca: Path | None
     certificate: Path | None
     ocpp_certificate: Path | None
+    secret_file: Path | None
     replace_roots: bool
 
     @property
     def anything(self) -> bool:
-        return any((self.root, self.gateway, self.ca, self.certificate, self.ocpp_certificate))
+        return any((self.root, self.gateway, self.ca, self.certificate, self.ocpp_certificate, self.secret_file))
 
 
 def enroll(
@@ -78,8 +80,12 @@ def enroll(
     ocpp_certificate: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Certificate for the chargers' listener, PEM.")
     ] = None,
+    secret_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="One-time secret of the platform: its CA is asked (`est` of [platform])."),
+    ] = None,
     replace_roots: Annotated[
-        bool, typer.Option("--replace-roots", help="With --ca: trust the older roots no more, at once.")
+        bool, typer.Option("--replace-roots", help="With a new root: trust the older ones no more, at once.")
     ] = False,
     ocpp_name: Annotated[
         list[str] | None,
@@ -94,11 +100,14 @@ def enroll(
 
     The first time both codes are needed: the installer's for the platform's root, and the owner's confirmation of
     which gateway was enrolled. Later a new certificate is enough. Nothing is installed unless all of it is right.
+
+    With --secret-file the root and the certificate come from the platform's CA by themselves; the secret stands for the
+    owner's confirmation, and --root CODE is still needed.
     """
     settings = settings_of(config, as_json)
     given = Given(
         root=root, gateway=gateway, ca=ca, certificate=certificate, ocpp_certificate=ocpp_certificate,
-        replace_roots=replace_roots,
+        secret_file=secret_file, replace_roots=replace_roots,
     )  # fmt: skip
     try:
         if given.anything:
@@ -167,14 +176,17 @@ async def _install(settings: Settings, given: Given, gateway_id: str, now: datet
         )
     platform = settings.platform
     files: dict[Path, tuple[str, bytes]] = {}
-    if platform is None and (given.ca or given.certificate):
+    if platform is None and (given.ca or given.certificate or given.secret_file):
         raise EnrolmentError("there is no [platform] in the configuration: add it, with the files' places, then enrol")
+    if given.certificate is not None and given.secret_file is not None:
+        raise EnrolmentError("--certificate and --secret-file are two ways to one certificate: give one")
     roots: list[x509.Certificate] = []
-    if given.ca is not None:
+    if given.ca is not None or (given.secret_file is not None and given.root is not None):
         assert platform is not None
         if given.root is None:
             raise EnrolmentError("--root CODE is missing: a root certificate is believed by its fingerprint only")
-        roots = [read_root(given.ca.read_bytes(), given.root, now)]
+        found = given.ca.read_bytes() if given.ca else await enroll_est.fetched_root(settings, given.root, now)
+        roots = [read_root(found, given.root, now)]
         if platform.ca_file.exists() and not given.replace_roots:
             # The platform changes its own certificate some day after this one: until then the older root is needed.
             before = roots_of(platform.ca_file.read_bytes(), f"the platform's root {platform.ca_file}")
@@ -183,27 +195,34 @@ async def _install(settings: Settings, given: Given, gateway_id: str, now: datet
         files[platform.ca_file] = ("platform root", pem)
     elif platform is not None and platform.ca_file.exists():
         roots = roots_of(platform.ca_file.read_bytes(), f"the platform's root {platform.ca_file}")
-    if given.certificate is not None:
+    if given.certificate is not None or given.secret_file is not None:
         assert platform is not None
         if not roots:
             raise EnrolmentError("the platform's root is not here yet: give --ca FILE and --root CODE too")
-        if given.gateway is None and not platform.certificate_file.exists():
+        if given.secret_file is None and given.gateway is None and not platform.certificate_file.exists():
             raise EnrolmentError(
                 "--gateway CODE is missing: let the platform show the fingerprint of the gateway that it enrolled; "
                 f"the owner confirms that it is this one ({fingerprint_words(gateway_id)})"
             )
-        pem = given.certificate.read_bytes()
         async with work.token_of(settings) as token:
             public_key_der = await token.signer(UPLINK_KEY).meet()
+        if given.certificate is not None:
+            pem, what = given.certificate.read_bytes(), f"certificate {given.certificate}"
+        else:
+            assert given.secret_file is not None
+            what = f"the certificate from {enroll_est.est_url(settings)}"
+            pem = await enroll_est.first_certificate(
+                settings, given.secret_file, roots, public_key_der=public_key_der, gateway_id=gateway_id, now=now
+            )
         check_chain(
-            pem, roots, what=f"certificate {given.certificate}", public_key_der=public_key_der, gateway_id=gateway_id,
-            usage=Usage.CLIENT, now=now,
-        )  # fmt: skip
+            pem, roots, what=what, public_key_der=public_key_der, gateway_id=gateway_id, usage=Usage.CLIENT, now=now
+        )
         files[platform.certificate_file] = ("uplink certificate", pem)
     if given.ocpp_certificate is not None:
         files |= _ocpp(settings, given.ocpp_certificate, roots, now)
     if not files:
-        raise EnrolmentError("there is nothing to install: give --ca, --certificate or --ocpp-certificate")
+        ways = "--ca, --certificate, --ocpp-certificate or --secret-file"
+        raise EnrolmentError(f"there is nothing to install: give {ways}")
     for path, (_, content) in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         initialising.put(path, content, mode=0o644)

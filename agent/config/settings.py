@@ -15,6 +15,7 @@ from agent.config.shares import shares_beyond_fuse
 from agent.config.values import (
     AbsolutePath,
     Endpoint,
+    EstUrl,
     HostAndPort,
     HttpsUrl,
     PinReference,
@@ -84,6 +85,15 @@ class EvidenceSettings(Section):
     )
 
 
+class StatementsAsTelemetry(StrEnum):
+    """To which platforms without GatewayLink what is no reading goes, on the devices' streams."""
+
+    KNOWN = "known"
+    """To those that were seen to acknowledge there: they know our fields."""
+    ALWAYS = "always"
+    NEVER = "never"
+
+
 class PlatformSettings(Section):
     """[platform]: where evidence goes and commands come from. Without this section the gateway works alone."""
 
@@ -102,6 +112,11 @@ class PlatformSettings(Section):
         None, description="Client certificate for MQTT brokers that want one, PEM; absent: the HSM signs each login"
     )
     mqtt_certificate_key_file: Path | None = Field(None, description="Its key, mode 0600, PEM")
+    est: EstUrl | None = Field(
+        None,
+        description='EST server that renews certificates, "https://HOST/.well-known/est[/LABEL]"; absent: people do',
+    )
+    est_ca_file: Path | None = Field(None, description="Whom it is trusted by, PEM; absent: ca_file")
     platform_key_file: Path = Field(
         description="Public key of the platform's acknowledgements and countersignatures, PEM"
     )
@@ -113,15 +128,23 @@ class PlatformSettings(Section):
     reconnect_most_s: float = Field(60.0, ge=1, le=3600, description="Longest back-off, s")
     most_kbit_s: int | None = Field(
         None, ge=16, le=10_000_000,
-        description="Batches take no more of the line than this, kbit/s; what is shown live goes beside it",
+        description="Batches, as sent, take no more of the line than this, kbit/s; what is shown live goes beside it",
     )  # fmt: skip
-    compression: bool = Field(False, description="What goes up over gRPC is compressed (gzip)")
+    compression: bool = Field(
+        False, description="What goes up is compressed (gzip); over MQTT only to a platform that says it takes it"
+    )
+    statements_as_telemetry: StatementsAsTelemetry = Field(
+        StatementsAsTelemetry.KNOWN,
+        description="Receipts, windows and alarms as points of no energy on devices' streams, without GatewayLink",
+    )
     stall_s: float = Field(30.0, ge=2, le=600, description="No answer to a batch for this long: connect anew, s")
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Self:
         if (self.mqtt_certificate_file is None) != (self.mqtt_certificate_key_file is None):
             raise ValueError("mqtt_certificate_file and mqtt_certificate_key_file go together")
+        if self.est is None and self.est_ca_file is not None:
+            raise fault("est_ca_file needs it", "est")
         return self
 
 

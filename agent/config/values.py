@@ -30,6 +30,14 @@ PinReference = Annotated[str, AfterValidator(_pin_reference)]
 """Also "tpm:/absolute/path" of a file that `v2g-gateway seal-pin` has made."""
 HttpsUrl = Annotated[str, Field(pattern=r"^https://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[!-~]*)?$", max_length=500)]
 """Without user and password."""
+EstUrl = Annotated[
+    str,
+    Field(
+        pattern=r"^https://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*/\.well-known/est(/[A-Za-z0-9._~-]+)?/?$",
+        max_length=500,
+    ),
+]
+"""RFC 7030 section 3.2.2, with a label or without."""
 DeviceId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 
 

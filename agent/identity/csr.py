@@ -45,17 +45,35 @@ async def certificate_request(signer: Signer, *, common_name: str, did: str) -> 
         )
     if not did.startswith("did:") or not did.isascii():
         raise CertificateRequestError(f"certificate request: {did[:80]!r} is no identifier of a gateway (did:key:...)")
+    names = x509.GeneralNames([x509.GeneralName("uniform_resource_identifier", did)])
+    return await _request(signer, x509.Name.build({"common_name": common_name}), names, critical=False)
+
+
+async def renewal_request(signer: Signer, present: cx509.Certificate) -> bytes:
+    """A request for the successor of a client certificate, PEM: its subject and alternative names, bit for bit
+    (RFC 7030 section 4.2.2).
+
+    Raises CertificateRequestError, and SignerUnavailableError while the token is away.
+    """
+    try:
+        names = present.extensions.get_extension_for_class(cx509.SubjectAlternativeName)
+    except (cx509.ExtensionNotFound, ValueError) as error:
+        raise CertificateRequestError("certificate request: the present certificate names no gateway") from error
+    subject = x509.Name.load(present.subject.public_bytes())
+    return await _request(signer, subject, x509.GeneralNames.load(names.value.public_bytes()), critical=names.critical)
+
+
+async def _request(signer: Signer, subject: x509.Name, names: x509.GeneralNames, *, critical: bool) -> bytes:
     if signer.algorithm not in _SIGNATURE_ALGORITHMS:
         raise CertificateRequestError(f"certificate request: no X.509 algorithm here for COSE {signer.algorithm}")
 
+    asked = [csr.CRIAttribute({"type": "extension_request", "values": [_extensions(names, critical=critical)]})]
     body = csr.CertificationRequestInfo(
         {
             "version": "v1",
-            "subject": x509.Name.build({"common_name": common_name}),
+            "subject": subject,
             "subject_pk_info": keys.PublicKeyInfo.load(signer.public_key_der),
-            "attributes": csr.CRIAttributes(
-                [csr.CRIAttribute({"type": "extension_request", "values": [_extensions(did)]})]
-            ),
+            "attributes": csr.CRIAttributes(asked),
         }
     )
     signature = await signer.sign(body.dump())
@@ -78,9 +96,6 @@ def server_request(
     Raises CertificateRequestError.
     """
     try:
-        key = load_pem_private_key(key_pem, None)
-        if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
-            raise CertificateRequestError("certificate request: the server's key is neither EC nor RSA")
         if like is not None:
             before = cx509.load_pem_x509_certificates(like)[0]
             subject = before.subject
@@ -88,15 +103,42 @@ def server_request(
         else:
             subject = cx509.Name([cx509.NameAttribute(NameOID.COMMON_NAME, common_name)])
             alternatives = [_alternative(name) for name in names]
-        usage = cx509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
-        builder = cx509.CertificateSigningRequestBuilder().subject_name(subject).add_extension(usage, critical=False)
+    except cx509.ExtensionNotFound as error:
+        raise CertificateRequestError("certificate request: the present certificate names no host") from error
+    except ValueError as error:
+        raise CertificateRequestError(f"certificate request for a server: {str(error)[:120]}") from error
+    return _file_request(key_pem, subject, alternatives, ExtendedKeyUsageOID.SERVER_AUTH)
+
+
+def client_request(key_pem: bytes, like: bytes) -> bytes:
+    """A request for the successor of a TLS client certificate (PEM, `like`) with a key in a file, PEM.
+
+    Raises CertificateRequestError.
+    """
+    try:
+        before = cx509.load_pem_x509_certificates(like)[0]
+        alternatives = list(before.extensions.get_extension_for_class(cx509.SubjectAlternativeName).value)
+    except cx509.ExtensionNotFound:
+        alternatives = []  # its common name is who it is
+    except ValueError as error:
+        raise CertificateRequestError(f"certificate request for a client: {str(error)[:120]}") from error
+    return _file_request(key_pem, before.subject, alternatives, ExtendedKeyUsageOID.CLIENT_AUTH)
+
+
+def _file_request(
+    key_pem: bytes, subject: cx509.Name, alternatives: Sequence[cx509.GeneralName], usage: cx509.ObjectIdentifier
+) -> bytes:
+    try:
+        key = load_pem_private_key(key_pem, None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
+            raise CertificateRequestError("certificate request: the key in the file is neither EC nor RSA")
+        builder = cx509.CertificateSigningRequestBuilder().subject_name(subject)
+        builder = builder.add_extension(cx509.ExtendedKeyUsage([usage]), critical=False)
         if alternatives:
             builder = builder.add_extension(cx509.SubjectAlternativeName(alternatives), critical=False)
         return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
-    except cx509.ExtensionNotFound as error:
-        raise CertificateRequestError("certificate request: the present certificate names no host") from error
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise CertificateRequestError(f"certificate request for a server: {str(error)[:120]}") from error
+        raise CertificateRequestError(f"certificate request: {str(error)[:120]}") from error
 
 
 def _alternative(name: str) -> cx509.GeneralName:
@@ -106,11 +148,10 @@ def _alternative(name: str) -> cx509.GeneralName:
         return cx509.DNSName(name)
 
 
-def _extensions(did: str) -> x509.Extensions:
-    name = x509.GeneralName("uniform_resource_identifier", did)
+def _extensions(names: x509.GeneralNames, *, critical: bool) -> x509.Extensions:
     return x509.Extensions(
         [
-            x509.Extension({"extn_id": "subject_alt_name", "critical": False, "extn_value": x509.GeneralNames([name])}),
+            x509.Extension({"extn_id": "subject_alt_name", "critical": critical, "extn_value": names}),
             x509.Extension(
                 {"extn_id": "key_usage", "critical": True, "extn_value": x509.KeyUsage({"digital_signature"})}
             ),

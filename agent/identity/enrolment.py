@@ -29,6 +29,10 @@ MOST_PEM_BYTES: Final = 64 * 1024
 RENEW_AT_MOST: Final = timedelta(days=30)
 RENEW_SHARE: Final = 3
 """A certificate is renewed in the last third of its life, and not earlier than RENEW_AT_MOST before its end."""
+STAGES: Final = (1.0, 7 / 30, 1 / 30, 0.0)
+"""Shares of the time for renewing after which its failure is told anew: with 30, 7, 1 and 0 days left of 30."""
+LAST_STAGES: Final = 2
+"""From this one on it is critical."""
 CLOCK_TOLERANCE: Final = timedelta(minutes=5)
 """A certificate that was just made by a clock a little ahead of ours is not refused."""
 
@@ -126,7 +130,7 @@ def check_chain(
     """
     chain = _read(chain_pem, what)
     leaf = chain[0]
-    if _spki(leaf) != public_key_der:
+    if spki_of(leaf) != public_key_der:
         raise EnrolmentError(
             f"{what}: is for another key than this gateway's; send the present request to the CA again"
         )
@@ -142,21 +146,39 @@ def require_root(
     chain: list[x509.Certificate], roots: list[x509.Certificate], *, what: str, now: datetime
 ) -> x509.Certificate:
     """The root that the first certificate of a chain leads to, over the others in it. Raises EnrolmentError."""
+    *between, root = _way_to_root(chain, roots, what)
+    for authority in between:
+        _check_authority(authority, what)
+        _check_time(authority, f"an intermediate of {what}", now)
+    _check_time(root, f"the root of {what}", now)
+    return root
+
+
+def leads_to(chain_pem: bytes, roots: list[x509.Certificate]) -> bool:
+    """Whether a certificate in a file was issued below one of these roots, whatever its dates and its use."""
+    try:
+        _way_to_root(_read(chain_pem, "certificate"), roots, "certificate")
+    except EnrolmentError:
+        return False
+    return True
+
+
+def _way_to_root(chain: list[x509.Certificate], roots: list[x509.Certificate], what: str) -> list[x509.Certificate]:
+    """Whoever issued the first of a chain, up to and including a root."""
     at = chain[0]
+    way: list[x509.Certificate] = []
     for depth in range(MOST_CHAIN):
-        issuer = next((root for root in roots if _issued(at, root)), None)
+        issuer = next((root for root in roots if issued(at, root)), None)
         if issuer is not None:
-            _check_time(issuer, f"the root of {what}", now)
-            return issuer
-        following = next((other for other in chain[1:] if other is not at and _issued(at, other)), None)
+            return [*way, issuer]
+        following = next((other for other in chain[1:] if other is not at and issued(at, other)), None)
         if following is None:
             missing = at.issuer.rfc4514_string()[:80]
             raise EnrolmentError(
                 f"{what}: the chain is broken after {depth + 1} certificates: {missing!r} issued the last one, and is "
                 "neither in the file nor a root that is trusted"
             )
-        _check_authority(following, what)
-        _check_time(following, f"an intermediate of {what}", now)
+        way.append(following)
         at = following
     raise EnrolmentError(f"{what}: no root after {MOST_CHAIN} certificates")
 
@@ -177,6 +199,11 @@ class Validity:
         """Whether a new one should be asked for."""
         return now >= self.renew_from
 
+    def stage(self, now: datetime) -> int:
+        """How near the end is while nothing has come of a renewal: 0 to len(STAGES) - 1, the last one over it."""
+        window, left = self.ends - self.renew_from, self.ends - now
+        return max((i for i, share in enumerate(STAGES) if left <= window * share), default=0)
+
     def over(self, now: datetime) -> bool:
         """Whether it is good no more."""
         return now >= self.ends
@@ -185,7 +212,7 @@ class Validity:
 def validity_of(chain_pem: bytes, what: str) -> tuple[Validity, bytes]:
     """Of the first certificate in a file, with its SubjectPublicKeyInfo. Raises EnrolmentError."""
     leaf = _read(chain_pem, what)[0]
-    return Validity(leaf.not_valid_before_utc, leaf.not_valid_after_utc), _spki(leaf)
+    return Validity(leaf.not_valid_before_utc, leaf.not_valid_after_utc), spki_of(leaf)
 
 
 def _code(digest: bytes) -> str:
@@ -212,13 +239,14 @@ def _read(pem: bytes, what: str) -> list[x509.Certificate]:
     try:
         certificates = x509.load_pem_x509_certificates(pem)
         for certificate in certificates:
-            _spki(certificate)
+            spki_of(certificate)
     except Exception as error:  # of many kinds, and not all of them ValueErrors
         raise EnrolmentError(f"{what}: no certificate in PEM: {type(error).__name__}: {str(error)[:100]}") from error
     return certificates
 
 
-def _issued(certificate: x509.Certificate, by: x509.Certificate) -> bool:
+def issued(certificate: x509.Certificate, by: x509.Certificate) -> bool:
+    """Whether `by` signed it, and is named as its issuer."""
     try:
         certificate.verify_directly_issued_by(by)
     except (ValueError, TypeError, InvalidSignature):
@@ -267,5 +295,6 @@ def _check_time(certificate: x509.Certificate, what: str, now: datetime) -> None
         )
 
 
-def _spki(certificate: x509.Certificate) -> bytes:
+def spki_of(certificate: x509.Certificate | x509.CertificateSigningRequest) -> bytes:
+    """SubjectPublicKeyInfo, DER."""
     return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

@@ -4,8 +4,24 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
 
 import aiohttp
+
+MOST_OF_A_REFUSAL: Final = 1024
+"""Of an answer that is none, so much is read: for a person."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """Whatever was answered."""
+
+    status: int
+    content_type: str
+    retry_after: str | None
+    body: bytes
+    """Whole with status 200, else its beginning."""
 
 
 async def ask(
@@ -23,6 +39,26 @@ async def ask(
 
     `tls`: whom to trust; None: the usual. `types`: what it may be by its header, such as application/cbor; none: all.
     """
+    answer = await exchange(method, url, headers=headers, timeout_s=timeout_s, largest=largest, body=body, tls=tls)
+    if answer.status != 200:
+        raise ValueError(f"answered with HTTP status {answer.status}")
+    kind = answer.content_type.partition(";")[0].strip().lower()
+    if types and kind not in types:
+        raise ValueError(f"answered with {kind[:40]!r} and not with {' or '.join(types)}")
+    return answer.body
+
+
+async def exchange(
+    method: str,
+    url: str,
+    *,
+    headers: dict[str, str],
+    timeout_s: float,
+    largest: int,
+    body: bytes | None = None,
+    tls: ssl.SSLContext | None = None,
+) -> Answer:
+    """As `ask`, for whom every status means something."""
     timeout = aiohttp.ClientTimeout(total=timeout_s)
     try:
         async with (
@@ -38,16 +74,20 @@ async def ask(
                 allow_redirects=False,
             ) as response,
         ):
-            if response.status != 200:
-                raise ValueError(f"answered with HTTP status {response.status}")
-            if types and response.content_type not in types:
-                raise ValueError(f"answered with {response.content_type[:40]!r} and not with {' or '.join(types)}")
             answer = bytearray()
+            most = largest if response.status == 200 else MOST_OF_A_REFUSAL
             async for chunk in response.content.iter_chunked(8192):
                 answer += chunk
-                if len(answer) > largest:
+                if len(answer) > most and response.status == 200:
                     raise ValueError(f"the answer is longer than {largest} bytes")
-            return bytes(answer)
+                if len(answer) > most:
+                    break
+            return Answer(
+                status=response.status,
+                content_type=response.headers.get("Content-Type", ""),
+                retry_after=response.headers.get("Retry-After"),
+                body=bytes(answer[:most]),
+            )
     except TimeoutError as error:
         raise TimeoutError(f"no answer within {timeout_s:.0f} s") from error
     except aiohttp.ClientError as error:

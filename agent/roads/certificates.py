@@ -1,14 +1,15 @@
 """Watches the certificates that others gave this gateway: says when one ends, and asks for the next one in time.
 
-A request for a new one is written beside the others (STATE/enrolment) in the last third of a certificate's life; a
-person takes it to the CA. What `enroll` installs counts from the next connection on: nothing needs a restart.
+In the last third of a certificate's life it is renewed at the platform's EST server where one is named (renewal.py);
+else a request for a new one is written beside the others (STATE/enrolment), and a person takes it to the CA. What is
+installed by either counts from the next connection on: nothing needs a restart.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,12 +21,12 @@ from agent.clock import Clock, ClockQuality
 from agent.config import Settings
 from agent.evidence.statements import Severity
 from agent.identity.csr import certificate_request, server_request
-from agent.identity.enrolment import Validity, validity_of
+from agent.identity.enrolment import LAST_STAGES, STAGES, Validity, validity_of
 from agent.identity.errors import IdentityError
 from agent.identity.purposes import UPLINK_KEY
-from agent.status import PartLine, Problem, Verdict
+from agent.roads.renewal import Renewal, write_request
+from agent.status import CertificateLine, PartLine, Problem, Verdict
 from agent.store import Store, StoreError
-from agent.store.files import write_durably
 from agent.token.token import Token
 from drivers.device import SignerUnavailableError
 
@@ -49,6 +50,8 @@ class Watched:
     """What a person does with the new one."""
     on_changed: Callable[[], None] | None = None
     """Told when the file has another content."""
+    renewal: Renewal | None = None
+    """Who renews it without a person."""
 
 
 @dataclass(slots=True)
@@ -56,6 +59,8 @@ class _Seen:
     content: bytes = b""
     asked_for: bytes = b""
     """The content for whose successor a request lies there."""
+    told: tuple[bytes, int] = (b"", -1)
+    """The content whose end was told of, and at which stage last."""
 
 
 class CertificateWatch:
@@ -74,8 +79,14 @@ class CertificateWatch:
         self._clock = clock
         self._on_alarm = on_alarm
         self._seen = {one.name: _Seen() for one in watched}
+        self._looking = asyncio.Lock()
         self.problems: tuple[Problem, ...] = ()
         self.line: PartLine | None = None
+        self.lines: tuple[CertificateLine, ...] = ()
+        self.renewals = tuple(one.renewal for one in watched if one.renewal is not None)
+        """To be run beside it."""
+        for renewal in self.renewals:
+            renewal.on_change = self.look
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -85,11 +96,15 @@ class CertificateWatch:
 
     async def look(self) -> bool:
         """One look at every certificate. Whether the time was known, and their ends were judged."""
+        async with self._looking:
+            return await self._look()
+
+    async def _look(self) -> bool:
         moment = self._clock.now()
         trusted = moment.quality is not ClockQuality.UNTRUSTED
         now = datetime.fromtimestamp(moment.wall_us / 1e6, UTC) if trusted else None
         problems: list[Problem] = []
-        ends: list[str] = []
+        lines: list[CertificateLine] = []
         for one in self._watched:
             try:
                 content = await asyncio.to_thread(one.file.read_bytes)
@@ -100,16 +115,16 @@ class CertificateWatch:
                 problems.append(_problem(Verdict.ATTENTION, one, str(error)))
                 continue
             self._note_content(one, content)
-            ends.append(f"{one.name} until {validity.ends:%Y-%m-%d}")
+            lines.append(_line(one, validity))
             if now is not None and validity.due(now):
-                problems.append(await self._due(one, content, validity, now))
-        self.problems = tuple(problems)
+                problems += await self._due(one, content, validity, now)
+        self.problems, self.lines = tuple(problems), tuple(lines)
         self.line = PartLine(
             name="certificates",
             ok=not problems,
             state="in need of a look" if problems else "good" if now is not None else "not judged: the time is unknown",
-            detail=", ".join(ends),
-        ) if ends or problems else None  # fmt: skip
+            detail=", ".join(_words(line) for line in lines),
+        ) if lines or problems else None  # fmt: skip
         return trusted
 
     def _note_content(self, one: Watched, content: bytes) -> None:
@@ -120,33 +135,68 @@ class CertificateWatch:
             if one.on_changed is not None:
                 one.on_changed()
 
-    async def _due(self, one: Watched, content: bytes, validity: Validity, now: datetime) -> Problem:
+    async def _due(self, one: Watched, content: bytes, validity: Validity, now: datetime) -> list[Problem]:
         over = validity.over(now)
         verdict = Verdict.TROUBLE if over else Verdict.ATTENTION
         when = f"{'has ended' if over else 'ends'} on {validity.ends:%Y-%m-%d}"
+        renewal = one.renewal
+        if renewal is not None and renewal.responsible:
+            if not renewal.status.failures and not over:
+                return []
+            why = renewal.status.detail or "not tried yet"
+            return [_problem(verdict, one, f"{one.file} {when} and is not renewed by {renewal.server}: {why}")]
+        done, todo = await self._by_hand(one, content)
+        stage = validity.stage(now)
+        critical = stage >= len(STAGES) - LAST_STAGES
+        seen = self._seen[one.name]
+        # While there is time, it is told of together with its request, for which the token may have to come up first.
+        asked = one.request is None or seen.asked_for == content
+        if (asked or critical) and (seen.told[0] != content or seen.told[1] < stage):
+            seen.told = (content, stage)
+            severity = Severity.CRITICAL if critical else Severity.WARNING
+            self._on_alarm(severity, "certificate.ends", one.name, f"it {when}; {done}")
+        return [_problem(verdict, one, f"{one.file} {when}{todo}")]
+
+    async def _by_hand(self, one: Watched, content: bytes) -> tuple[str, str]:
+        """A request for a person to take to the CA, where there can be one: what was done, and what is to do."""
+        if one.request is None:
+            return one.installed_by, f": {one.installed_by}"
         target = self._enrolment / f"{one.name}.csr"
         seen = self._seen[one.name]
-        if one.request is None:
-            return _problem(verdict, one, f"{one.file} {when}: {one.installed_by}")
         if seen.asked_for != content:
             try:
-                request = await one.request()
-                await asyncio.to_thread(_write, target, request)
+                await asyncio.to_thread(write_request, target, await one.request())
             except (SignerUnavailableError, StoreError, IdentityError, OSError) as error:
-                return _problem(verdict, one, f"{one.file} {when}, and a new one cannot be asked for: {error}")
+                return f"a new one cannot be asked for: {error}", f", and a new one cannot be asked for: {error}"
             seen.asked_for = content
-            severity = Severity.CRITICAL if over else Severity.WARNING
-            self._on_alarm(severity, "certificate.ends", one.name, f"it {when}; a request for a new one is made")
-        return _problem(verdict, one, f"{one.file} {when}: give {target} to the CA, then {one.installed_by}")
+        return "a request for a new one is made", f": give {target} to the CA, then {one.installed_by}"
+
+
+def _line(one: Watched, validity: Validity) -> CertificateLine:
+    renewal = one.renewal if one.renewal is not None and one.renewal.responsible else None
+    return CertificateLine(
+        name=one.name,
+        ends_us=int(validity.ends.timestamp() * 1e6),
+        renewed_from_us=int(validity.renew_from.timestamp() * 1e6),
+        renewed_by="" if renewal is None else renewal.server,
+        failures=0 if renewal is None else renewal.status.failures,
+        detail="" if renewal is None else renewal.status.detail,
+    )
+
+
+def _words(line: CertificateLine) -> str:
+    until = f"{line.name} until {_day(line.ends_us)}"
+    if not line.renewed_by:
+        return until
+    return f"{until} ({line.detail or f'renewed from {_day(line.renewed_from_us)} on'})"
+
+
+def _day(moment_us: int) -> str:
+    return f"{datetime.fromtimestamp(moment_us / 1e6, UTC):%Y-%m-%d}"
 
 
 def _problem(severity: Verdict, one: Watched, sentence: str) -> Problem:
     return Problem(severity=severity, subject=f"certificate {one.name}", sentence=sentence)
-
-
-def _write(target: Path, content: bytes) -> None:
-    target.parent.mkdir(exist_ok=True)
-    write_durably(target, content)
 
 
 def certificates_of(
@@ -155,9 +205,11 @@ def certificates_of(
     token: Token,
     store: Store,
     gateway_id: Callable[[], str],
+    renewals: Mapping[str, Renewal],
+    renewed_uplink: Callable[[], None],
     renewed_ocpp: Callable[[], None] | None,
 ) -> list[Watched]:
-    """What a gateway with these settings watches."""
+    """What a gateway with these settings watches. `renewals`: by name, who needs no person."""
     watched = []
     platform, ocpp = settings.platform, settings.ocpp
     if platform is not None:
@@ -167,12 +219,18 @@ def certificates_of(
             return await certificate_request(signer, common_name=settings.gateway.name, did=gateway_id())
 
         installed = "install what comes with `v2g-gateway enroll --certificate FILE`"
-        watched.append(Watched("uplink", platform.certificate_file, uplink_request, installed))
+        uplink = Watched(
+            "uplink", platform.certificate_file, uplink_request, installed, renewed_uplink, renewals.get("uplink")
+        )
+        watched.append(uplink)
         new_root = "ask the platform for its new root, install it with `v2g-gateway enroll --root CODE --ca FILE`"
         watched.append(Watched("platform-root", platform.ca_file, None, new_root))
+        if platform.est_ca_file is not None:
+            watched.append(Watched("est-root", platform.est_ca_file, None, "ask the platform for its new one"))
         if platform.mqtt_certificate_file is not None:
             broker = "ask whoever runs the broker for a new one"
-            watched.append(Watched("mqtt", platform.mqtt_certificate_file, None, broker))
+            file = platform.mqtt_certificate_file
+            watched.append(Watched("mqtt", file, None, broker, renewal=renewals.get("mqtt")))
     if ocpp.certificate_file is not None and ocpp.certificate_key_file is not None:
         certificate, key = ocpp.certificate_file, ocpp.certificate_key_file
 
@@ -180,7 +238,7 @@ def certificates_of(
             return await asyncio.to_thread(lambda: server_request(key.read_bytes(), like=certificate.read_bytes()))
 
         installed = "install what comes with `v2g-gateway enroll --ocpp-certificate FILE`"
-        watched.append(Watched("ocpp", certificate, ocpp_request, installed, renewed_ocpp))
+        watched.append(Watched("ocpp", certificate, ocpp_request, installed, renewed_ocpp, renewals.get("ocpp")))
     if settings.web.certificate_file is not None:
         watched.append(Watched("web", settings.web.certificate_file, None, "put a new one in its place, and restart"))
     return watched

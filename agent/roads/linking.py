@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 
 from agent.clock import Clock
@@ -12,7 +13,7 @@ from agent.store import Store
 from agent.uplink.listener import OnAlarm, OnCommand, OnSigned
 from agent.uplink.mqtt_login import log_in
 from agent.uplink.session import UplinkIdentity
-from agent.uplink.tls import SignDigest, credentials_from_files
+from agent.uplink.tls import SignDigest, client_credentials, credentials_from_files
 from agent.uplink.uplink import Uplink
 from drivers.device import Signer
 
@@ -51,4 +52,18 @@ def make_uplink(
         on_platform_time=clock.witness,
         on_alarm=on_alarm,
         on_signed=on_signed,
+    )
+
+
+async def prove_certificate(
+    uplink: Uplink | None, platform: PlatformSettings, sign_blocking: SignDigest, chain_pem: bytes
+) -> None:
+    """Try a new client certificate on the platform, beside the link where that is up. Raises UplinkError."""
+    if uplink is None:
+        return
+    ca_pem = await asyncio.to_thread(platform.ca_file.read_bytes)
+    await uplink.rehearse(
+        client_credentials(
+            ca_pem=ca_pem, certificate_chain_pem=chain_pem, public_key_der=None, sign_digest=sign_blocking
+        )
     )

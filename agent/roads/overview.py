@@ -17,6 +17,7 @@ from agent.measure.reading import Reading
 from agent.roads.agreed import agreed_line, deviation_line, envelope_line, feed_lines, windows_problems
 from agent.roads.settling import Settling
 from agent.status import (
+    CertificateLine,
     ClockLine,
     CommandLine,
     DeviceLine,
@@ -68,6 +69,7 @@ class Parts:
     noted: Sequence[Problem]
     certificates: PartLine | None = None
     """None: there are none to watch."""
+    certificate_lines: Sequence[CertificateLine] = ()
     room_trouble: str = ""
     """Why the evidence does not get smaller though it should."""
 
@@ -111,6 +113,7 @@ def snapshot(parts: Parts) -> Snapshot:
         deviation=deviation_line(parts.control.deviations),
         feeds=feed_lines(parts.control.feeds),
         envelope=envelope_line(parts.envelope, parts.windows),
+        certificates=tuple(parts.certificate_lines),
     )
 
 

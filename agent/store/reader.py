@@ -198,6 +198,22 @@ class Reader(Places):
             series, first, lambda leaf: leaf.sequence is not None and leaf.sequence > sequence, limit=limit
         )
 
+    async def newest_of(self, device_id: str, kind: int) -> bytes | None:
+        """The newest sealed statement of a device and kind; None: there is none (any more)."""
+        series = await self._series_of(device_id, kind)
+        rows = await self._all(
+            "SELECT p.leaves, o.encoded FROM (SELECT max(block) AS block FROM block WHERE series = ?1) k "
+            "CROSS JOIN batch b ON b.batch BETWEEN k.block << ?2 AND (k.block + 1 << ?2) - 1 "
+            "CROSS JOIN span p ON p.place = (b.batch << 20 | ?1) CROSS JOIN body o ON o.batch = b.batch "
+            "ORDER BY b.batch DESC LIMIT 1",
+            series,
+            BLOCK_BITS,
+        )
+        if not rows:
+            return None
+        leaves = self._checked(_leaves_of, rows[0][1])
+        return leaves[self._checked(spans.decode, rows[0][0])[-1].index] or None
+
     async def note(self, key: str) -> bytes | None:
         """The value kept under a key."""
         rows = await self._all("SELECT value FROM note WHERE key = ?", key)

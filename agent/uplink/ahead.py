@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from agent.evidence.errors import EvidenceError
@@ -15,11 +16,22 @@ from agent.evidence.kinds import Alarm, CommandReceipt, Kind, Severity
 from agent.evidence.partial import decode_any, numbered_leaves, receipts
 from agent.evidence.statements import decode
 from agent.uplink.outbox import Outbox, WaitingBatch
-from proto.energysettlement.v1.gateway_pb2 import UrgentStatement
 
 KINDS: Final = (Kind.COMMAND_RECEIPT, Kind.ALARM)
 MOST_BATCHES: Final = 2048
 """On one connection: a link that fails every minute must not carry the same receipts only. The rest comes in turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A statement, its receipt, and where it stands."""
+
+    incarnation: int
+    number: int
+    """Of its batch."""
+    index: int
+    statement: bytes
+    receipt: bytes
 
 
 class Ahead:
@@ -44,7 +56,7 @@ class Ahead:
         if incarnation in self._looked and incarnation not in self._unread:
             self._unread.append(incarnation)
 
-    async def next(self, turn: tuple[int, int] | None) -> Sequence[UrgentStatement]:
+    async def next(self, turn: tuple[int, int] | None) -> Sequence[Found]:
         """What goes ahead out of one batch, in order; empty: there is nothing (more) now.
 
         `turn`: (incarnation, number) of the batch that is sent now anyway: if it is all there is, nothing goes ahead.
@@ -71,7 +83,7 @@ class Ahead:
                 self._found.extend((incarnation, number) for number in numbers)
 
 
-def urgent_of(batch: WaitingBatch) -> Sequence[UrgentStatement]:
+def urgent_of(batch: WaitingBatch) -> Sequence[Found]:
     """Receipts of commands and critical alarms in a batch, in order. Of one that is damaged none: the link goes on."""
     try:
         whole = decode_any(batch.encoded)
@@ -79,7 +91,10 @@ def urgent_of(batch: WaitingBatch) -> Sequence[UrgentStatement]:
         proofs = receipts(whole, [index for index, _ in found])
     except EvidenceError:
         return ()
-    return [UrgentStatement(statement=leaf, receipt=proof) for (_, leaf), proof in zip(found, proofs, strict=True)]
+    return [
+        Found(batch.incarnation, batch.number, index, leaf, proof)
+        for (index, leaf), proof in zip(found, proofs, strict=True)
+    ]
 
 
 def _is_urgent(leaf: bytes) -> bool:

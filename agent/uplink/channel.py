@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 import grpc
@@ -60,6 +61,23 @@ def open_channel(
         options.append(("grpc.ssl_target_name_override", server_name))
     compression = grpc.Compression.Gzip if compressed else None
     return aio.secure_channel(endpoint, credentials, options=options, compression=compression)
+
+
+async def takes(
+    endpoint: str, credentials: grpc.ChannelCredentials, *, server_name: str | None, within_s: float
+) -> bool:
+    """Whether a server there takes these credentials, tried on a channel that is closed again.
+
+    Ready is a channel whose server has spoken HTTP/2: under TLS 1.3 a client has finished its handshake before the
+    server has looked at its certificate.
+    """
+    async with open_channel(endpoint, credentials, server_name=server_name, keepalive_s=within_s) as channel:
+        try:
+            async with asyncio.timeout(within_s):
+                await channel.channel_ready()
+        except TimeoutError:
+            return False
+        return True
 
 
 def is_status(error: BaseException, code: grpc.StatusCode) -> bool:

@@ -1,6 +1,6 @@
 """One ConnectDevice stream per device, on the platform's channel: live readings and commands beside GatewayLink.
 
-Without GatewayLink the same streams carry everything: `Delivery` says what goes next and what has arrived. Every
+Without GatewayLink the same streams carry everything: `Carrying` says what goes next and what has arrived. Every
 stream has its own task and its own back-off; a device that the platform does not know leaves the others alone.
 """
 
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import grpc
@@ -18,14 +17,17 @@ import structlog
 from grpc import aio
 
 from agent.uplink.backoff import Backoff
+from agent.uplink.carrying import Carrying
 from agent.uplink.channel import describe, is_status
-from agent.uplink.delivery import Arrived, Delivery
+from agent.uplink.coding import size_of
 from agent.uplink.errors import LinkDownError, PlatformFaultError, UplinkError
+from agent.uplink.lane import Word
 from agent.uplink.line import NotOfferedError
 from agent.uplink.listener import Listener, is_acknowledgement_only
 from agent.uplink.live import LiveReadings
-from agent.uplink.outbox import Outbox
-from agent.uplink.telemetry import opening_of
+from agent.uplink.origins import Origins
+from agent.uplink.pace import Pace
+from agent.uplink.telemetry import opening_of, stand_behind
 from agent.uplink.together import Together
 from proto.energysettlement.v1.device_pb2 import DeviceTelemetry, GridCommand
 from proto.energysettlement.v1.device_pb2_grpc import EnergyDeviceStreamStub
@@ -33,11 +35,12 @@ from proto.energysettlement.v1.device_pb2_grpc import EnergyDeviceStreamStub
 _log = structlog.get_logger()
 
 UNCONFIRMED_AFTER_S: Final = 10.0
-UNCONFIRMED_READINGS: Final = 500
+UNCONFIRMED_MESSAGES: Final = 500
 """A platform that does not acknowledge gets a stream of at most so much, then we half-close and wait for its OK: what
 is sent again after a fault stays small, and the stream is away for commands only for a round trip."""
-BATCHES_LOADED: Final = 8
 LOOK_EVERY_S: Final = 1.0
+PACED_LEAST_S: Final = 0.05
+"""Streams that wait for the same line do not all look at it with each message."""
 
 _DeviceCall = aio.StreamStreamCall[DeviceTelemetry, GridCommand]
 
@@ -52,8 +55,8 @@ class _Stream:
 
     call: _DeviceCall
     half_closed: bool = False
-    waiting_since_s: float | None = None
-    """Since when readings are in flight without an acknowledgement; None while none are."""
+    since_s: dict[Word, float] = field(default_factory=dict)
+    """Since when readings, and statements, are in flight without an acknowledgement."""
 
 
 class DeviceStreams:
@@ -69,6 +72,9 @@ class DeviceStreams:
         reconnect: Backoff,
         stall_s: float,
         draw: Callable[[], float],
+        origins: Origins,
+        pace: Pace,
+        count_packed: bool,
         carrying: Carrying | None = None,
     ) -> None:
         self._stub = EnergyDeviceStreamStub(channel)
@@ -79,6 +85,9 @@ class DeviceStreams:
         self._reconnect = reconnect
         self._stall_s = stall_s
         self._draw = draw
+        self._origins = origins
+        self._pace = pace
+        self._count_packed = count_packed
         self._carrying = carrying
         self._running: set[str] = set()
 
@@ -153,8 +162,7 @@ class DeviceStreams:
         finally:
             stream.call.cancel()
         if self._carrying is not None:
-            self._carrying.delivery.ended_well(device_id)
-            self._carrying.changed.set()
+            self._carrying.ended_well(device_id)
 
     async def _read(self, stream: _Stream, device_id: str) -> None:
         while True:
@@ -164,14 +172,20 @@ class DeviceStreams:
                     return
                 raise _StreamEndedError("the platform ended the stream")
             self._details.pop(device_id, None)
-            if self._carrying is not None and command.acknowledged_sequence > 0:
-                self._carrying.acknowledged(device_id, command.acknowledged_sequence)
-                stream.waiting_since_s = None
+            if self._carrying is not None:
+                said = self._carrying.acknowledged(device_id, command)
+                for what in said:
+                    stream.since_s.pop(what, None)
             if not is_acknowledgement_only(command):
+                self._origins.came(command.command_id, device_id)
                 await self._listener.command(command, device_id)
 
     async def _write(self, stream: _Stream, device_id: str, live: LiveReadings, reader: asyncio.Task[None]) -> None:
-        await self._put(stream, opening_of(device_id))
+        stand = None if live.newest is None else stand_behind(live.newest)
+        if self._carrying is not None and stand is not None:
+            self._carrying.delivery.stand(device_id, stand)
+        timed = self._carrying is not None and self._carrying.has_statements
+        await self._put(stream, opening_of(device_id, stand, timed=timed))
         while True:
             live.changed.clear()
             telemetry = self._next(device_id, live)
@@ -183,31 +197,43 @@ class DeviceStreams:
                 return
             if telemetry is None:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(LOOK_EVERY_S, self._stall_s / 4)):
+                    async with asyncio.timeout(self._look_after_s()):
                         await live.changed.wait()
 
     def _next(self, device_id: str, live: LiveReadings) -> DeviceTelemetry | None:
         """The newest first, then the backlog in order."""
         while (telemetry := live.take()) is not None:
-            if self._carrying is None or self._carrying.delivery.sent_ahead(device_id, telemetry.sequence):
+            if self._carrying is None or self._carrying.delivery.sent_ahead(telemetry):
                 return telemetry
-        return None if self._carrying is None else self._carrying.delivery.next(device_id)
+        if self._carrying is None:
+            return None
+        # What is measured now and receipts wait for nobody; of the line that is paid for they take their part.
+        now_s = self._monotonic_s()
+        telemetry = self._carrying.delivery.next(device_id, readings=self._pace.wait_s(now_s) == 0)
+        if telemetry is not None:
+            self._pace.sent(size_of(telemetry, compressed=self._count_packed), now_s)
+        return telemetry
+
+    def _look_after_s(self) -> float:
+        most_s = min(LOOK_EVERY_S, self._stall_s / 4)
+        paced_s = 0.0 if self._carrying is None else self._pace.wait_s(self._monotonic_s())
+        return min(most_s, max(paced_s, PACED_LEAST_S)) if paced_s else most_s
 
     def _is_due(self, stream: _Stream, device_id: str, carrying: Carrying) -> bool:
         """Whether to half-close now. Raises LinkDownError when a platform that acknowledges has stopped to."""
-        in_flight = carrying.delivery.in_flight(device_id)
-        if in_flight == 0:
-            stream.waiting_since_s = None
-            return carrying.delivery.needs_new_stream(device_id)
-        now_s = self._monotonic_s()
-        if stream.waiting_since_s is None:
-            stream.waiting_since_s = now_s
-        waited_s = now_s - stream.waiting_since_s
-        if not carrying.acknowledges:
-            return waited_s >= UNCONFIRMED_AFTER_S or in_flight >= UNCONFIRMED_READINGS
-        if waited_s > self._stall_s:
-            raise LinkDownError(f"no acknowledgement for {device_id} for {self._stall_s:g} s; connecting anew")
-        return False
+        now_s, due, idle = self._monotonic_s(), False, True
+        for what in (Word.READINGS, Word.STATEMENTS):
+            in_flight = carrying.delivery.in_flight(device_id, what)
+            if in_flight == 0:
+                stream.since_s.pop(what, None)
+                continue
+            idle = False
+            waited_s = now_s - stream.since_s.setdefault(what, now_s)
+            if what not in carrying.word:
+                due = due or waited_s >= UNCONFIRMED_AFTER_S or in_flight >= UNCONFIRMED_MESSAGES
+            elif waited_s > self._stall_s:
+                raise LinkDownError(f"no acknowledgement for {device_id} for {self._stall_s:g} s; connecting anew")
+        return carrying.delivery.needs_new_stream(device_id) if idle else due
 
     async def _half_close(self, stream: _Stream, reader: asyncio.Task[None]) -> None:
         stream.half_closed = True
@@ -221,54 +247,3 @@ class DeviceStreams:
             await stream.call.write(telemetry)
         except asyncio.InvalidStateError:
             raise _StreamEndedError("the platform ended the stream") from None
-
-
-class Carrying:
-    """The outbox on its way over the devices' streams (no GatewayLink). Lives as long as the connection."""
-
-    def __init__(
-        self, outbox: Outbox, on_arrived: Callable[[Arrived], None], *, incarnation: int, acknowledges: bool
-    ) -> None:
-        self._outbox = outbox
-        self._on_arrived = on_arrived
-        self._incarnation = incarnation
-        self._older: deque[int] | None = None
-        """Incarnations before the present one that have something to send; None: not asked yet."""
-        self._loaded_number = 0
-        """Of the incarnation that is being loaded."""
-        self.acknowledges = acknowledges
-        """Whether this platform was seen to acknowledge."""
-        self.delivery = Delivery(incarnation)
-        self.changed = asyncio.Event()
-
-    def acknowledged(self, device_id: str, sequence: int) -> None:
-        """Raises PlatformFaultError for a sequence that was not sent."""
-        self.delivery.acknowledged(device_id, sequence)
-        self.acknowledges = True
-        self.changed.set()
-
-    async def advance(self, at_us: int) -> bool:
-        """Note what has arrived and load more; False when there is neither."""
-        arrived = self.delivery.collect()
-        if arrived is not None:
-            await self._outbox.acknowledge(arrived.incarnation, arrived.up_to_number, at_us)
-            self._on_arrived(arrived)
-        loaded = await self._load(BATCHES_LOADED - self.delivery.loaded_batches)
-        return arrived is not None or loaded
-
-    async def _load(self, room: int) -> bool:
-        if room <= 0:
-            return False
-        if self._older is None:
-            found = await self._outbox.unacknowledged_incarnations()
-            self._older = deque(each for each in found if each < self._incarnation)
-        which = self._older[0] if self._older else self._incarnation
-        waiting = await self._outbox.unacknowledged(self._loaded_number, room, incarnation=which)
-        for batch in waiting:
-            self.delivery.load(batch)
-            self._loaded_number = batch.number
-        if not waiting and self._older:
-            self._older.popleft()
-            self._loaded_number = 0
-            return True
-        return bool(waiting)

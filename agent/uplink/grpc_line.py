@@ -8,6 +8,7 @@ import grpc
 from grpc import aio
 
 from agent.uplink.channel import describe, escaped, is_status
+from agent.uplink.coding import size_of
 from agent.uplink.errors import LinkDownError, UplinkError
 from agent.uplink.line import NotOfferedError
 from proto.energysettlement.v1.gateway_pb2 import GatewayFrame, PlatformFrame
@@ -15,9 +16,13 @@ from proto.energysettlement.v1.gateway_pb2_grpc import GatewayLinkStub
 
 
 class GrpcLine:
-    """One call on a channel; fulfils `FrameLine`."""
+    """One call on a channel; fulfils `FrameLine`.
 
-    def __init__(self, channel: aio.Channel) -> None:
+    `count_packed`: the channel compresses, and somebody counts.
+    """
+
+    def __init__(self, channel: aio.Channel, *, count_packed: bool = False) -> None:
+        self._count_packed = count_packed
         self._call: aio.StreamStreamCall[GatewayFrame, PlatformFrame] = GatewayLinkStub(channel).Connect()
 
     async def read(self) -> PlatformFrame:
@@ -29,7 +34,7 @@ class GrpcLine:
             raise LinkDownError("the platform ended the link")
         return frame
 
-    async def write(self, frame: GatewayFrame) -> None:
+    async def write(self, frame: GatewayFrame) -> int:
         try:
             await self._call.write(frame)
         except aio.AioRpcError as error:
@@ -40,6 +45,7 @@ class GrpcLine:
             if code is grpc.StatusCode.UNIMPLEMENTED:
                 raise NotOfferedError("the platform does not offer GatewayLink") from None
             raise LinkDownError(f"{code.name}: {escaped(details or 'the platform ended the link')[:240]}") from None
+        return size_of(frame, compressed=self._count_packed)
 
     def close(self) -> None:
         self._call.cancel()

@@ -29,7 +29,7 @@ from agent.uplink.session import (
     Welcomed,
 )
 from agent.uplink.together import together
-from proto.energysettlement.v1.gateway_pb2 import ChannelFrame, GatewayFrame
+from proto.energysettlement.v1.gateway_pb2 import ChannelFrame, GatewayFrame, UrgentStatement
 
 BATCHES_PER_QUERY: Final = 8
 """At most 1 MiB each: what is read ahead of the window stays small."""
@@ -204,11 +204,11 @@ class GatewayLinkCall:
         """What does not wait behind batches; batches of `incarnation` are being sent."""
         await self._write_channel_frames()
         while urgent := await self._ahead.next(self._turn(incarnation)):
-            for statement in urgent:
-                frame = GatewayFrame(urgent=statement)
-                await self._line.write(frame)
+            for found in urgent:
                 # It waits for nobody, but a line that is paid for has carried it.
-                self._pace.sent(frame.ByteSize(), self._clock.monotonic_s())
+                statement = UrgentStatement(statement=found.statement, receipt=found.receipt)
+                size = await self._line.write(GatewayFrame(urgent=statement))
+                self._pace.sent(size, self._clock.monotonic_s())
             await self._write_channel_frames()
 
     def _turn(self, incarnation: int) -> tuple[int, int] | None:
@@ -235,8 +235,8 @@ class GatewayLinkCall:
                 continue
             if not self._session.has_room():
                 return False
-            await self._line.write(self._session.send_batch(batch, self._clock.monotonic_s()))
-            self._pace.sent(len(batch.encoded), self._clock.monotonic_s())
+            size = await self._line.write(self._session.send_batch(batch, self._clock.monotonic_s()))
+            self._pace.sent(size, self._clock.monotonic_s())
         return True if waiting else None
 
     async def _its_turn(self, incarnation: int) -> None:

@@ -92,5 +92,5 @@ class Listener:
 
 
 def is_acknowledgement_only(command: GridCommand) -> bool:
-    """Whether a message on a device's stream is no command: an empty id beside a sequence (device.proto)."""
-    return not command.command_id and command.acknowledged_sequence > 0
+    """Whether a message on a device's stream is no command: an empty id beside what is safe (device.proto)."""
+    return not command.command_id and (command.acknowledged_sequence > 0 or command.acknowledged_statements > 0)

@@ -20,9 +20,12 @@ class LiveReadings:
     def __init__(self) -> None:
         self._readings: deque[DeviceTelemetry] = deque(maxlen=MOST_PER_DEVICE)
         self.changed = asyncio.Event()
+        self.newest: DeviceTelemetry | None = None
+        """Of all that were put here, taken or not."""
 
     def put(self, telemetry: DeviceTelemetry) -> None:
         self._readings.append(telemetry)
+        self.newest = telemetry
         self.changed.set()
 
     def take(self) -> DeviceTelemetry | None:

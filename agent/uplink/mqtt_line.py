@@ -23,11 +23,12 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from agent.uplink.channel import MOST_RECEIVE_BYTES, advice, escaped
+from agent.uplink.coding import CodingError, packed, plain_payload, takes_gzip
 from agent.uplink.errors import LinkDownError
 from agent.uplink.mqtt_login import MqttLogin
 from proto.energysettlement.v1.device_pb2 import DeviceTelemetry, GridCommand
 from proto.energysettlement.v1.gateway_pb2 import GatewayFrame, PlatformFrame
-from proto.mqtt_topics import OFFLINE, ONLINE, GatewayTopics
+from proto.mqtt_topics import ACCEPT_ENCODING, CONTENT_ENCODING, GZIP, OFFLINE, ONLINE, GatewayTopics
 
 MOST_UNTAKEN: Final = 32
 """Messages that the broker sends us before we have dealt with one (Receive Maximum)."""
@@ -38,6 +39,14 @@ SESSION_KEPT_S: Final = 7 * 86_400
 """The broker keeps what was sent to us while we were away."""
 MOST_LIVE_WAITING: Final = 64
 """Live readings are not added to a socket that does not drain: the outbox has them all."""
+WORTH_PACKING: Final = 512
+"""Bytes of a frame. Smaller ones are hashes and signatures for the most part, which nothing makes smaller."""
+PACKED_BESIDE: Final = 64 << 10
+"""A larger frame takes milliseconds to pack, which the loop spends on something else."""
+MARK_BYTES: Final = 5 + len(CONTENT_ENCODING) + len(GZIP)
+"""What it costs to say that a payload is packed."""
+HEAD_BYTES: Final = 8
+"""Of a PUBLISH: type, length, size of the topic, packet identifier."""
 
 OnCommand = Callable[[GridCommand, "str | None"], Awaitable[None]]
 """(command, device or None). Returns once it is stored."""
@@ -61,6 +70,7 @@ class MqttLine:
         keepalive_s: float,
         on_command: OnCommand,
         on_signed: OnSigned,
+        compressed: bool = False,
     ) -> None:
         self._where = f"mqtts://{host}:{port}"
         self._host, self._port = host, port
@@ -75,6 +85,9 @@ class MqttLine:
         self._hello = secrets.token_bytes(16)
         """Only the welcome that answers this connection's hello counts: the broker may hold an older one."""
         self._welcomed = False
+        self._compressed = compressed
+        self._packs = False
+        """Frames go in gzip: that is wanted, and the platform that welcomed us takes it."""
         self._in_hand: paho.MQTTMessage | None = None
         self._live: deque[paho.MQTTMessageInfo] = deque()
         """Live readings that are not out yet."""
@@ -134,17 +147,23 @@ class MqttLine:
             if frame is not None:
                 return frame
 
-    async def write(self, frame: GatewayFrame) -> None:
-        if self._why:
-            raise LinkDownError(f"{self._where}: {self._why}")
+    async def write(self, frame: GatewayFrame) -> int:
         kind = frame.WhichOneof("frame")
         assert kind is not None
-        properties = None
+        payload, properties = frame.SerializeToString(), None
         if kind == "hello":
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # as paho ships it
             properties.ResponseTopic = self._topics.link
             properties.CorrelationData = self._hello
-        self._publish(self._topics.up(kind), frame.SerializeToString(), properties=properties)
+            properties.UserProperty = (ACCEPT_ENCODING, GZIP)
+        elif self._packs and len(payload) >= WORTH_PACKING:
+            small = packed(payload) if len(payload) < PACKED_BESIDE else await asyncio.to_thread(packed, payload)
+            if len(small) + MARK_BYTES < len(payload):
+                payload, properties = small, Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+                properties.UserProperty = (CONTENT_ENCODING, GZIP)
+        if self._why:
+            raise LinkDownError(f"{self._where}: {self._why}")
+        return self._publish(self._topics.up(kind), payload, properties=properties)
 
     def close(self) -> None:
         """At once. A broker that is still there hears that we are offline."""
@@ -166,8 +185,11 @@ class MqttLine:
 
     def _publish(
         self, topic: str, payload: bytes, *, retain: bool = False, properties: Properties | None = None
-    ) -> None:
+    ) -> int:
+        """How many bytes the packet has (OASIS MQTT 5.0 section 3.3), to within those of its length."""
         self._client.publish(topic, payload, qos=1, retain=retain, properties=properties)
+        tail = 1 if properties is None else len(properties.pack())  # type: ignore[no-untyped-call]  # as paho ships it
+        return HEAD_BYTES + len(topic.encode()) + tail + len(payload)
 
     def _done_with_the_last(self) -> None:
         message, self._in_hand = self._in_hand, None
@@ -178,14 +200,21 @@ class MqttLine:
         """What the session has to see; commands that come before the welcome are handed in from here."""
         device_id = message.topic.removeprefix(self._topics.device(""))
         try:
+            said = getattr(message.properties, "UserProperty", ())
+            payload = plain_payload(bytes(message.payload), said, MOST_RECEIVE_BYTES)
             if device_id != message.topic:
-                await self._on_command(GridCommand.FromString(bytes(message.payload)), device_id)
+                await self._on_command(GridCommand.FromString(payload), device_id)
                 return None
             if message.topic != self._topics.link:
                 return None
-            frame = PlatformFrame.FromString(bytes(message.payload))
-        except DecodeError:
-            _log.warning("uplink.mqtt_garbage", topic=escaped(message.topic[:100]), octets=len(message.payload))
+            frame = PlatformFrame.FromString(payload)
+        except (DecodeError, CodingError) as error:
+            _log.warning(
+                "uplink.mqtt_garbage",
+                topic=escaped(message.topic[:100]),
+                octets=len(message.payload),
+                why=escaped(str(error)[:200]),
+            )
             return None
         kind = frame.WhichOneof("frame")
         if kind == "welcome":
@@ -193,6 +222,9 @@ class MqttLine:
             if answers != self._hello:
                 return None
             self._welcomed = True
+            self._packs = self._compressed and takes_gzip(said)
+            if self._packs != self._compressed:
+                _log.info("uplink.mqtt_uncompressed", why="the platform's welcome does not say that it takes gzip")
         elif not self._welcomed:
             # Kept by the broker from before: what is no order is asked for again.
             if kind == "command":

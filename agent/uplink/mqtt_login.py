@@ -8,25 +8,18 @@ HSM signs anew for each connection, for this broker, for a few minutes.
 from __future__ import annotations
 
 import asyncio
-import base64
-import secrets
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from agent.clock import Clock
 from agent.config import PlatformSettings
-from agent.evidence import cbor
-from agent.evidence.cose import HEADER_ALG, HEADER_KID, Sign1, key_id_of, to_be_signed
+from agent.identity.login_token import login_password
 from agent.uplink.errors import CredentialsError
 from agent.uplink.key_exchange import prefer_hybrid
 from drivers.device import Signer
-
-TOKEN_VALID_S: Final = 300
-# Claims of RFC 8392 section 3.1.
-ISS, SUB, AUD, EXP, IAT, CTI = 1, 2, 3, 4, 6, 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +31,6 @@ class MqttLogin:
     password: str | None
 
 
-async def signed_token(signer: Signer, *, gateway_id: str, audience: str, now_s: int) -> bytes:
-    """A CWT: this gateway, for this broker ("host:port"), from now on for a few minutes."""
-    claims: dict[int, cbor.Value] = {
-        ISS: gateway_id,
-        SUB: gateway_id,
-        AUD: audience,
-        EXP: now_s + TOKEN_VALID_S,
-        IAT: now_s,
-        CTI: secrets.token_bytes(16),
-    }
-    protected = cbor.encode({HEADER_ALG: signer.algorithm, HEADER_KID: key_id_of(signer.public_key_der)})
-    payload = cbor.encode(claims)
-    return Sign1(protected, {}, payload, await signer.sign(to_be_signed(protected, payload))).encode()
-
-
 async def log_in(settings: PlatformSettings, signer: Signer, gateway_id: str, clock: Clock, audience: str) -> MqttLogin:
     """Reads the files anew for each connection. Raises CredentialsError, and SignerUnavailableError for the token."""
     certificate, key = settings.mqtt_certificate_file, settings.mqtt_certificate_key_file
@@ -60,8 +38,9 @@ async def log_in(settings: PlatformSettings, signer: Signer, gateway_id: str, cl
     if certificate is not None:
         return MqttLogin(context, gateway_id, None)
     now_s = clock.now().wall_us // 1_000_000
-    token = await signed_token(signer, gateway_id=gateway_id, audience=audience, now_s=now_s)
-    return MqttLogin(context, gateway_id, base64.urlsafe_b64encode(token).decode().rstrip("="))
+    return MqttLogin(
+        context, gateway_id, await login_password(signer, gateway_id=gateway_id, audience=audience, now_s=now_s)
+    )
 
 
 class _ContextFor(ssl.SSLContext):

@@ -58,6 +58,10 @@ class Outbox(Protocol):
         statements of these kinds."""
         ...
 
+    async def newest_of(self, device_id: str, kind: int) -> bytes | None:
+        """The newest sealed statement of a device and kind; None: there is none."""
+        ...
+
     async def acknowledge(self, incarnation: int, up_to_number: int, at_us: int) -> int:
         """Note that batches up to this number have arrived. Returns how many that were new."""
         ...

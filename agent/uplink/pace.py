@@ -26,6 +26,6 @@ class Pace:
         return 0.0 if self.bytes_per_s is None else max(0.0, self._free_at_s - now_s)
 
     def sent(self, size: int, now_s: float) -> None:
-        """A batch of so many bytes has gone."""
+        """Something of so many bytes has gone: as it was sent, compressed where it was."""
         if self.bytes_per_s is not None:
             self._free_at_s = max(self._free_at_s, now_s - BURST_S) + size / self.bytes_per_s

@@ -18,22 +18,25 @@ import structlog
 from grpc import aio
 
 from agent.clock import Clock
-from agent.config import MQTT_SCHEME, PlatformSettings, split_address
+from agent.config import MQTT_SCHEME, PlatformSettings, StatementsAsTelemetry, split_address
 from agent.evidence.cose import VerifyKey
 from agent.uplink.ahead import Ahead
 from agent.uplink.backoff import Backoff
 from agent.uplink.bids import Bids
-from agent.uplink.channel import describe, escaped, open_channel
+from agent.uplink.carrying import Carrying
+from agent.uplink.channel import describe, escaped, open_channel, takes
 from agent.uplink.delivery import Arrived
-from agent.uplink.devices import Carrying, DeviceStreams
+from agent.uplink.devices import DeviceStreams
 from agent.uplink.errors import LinkDownError, PlatformFaultError, UplinkError
 from agent.uplink.grpc_line import GrpcLine
+from agent.uplink.lane import Word
 from agent.uplink.line import FrameLine, NotOfferedError
 from agent.uplink.link import GatewayLinkCall
 from agent.uplink.listener import Listener, OnAlarm, OnChannel, OnCommand, OnConnected, OnPlatformTime, OnSigned
 from agent.uplink.live import LiveReadings
 from agent.uplink.mqtt_line import MqttLine
 from agent.uplink.mqtt_login import MqttLogin
+from agent.uplink.origins import Origins
 from agent.uplink.outbox import Outbox
 from agent.uplink.pace import Pace
 from agent.uplink.session import Acknowledged, Refused, Session, UplinkIdentity
@@ -106,8 +109,11 @@ class Uplink:
         self._carrying: Carrying | None = None
         self._session: Session | None = None
         self._latest_platform_time_us = 0
-        self._acknowledging: set[str] = set()
-        """Endpoints that were seen to acknowledge on device streams."""
+        self._words: dict[str, Word] = {}
+        """What endpoints were seen to acknowledge on device streams."""
+        self._origins = Origins(identity.device_ids)
+        self._count_packed = settings.compression and settings.most_kbit_s is not None
+        """Over gRPC."""
         self._keepalive_s = settings.stall_s
         self._pace = Pace(None if settings.most_kbit_s is None else settings.most_kbit_s * 125.0)
         self._alarmed_s: dict[tuple[str, str], float] = {}
@@ -126,6 +132,7 @@ class Uplink:
         self._introduce = asyncio.Event()
         self.acknowledgement = b""
         """The newest one of the present incarnation, as the platform signed it, in this run; empty: none came yet."""
+        self._renewed = asyncio.Event()
 
     def batch_ready(self) -> None:
         """A batch was sealed and stored."""
@@ -146,6 +153,27 @@ class Uplink:
     def introduce_again(self) -> None:
         """The history of the gateway's name has grown: connect anew, so that the platform has it before what comes."""
         self._introduce.set()
+
+    def certificate_renewed(self) -> None:
+        """There is another client certificate: connect anew with it, while the one before would still do."""
+        self._renewed.set()
+
+    async def rehearse(self, credentials: grpc.ChannelCredentials) -> None:
+        """Try other credentials beside the present link. Raises LinkDownError when the platform takes the present ones
+        and not these. Without a link over gRPC nothing is known, and nothing is raised."""
+        endpoint = self._carrying_endpoint()
+        if endpoint is None:
+            return
+        # By then a link that is dead without saying so has been noticed.
+        within_s = 2 * self._settings.stall_s
+        taken = await takes(endpoint, credentials, server_name=self._settings.server_name, within_s=within_s)
+        if not taken and self._carrying_endpoint() == endpoint:
+            raise LinkDownError(f"{endpoint} takes the present certificate and not the new one")
+
+    def _carrying_endpoint(self) -> str | None:
+        """Of a link over gRPC that is up."""
+        over_grpc = self._carrier is not Carrier.NONE and not self._endpoint.startswith(MQTT_SCHEME)
+        return self._endpoint if over_grpc else None
 
     async def send_channel(self, frame: ChannelFrame) -> None:
         """Hand a frame to the link that is up. That it arrives is only known by the answer.
@@ -228,6 +256,7 @@ class Uplink:
         if self._endpoint.startswith(MQTT_SCHEME):
             await self._mqtt_connection()
             return
+        self._renewed.clear()
         credentials = await asyncio.to_thread(self._credentials)
         channel = open_channel(
             self._endpoint,
@@ -237,10 +266,15 @@ class Uplink:
             compressed=self._settings.compression,
         )
         async with channel:
-            try:
-                await self._link(GrpcLine(channel), self._device_streams(channel, None).run)
-            except NotOfferedError:
-                await self._carry(channel)
+            await together(self._use(channel), self._until_renewed())
+
+    async def _use(self, channel: aio.Channel) -> None:
+        try:
+            line = GrpcLine(channel, count_packed=self._count_packed)
+            await self._link(line, self._device_streams(channel, None).run)
+        except NotOfferedError:
+            await self._carry(channel)
+        raise LinkDownError("the connection ended")
 
     async def _mqtt_connection(self) -> None:
         """As `_connection`, over a broker."""
@@ -254,6 +288,7 @@ class Uplink:
             keepalive_s=self._settings.stall_s,
             on_command=self._listener.command,
             on_signed=self._listener.signed,
+            compressed=self._settings.compression,
         )
         try:
             await line.open(self._settings.stall_s)
@@ -313,6 +348,10 @@ class Uplink:
         await self._introduce.wait()
         raise LinkDownError("well, but the gateway has more to say of who it is, and says it when it connects")
 
+    async def _until_renewed(self) -> None:
+        await self._renewed.wait()
+        raise LinkDownError("well, but there is a new client certificate, and it is used from now on")
+
     async def _prefer_the_first(self) -> None:
         """An endpoint that is not the first one is a makeshift: now and then the first is tried again."""
         await asyncio.sleep(self._settings.prefer_first_after_s)
@@ -320,18 +359,23 @@ class Uplink:
 
     async def _carry(self, channel: aio.Channel) -> None:
         """The published contract alone: the devices' streams carry everything, until the connection is lost."""
+        word = self._words.get(self._endpoint, Word.NONE)
+        to = self._settings.statements_as_telemetry
+        tells_all = to is StatementsAsTelemetry.ALWAYS or (to is StatementsAsTelemetry.KNOWN and bool(word))
         self._carrying = Carrying(
             self._outbox,
             self._on_arrived,
             incarnation=self._identity.incarnation,
-            acknowledges=self._endpoint in self._acknowledging,
+            ahead=self._ahead,
+            stream_of=self._origins.stream_of if tells_all else None,
+            word=word,
+            undecided=to is StatementsAsTelemetry.KNOWN and not word,
         )
         self._up(Carrier.DEVICE_STREAMS, f"connected to {self._endpoint}, which has the published contract only")
         try:
             await self._device_streams(channel, self._carrying).run()
         finally:
-            if self._carrying.acknowledges:
-                self._acknowledging.add(self._endpoint)
+            self._words[self._endpoint] = self._carrying.word
 
     def _device_streams(self, channel: aio.Channel, carrying: Carrying | None) -> DeviceStreams:
         return DeviceStreams(
@@ -342,6 +386,9 @@ class Uplink:
             reconnect=Backoff(self._settings.reconnect_least_s, self._settings.reconnect_most_s),
             stall_s=self._settings.stall_s,
             draw=self._draw,
+            origins=self._origins,
+            pace=self._pace,
+            count_packed=self._count_packed,
             carrying=carrying,
         )
 

@@ -53,10 +53,24 @@ class SnapshotCollector(Collector):
         ):
             yield CounterMetricFamily(name, text, count)
         yield from _deviation(now)
+        yield from _certificates(now)
         parts = GaugeMetricFamily("v2g_gateway_part_ok", "1 when the part works", labels=["part"])
         for part in now.parts:
             parts.add_metric([part.name], float(part.ok))
         yield parts
+
+
+def _certificates(now: Snapshot) -> Iterator[Metric]:
+    labels = ["certificate"]
+    ends = GaugeMetricFamily("v2g_gateway_certificate_end_timestamp_seconds", "When it ends", labels=labels)
+    failures = GaugeMetricFamily(
+        "v2g_gateway_certificate_renewal_failures", "Tries to renew it in a row that failed", labels=labels
+    )
+    for line in now.certificates:
+        ends.add_metric([line.name], line.ends_us / 1e6)
+        if line.renewed_by:
+            failures.add_metric([line.name], float(line.failures))
+    yield from (ends, failures)
 
 
 def _deviation(now: Snapshot) -> Iterator[Metric]:

@@ -12,6 +12,11 @@ TOKEN = '[token]\nlabel = "demo"\n'
 METER = '[[device]]\nid = "grid"\nkind = "meter"\ndriver = "sunspec"\naddress = "tcp://127.0.0.1:1502"\n'
 PV = '[[device]]\nid = "pv-1"\nkind = "pv"\ndriver = "sunspec"\naddress = "tcp://127.0.0.1:1503"\nparent = "grid"\n'
 
+PLATFORM = (
+    '[platform]\nendpoints = ["h:1"]\nca_file = "/ca"\ncertificate_file = "/c"\nplatform_key_file = "/k"\n'
+    'trust_root_file = "/r"\ntrust_list_file = "/l"\n'
+)
+
 
 def refusal(tmp_path: Path, text: str) -> str:
     path = tmp_path / "gateway.toml"
@@ -208,6 +213,30 @@ def test_a_mapped_device_names_its_map_and_its_nameplate(tmp_path: Path, lines: 
 )
 def test_names_of_the_listener_and_responders_are_names(tmp_path: Path, lines: str, says: str) -> None:
     assert says in refusal(tmp_path, f"{TOKEN}[ocpp]\n{lines}\n")
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ('est = "http://ca.example/.well-known/est"', "platform.est"),
+        ('est = "https://user:secret@ca.example/.well-known/est"', "platform.est"),
+        ('est = "https://ca.example/"', "platform.est"),
+        ('est = "https://ca.example/.well-known/est/a/b"', "platform.est"),
+        ('est = "https://ca.example/.well-known/est?x=1"', "platform.est"),
+        ('est_ca_file = "/ca.pem"', "est_ca_file needs it"),
+    ],
+)
+def test_an_est_server_is_named_up_to_its_label(tmp_path: Path, lines: str, says: str) -> None:
+    assert says in refusal(tmp_path, f"{TOKEN}{PLATFORM}{lines}\n")
+
+
+@pytest.mark.parametrize("path", ["/.well-known/est", "/.well-known/est/", "/.well-known/est/site-7"])
+def test_an_est_server_may_have_a_label(tmp_path: Path, path: str) -> None:
+    config = f'{TOKEN}{PLATFORM}est = "https://ca.example:8443{path}"\n'
+    (tmp_path / "gateway.toml").write_text(config)
+    platform = read_settings(tmp_path / "gateway.toml").platform
+    assert platform is not None
+    assert platform.est == f"https://ca.example:8443{path}"
 
 
 def test_security_profile_3_takes_a_certificate_of_the_sites_ca(tmp_path: Path) -> None:

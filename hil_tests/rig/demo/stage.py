@@ -29,6 +29,7 @@ LAST_PORT: Final = 32_000
 """Below the ports that Linux gives to outgoing connections: one that is free stays free while its owner is away."""
 AGENT: Final = "agent.cli.main"
 PLATFORM: Final = "hil_tests.rig.platform"
+PUBLISHED: Final = "hil_tests.rig.published"
 
 
 class Stage:
@@ -164,6 +165,12 @@ class Stage:
         """Returns when it is ready. `more`: arguments for its command line. Raises StageError."""
         folder, port = self.folder / "platform", self._ports["platform"]
         platform = await self._start("platform", "-m", PLATFORM, "serve", str(folder), "--port", str(port), *more)
+        await platform.hear("ready")
+
+    async def start_published_platform(self, archive: Path) -> None:
+        """In place of the platform one of the published contract alone. Returns when it is ready. Raises StageError."""
+        folder, port = self.folder / "platform", self._ports["platform"]
+        platform = await self._start("platform", "-m", PUBLISHED, str(folder), str(archive), "--port", str(port))
         await platform.hear("ready")
 
     async def start_gateway(self, *command: str) -> None:

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from agent.evidence.errors import EvidenceError, ProofError
-from agent.evidence.statements import Alarm, CommandReceipt, SettlementWindow
+from agent.evidence.statements import Alarm, CommandReceipt, Sealing, SettlementWindow
 from agent.evidence.verify import (
     ChainPosition,
     Equivocation,
@@ -147,11 +147,29 @@ class Audit:
             verified = self.verifier.verify_receipt(receipt, statement)
             if not isinstance(verified.statement, CommandReceipt | Alarm):
                 raise ProofError("urgent statement: neither a command receipt nor an alarm")
-            place = _place(verified)
-            self._check_root(place[:2], verified.root)
+            return self._news(verified)
         except EvidenceError:
             self.receipts_rejected += 1
             raise
+
+    def check_carried(self, telemetry: DeviceTelemetry) -> VerifiedStatement | None:
+        """Verify a statement that is no reading and came on a device's stream; None: it is here already.
+
+        Raises EvidenceError and counts the rejection, also where its plain fields could move a reader that knows no
+        statements.
+        """
+        try:
+            verified = self.verifier.verify_receipt(telemetry.signature, telemetry.statement)
+            if isinstance(verified.statement, Reading | Sealing) or telemetry.net_energy_wh or telemetry.sequence:
+                raise ProofError("telemetry of no energy: it has some, or its statement has no business there")
+            return self._news(verified)
+        except EvidenceError:
+            self.receipts_rejected += 1
+            raise
+
+    def _news(self, verified: VerifiedStatement) -> VerifiedStatement | None:
+        place = _place(verified)
+        self._check_root(place[:2], verified.root)
         self.receipts_verified += 1
         return None if place in self._ahead or place[:2] in self._batches else verified
 
@@ -163,7 +181,7 @@ class Audit:
             )
 
     def take_urgent(self, verified: VerifiedStatement) -> None:
-        """Enter what `check_urgent` gave and the book has."""
+        """Enter what `check_urgent` or `check_carried` gave and the book has."""
         place = _place(verified)
         self._ahead.add(place)
         self._roots_ahead[place[:2]] = verified.root

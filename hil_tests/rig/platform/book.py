@@ -18,6 +18,8 @@ class Kind(StrEnum):
     """A sealed batch in wire form."""
     READING = "reading"
     """A DeviceTelemetry that was carried by a device's stream (without GatewayLink)."""
+    STATEMENT = "statement"
+    """The same with a statement that is no reading."""
     URGENT = "urgent"
     """An UrgentStatement, which came ahead of its batch."""
     COMMAND = "command"

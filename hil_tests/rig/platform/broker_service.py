@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
+import io
 import ssl
-from typing import Any
+import zlib
+from typing import Any, Final
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
@@ -24,12 +27,22 @@ from proto.energysettlement.v1.device_pb2 import DeviceTelemetry, GridCommand
 from proto.energysettlement.v1.gateway_pb2 import GatewayFrame, GatewayHello, PlatformFrame
 from proto.mqtt_topics import ALL_UP, OFFLINE, GatewayTopics, parse_up
 
+MOST_FRAME_BYTES: Final = 2 << 20
+"""A batch is 1 MiB at most."""
+
 
 class BrokerService:
-    """An async context: connected and subscribed while it is open."""
+    """An async context: connected and subscribed while it is open. `takes_gzip`: and sends it to who does, too."""
 
-    def __init__(self, platform: Platform, practice: Practice, files: ClientFiles, port: int) -> None:
+    def __init__(
+        self, platform: Platform, practice: Practice, files: ClientFiles, port: int, *, takes_gzip: bool = True
+    ) -> None:
         self._platform = platform
+        self._takes_gzip = takes_gzip
+        self._packs: set[str] = set()
+        """Gateways whose hello says that they take gzip."""
+        self.packed = 0
+        """Messages of gateways that came in gzip."""
         self._port = port
         self._links: dict[str, tuple[asyncio.Queue[PlatformFrame | None], asyncio.Task[None]]] = {}
         self._streams: dict[tuple[str, str], tuple[asyncio.Queue[GridCommand | None], asyncio.Task[None]]] = {}
@@ -78,6 +91,9 @@ class BrokerService:
         gateway_id, kind, device_id = found
         payload = bytes(message.payload)
         try:
+            if ("content-encoding", "gzip") in _said(message):
+                payload = _unpacked(payload)
+                self.packed += 1
             if kind == "state":
                 if payload == OFFLINE:
                     self._down(gateway_id)
@@ -99,6 +115,9 @@ class BrokerService:
             case "hello":
                 if frame.hello.gateway_id != gateway_id:
                     raise ValueError("hello of another gateway than the topic's")
+                self._packs.discard(gateway_id)
+                if self._takes_gzip and ("accept-encoding", "gzip") in _said(message):
+                    self._packs.add(gateway_id)
                 self._up(frame.hello, getattr(message.properties, "CorrelationData", b""))
             case "batch":
                 acknowledgement = self._platform.take_batch(gateway_id, frame.batch.sealed)
@@ -116,6 +135,8 @@ class BrokerService:
         self._down(gateway_id)
         properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # as paho ships it
         properties.CorrelationData = correlation
+        if self._takes_gzip:
+            properties.UserProperty = ("accept-encoding", "gzip")
         self._publish(gateway_id, PlatformFrame(welcome=self._platform.welcome(hello)), properties)
         queue = self._platform.link_up(gateway_id)
         self._links[gateway_id] = (queue, asyncio.create_task(self._carry(gateway_id, queue)))
@@ -146,4 +167,26 @@ class BrokerService:
                 self._client.publish(topic, command.SerializeToString(), qos=1)
 
     def _publish(self, gateway_id: str, frame: PlatformFrame, properties: Properties | None = None) -> None:
-        self._client.publish(GatewayTopics(gateway_id).link, frame.SerializeToString(), qos=1, properties=properties)
+        payload = frame.SerializeToString()
+        if properties is None and gateway_id in self._packs:
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # as paho ships it
+            properties.UserProperty = ("content-encoding", "gzip")
+            payload = gzip.compress(payload)
+        self._client.publish(GatewayTopics(gateway_id).link, payload, qos=1, properties=properties)
+
+
+def _said(message: paho.MQTTMessage) -> list[tuple[str, str]]:
+    """The user properties of a message."""
+    return list(getattr(message.properties, "UserProperty", ()))
+
+
+def _unpacked(payload: bytes) -> bytes:
+    """Raises ValueError. Bounded, as a gateway may have been taken over."""
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(payload)) as file:
+            plain = file.read(MOST_FRAME_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"no gzip: {error}") from error
+    if len(plain) > MOST_FRAME_BYTES:
+        raise ValueError(f"a frame of more than {MOST_FRAME_BYTES} bytes in gzip")
+    return plain

@@ -85,6 +85,9 @@ class Platform:
                     audit.take_batch(audit.check_batch(entry.octets))
                 case Kind.READING:
                     audit.take_telemetry(audit.check_telemetry(DeviceTelemetry.FromString(entry.octets)), carried=True)
+                case Kind.STATEMENT:
+                    if (carried := audit.check_carried(DeviceTelemetry.FromString(entry.octets))) is not None:
+                        audit.take_urgent(carried)
                 case Kind.URGENT:
                     urgent = UrgentStatement.FromString(entry.octets)
                     if (ahead := audit.check_urgent(urgent.statement, urgent.receipt)) is not None:
@@ -166,6 +169,23 @@ class Platform:
             gateway_id, audit.take_telemetry(verified, carried=carried), telemetry.SerializeToString()
         )
         return audit.contiguous_sequence(telemetry.device_id) if carried and self.acknowledging else 0
+
+    def take_statement(self, gateway_id: str, telemetry: DeviceTelemetry) -> bool:
+        """Verify and write a statement that is no reading and came on a device's stream, which carries everything.
+
+        Returns whether it may be acknowledged. Raises EvidenceError.
+        """
+        audit = self.audits[gateway_id]
+        try:
+            verified = audit.check_carried(telemetry)
+        except EvidenceError as error:
+            self._conflict(gateway_id, str(error), telemetry.SerializeToString())
+            raise
+        if verified is not None:
+            self._write(Kind.STATEMENT, gateway_id, telemetry.SerializeToString())
+            audit.take_urgent(verified)
+            self._tell_statement(gateway_id, verified)
+        return self.acknowledging
 
     def _write(self, kind: Kind, gateway_id: str, octets: bytes, note: str = "") -> None:
         self._book.append(Entry(kind, gateway_id, self.now_us(), octets, note))
@@ -321,15 +341,16 @@ class Platform:
         )
         return Welcome(platform_id=PLATFORM_ID, platform_time_us=self.now_us(), held=held)
 
-    def link_up(self, gateway_id: str) -> asyncio.Queue[PlatformFrame | None]:
-        """The queue of frames for a gateway's link, with the commands that it is owed."""
+    def link_up(self, gateway_id: str, *, certificate: str = "") -> asyncio.Queue[PlatformFrame | None]:
+        """The queue of frames for a gateway's link, with the commands that it is owed. `certificate`: the serial
+        number of the one that the gateway showed."""
         queue: asyncio.Queue[PlatformFrame | None] = asyncio.Queue()
         if gateway_id in self._links:
             self._displaced[gateway_id].append(self._links[gateway_id])
         self._links[gateway_id] = queue
         for issued in self._owed(gateway_id, None):
             queue.put_nowait(PlatformFrame(command=issued.message))
-        self._say({"event": "connected", "gateway_id": gateway_id, "service": "link"})
+        self._say({"event": "connected", "gateway_id": gateway_id, "service": "link", "certificate": certificate})
         return queue
 
     def link_down(self, gateway_id: str, queue: asyncio.Queue[PlatformFrame | None]) -> None:

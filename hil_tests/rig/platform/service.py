@@ -52,7 +52,7 @@ class LinkService(GatewayLinkServicer):
         except HistoryError as error:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"hello refused: {error}")
         yield PlatformFrame(welcome=welcome)
-        queue = self._platform.link_up(gateway_id)
+        queue = self._platform.link_up(gateway_id, certificate=serial_shown(context))
         reader = asyncio.create_task(self._read(gateway_id, request_iterator, queue))
         try:
             while (frame := await queue.get()) is not None:
@@ -104,7 +104,7 @@ class LinkService(GatewayLinkServicer):
 
 
 class DeviceService(EnergyDeviceStreamServicer):
-    """EnergyDeviceStream. `carrying`: there is no GatewayLink, so readings are written down here; `additions`: and
+    """EnergyDeviceStream. `carrying`: there is no GatewayLink, so all that comes is written down here; `additions`: and
     acknowledged, which the published contract alone cannot do."""
 
     def __init__(self, platform: Platform, peers: Peers, *, carrying: bool, additions: bool) -> None:
@@ -143,6 +143,7 @@ class DeviceService(EnergyDeviceStreamServicer):
         queue: asyncio.Queue[GridCommand | None],
     ) -> str | None:
         """Take readings until the stream is half-closed (None) or brings what is refused (the reason)."""
+        statements = 0
         try:
             # A gateway of the published contract may open with a reading at once.
             if opening.sequence:
@@ -150,7 +151,12 @@ class DeviceService(EnergyDeviceStreamServicer):
             async for telemetry in readings:
                 if telemetry.device_id != opening.device_id:
                     return f"a reading of another device on the stream of {opening.device_id}"
-                self._take(gateway_id, telemetry, queue)
+                if telemetry.sequence or not self._carrying:
+                    self._take(gateway_id, telemetry, queue)
+                    continue
+                statements += 1
+                if self._platform.take_statement(gateway_id, telemetry) and self._additions:
+                    queue.put_nowait(GridCommand(acknowledged_statements=statements))
             return None
         except EvidenceError as error:
             return f"reading refused: {error}"
@@ -177,6 +183,13 @@ class Peers:
             if der in self._by_key:
                 return self._by_key[der]
         return await context.abort(grpc.StatusCode.PERMISSION_DENIED, "the certificate is of no enrolled gateway")
+
+
+def serial_shown(context: aio.ServicerContext[_Request, _Response]) -> str:
+    """Serial number of the client's certificate, hexadecimal."""
+    for pem in context.auth_context().get("x509_pem_cert", ()):
+        return f"{x509.load_pem_x509_certificate(pem).serial_number:x}"
+    return ""
 
 
 async def _stop(task: asyncio.Task[str | None]) -> None:

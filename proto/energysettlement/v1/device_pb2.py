@@ -24,19 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&proto/energysettlement/v1/device.proto\x12\x13\x65nergysettlement.v1\"\xcb\x01\n\x0f\x44\x65viceTelemetry\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x14\n\x0ctimestamp_us\x18\x02 \x01(\x03\x12\x15\n\rnet_energy_wh\x18\x03 \x01(\x03\x12$\n\x17state_of_charge_percent\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x11\n\tsignature\x18\x05 \x01(\x0c\x12\x11\n\tstatement\x18\x06 \x01(\x0c\x12\x10\n\x08sequence\x18\x07 \x01(\x04\x42\x1a\n\x18_state_of_charge_percent\"\xf4\x01\n\x0bGridCommand\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12.\n\x04type\x18\x02 \x01(\x0e\x32 .energysettlement.v1.CommandType\x12\x16\n\x0epower_limit_kw\x18\x03 \x01(\x02\x12\x1b\n\x13price_per_kwh_cents\x18\x04 \x01(\x02\x12 \n\x18valid_until_timestamp_us\x18\x05 \x01(\x03\x12\x14\n\x0c\x63ommand_hash\x18\x06 \x01(\x0c\x12\x15\n\rauthorization\x18\x07 \x01(\x0c\x12\x1d\n\x15\x61\x63knowledged_sequence\x18\x08 \x01(\x04*?\n\x0b\x43ommandType\x12\n\n\x06\x43HARGE\x10\x00\x12\r\n\tDISCHARGE\x10\x01\x12\x08\n\x04IDLE\x10\x02\x12\x0b\n\x07\x43URTAIL\x10\x03\x32q\n\x12\x45nergyDeviceStream\x12[\n\rConnectDevice\x12$.energysettlement.v1.DeviceTelemetry\x1a .energysettlement.v1.GridCommand(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&proto/energysettlement/v1/device.proto\x12\x13\x65nergysettlement.v1\"\xcb\x01\n\x0f\x44\x65viceTelemetry\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x14\n\x0ctimestamp_us\x18\x02 \x01(\x03\x12\x15\n\rnet_energy_wh\x18\x03 \x01(\x03\x12$\n\x17state_of_charge_percent\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x11\n\tsignature\x18\x05 \x01(\x0c\x12\x11\n\tstatement\x18\x06 \x01(\x0c\x12\x10\n\x08sequence\x18\x07 \x01(\x04\x42\x1a\n\x18_state_of_charge_percent\"\x95\x02\n\x0bGridCommand\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12.\n\x04type\x18\x02 \x01(\x0e\x32 .energysettlement.v1.CommandType\x12\x16\n\x0epower_limit_kw\x18\x03 \x01(\x02\x12\x1b\n\x13price_per_kwh_cents\x18\x04 \x01(\x02\x12 \n\x18valid_until_timestamp_us\x18\x05 \x01(\x03\x12\x14\n\x0c\x63ommand_hash\x18\x06 \x01(\x0c\x12\x15\n\rauthorization\x18\x07 \x01(\x0c\x12\x1d\n\x15\x61\x63knowledged_sequence\x18\x08 \x01(\x04\x12\x1f\n\x17\x61\x63knowledged_statements\x18\t \x01(\x04*?\n\x0b\x43ommandType\x12\n\n\x06\x43HARGE\x10\x00\x12\r\n\tDISCHARGE\x10\x01\x12\x08\n\x04IDLE\x10\x02\x12\x0b\n\x07\x43URTAIL\x10\x03\x32q\n\x12\x45nergyDeviceStream\x12[\n\rConnectDevice\x12$.energysettlement.v1.DeviceTelemetry\x1a .energysettlement.v1.GridCommand(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'proto.energysettlement.v1.device_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_COMMANDTYPE']._serialized_start=516
-  _globals['_COMMANDTYPE']._serialized_end=579
+  _globals['_COMMANDTYPE']._serialized_start=549
+  _globals['_COMMANDTYPE']._serialized_end=612
   _globals['_DEVICETELEMETRY']._serialized_start=64
   _globals['_DEVICETELEMETRY']._serialized_end=267
   _globals['_GRIDCOMMAND']._serialized_start=270
-  _globals['_GRIDCOMMAND']._serialized_end=514
-  _globals['_ENERGYDEVICESTREAM']._serialized_start=581
-  _globals['_ENERGYDEVICESTREAM']._serialized_end=694
+  _globals['_GRIDCOMMAND']._serialized_end=547
+  _globals['_ENERGYDEVICESTREAM']._serialized_start=614
+  _globals['_ENERGYDEVICESTREAM']._serialized_end=727
 # @@protoc_insertion_point(module_scope)

@@ -3,7 +3,7 @@
 isort:skip_file
 The platform's published device contract, package energysettlement.v1, with the gateway's additions.
 Published: every field numbered 1-5 (telemetry) and 1-6 (command). Names and numbers of these never change.
-Added by this gateway: telemetry 6 and 7, command 7 and 8. A peer built from the published contract ignores them.
+Added by this gateway: telemetry 6 and 7, command 7 to 9. A peer built from the published contract ignores them.
 """
 
 from google.protobuf import descriptor as _descriptor
@@ -54,7 +54,9 @@ class DeviceTelemetry(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     timestamp_us: _builtins.int
-    """Unix time of the measurement, microseconds."""
+    """Unix time of the measurement, microseconds. In a statement that is no reading: shortly after the last reading; in the
+    message that only opens the stream: the same, or 0.
+    """
     net_energy_wh: _builtins.int
     """Energy since the previous reading, Wh: + import (consumption), - export."""
     state_of_charge_percent: _builtins.int
@@ -64,7 +66,7 @@ class DeviceTelemetry(_message.Message):
     statement: _builtins.bytes
     """The exact bytes of the leaf that the receipt proves: proto/EVIDENCE.md, section 2."""
     sequence: _builtins.int
-    """Gapless per device. 0 in the message that only opens the stream."""
+    """Gapless per device. 0 in the message that only opens the stream, and in a statement that is no reading."""
     def __init__(
         self,
         *,
@@ -98,6 +100,7 @@ class GridCommand(_message.Message):
     COMMAND_HASH_FIELD_NUMBER: _builtins.int
     AUTHORIZATION_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGED_SEQUENCE_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_STATEMENTS_FIELD_NUMBER: _builtins.int
     command_id: _builtins.str
     type: Global___CommandType.ValueType
     power_limit_kw: _builtins.float
@@ -111,6 +114,11 @@ class GridCommand(_message.Message):
     """Every reading of this device up to and including this sequence is safe at the platform.
     With an empty command_id the message is this acknowledgement alone and no command.
     """
+    acknowledged_statements: _builtins.int
+    """Of the statements on this stream that are no readings, in the order in which they came, so many are safe at the
+    platform, counted from the stream's opening. With an empty command_id it is no command either. A platform that never
+    says it is taken to have them when it ends with OK a stream that the gateway has half-closed.
+    """
     def __init__(
         self,
         *,
@@ -122,10 +130,11 @@ class GridCommand(_message.Message):
         command_hash: _builtins.bytes = ...,
         authorization: _builtins.bytes = ...,
         acknowledged_sequence: _builtins.int = ...,
+        acknowledged_statements: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_sequence", b"acknowledged_sequence", "authorization", b"authorization", "command_hash", b"command_hash", "command_id", b"command_id", "power_limit_kw", b"power_limit_kw", "price_per_kwh_cents", b"price_per_kwh_cents", "type", b"type", "valid_until_timestamp_us", b"valid_until_timestamp_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_sequence", b"acknowledged_sequence", "acknowledged_statements", b"acknowledged_statements", "authorization", b"authorization", "command_hash", b"command_hash", "command_id", b"command_id", "power_limit_kw", b"power_limit_kw", "price_per_kwh_cents", b"price_per_kwh_cents", "type", b"type", "valid_until_timestamp_us", b"valid_until_timestamp_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,6 +27,15 @@ if _version_not_supported:
 
 class EnergyDeviceStreamStub:
     """One stream per device. A device's stream opens with one DeviceTelemetry that names the device.
+
+    Where the platform offers no GatewayLink, these streams carry everything: also what is no reading (proto/EVIDENCE.md,
+    section 17). Such a statement is a DeviceTelemetry with `statement` and `sequence` 0. Of its published fields
+    `device_id` is the stream's, `net_energy_wh` is 0, `timestamp_us` lies less than 0.2 s behind that of the reading
+    before it, and `state_of_charge_percent` is that reading's: who knows no statements sees a point of no energy that
+    changes nothing. Who knows them goes by the statement, and by none of these.
+    Windows, signed meter values and merged readings come on the stream of their device, alarms on that of the device they are
+    about, receipts of a command on the stream that it came on (after a restart of the gateway, or when it came otherwise:
+    as the rest), and the rest on the stream of the device that the gateway's configuration names first.
     """
 
     def __init__(self, channel):
@@ -44,6 +53,15 @@ class EnergyDeviceStreamStub:
 
 class EnergyDeviceStreamServicer:
     """One stream per device. A device's stream opens with one DeviceTelemetry that names the device.
+
+    Where the platform offers no GatewayLink, these streams carry everything: also what is no reading (proto/EVIDENCE.md,
+    section 17). Such a statement is a DeviceTelemetry with `statement` and `sequence` 0. Of its published fields
+    `device_id` is the stream's, `net_energy_wh` is 0, `timestamp_us` lies less than 0.2 s behind that of the reading
+    before it, and `state_of_charge_percent` is that reading's: who knows no statements sees a point of no energy that
+    changes nothing. Who knows them goes by the statement, and by none of these.
+    Windows, signed meter values and merged readings come on the stream of their device, alarms on that of the device they are
+    about, receipts of a command on the stream that it came on (after a restart of the gateway, or when it came otherwise:
+    as the rest), and the rest on the stream of the device that the gateway's configuration names first.
     """
 
     def ConnectDevice(self, request_iterator, context):
@@ -70,6 +88,15 @@ def add_EnergyDeviceStreamServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class EnergyDeviceStream:
     """One stream per device. A device's stream opens with one DeviceTelemetry that names the device.
+
+    Where the platform offers no GatewayLink, these streams carry everything: also what is no reading (proto/EVIDENCE.md,
+    section 17). Such a statement is a DeviceTelemetry with `statement` and `sequence` 0. Of its published fields
+    `device_id` is the stream's, `net_energy_wh` is 0, `timestamp_us` lies less than 0.2 s behind that of the reading
+    before it, and `state_of_charge_percent` is that reading's: who knows no statements sees a point of no energy that
+    changes nothing. Who knows them goes by the statement, and by none of these.
+    Windows, signed meter values and merged readings come on the stream of their device, alarms on that of the device they are
+    about, receipts of a command on the stream that it came on (after a restart of the gateway, or when it came otherwise:
+    as the rest), and the rest on the stream of the device that the gateway's configuration names first.
     """
 
     @staticmethod

@@ -3,7 +3,7 @@
 isort:skip_file
 The platform's published device contract, package energysettlement.v1, with the gateway's additions.
 Published: every field numbered 1-5 (telemetry) and 1-6 (command). Names and numbers of these never change.
-Added by this gateway: telemetry 6 and 7, command 7 and 8. A peer built from the published contract ignores them.
+Added by this gateway: telemetry 6 and 7, command 7 to 9. A peer built from the published contract ignores them.
 """
 
 from collections import abc as _abc
@@ -30,7 +30,17 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EnergyDeviceStreamStub:
-    """One stream per device. A device's stream opens with one DeviceTelemetry that names the device."""
+    """One stream per device. A device's stream opens with one DeviceTelemetry that names the device.
+
+    Where the platform offers no GatewayLink, these streams carry everything: also what is no reading (proto/EVIDENCE.md,
+    section 17). Such a statement is a DeviceTelemetry with `statement` and `sequence` 0. Of its published fields
+    `device_id` is the stream's, `net_energy_wh` is 0, `timestamp_us` lies less than 0.2 s behind that of the reading
+    before it, and `state_of_charge_percent` is that reading's: who knows no statements sees a point of no energy that
+    changes nothing. Who knows them goes by the statement, and by none of these.
+    Windows, signed meter values and merged readings come on the stream of their device, alarms on that of the device they are
+    about, receipts of a command on the stream that it came on (after a restart of the gateway, or when it came otherwise:
+    as the rest), and the rest on the stream of the device that the gateway's configuration names first.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -40,13 +50,33 @@ class EnergyDeviceStreamStub:
 
 @_typing.type_check_only
 class EnergyDeviceStreamAsyncStub(EnergyDeviceStreamStub):
-    """One stream per device. A device's stream opens with one DeviceTelemetry that names the device."""
+    """One stream per device. A device's stream opens with one DeviceTelemetry that names the device.
+
+    Where the platform offers no GatewayLink, these streams carry everything: also what is no reading (proto/EVIDENCE.md,
+    section 17). Such a statement is a DeviceTelemetry with `statement` and `sequence` 0. Of its published fields
+    `device_id` is the stream's, `net_energy_wh` is 0, `timestamp_us` lies less than 0.2 s behind that of the reading
+    before it, and `state_of_charge_percent` is that reading's: who knows no statements sees a point of no energy that
+    changes nothing. Who knows them goes by the statement, and by none of these.
+    Windows, signed meter values and merged readings come on the stream of their device, alarms on that of the device they are
+    about, receipts of a command on the stream that it came on (after a restart of the gateway, or when it came otherwise:
+    as the rest), and the rest on the stream of the device that the gateway's configuration names first.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ConnectDevice: _aio.StreamStreamMultiCallable[_device_pb2.DeviceTelemetry, _device_pb2.GridCommand]  # type: ignore[assignment]
 
 class EnergyDeviceStreamServicer(metaclass=_abc_1.ABCMeta):
-    """One stream per device. A device's stream opens with one DeviceTelemetry that names the device."""
+    """One stream per device. A device's stream opens with one DeviceTelemetry that names the device.
+
+    Where the platform offers no GatewayLink, these streams carry everything: also what is no reading (proto/EVIDENCE.md,
+    section 17). Such a statement is a DeviceTelemetry with `statement` and `sequence` 0. Of its published fields
+    `device_id` is the stream's, `net_energy_wh` is 0, `timestamp_us` lies less than 0.2 s behind that of the reading
+    before it, and `state_of_charge_percent` is that reading's: who knows no statements sees a point of no energy that
+    changes nothing. Who knows them goes by the statement, and by none of these.
+    Windows, signed meter values and merged readings come on the stream of their device, alarms on that of the device they are
+    about, receipts of a command on the stream that it came on (after a restart of the gateway, or when it came otherwise:
+    as the rest), and the rest on the stream of the device that the gateway's configuration names first.
+    """
 
     @_abc_1.abstractmethod
     def ConnectDevice(

@@ -199,3 +199,10 @@ def test_a_certificate_is_due_in_its_last_third_and_at_most_thirty_days_before_i
         assert not validity.over(validity.ends - timedelta(seconds=1))
         assert validity.over(validity.ends)
     assert validity_of(LEAF.pem, "it")[1] == LEAF.public_key_der
+
+
+def test_stages_on_the_way_to_the_end_are_30_7_1_and_0_days_or_their_shares_of_a_short_life() -> None:
+    for days, unit in ((3650, DAY), (90, DAY), (3, DAY / 30)):
+        validity = Validity(NOW, NOW + days * DAY)
+        for left, stage in ((30, 0), (7.01, 0), (7, 1), (1.01, 1), (1, 2), (0.01, 2), (0, 3), (-100, 3)):
+            assert validity.stage(validity.ends - left * unit) == stage, (days, left)

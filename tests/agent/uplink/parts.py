@@ -67,6 +67,15 @@ class MemoryOutbox:
             if any(kind_of(decode(leaf)) in kinds for _, leaf in numbered_leaves(decode_any(row.encoded)))
         ]
 
+    async def newest_of(self, device_id: str, kind: int) -> bytes | None:
+        found = [
+            leaf
+            for row in self.rows
+            for _, leaf in numbered_leaves(decode_any(row.encoded))
+            if kind_of(decode(leaf)) == kind and getattr(decode(leaf), "device_id", None) == device_id
+        ]
+        return found[-1] if found else None
+
     async def acknowledge(self, incarnation: int, up_to_number: int, at_us: int) -> int:
         before = self.acknowledged.get(incarnation, 0)
         self.acknowledged[incarnation] = max(before, up_to_number)

@@ -9,8 +9,7 @@ from agent.evidence.kinds import Alarm, CommandReceipt, CommandState, Severity
 from agent.evidence.partial import cut, decode_any
 from agent.evidence.verify import TrustedKey, Verifier
 from agent.uplink import ahead
-from agent.uplink.ahead import Ahead
-from proto.energysettlement.v1.gateway_pb2 import UrgentStatement
+from agent.uplink.ahead import Ahead, Found
 from tests.agent.uplink.parts import FIRST_US, Evidence, MemoryOutbox, row_of
 
 NOTHING = None
@@ -43,8 +42,8 @@ class Bench:
         self.outbox.rows.append(row_of(batch))
 
     def all(self, turn: tuple[int, int] | None = NOTHING) -> list[CommandReceipt | Alarm]:
-        async def run() -> list[UrgentStatement]:
-            found: list[UrgentStatement] = []
+        async def run() -> list[Found]:
+            found: list[Found] = []
             while urgent := await self.ahead.next(turn):
                 found += urgent
             return found

@@ -12,10 +12,16 @@ from agent.evidence.partial import cut, decode_any
 from agent.evidence.statements import Alarm, Severity
 from agent.uplink.delivery import Arrived, Delivery, readings_of
 from agent.uplink.errors import PlatformFaultError
+from agent.uplink.lane import Word
 from hil_tests.rig.platform.keys import SoftwareKey
+from proto.energysettlement.v1.device_pb2 import DeviceTelemetry
 from tests.agent.uplink.parts import FIRST_US, Evidence, row_of
 
 KEY = SoftwareKey.generate()
+
+
+def live(device_id: str, sequence: int) -> DeviceTelemetry:
+    return DeviceTelemetry(device_id=device_id, sequence=sequence, timestamp_us=FIRST_US + sequence * 1_000_000)
 
 
 def delivery(*batches: tuple[str, ...], incarnation: int = 1) -> Delivery:
@@ -69,7 +75,7 @@ def test_batch_leaves_when_every_reading_in_it_is_acknowledged() -> None:
     assert made.collect() is None
 
 
-def test_batch_without_readings_leaves_in_its_turn() -> None:
+def test_where_statements_stay_here_a_batch_without_readings_leaves_in_its_turn() -> None:
     evidence, made = Evidence(key=KEY), Delivery(1)
     alarm = Alarm(timestamp_us=FIRST_US, severity=Severity.INFO, code="c", subject="s", text="t")
     made.load(evidence.row("meter"))
@@ -92,7 +98,7 @@ def test_stream_that_ended_otherwise_is_sent_again() -> None:
     made = delivery(("meter", "meter"))
     sent(made, "meter")
     made.lost("meter")
-    assert made.in_flight("meter") == 0
+    assert made.in_flight("meter", Word.READINGS) == 0
     assert made.collect() is None
     assert sent(made, "meter") == [1, 2]
 
@@ -108,8 +114,8 @@ def test_acknowledgement_of_what_this_stream_has_not_carried_is_the_platforms_fa
 
 def test_live_reading_goes_ahead_and_is_not_sent_twice_on_the_stream() -> None:
     made = delivery(("meter", "meter", "meter"))
-    assert made.sent_ahead("meter", 3)
-    assert not made.sent_ahead("meter", 3)
+    assert made.sent_ahead(live("meter", 3))
+    assert not made.sent_ahead(live("meter", 3))
     assert sent(made, "meter") == [1, 2]
     made.acknowledged("meter", 3)
     assert made.collect() == Arrived(1, 1, confirmed=True)
@@ -118,7 +124,7 @@ def test_live_reading_goes_ahead_and_is_not_sent_twice_on_the_stream() -> None:
 def test_live_reading_that_was_acknowledged_before_its_batch_was_loaded_counts() -> None:
     made, evidence = Delivery(1), Evidence(key=KEY)
     row = evidence.row("meter")
-    assert made.sent_ahead("meter", 1)
+    assert made.sent_ahead(live("meter", 1))
     made.acknowledged("meter", 1)
     made.load(row)
     assert sent(made, "meter") == []
@@ -129,7 +135,7 @@ def test_one_stream_never_carries_two_incarnations() -> None:
     made = Delivery(2)
     for incarnation in (1, 2):
         made.load(Evidence(incarnation=incarnation, key=KEY).row("meter"))
-    assert not made.sent_ahead("meter", 7)  # while older readings wait
+    assert not made.sent_ahead(live("meter", 7))  # while older readings wait
     assert sent(made, "meter") == [1]
     assert not made.needs_new_stream("meter")
     made.acknowledged("meter", 1)
