@@ -48,7 +48,7 @@ from agent.roads.sealing import Sealer
 from agent.roads.sealing_keys import second_key_problem, wait_countersigner, wait_name_and_key
 from agent.roads.settling import Settling
 from agent.roads.site_ca import certify_chargers
-from agent.roads.store_key import open_store, wait_store_key
+from agent.roads.store_key import configured_store, wait_store_key
 from agent.roads.supervise import Supervisor, cancel_all
 from agent.roads.telemetry import live_telemetry
 from agent.roads.thinning import make_thinner
@@ -204,7 +204,7 @@ class Gateway:
         Where the store's key is away it has no store, and does what needs none: see `unlocked`.
         """
         try:
-            store = await open_store(settings)
+            store = await configured_store(settings)
         except (StoreError, OSError) as error:
             raise StartError(f"the store in {settings.gateway.state_dir}: {error}") from error
         async with store:
@@ -515,7 +515,7 @@ class Gateway:
                 link=None if self._uplink is None else self._uplink.status(),
                 evidence=self._upkeep.counts,
                 latest=self._measuring.latest,
-                store_trouble=self._measuring.trouble,
+                store_trouble=self._store.trouble or self._measuring.trouble,
                 encrypted=not self._store.content.is_plain,
                 room_trouble=self._thinner.trouble,
                 trust=self._trust_list(),

@@ -159,6 +159,7 @@ SHORT = (
     "clock_back",
     "platform_loses_last_second",
     "backup_put_back",
+    "cloned_card",
     "thinning_kill_at_commit",
     "rotation_kill_at_commit",
     *(("mqtt_broker_killed", "mqtt_mixed_acknowledgements", "mqtt_session_lost") if mosquitto() is not None else ()),

@@ -24,7 +24,9 @@ ZERO_ROOT = bytes(32)
 BOOT, OTHER_BOOT = bytes(16), bytes(range(16))
 
 
-def reading(sequence: int, *, device_id: str = "meter-a", incarnation: int = 1, boot_id: bytes = BOOT) -> Reading:
+def reading(
+    sequence: int, *, device_id: str = "meter-a", incarnation: int = 1, boot_id: bytes = BOOT, power_w: int = 39_600
+) -> Reading:
     """What an agent makes of a look at the source every 100 ms."""
 
     def net_wh(at_ms: int) -> int:
@@ -42,7 +44,7 @@ def reading(sequence: int, *, device_id: str = "meter-a", incarnation: int = 1, 
         import_register_milliwatt_hours=imported,
         export_register_milliwatt_hours=exported,
         meter_epoch=1,
-        power_w=39_600,
+        power_w=power_w,
         voltage_millivolts=None,
         state_of_charge_permille=None,
         frequency_millihertz=None,
@@ -52,7 +54,12 @@ def reading(sequence: int, *, device_id: str = "meter-a", incarnation: int = 1, 
 
 
 def sealed(
-    number: int, previous: SealedBatch | None, *taken: Statement, incarnation: int = 1, key: SoftwareKey = KEY
+    number: int,
+    previous: SealedBatch | None,
+    *taken: Statement,
+    incarnation: int = 1,
+    key: SoftwareKey = KEY,
+    boot_id: bytes = BOOT,
 ) -> SealedBatch:
     """A batch as the agent seals it."""
     sealing = Sealing(sealed_at_us=number, clock_quality=ClockQuality.SYNCED, clock_error_bound_us=1000)
@@ -60,7 +67,7 @@ def sealed(
         [encode(statement) for statement in (sealing, *taken)],
         gateway_id=GATEWAY_ID,
         incarnation=incarnation,
-        boot_id=BOOT,
+        boot_id=boot_id,
         number=number,
         previous_root=ZERO_ROOT if previous is None else previous.root,
         key_protection=KeyProtection.SOFTWARE,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from agent.measure.reading import Quality
+from agent.store.files import RESERVE
 from hil_tests.gateway_parts import (
     DEVICES,
     gateway_site,
@@ -17,6 +15,9 @@ from hil_tests.gateway_parts import (
     part_of,
     problem_of,
 )
+from hil_tests.small_disk import fill, small_disk
+
+__all__ = ["small_disk"]
 
 pytestmark = needs_softhsm
 AHEAD_S = 3600.0
@@ -110,22 +111,6 @@ async def test_a_wrong_clock_is_no_trusted_time_until_the_platform_tells_it(tmp_
                 assert abs(reading.timestamp_us / 1e6 - AHEAD_S - told_s) < 60
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of a few MiB, mounted for one test."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=10m", "v2g-test", str(folder)], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"this process may not mount a file system: {mounted.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
 async def test_a_full_disk_stops_neither_control_nor_commands_and_loses_nothing(
     tmp_path: Path, small_disk: Path
 ) -> None:
@@ -167,15 +152,51 @@ async def test_a_full_disk_stops_neither_control_nor_commands_and_loses_nothing(
             assert any(reading.quality & Quality.AFTER_GAP for reading, _ in readings), f"{device_id} hides its gap"
 
 
-def fill(file: Path) -> None:
-    """Take all the space that the file system of `file` has left."""
-    with file.open("wb", buffering=0) as taken:
-        chunk = bytes(64 * 1024)
-        while chunk:
-            try:
-                taken.write(chunk)
-            except OSError:
-                chunk = chunk[: len(chunk) // 2]
+async def test_it_starts_without_any_room_knows_its_commands_obeys_what_restricts_and_goes_on_by_itself(
+    tmp_path: Path, small_disk: Path
+) -> None:
+    """The reserve is spent: SQLite has no room even for what its connections share."""
+    async with gateway_site(tmp_path, state_dir=small_disk / "state") as site:
+        stage = site.stage
+        await stage.start_all()
+        await site.well()
+        await site.grows(*DEVICES, beyond={})
+        before = await site.discharge(5_000, 120, "battery-1")
+        await site.delivers(-5_000, "battery-1")
+        told, incarnation = await site.newest_sequences(), (await site.well())["incarnation"]
+        assert await stage.gateway.end() == 0
+        (small_disk / "state" / RESERVE).unlink()
+        filled = small_disk / "somebody-elses"
+        fill(filled)
+        assert os.statvfs(small_disk).f_bavail == 0
+
+        await stage.start_gateway()
+        status = await site.shows(lambda s: "no room" in problem_of(s, "store"), "a store without room")
+        assert (status["verdict"], status["incarnation"]) == ("trouble", incarnation)
+        assert status["control_age_s"] < 5
+        # What was ordered before is known, and new orders that only reduce power are obeyed.
+        await site.delivers(-5_000, "battery-1")
+        await site.shows(lambda s: part_of(s, "link")["ok"], "the link")
+        command_id = await site.issue(type="IDLE", duration_s=120, targets=["battery-1"])
+        await site.delivers(0, "battery-1")
+        await stage.run("stop", "--config", str(stage.config))
+        await site.shows(lambda s: bool(problem_of(s, "stop")), "STOP")
+        await site.delivers(0, "pv-1", "battery-1", "charger-1", "charger-2")
+        await stage.run("clear-stop", "--config", str(stage.config))
+        status = await site.shows(lambda s: not problem_of(s, "stop"), "the end of STOP")
+        assert not part_of(status, "store")["ok"]
+
+        filled.unlink()
+        await site.receipted(command_id, "EXECUTING")
+        await site.receipted(before, "SUPERSEDED")
+        status = await site.well()
+        assert status["incarnation"] == incarnation
+        assert (small_disk / "state" / RESERVE).exists(), "the reserve is kept back again"
+        await site.grows(*DEVICES, beyond=told)
+        assert await stage.gateway.end() == 0
+        evidence = await site.nothing_lost()
+        for device_id, readings in evidence.readings.items():
+            assert any(reading.quality & Quality.AFTER_GAP for reading, _ in readings), f"{device_id} hides its gap"
 
 
 async def test_an_agent_that_fails_ends_with_an_error_and_does_not_hang(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from agent.clock import Instant
 from agent.evidence.partial import cut, decode_any
+from agent.store import StoreFullError
 from agent.uplink.errors import LinkDownError
 from agent.uplink.status import Carrier
 from hil_tests.rig.link import Link
@@ -286,6 +287,49 @@ async def test_platform_that_holds_what_was_never_sealed_here_is_alarmed(rig: Ri
     code, _, text = rig.gateway.alarms[0]
     assert code == "uplink.platform_ahead"
     assert "batch 2 of incarnation 1" in text
+
+
+async def test_a_full_disk_keeps_no_acknowledgement_and_the_link_up_all_the_same(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commands come over it. What the platform has is noted as soon as there is room, without a word of its."""
+    outbox = rig.gateway.outbox
+    full, noted = True, outbox.acknowledge
+    refused = 0
+
+    async def acknowledge(incarnation: int, up_to_number: int, at_us: int) -> int:
+        nonlocal refused
+        if full:
+            refused += 1
+            raise StoreFullError("no space left")
+        return await noted(incarnation, up_to_number, at_us)
+
+    monkeypatch.setattr(outbox, "acknowledge", acknowledge)
+    async with Server(rig.platform, rig.practice) as server, rig.uplink(address(server.port)) as uplink:
+        rig.gateway.seal(uplink, "meter")
+        await until(lambda: refused > 1, "tried again")
+        rig.gateway.seal(uplink, "meter")
+        await until(lambda: rig.books()["batches_verified"] == 2, "the platform has both")
+        assert not outbox.all_acknowledged()
+        full = False
+        await until(outbox.all_acknowledged, "noted")
+        assert uplink.status().connections == 1
+
+
+async def test_a_copy_that_has_sealed_as_much_as_the_platform_knows_is_alarmed_by_its_root(rig: Rig) -> None:
+    """The numbers are those of the platform; what the card held when it was copied went on twice."""
+    other = Evidence(key=rig.gateway.evidence.key)
+    both = rig.gateway.evidence.row("meter")
+    assert other.row("meter").root == both.root
+    for row in (both, other.row("meter", "meter")):
+        rig.platform.take_batch(other.gateway_id, row.encoded)
+    rig.gateway.outbox.rows += [both, *(rig.gateway.evidence.row("meter") for _ in range(2))]
+    async with Server(rig.platform, rig.practice) as server, rig.uplink(address(server.port)):
+        await until(lambda: len(rig.gateway.alarms) > 0, "alarmed")
+    code, _, text = rig.gateway.alarms[0]
+    assert code == "uplink.platform_other_root"
+    assert "batch 2 of incarnation 1" in text
+    assert "copied" in text
 
 
 async def test_platform_that_holds_nothing_yet_is_no_loss(rig: Rig) -> None:

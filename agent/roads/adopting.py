@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import Final
 
@@ -13,7 +14,7 @@ from agent.roads.adopted import Adopted, adopted, decode, encode, still_adopted,
 from agent.roads.alarms import Alarms
 from agent.roads.devices import SiteDevices, metered
 from agent.roads.measuring import Measuring
-from agent.store import Store
+from agent.store import Store, StoreError
 from drivers.device import Device
 
 NOTE: Final = "roads/adopted"
@@ -41,7 +42,9 @@ class Approvals:
             return cls(settings, store)
         still = still_adopted(settings, kept)
         if len(still) < len(kept):
-            await store.set_note(NOTE, encode(still))
+            # Found again at each start: a disk without room keeps nobody from starting.
+            with contextlib.suppress(StoreError):
+                await store.set_note(NOTE, encode(still))
         return cls(settings, store, still)
 
     async def adopt(

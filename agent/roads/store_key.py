@@ -12,7 +12,7 @@ import structlog
 
 from agent.config import Settings
 from agent.roads.problems import Problems
-from agent.store import LockedStore, Store, StoreError, StoreKeyError, key_problem
+from agent.store import LockedStore, Store, StoreError, StoreKeyError, key_problem, open_store
 from agent.token.store_key import store_key
 
 SUBJECT: Final = "store key"
@@ -22,10 +22,10 @@ ASK_AGAIN_MOST_S: Final = 60.0
 log = structlog.get_logger()
 
 
-async def open_store(settings: Settings) -> Store:
+async def configured_store(settings: Settings) -> Store:
     """The store, or what stands in its place while its key is away. Raises StoreError, OSError."""
     try:
-        return await Store.open(
+        return await open_store(
             settings.gateway.state_dir,
             key=store_key(settings.evidence.store_key_secret),
             most_bytes=settings.evidence.most_mib << 20,

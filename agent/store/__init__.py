@@ -15,6 +15,7 @@ from agent.store.errors import (
 )
 from agent.store.files import decrypt, key_problem
 from agent.store.locked import LockedStore
+from agent.store.narrow import NarrowStore, open_store
 from agent.store.places import PlacedBatch, PlacedSpan
 from agent.store.reader import Reader
 from agent.store.room import Cut, Kept
@@ -31,6 +32,7 @@ __all__ = [
     "Kept",
     "KeySource",
     "LockedStore",
+    "NarrowStore",
     "PlacedBatch",
     "PlacedSpan",
     "Queued",
@@ -48,4 +50,5 @@ __all__ = [
     "StoredBatch",
     "decrypt",
     "key_problem",
+    "open_store",
 ]

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from agent.store.errors import StoreCorruptError, StoreError
+from agent.store.errors import StoreCorruptError, StoreError, StoreFullError
 
 KEY_BYTES: Final = 32
 SALT_BYTES: Final = 16
@@ -74,10 +74,20 @@ class Cipher:
     def __repr__(self) -> str:
         return "Cipher()"
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether it writes."""
+        return self._writing is not None
+
+    def begin(self, epoch: int, salt: bytes) -> None:
+        """Write from now on, in an epoch that was durably begun and is this process's alone."""
+        self._salts[epoch] = salt
+        self._writes, self._writing = epoch, self._key(epoch)
+
     def seal(self, context: bytes, plain: bytes) -> bytes:
-        """For the disk. A reader, which has no epoch, raises ValueError."""
+        """For the disk. Raises StoreFullError before `begin`: a disk without room has none for an epoch either."""
         if self._writing is None:
-            raise ValueError("a store that was opened for reading is written to")
+            raise StoreFullError("no space left on the disk to begin to write in: free some")
         nonce = _NONCE.pack(self._writes, next(self._numbers))
         return nonce + self._writing.encrypt(nonce, plain, context)
 

@@ -35,6 +35,7 @@ class StoreCorruptError(StoreError):
 
 
 # Primary result codes (https://sqlite.org/rescode.html); the low byte of an extended code.
+_BUSY: Final = 5
 _IOERR: Final = 10
 _CORRUPT: Final = 11
 _FULL: Final = 13
@@ -52,5 +53,10 @@ def translated(error: sqlite3.Error, doing: str) -> StoreError:
     if code in (_CORRUPT, _NOTADB):
         return StoreCorruptError(
             f"the database is damaged ({error}), found while {doing}: restart the agent, which sets it aside"
+        )
+    if code == _BUSY:
+        return StoreError(
+            f"{error} while {doing}: another process holds it alone, as an agent does that has no room on its disk; "
+            "`v2g-gateway status` tells, then try again"
         )
     return StoreError(f"{error} while {doing}")

@@ -6,6 +6,7 @@ All of this is done before the database is opened, in a thread: it blocks.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -20,7 +21,7 @@ import structlog
 from agent.store import converting, schema, secret
 from agent.store.cipher import PLAIN, Content
 from agent.store.durable import sync_folder
-from agent.store.errors import StoreCorruptError, StoreError, StoreInUseError, StoreVersionError
+from agent.store.errors import StoreCorruptError, StoreError, StoreFullError, StoreInUseError, StoreVersionError
 
 DATABASE: Final = "evidence.db"
 INCARNATION: Final = "incarnation"
@@ -30,6 +31,7 @@ RESTORING: Final = "evidence.db.restoring"
 """A backup on its way into the place of the database: agent/store/backup.py."""
 LEAST_FREE_BYTES: Final = 1 << 20
 """With less, a start takes the reserve: SQLite needs room for its log before it reads anything."""
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 SUSPECT: Final = "evidence.suspect"
 """Left behind when damage was met while running: the next start checks the whole file."""
 _SET_ASIDE: Final = re.compile(rf"{re.escape(DATABASE)}\.(?:damaged|replaced|former)-(\d+)-\d+")
@@ -123,6 +125,8 @@ def prepare(folder: Path, now_s: Callable[[], float] = time.time, *, key: secret
         else:
             held = None
         noted = _read_incarnation_file(folder)
+        if held is None and aside is None:
+            aside = _set_aside_before(folder, noted)
         incarnation = held or 0
         restored = held is not None and (copied or held < noted)
         if held is None or restored:
@@ -143,7 +147,8 @@ def prepare(folder: Path, now_s: Callable[[], float] = time.time, *, key: secret
         content = secret.content_of(path, source, writes=True)
         damaged = 0 if content.is_plain else converting.drop_damaged(path, content)
     except OSError as error:
-        raise StoreError(f"{folder}: {error.strerror} ({error.filename})") from error
+        kind = StoreFullError if error.errno in NO_ROOM else StoreError
+        raise kind(f"{folder}: {error.strerror} ({error.filename})") from error
     if site_key is not None:
         in_the_clear = in_the_clear or _set_aside_in_the_clear(folder)
     return Prepared(path, incarnation, aside, restored, put_back, content, in_the_clear, newly_encrypted, damaged)
@@ -208,11 +213,39 @@ def _set_aside_in_the_clear(folder: Path) -> str:
     return f"set aside before and in the clear: {', '.join(open_ones)}; remove what nobody needs" if open_ones else ""
 
 
+def prepare_alone(folder: Path, *, key: secret.KeySource | None = None) -> Prepared:
+    """The database of a folder on a disk without any room, as it is: nothing is written, nor encrypted.
+
+    Raises StoreKeyError, and StoreFullError where it cannot be used so: it is to be made, migrated, set aside, or given
+    an incarnation.
+    """
+    path = folder / DATABASE
+    unfit = StoreFullError(f"{folder}: there is no room on the disk to make its store ready: free 5 MiB at least")
+    try:
+        held = schema.read_alone(path, whole=(folder / SUSPECT).exists()) if path.exists() else None
+        content = PLAIN if held is None else secret.content_of(path, key, alone=True)
+    except StoreCorruptError as error:
+        raise unfit from error
+    if held is None or "copy" in held or held.get("incarnation", 0) < max(1, _read_incarnation_file(folder)):
+        raise unfit
+    incarnation = held["incarnation"]
+    in_the_clear = ""
+    if key is not None and content.is_plain:
+        in_the_clear = "the store is not encrypted yet: there is no room on the disk; tried again at the next start"
+    put_back = held.get("put_back") == incarnation
+    return Prepared(path, incarnation, None, put_back=put_back, content=content, in_the_clear=in_the_clear)
+
+
 def _make_room(folder: Path) -> None:
     """On a disk that is full the reserve is what a start has: `Store` takes it back where it can."""
-    there = os.statvfs(folder)
-    if there.f_bavail * there.f_frsize < LEAST_FREE_BYTES:
+    if not has_room(folder):
         (folder / RESERVE).unlink(missing_ok=True)
+
+
+def has_room(folder: Path) -> bool:
+    """Whether SQLite can work beside the reserve."""
+    there = os.statvfs(folder)
+    return there.f_bavail * there.f_frsize >= LEAST_FREE_BYTES
 
 
 def _finish_restore(folder: Path) -> None:
@@ -268,6 +301,15 @@ def set_aside(folder: Path, why: str) -> Path:
             source.rename(folder / (target.name + suffix))
     sync_folder(folder)
     return target
+
+
+def _set_aside_before(folder: Path, noted: int) -> Path | None:
+    """The damaged database in whose place an earlier start, which did not come to its end, was to make a new one."""
+    found: list[Path] = []
+    # The incarnation file may have been written by that start already.
+    for incarnation in (noted - 1, noted):
+        found += sorted(folder.glob(f"{DATABASE}.damaged-{incarnation}-*[0-9]"), key=lambda path: path.stat().st_mtime)
+    return found[-1] if found else None
 
 
 def _highest_set_aside(folder: Path) -> int:

@@ -28,6 +28,7 @@ class LockedStore(Store):
         self.incarnation = 0
         self.set_aside: Path | None = None
         self.restored = self.put_back = False
+        self.trouble = ""
         self.in_the_clear, self.newly_encrypted, self.damaged_values = "", False, 0
 
     async def close(self) -> None:

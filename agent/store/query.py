@@ -14,7 +14,7 @@ import aiosqlite
 from agent.store import bodies
 from agent.store.cipher import PLAIN, Content, of_body
 from agent.store.errors import StoreCorruptError, StoreError, translated
-from agent.store.schema import PAGE_BYTES
+from agent.store.schema import ALONE, PAGE_BYTES
 
 LOG_PAGES: Final = (4 << 20) // PAGE_BYTES
 """The log is written into the database when it is 4 MiB long: what changed often by then is written once."""
@@ -89,8 +89,11 @@ class Query:
         return error
 
 
-async def connect(path: Path, *, writing: bool) -> Connection:
-    """A connection with the settings that durability rests on. Raises StoreError."""
+async def connect(path: Path, *, writing: bool, alone: bool = False) -> Connection:
+    """A connection with the settings that durability rests on. Raises StoreError.
+
+    `alone`: no other connection may read or write (`schema.ALONE`).
+    """
     # Read-only connections still need the shared-memory file of the log, which the writer has made.
     uri = f"file:{quote(str(path))}?mode={'rw' if writing else 'ro'}"
     try:
@@ -105,6 +108,8 @@ async def connect(path: Path, *, writing: bool) -> Connection:
     else:
         settings += ["query_only = ON"]
     try:
+        if alone:
+            await connection.execute(ALONE)
         for setting in settings:
             await connection.execute(f"PRAGMA {setting}")
     except sqlite3.Error as error:

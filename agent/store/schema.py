@@ -6,7 +6,7 @@ A migration is a script that is never changed once released; `PRAGMA user_versio
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +24,9 @@ BLOCK_BITS: Final = 8
 """For ever: the second migration has written it into files."""
 SERIES_BITS: Final = 20
 """For ever too: the place of a span is its batch's, shifted by this, and its series. Queries have it as 20."""
+
+ALONE: Final = "PRAGMA locking_mode = EXCLUSIVE"
+"""The first thing that a connection is told: it then needs no room to read, for it shares no memory with others."""
 
 _FIRST: Final = """
 CREATE TABLE property (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -176,27 +179,52 @@ def check(path: Path, *, whole: bool) -> None:
     try:
         connection = sqlite3.connect(path, isolation_level=None)
         try:
-            application_id = _pragma(connection, "application_id")
-            version = _pragma(connection, "user_version")
-            if application_id not in (0, APPLICATION_ID) or (application_id == 0 and version):
-                raise StoreCorruptError(f"{path}: is not a store of v2g-gateway (application id {application_id})")
-            if version > len(MIGRATIONS):
-                raise StoreVersionError(
-                    f"{path}: was made by a newer version of v2g-gateway (format {version}, this one knows "
-                    f"{len(MIGRATIONS)}); install that version again, nothing was changed"
-                )
-            targets = [""]
-            if not whole and path.stat().st_size > WHOLE_CHECK_BYTES:
-                tables = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name != 'body'")
-                targets = [f"({name})" for (name,) in tables]
-            for target in targets:
-                verdict = connection.execute(f"PRAGMA quick_check{target}").fetchone()[0]
-                if verdict != "ok":
-                    raise StoreCorruptError(f"{path}: {str(verdict)[:200]}")
+            _judge(connection, path, whole=whole)
         finally:
             connection.close()
     except sqlite3.Error as error:
         raise translated(error, f"checking {path}") from error
+
+
+def read_alone(path: Path, *, whole: bool) -> Mapping[str, int] | None:
+    """Judge a file as `check` does, and give its properties: of the newest format; None: it must be migrated first.
+
+    For a disk without any room, where SQLite cannot have the memory that connections share: nobody else may read.
+    Raises as `check` does.
+    """
+    try:
+        connection = sqlite3.connect(path, isolation_level=None)
+        try:
+            connection.execute(ALONE)
+            if _judge(connection, path, whole=whole) < len(MIGRATIONS):
+                return None
+            return {str(name): int(value) for name, value in connection.execute("SELECT name, value FROM property")}
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise translated(error, f"checking {path}") from error
+
+
+def _judge(connection: sqlite3.Connection, path: Path, *, whole: bool) -> int:
+    """The version of a file that is good. Raises StoreVersionError, StoreCorruptError, sqlite3.Error."""
+    application_id = _pragma(connection, "application_id")
+    version = _pragma(connection, "user_version")
+    if application_id not in (0, APPLICATION_ID) or (application_id == 0 and version):
+        raise StoreCorruptError(f"{path}: is not a store of v2g-gateway (application id {application_id})")
+    if version > len(MIGRATIONS):
+        raise StoreVersionError(
+            f"{path}: was made by a newer version of v2g-gateway (format {version}, this one knows "
+            f"{len(MIGRATIONS)}); install that version again, nothing was changed"
+        )
+    targets = [""]
+    if not whole and path.stat().st_size > WHOLE_CHECK_BYTES:
+        tables = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name != 'body'")
+        targets = [f"({name})" for (name,) in tables]
+    for target in targets:
+        verdict = connection.execute(f"PRAGMA quick_check{target}").fetchone()[0]
+        if verdict != "ok":
+            raise StoreCorruptError(f"{path}: {str(verdict)[:200]}")
+    return version
 
 
 def migrate(path: Path, migrations: Sequence[str] = MIGRATIONS) -> None:

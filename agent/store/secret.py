@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from agent.config import SecretError
 from agent.store.cipher import KEY_BYTES, PLAIN, SALT_BYTES, Cipher, Content, derived
 from agent.store.errors import StoreCorruptError, StoreKeyError, translated
+from agent.store.schema import ALONE
 
 KeySource: TypeAlias = Callable[[], bytes]
 """The site's key of 32 bytes. Raises SecretError. Blocks, on a TPM for up to seconds."""
@@ -107,11 +108,13 @@ def under(connection: sqlite3.Connection, key: bytes, *, writes: bool) -> Cipher
     return Cipher(key, dict(connection.execute("SELECT epoch, salt FROM epoch")), epoch)
 
 
-def content_of(path: Path, source: KeySource | None, *, writes: bool = False) -> Content:
-    """As `content`, of a file. Raises StoreError too."""
+def content_of(path: Path, source: KeySource | None, *, writes: bool = False, alone: bool = False) -> Content:
+    """As `content`, of a file. `alone`: see `schema.ALONE`. Raises StoreError too."""
     try:
         connection = sqlite3.connect(path, isolation_level=None)
         try:
+            if alone:
+                connection.execute(ALONE)
             connection.execute("PRAGMA synchronous = FULL")
             return content(connection, source, path, writes=writes)
         finally:

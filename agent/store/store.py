@@ -76,6 +76,8 @@ class Store(Reader):
         """It was in the clear until this start: an alarm too, for who did not expect it."""
         self.damaged_values = prepared.damaged_values
         """Encrypted values that did not open, and were removed at this start: an alarm too."""
+        self.trouble = ""
+        """What is wrong with it since the start; empty when nothing is."""
         self._counts = Counts()
         self._series = Series(())
         self._lock: files.Lock

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -136,6 +136,7 @@ class Writer:
         self._room.set()
         self._closing = False
         self._reserve_asked_s = float("-inf")
+        self._using = asyncio.Lock()
 
     async def put(self, statements: Sequence[Queued], notes: Mapping[str, bytes | None]) -> None:
         """Returns after COMMIT. A cancelled call may or may not have been written."""
@@ -161,6 +162,12 @@ class Writer:
         self._urgent.append(job)  # type: ignore[arg-type]  # Task is invariant in T; the queue does not look at it
         self._work.set()
         return await job.done
+
+    async def change(self, connect: Callable[[], Awaitable[Connection]]) -> None:
+        """Go on over another connection; no transaction is under way while `connect` makes it."""
+        async with self._using:
+            self._connection = await connect()
+            self._page_limit = None
 
     def close(self) -> None:
         """Take nothing more; `run` ends when all that was taken is written."""
@@ -248,7 +255,8 @@ class Writer:
             return None
         failed: dict[int, StoreError] = {}
         try:
-            await self._connection.run(partial(self._transact, group, failed, reserved=reserved))
+            async with self._using:
+                await self._connection.run(partial(self._transact, group, failed, reserved=reserved))
         except sqlite3.Error as cause:
             error = translated(cause, f"writing a group of {len(group)}")
             if isinstance(error, StoreCorruptError):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from agent.store.errors import StoreFullError
 from agent.uplink.ahead import Ahead
 from agent.uplink.bids import Bids
 from agent.uplink.errors import LinkDownError
@@ -34,6 +35,10 @@ BATCHES_PER_QUERY: Final = 8
 """At most 1 MiB each: what is read ahead of the window stays small."""
 LOOK_EVERY_S: Final = 1.0
 """How often the stall is looked for; less when the stall time is short."""
+
+PLATFORM_AHEAD: Final = "uplink.platform_ahead"
+OTHER_ROOT: Final = "uplink.platform_other_root"
+"""What is told of a copy that meets a platform which has newer of its name: it knows less, or it has sealed as much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,8 @@ class GatewayLinkCall:
         self._pace = pace
         self._on_acknowledged = on_acknowledged
         self._on_refused = on_refused
+        self._unkept: dict[int, Acknowledged] = {}
+        """Acknowledged by the platform, by incarnation, and not noted yet."""
 
     async def open(self) -> Welcomed:
         """Say hello and wait for the welcome. Raises NotOfferedError, LinkDownError or PlatformFaultError."""
@@ -90,7 +97,7 @@ class GatewayLinkCall:
         assert isinstance(event, Welcomed)  # the session's table lets nothing else come first
         return event
 
-    async def resume(self, held: tuple[int, int] | None) -> Oddity | None:
+    async def resume(self, held: tuple[int, int] | None, held_root: bytes = b"") -> Oddity | None:
         """Compare what the platform says it holds with our own. What it has lost the session sends again.
 
         Nothing is taken back in the outbox: the platform did acknowledge, and what was pruned since is gone.
@@ -98,9 +105,17 @@ class GatewayLinkCall:
         if held is None:
             return None
         own, incarnations = self._session.identity.incarnation, await self._outbox.incarnations()
-        if held[0] > own or (held[0] == own and held[1] and not await self._outbox.batches(held[1], 1)):
+        ours = await self._outbox.batches(held[1], 1) if held[0] == own and held[1] else []
+        if held_root and ours and ours[0].number == held[1] and ours[0].root != held_root:
             return Oddity(
-                "uplink.platform_ahead",
+                OTHER_ROOT,
+                f"the platform holds batch {held[1]} of incarnation {held[0]} with root {held_root.hex()[:16]}, ours "
+                f"has {ours[0].root.hex()[:16]}: this gateway's card was copied and both went on; find out which is "
+                "the one before going on",
+            )
+        if held[0] > own or (held[0] == own and held[1] and not ours):
+            return Oddity(
+                PLATFORM_AHEAD,
                 f"the platform holds batch {held[1]} of incarnation {held[0]}, which this gateway has never sealed: an "
                 "older state was put back here, or a second gateway uses this identity; find out before going on",
             )
@@ -135,8 +150,8 @@ class GatewayLinkCall:
     async def _take(self, event: Event) -> None:
         match event:
             case Acknowledged():
-                await self._outbox.acknowledge(event.incarnation, event.up_to_number, self._clock.now().wall_us)
-                self._on_acknowledged(event)
+                self._unkept[event.incarnation] = event
+                await self._keep_acknowledged()
                 if event.platform_time_us is not None:
                     self._listener.on_platform_time(event.platform_time_us, event.round_trip_s)
                 self._changed.set()
@@ -156,6 +171,17 @@ class GatewayLinkCall:
                 await self._listener.signed(event.kind, event.signed)
             case Welcomed():
                 pass
+
+    async def _keep_acknowledged(self) -> None:
+        """Note what the platform has. On a full disk that waits, and the link stays up: commands come over it."""
+        for incarnation, event in [*self._unkept.items()]:
+            try:
+                await self._outbox.acknowledge(incarnation, event.up_to_number, self._clock.now().wall_us)
+            except StoreFullError:
+                continue
+            if self._unkept.get(incarnation) == event:
+                del self._unkept[incarnation]
+            self._on_acknowledged(event)
 
     async def _write(self) -> None:
         # Batches of an older incarnation (a backup was restored) grow no more: they go first.
@@ -235,6 +261,7 @@ class GatewayLinkCall:
         look_every_s = min(LOOK_EVERY_S, self._stall_s / 4)
         while True:
             await asyncio.sleep(look_every_s)
+            await self._keep_acknowledged()
             stalls_at_s = self._session.stalls_at_s()
             if stalls_at_s is not None and self._clock.monotonic_s() >= stalls_at_s:
                 raise LinkDownError(

@@ -76,6 +76,8 @@ class Welcomed:
     held: _Position | None = None
     """(incarnation, number) of the newest batch that the platform says it holds; None: it does not say. Unsigned, so
     it never counts as an acknowledgement: it can only have us send again what was acknowledged."""
+    held_root: bytes = b""
+    """The root of that batch; empty: it does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +244,7 @@ class Session:
                 welcome.platform_time_us,
                 min(welcome.reconnect_after_ms, 3_600_000) / 1000,
                 (held.incarnation, held.batch_number) if welcome.HasField("held") else None,
+                held.root,
             )
         if kind == "command":
             return CommandArrived(frame.command)

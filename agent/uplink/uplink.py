@@ -331,7 +331,7 @@ class Uplink:
             welcome = await call.open()
             self._session = session
             self._platform_id = escaped(welcome.platform_id)
-            oddity = await call.resume(welcome.held)
+            oddity = await call.resume(welcome.held, welcome.held_root)
             if oddity is not None:
                 self._alarm(oddity.code, self._endpoint, oddity.text)
             self._reconnect_after_s = welcome.reconnect_after_s

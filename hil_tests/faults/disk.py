@@ -26,6 +26,8 @@ class Calls(IntFlag):
     WRITE = 1
     SYNC = 2
     READ = 4
+    SHARE = 8
+    """Room for the memory that SQLite's connections share: asked for when none is there yet."""
 
 
 class DiskError(Exception):

@@ -47,6 +47,7 @@ class Rule(StrEnum):
     CONFLICT = "the platform was shown what contradicts itself"
     THINNED = "what stands for merged readings is not what they were"
     UNRESTORED = "a backup was put back, and the store went on as if nothing had been"
+    COPIED = "a copy of the gateway met a platform that has newer of it, and told nobody"
     UNROTATED = "an order to change the key was not carried out"
     CHANNEL_FORK = "a channel's version has two states, or one was signed that must not be"
     CHANNEL_LOST = "a stage of a channel's state that was kept is gone"

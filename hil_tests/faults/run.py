@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from hil_tests.faults import broker, channels, disk, kills, merging, outside, restoring, rotation, storage, two
+from hil_tests.faults import broker, channels, cloning, disk, kills, merging, outside, restoring, rotation, storage, two
 from hil_tests.faults.judge import LOSSES, Violation
 from hil_tests.faults.setting import world
 from hil_tests.faults.world import Carrier, Sweep, Tokens, World, tokens
@@ -31,6 +31,7 @@ KINDS: Final[Mapping[str, Strike]] = {
     "kill_in_write": kills.in_a_write,
     "power_cut": kills.power_cut,
     "disk_full": storage.full,
+    "disk_full_at_start": storage.full_at_start,
     "eio_write": storage.failing_writes,
     "eio_sync": storage.failing_syncs,
     "eio_read": storage.failing_reads,
@@ -46,6 +47,7 @@ KINDS: Final[Mapping[str, Strike]] = {
     "platform_killed": outside.platform_killed,
     "platform_loses_last_second": outside.platform_loses_its_last_second,
     "backup_put_back": restoring.backup_put_back,
+    "cloned_card": cloning.cloned,
     "two_at_once": two.two_at_once,
 }
 MQTT_KINDS: Final[Mapping[str, Strike]] = {
@@ -69,6 +71,7 @@ CHANNEL_KINDS: Final[Mapping[str, Strike]] = {
     "channel_kill_at_stage": channels.killed_at_a_stage,
     "channel_replay": channels.messages_replayed,
     "channel_platform_ahead": channels.platform_ahead,
+    "channel_cloned_card": cloning.cloned,
 }
 """Of a gateway with a settled device."""
 MERGING_KINDS: Final[Mapping[str, Strike]] = {

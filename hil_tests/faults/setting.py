@@ -58,7 +58,7 @@ async def world(
             practice.enrol((named.enrolment_dir / "uplink.csr").read_bytes(), keys, history=history)
         made = World(
             folder, held, Disk(shim, state_dir, folder), link, platform_port, seed, broker,
-            merging=carrier is Carrier.MERGING, gateway_id=gateway_id,
+            merging=carrier is Carrier.MERGING, settling=carrier is Carrier.SETTLING, gateway_id=gateway_id,
         )  # fmt: skip
         made.page_port = page_port
         await made.start_platform()

@@ -18,7 +18,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { ON_WRITE = 1, ON_SYNC = 2, ON_READ = 4 };
+enum { ON_WRITE = 1, ON_SYNC = 2, ON_READ = 4, ON_SHARE = 8 };
 enum { RECORD_WRITE = 1, RECORD_SYNC = 2, RECORD_TRUNCATE = 3 };
 
 struct control {
@@ -75,8 +75,8 @@ __attribute__((constructor)) static void begin(void) {
     if (mapped != MAP_FAILED && record_fd >= 0) control = mapped;
 }
 
-/* The name within the folder ("." for itself) of what is open as fd; NULL for what is not ours. */
-static const char *ours(int fd, char *path) {
+/* The name within the folder ("." for itself) of what is open as fd; NULL for what is not in it. */
+static const char *within(int fd, char *path) {
     if (!control) return NULL;
     char link[32] = "/proc/self/fd/", digits[12];
     size_t n = 0, at = strlen(link);
@@ -91,8 +91,14 @@ static const char *ours(int fd, char *path) {
     if ((size_t)length == folder_length) return ".";
     if (path[folder_length] != '/') return NULL;
     const char *name = path + folder_length + 1;
-    /* SQLite's shared index is rebuilt after every crash; folders below (the token) are not the store's. */
-    return strchr(name, '/') || strstr(name, "-shm") || strlen(name) >= sizeof(((struct entry *)0)->name) ? NULL : name;
+    /* Folders below (the token) are not the store's. */
+    return strchr(name, '/') || strlen(name) >= sizeof(((struct entry *)0)->name) ? NULL : name;
+}
+
+/* The same; NULL also for SQLite's shared index, which is rebuilt after every crash. */
+static const char *ours(int fd, char *path) {
+    const char *name = within(fd, path);
+    return name && strstr(name, "-shm") ? NULL : name;
 }
 
 static void die(void) {
@@ -135,6 +141,8 @@ static void record(int kind, const char *name, int fd, int64_t offset, int64_t l
 static ssize_t written(int fd, const void *bytes, size_t length, off64_t offset, int at_offset) {
     char path[4096];
     const char *name = ours(fd, path);
+    /* SQLite writes into it only to have room for it. */
+    if (!name && control && (control->fail_on & ON_SHARE) && within(fd, path) && fails(ON_SHARE)) return -1;
     if (name) {
         if (fails(ON_WRITE)) return -1;
         if (!at_offset) offset = lseek64(fd, 0, SEEK_CUR);

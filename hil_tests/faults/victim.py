@@ -9,12 +9,15 @@ Lines on stdout: {"put": [hex of a statement, ...]}, {"sealed": [incarnation, nu
 sets the system clock; `held`: by NTP, which the kernel then says. {"do": "die", "stage": 0}: it is killed when the next
 state of a channel has been committed at that stage. Such a commit is {"channel": [[incarnation, version, stage, hex]]}.
 {"do": "harm", "at": "leaves go", "how": "before"}: what befalls it at the next commit of a kind (`points.py`).
-With V2G_FAULTS_THINNING=1 there is never room for evidence, and what is older than a second is merged.
+With V2G_FAULTS_THINNING=1 there is never room for evidence, and what is older than a second is merged. V2G_FAULTS_BOOT
+is the kernel's boot id: with another one the machine was rebooted. With V2G_FAULTS_AWAY_S=5 the platform is away after
+so many seconds: the TPM's counter is raised then.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import signal
@@ -26,6 +29,7 @@ from collections.abc import Callable, Mapping, Sequence
 import agent.clock
 import agent.gateway
 import agent.roads.identity
+import agent.roads.offline
 import agent.roads.store_key
 import agent.roads.thinning
 from agent.clock import Clock
@@ -34,7 +38,7 @@ from agent.roads.alarms import Alarms
 from agent.roads.desk import Desk
 from agent.roads.devices import SiteDevices
 from agent.roads.thinning import PLAN_NOTE, Thinner
-from agent.store import ChannelRow, Cut, Queued, Stage, Store, StoredBatch
+from agent.store import ChannelRow, Cut, NarrowStore, Queued, Stage, Store, StoredBatch, open_store
 from drivers.device import (
     Capabilities,
     DeadMan,
@@ -98,6 +102,10 @@ class TellingStore(Store):
         new = await super().acknowledge(incarnation, up_to_number, at_us)
         tell(acknowledged=[incarnation, up_to_number])
         return new
+
+
+class TellingNarrowStore(TellingStore, NarrowStore):
+    """The same, on a disk without room."""
 
 
 class KnownMeter:
@@ -214,10 +222,14 @@ def main(config: str) -> None:
     clock.held = os.environ.get("V2G_FAULTS_CLOCK_HELD", "1") == "1"
     time.time_ns = clock.time_ns
     agent.clock.kernel_clock_error_us = clock.kernel_error_us
+    if (boot := os.environ.get("V2G_FAULTS_BOOT")) is not None:
+        agent.clock.read_kernel_boot_id = lambda: boot
+    agent.roads.offline.AWAY_S = float(os.environ.get("V2G_FAULTS_AWAY_S", agent.roads.offline.AWAY_S))  # type: ignore[misc]  # final for everybody else
+    telling = functools.partial(open_store, usual=TellingStore, narrow=TellingNarrowStore)
     # The one place where the product names each.
     for module, name, part in (
         (agent.gateway, "make_devices", known_devices),
-        (agent.roads.store_key, "Store", TellingStore),
+        (agent.roads.store_key, "open_store", telling),
     ):
         setattr(module, name, part)
     for name, value in {"LOOK_EVERY_S": ORDERS_EVERY_S, "IdentityFolder": DoomedFolder}.items():

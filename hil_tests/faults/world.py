@@ -11,7 +11,7 @@ import signal
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Set
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -27,8 +27,9 @@ from agent.store.cipher import of_channel
 from agent.store.files import DATABASE
 from agent.token.store_key import store_key
 from hil_tests.faults import channel_judge
+from hil_tests.faults.clone_judge import contradicts_copy
 from hil_tests.faults.disk import Disk
-from hil_tests.faults.judge import AtPlatform, ChannelStage, Held, Judge, Rule, Told, Violation, place_of
+from hil_tests.faults.judge import AtPlatform, ChannelStage, Held, Judge, Place, Rule, Told, Violation, place_of
 from hil_tests.faults.source import DEVICES
 from hil_tests.rig.broker import PLATFORM, Broker, client_files
 from hil_tests.rig.demo.child import Child
@@ -145,10 +146,17 @@ class World:
         broker: Broker | None = None,
         *,
         merging: bool = False,
+        settling: bool = False,
         gateway_id: str | None = None,
     ) -> None:
         """Use `setting.world`. `gateway_id`: of a gateway that has a history."""
         self._merging = merging
+        self.settling = settling
+        """It has a settled device."""
+        self.environment: dict[str, str] = {}
+        """What the gateway's process is given beside all of this."""
+        self._explained: set[str] = set()
+        """What the platform rightly found of a copy of this gateway."""
         self._has_history = gateway_id is not None
         self._history = b""
         self.rotations = 0
@@ -199,6 +207,7 @@ class World:
             "V2G_FAULTS_CLOCK_OFFSET_S": str(self.clock_offset_s),
             "V2G_FAULTS_CLOCK_HELD": str(int(self.clock_held)),
             "V2G_FAULTS_THINNING": str(int(self._merging)),
+            **self.environment,
         }
         arguments = ("-m", "hil_tests.faults.victim", str(self.folder / "gateway.toml"))
         self.gateway = await Child.start("gateway", arguments, folder=self.folder, environment=environment)
@@ -289,12 +298,12 @@ class World:
         self.listen()
         return [each for each in self.told.channel if each.stage == Stage.COUNTERSIGNED]
 
-    async def channels_frozen(self) -> int:
-        """By the gateway's own page; 0 while it does not answer."""
+    async def channels_frozen(self, port: int | None = None) -> int:
+        """By a gateway's own page, this one's or that at a port; 0 while it does not answer."""
 
         def ask() -> int:
             try:
-                with urlopen(f"http://127.0.0.1:{self.page_port}/api/status", timeout=2) as answer:
+                with urlopen(f"http://127.0.0.1:{port or self.page_port}/api/status", timeout=2) as answer:
                     return int(json.load(answer)["settlement"]["channels_frozen"])
             except OSError:
                 return 0
@@ -381,14 +390,14 @@ class World:
         told = self.told.copy()
         if self._has_history:
             self._trust_history()
-        platform = self._at_platform(complete=complete)
+        platform = self.at_platform(complete=complete)
         try:
             held = await self.held()
         except StoreError as error:
             return [Violation(Rule.LOST, f"the store cannot be read: {error}")] if told.puts else []
-        return [*self.judge.look(told, held, platform), *channel_judge.look(told.channel, *self._channel())]
+        return [*self.judge.look(told, held, platform), *channel_judge.look(told.channel, *self.channel())]
 
-    def _channel(self) -> tuple[list[ChannelStage], list[bytes]]:
+    def channel(self) -> tuple[list[ChannelStage], list[bytes]]:
         """What store and platform hold of the channel, the platform's first."""
         book = sqlite3.connect(f"file:{self._book}?mode=ro", uri=True)
         store = sqlite3.connect(f"file:{self.state_dir / DATABASE}?mode=ro", uri=True)
@@ -406,7 +415,7 @@ class World:
         opened = [(*place[1:], content.open(of_channel(*place), encoded)) for *place, encoded in rows]
         return [ChannelStage(*row) for row in opened], states
 
-    def _at_platform(self, *, complete: bool) -> AtPlatform:
+    def at_platform(self, *, complete: bool = False) -> AtPlatform:
         connection = sqlite3.connect(f"file:{self._book}?mode=ro", uri=True)
         try:
             rows = connection.execute("SELECT kind, octets, note FROM entry ORDER BY id").fetchall()
@@ -414,9 +423,18 @@ class World:
             connection.close()
         return AtPlatform(
             [octets for kind, octets, _ in rows if kind == Kind.BATCH.value],
-            [note for kind, _, note in rows if kind == Kind.CONFLICT.value],
+            [note for kind, _, note in rows if kind == Kind.CONFLICT.value and note not in self._explained],
             complete,
         )
+
+    def explain(self, since: Place, roots: Set[bytes]) -> None:
+        """A copy of this gateway as of a batch sealed batches of these roots, and is gone: what the platform was shown
+        of it, and found to contradict, is no fault of the gateway."""
+        self.listen()
+        for each in [key for key in self.told.shown if key[:2] > since and key[2] in roots]:
+            if (each[:2], each[2]) not in self.told.sealed:
+                del self.told.shown[each]
+        self._explained |= {text for text in self.at_platform().conflicts if contradicts_copy(text, since)}
 
     def _trust_history(self) -> None:
         """The keys of the gateway's own history, which it may only lengthen."""
@@ -430,7 +448,7 @@ class World:
 
     def places_at_platform(self) -> set[tuple[int, int]]:
         """Incarnation and number of all batches that it has."""
-        return {place_of(self.judge.verified(each)) for each in self._at_platform(complete=False).batches}
+        return {place_of(self.judge.verified(each)) for each in self.at_platform(complete=False).batches}
 
     async def held(self) -> Held:
         """What the store has. Raises StoreError."""
@@ -446,7 +464,7 @@ class World:
         """Wait, at the end, until the platform has all that is sealed; the judge says what it lacks."""
         deadline_s = time.monotonic() + within_s
         while time.monotonic() < deadline_s:
-            platform = self._at_platform(complete=True)
+            platform = self.at_platform(complete=True)
             held = await self.held()
             # By what they are: one that was merged since it arrived is the same batch.
             there, here = ({self.judge.verified(e).sealed.hash for e in of} for of in (platform.batches, held.batches))

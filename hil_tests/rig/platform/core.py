@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Final
 
@@ -57,6 +58,8 @@ class Platform:
         self._channels = {gateway_id: self._channels_of(gateway_id) for gateway_id in self.audits}
         self.bids: dict[str, FlexibilityBid] = {}
         self._links: dict[str, asyncio.Queue[PlatformFrame | None]] = {}
+        self._displaced: defaultdict[str, list[asyncio.Queue[PlatformFrame | None]]] = defaultdict(list)
+        """Links that were up when another one of the same gateway came up: a copy of it may be on that."""
         self._streams: dict[tuple[str, str], asyncio.Queue[GridCommand | None]] = {}
         self._replay()
 
@@ -334,7 +337,7 @@ class Platform:
         held = (
             BatchPosition()
             if position is None
-            else BatchPosition(incarnation=position.incarnation, batch_number=position.number)
+            else BatchPosition(incarnation=position.incarnation, batch_number=position.number, root=position.root)
         )
         return Welcome(platform_id=PLATFORM_ID, platform_time_us=self.now_us(), held=held)
 
@@ -342,6 +345,8 @@ class Platform:
         """The queue of frames for a gateway's link, with the commands that it is owed. `certificate`: the serial
         number of the one that the gateway showed."""
         queue: asyncio.Queue[PlatformFrame | None] = asyncio.Queue()
+        if gateway_id in self._links:
+            self._displaced[gateway_id].append(self._links[gateway_id])
         self._links[gateway_id] = queue
         for issued in self._owed(gateway_id, None):
             queue.put_nowait(PlatformFrame(command=issued.message))
@@ -349,8 +354,14 @@ class Platform:
         return queue
 
     def link_down(self, gateway_id: str, queue: asyncio.Queue[PlatformFrame | None]) -> None:
-        if self._links.get(gateway_id) is queue:
+        displaced = self._displaced[gateway_id]
+        if queue in displaced:
+            displaced.remove(queue)
+        elif self._links.get(gateway_id) is queue:
             del self._links[gateway_id]
+            if displaced:
+                self._links[gateway_id] = displaced.pop()
+                return
             self._say({"event": "disconnected", "gateway_id": gateway_id, "service": "link"})
 
     def stream_up(self, gateway_id: str, device_id: str) -> asyncio.Queue[GridCommand | None]:

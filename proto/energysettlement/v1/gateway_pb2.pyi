@@ -189,17 +189,21 @@ class BatchPosition(_message.Message):
 
     INCARNATION_FIELD_NUMBER: _builtins.int
     BATCH_NUMBER_FIELD_NUMBER: _builtins.int
+    ROOT_FIELD_NUMBER: _builtins.int
     incarnation: _builtins.int
     batch_number: _builtins.int
+    root: _builtins.bytes
+    """Of that batch. A gateway whose own batch has another root is a copy, or was copied. Empty: the platform does not say."""
     def __init__(
         self,
         *,
         incarnation: _builtins.int = ...,
         batch_number: _builtins.int = ...,
+        root: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_number", b"batch_number", "incarnation", b"incarnation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_number", b"batch_number", "incarnation", b"incarnation", "root", b"root"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

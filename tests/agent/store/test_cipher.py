@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.store.cipher import OVERHEAD_BYTES, Cipher, of_body, of_channel, of_chunk, of_kept, of_note
-from agent.store.errors import StoreCorruptError, StoreError
+from agent.store.errors import StoreCorruptError, StoreError, StoreFullError
 from agent.store.secret import key_id
 
 MASTER = os.urandom(32)
@@ -50,9 +50,12 @@ def test_a_nonce_is_used_once() -> None:
     assert len({cipher.seal(b"x", b"same")[:12] for _ in range(1000)}) == 1000
 
 
-def test_who_only_reads_cannot_write() -> None:
-    with pytest.raises(ValueError, match="for reading"):
-        Cipher(MASTER, SALTS, None).seal(b"x", b"plain")
+def test_nothing_is_written_before_an_epoch_has_begun() -> None:
+    cipher = Cipher(MASTER, SALTS, None)
+    with pytest.raises(StoreFullError, match="to begin to write"):
+        cipher.seal(b"x", b"plain")
+    cipher.begin(3, os.urandom(16))
+    assert cipher.open(b"x", cipher.seal(b"x", b"plain")) == b"plain"
 
 
 def test_no_two_places_have_one_name() -> None:

@@ -1,0 +1,140 @@
+"""A start on a disk without any room, where the reserve is spent too: the store is read, and writes as soon as it can.
+
+SQLite wants room for the memory that its connections share before it reads a word. One connection that shares with
+nobody needs none: what was ordered, measured and signed before is known, and whoever wants to write gets the answer of
+a full disk. Other processes (`export`, `backup`) wait meanwhile. Once there is room the usual connections take over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import sqlite3
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from agent.store import files
+from agent.store.cipher import SALT_BYTES, Cipher
+from agent.store.errors import StoreError, StoreFullError, translated
+from agent.store.query import Connection, Parameter, connect
+from agent.store.secret import KeySource
+from agent.store.store import RESERVE_BYTES, Store
+
+LOOK_EVERY_S: Final = 1.0
+"""How often the disk is asked for room."""
+
+_log = structlog.get_logger()
+
+
+async def open_store(
+    state_dir: Path,
+    *,
+    key: KeySource | None = None,
+    most_bytes: int | None = None,
+    reserve_bytes: int = RESERVE_BYTES,
+    usual: type[Store] = Store,
+    narrow: type[NarrowStore] | None = None,
+) -> Store:
+    """As `Store.open`, on a full disk too: then it is a `narrow` one.
+
+    Raises StoreFullError only where nothing is ready that could be read.
+    """
+    try:
+        return await usual.open(state_dir, key=key, most_bytes=most_bytes, reserve_bytes=reserve_bytes)
+    except StoreFullError as error:
+        _log.error("store.no_room", folder=str(state_dir), why=str(error))
+    lock = await asyncio.to_thread(files.Lock, state_dir)
+    try:
+        prepared = await asyncio.to_thread(files.prepare_alone, state_dir, key=key)
+        connection = await connect(prepared.path, writing=True, alone=True)
+    except BaseException:
+        lock.release()
+        raise
+    store = (narrow or NarrowStore)(connection, connection, prepared)
+    store._lock = lock
+    try:
+        await store._start(most_bytes, reserve_bytes)
+    except BaseException:
+        await connection.close()
+        lock.release()
+        raise
+    return store
+
+
+class NarrowStore(Store):
+    """Made by `open_store`. Reads and writes over one connection until there is room."""
+
+    def __init__(self, reading: Connection, writing: Connection, prepared: files.Prepared) -> None:
+        """Use `open_store`."""
+        super().__init__(reading, writing, prepared)
+        self._path = prepared.path
+        self._reading = asyncio.Lock()
+
+    async def _start(self, most_bytes: int | None, reserve_bytes: int) -> None:
+        await super()._start(most_bytes, reserve_bytes)
+        self.trouble = (
+            "there is no room on the disk: new evidence waits, and so do export and backup; free "
+            f"{(reserve_bytes + files.LEAST_FREE_BYTES) >> 20} MiB at least, the gateway then goes on by itself"
+        )
+        reserve = files.Reserve(self._folder, reserve_bytes)
+        self._widening = asyncio.create_task(self._widen(reserve), name="store-room")
+
+    async def close(self) -> None:
+        """As of every store."""
+        self._widening.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._widening
+        await super().close()
+
+    async def _all(self, sql: str, *parameters: Parameter) -> list[tuple[Any, ...]]:
+        async with self._reading:
+            return await super()._all(sql, *parameters)
+
+    async def _widen(self, reserve: files.Reserve) -> None:
+        """Wait for room, then go on as every store does."""
+        while self._read is self._write:
+            await asyncio.sleep(LOOK_EVERY_S)
+            if await asyncio.to_thread(reserve.hold) and await asyncio.to_thread(files.has_room, self._folder):
+                async with self._reading:
+                    await self._writer.change(self._connect_anew)
+        self.trouble = ""
+        _log.warning("store.has_room", folder=str(self._folder))
+
+    async def _begin_to_encrypt(self) -> None:
+        if not isinstance(self.content, Cipher) or self.content.has_begun:
+            return
+        salt = secrets.token_bytes(SALT_BYTES)
+        try:
+            async with self._write.execute("INSERT INTO epoch (salt) VALUES (?)", (salt,)) as begun:
+                epoch = begun.lastrowid
+        except sqlite3.Error as error:
+            raise translated(error, "beginning to encrypt") from error
+        assert epoch is not None, "INSERT tells the row that it made"
+        self.content.begin(epoch, salt)
+
+    async def _connect_anew(self) -> Connection:
+        """The usual two connections; the one again where the room was gone already. Nobody reads or writes."""
+        await self._write.close()
+        while True:
+            try:
+                self._write = await connect(self._path, writing=True)
+                try:
+                    self._read = await connect(self._path, writing=False)
+                    await super()._all("SELECT 1 FROM property")
+                    await self._begin_to_encrypt()
+                except StoreError:
+                    await self._read.close()
+                    await self._write.close()
+                    raise
+                return self._write
+            except StoreError as error:
+                _log.warning("store.room_lost", why=str(error))
+            try:
+                self._read = self._write = await connect(self._path, writing=True, alone=True)
+                return self._write
+            except StoreError as error:
+                _log.error("store.away", why=str(error))
+                await asyncio.sleep(LOOK_EVERY_S)
