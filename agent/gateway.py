@@ -18,59 +18,47 @@ import structlog
 from agent.clock import Clock
 from agent.config import Settings
 from agent.control.controller import Controller
-from agent.control.decision_log import RECORD, recode_all
+from agent.control.decision_log import RECORD
 from agent.control.errors import ControlError
 from agent.control.feed_keeper import FeedKeeper
 from agent.evidence.batch import KeyProtection, SealedBatch
 from agent.evidence.seal import SealPolicy
 from agent.evidence.statements import Severity
 from agent.identity.orders import Order
-from agent.identity.purposes import UPLINK_KEY
-from agent.identity.trust import TrustList
 from agent.roads import overview, restored
 from agent.roads.adopting import Approvals
 from agent.roads.alarms import Alarms
 from agent.roads.desk import Desk
 from agent.roads.devices import make_devices, metered
-from agent.roads.enrolled import wait_enrolled
 from agent.roads.facts import facts, installed_version, keep_stating, tpm_quote
 from agent.roads.feeding import feed_rules
 from agent.roads.identity import IdentityKeeper
-from agent.roads.linking import make_uplink, prove_certificate
 from agent.roads.measuring import Measuring
 from agent.roads.offering import Offering, Sources
 from agent.roads.patience import patiently
 from agent.roads.people import People
+from agent.roads.platform_side import PlatformSide
 from agent.roads.problems import Problems
 from agent.roads.publishing import Publication
+from agent.roads.record_key import protect_record
 from agent.roads.renewals import certificate_watch
 from agent.roads.sealing import Sealer
 from agent.roads.sealing_keys import second_key_problem, wait_countersigner, wait_name_and_key
-from agent.roads.settling import Settling
 from agent.roads.site_ca import certify_chargers
 from agent.roads.store_key import configured_store, wait_store_key
 from agent.roads.supervise import Supervisor, cancel_all
-from agent.roads.telemetry import live_telemetry
 from agent.roads.thinning import make_thinner
-from agent.roads.trusting import TrustKeeper
 from agent.roads.upkeep import CLOCK_NOTE, Upkeep
 from agent.status import Snapshot
 from agent.store import LockedStore, Store, StoreError
 from agent.token.configured import configured_token
-from agent.token.counter import FILE as COUNTER_FILE
-from agent.token.counter import TpmCounter, open_counter
 from agent.token.token import Token
-from agent.token.tpm import TpmError
-from agent.uplink.errors import LinkDownError
 from agent.uplink.session import UplinkIdentity
-from agent.uplink.uplink import Uplink
 from drivers.device import Device, Sample, SignerUnavailableError
 from firmware_attest.measurement import installed_root, measure_software
-from proto.energysettlement.v1.gateway_pb2 import ChannelFrame, FlexibilityBid
 
 JUST_BOOTED_S: Final = 300.0
 """Linux counts monotonic time from its boot: a gateway that starts so early has come up with its machine."""
-TLS_SIGN_S: Final = 10.0
 LAST_SEAL_S: Final = 5.0
 LAST_SEND_S: Final = 3.0
 
@@ -97,24 +85,30 @@ class Gateway:
         self._version = installed_version()
         self._gateway_id = ""
         self._problems = Problems()
-        self._trust: TrustKeeper | None = None
         self._identity = IdentityKeeper(
             settings.gateway.state_dir, token=token, store=store, clock=clock, on_entry=self._on_identity_entry
+        )
+        self._desk = Desk(store, clock.monotonic_s)
+        self._alarms = Alarms(self._desk, lambda: clock.now().wall_us)
+        self._platform = PlatformSide(
+            settings.platform,
+            store=store,
+            token=token,
+            clock=clock,
+            desk=self._desk,
+            problems=self._problems,
+            on_alarm=self._alarms.warn,
         )
         self.publication = Publication(
             store,
             self._identity,
             public_url=settings.web.public_url,
             gateway_id=lambda: self._gateway_id,
-            acknowledgement=lambda: b"" if self._uplink is None else self._uplink.acknowledgement,
-            trust_list=lambda: b"" if self._trust is None else self._trust.signed,
+            acknowledgement=self._platform.acknowledgement,
+            trust_list=self._platform.signed_trust_list,
         )
-        self._uplink: Uplink | None = None
-        self._settling: Settling | None = None
         self._sealer: Sealer | None = None
         self._supervisor = Supervisor(clock.monotonic_s)
-        self._desk = Desk(store, clock.monotonic_s)
-        self._alarms = Alarms(self._desk, lambda: clock.now().wall_us)
         self._site = make_devices(
             settings,
             store=store,
@@ -136,8 +130,8 @@ class Gateway:
             store=store,
             clock=clock,
             gateway_id=lambda: self._gateway_id,
-            prove=self._prove_certificate,
-            renewed_uplink=self._on_renewed,
+            prove=self._platform.prove_certificate,
+            renewed_uplink=self._platform.certificate_renewed,
             server_use=None if self._site.ocpp is None else self._site.ocpp.use_certificate,
             on_alarm=self._alarms.raise_alarm,
         )
@@ -157,7 +151,7 @@ class Gateway:
             gateway_id=lambda: self._gateway_id,
             stop_file=settings.control.gateway_stop_file or settings.gateway.state_dir / "STOP",
             clock=clock,
-            trust=self._trust_list,
+            trust=self._platform.trust_list,
             desk=self._desk,
             notes=store,
             booted=self._started_s < JUST_BOOTED_S,
@@ -167,8 +161,8 @@ class Gateway:
         self._offering = Offering(
             Sources(
                 view=lambda: self._controller.view,
-                acknowledged=lambda: None if self._uplink is None else self._uplink.status().acknowledged_number,
-                offer=self._offer,
+                acknowledged=self._platform.acknowledged_number,
+                offer=self._platform.offer,
                 say=self._alarms.raise_alarm,
             ),
             clock=clock,
@@ -225,25 +219,12 @@ class Gateway:
     async def _restore(self) -> None:
         await self._measuring.restore(self._store)
         await self._thinner.restore()
-        await self._protect_record()
+        await protect_record(self._store, self._settings.gateway.state_dir, self._problems)
         await self.publication.restore()
         await restored.tell(self._store, self._desk, self._alarms, self._problems, self._clock.now().wall_us)
         if self._clock.rebooted:
             log.info("clock.rebooted")
         await self._upkeep.count()
-
-    async def _protect_record(self) -> None:
-        """The record of decisions is encrypted where the store is, from the start on which the store is."""
-        if self._store.in_the_clear:
-            self._problems.note("store key", self._store.in_the_clear)
-        if self._store.content.is_plain:
-            return
-        folder = self._settings.gateway.state_dir / RECORD
-        left = await asyncio.to_thread(recode_all, folder, None, self._store.content)
-        if left:
-            self._problems.note(
-                "record", f"parts of the record of decisions are not encrypted: {'; '.join(left)[:400]}"
-            )
 
     # -- Life -------------------------------------------------------------------------------------------------------
 
@@ -303,8 +284,11 @@ class Gateway:
         """
         if self._sealer is None:
             await self._begin_sealing(group)
-        if self._uplink is None:
-            await self._link_up(group)
+        linked = await self._platform.bring_up(
+            self._settings, identity=self._uplink_identity, controller=self._controller
+        )
+        for name, part in linked:
+            self._up_tasks.append(self._supervisor.keep(group, name, part))
 
     async def _begin_sealing(self, group: asyncio.TaskGroup) -> None:
         self._gateway_id, evidence = await wait_name_and_key(self._identity, self._problems)
@@ -348,19 +332,7 @@ class Gateway:
     def _on_identity_entry(self, order: Order) -> None:
         text = f"entry {order.number} of its history: {order.kind.name.lower()}"
         self._alarms.raise_alarm(Severity.INFO, "identity.entry", "identity", text)
-        if self._uplink is not None:
-            self._uplink.introduce_again()
-
-    async def _prove_certificate(self, chain_pem: bytes) -> None:
-        assert self._settings.platform is not None
-        await prove_certificate(self._uplink, self._settings.platform, self._sign_tls, chain_pem)
-
-    def _on_renewed(self) -> None:
-        if self._uplink is not None:
-            self._uplink.certificate_renewed()
-
-    def _sign_tls(self, digest: bytes) -> bytes:
-        return self._token.sign_blocking(UPLINK_KEY, digest, TLS_SIGN_S)
+        self._platform.introduce_again()
 
     async def _state_facts(self) -> None:
         """What is true of this run from its start."""
@@ -368,66 +340,15 @@ class Gateway:
         stated = functools.partial(facts, self._settings, version=self._version, software=software, quote=tpm_quote)
         await self._desk.put(await asyncio.to_thread(stated, now_us=self._clock.now().wall_us))
 
-    async def _link_up(self, group: asyncio.TaskGroup) -> None:
-        platform = self._settings.platform
-        if platform is None:
-            return
-        enrolled = await wait_enrolled(
-            platform,
-            self._settings,
-            self._gateway_id,
-            token=self._token,
-            journal=self._store.journal("token"),
-            problems=self._problems,
+    def _uplink_identity(self) -> UplinkIdentity:
+        return UplinkIdentity(
+            gateway_id=self._gateway_id,
+            incarnation=self._store.incarnation,
+            boot_id=self._boot_id,
+            software_version=self._version,
+            device_ids=tuple(self._site.devices),
+            history=self._identity.encoded_history,
         )
-        self._trust = TrustKeeper(platform.trust_list_file, enrolled.roots, store=self._store, clock=self._clock)
-        # Before the link: a command that it brings must not be refused because nobody has looked yet.
-        await self._trust.look()
-        self._settling = Settling(
-            enrolled.settled,
-            store=self._store,
-            desk=self._desk,
-            clock=self._clock,
-            platform_key=enrolled.platform_key,
-            window_s=self._settings.settlement.window_s,
-            send=self._send_channel,
-            commands_of=self._controller.commands_in_force,
-            counter=self._counter(),
-        )
-        await patiently(self._settling.restore)
-        self._uplink = make_uplink(
-            platform,
-            identity=UplinkIdentity(
-                gateway_id=self._gateway_id,
-                incarnation=self._store.incarnation,
-                boot_id=self._boot_id,
-                software_version=self._version,
-                device_ids=tuple(self._site.devices),
-                history=self._identity.encoded_history,
-            ),
-            signer=enrolled.uplink,
-            sign_blocking=self._sign_tls,
-            platform_key=enrolled.platform_key,
-            outbox=self._store,
-            clock=self._clock,
-            settling=self._settling,
-            on_command=self._controller.receive,
-            on_alarm=self._alarms.warn,
-            on_signed=self._controller.receive_signed,
-        )
-        for name, part in (
-            ("trust list", self._trust.run),
-            ("settling", self._settling.run),
-            ("uplink", self._uplink.run),
-        ):
-            self._up_tasks.append(self._supervisor.keep(group, name, part))
-
-    def _counter(self) -> TpmCounter | None:
-        try:
-            return open_counter(self._settings.gateway.state_dir / COUNTER_FILE)
-        except TpmError as error:
-            self._problems.note("TPM counter", str(error))
-            return None
 
     async def shut_down(self) -> None:
         """End in order: no more samples; what was measured is sealed, and sent while the link allows, within seconds.
@@ -443,7 +364,8 @@ class Gateway:
                 async with asyncio.timeout(LAST_SEAL_S):
                     while (await self._store.counts()).queued:
                         await self._sealer.seal_once()
-        if self._uplink is not None and self._uplink.status().connected:
+        link = self._platform.link()
+        if link is not None and link.connected:
             with contextlib.suppress(TimeoutError, StoreError):
                 async with asyncio.timeout(LAST_SEND_S):
                     while (await self._store.counts()).unacknowledged_batches:  # noqa: ASYNC110 - no event tells of it
@@ -460,25 +382,7 @@ class Gateway:
 
     def _on_sealed(self, batch: SealedBatch) -> None:
         self.publication.sealed(batch)
-        if self._uplink is None:
-            return
-        self._uplink.batch_ready()
-        for device_id, telemetry in live_telemetry(batch):
-            self._uplink.live(device_id, telemetry)
-
-    def _offer(self, bid: FlexibilityBid) -> bool:
-        if self._uplink is None:
-            return False
-        self._uplink.offer(bid)
-        return True
-
-    async def _send_channel(self, frame: ChannelFrame) -> None:
-        if self._uplink is None:
-            raise LinkDownError("the link has not been set up yet")
-        await self._uplink.send_channel(frame)
-
-    def _trust_list(self) -> TrustList | None:
-        return None if self._trust is None else self._trust.current
+        self._platform.sealed(batch)
 
     # -- Faces ------------------------------------------------------------------------------------------------------
 
@@ -512,16 +416,16 @@ class Gateway:
                 control=self._controller.snapshot(),
                 control_progress_s=self._controller.progress_s,
                 token=self._token.status,
-                link=None if self._uplink is None else self._uplink.status(),
+                link=self._platform.link(),
                 evidence=self._upkeep.counts,
                 latest=self._measuring.latest,
                 store_trouble=self._store.trouble or self._measuring.trouble,
                 encrypted=not self._store.content.is_plain,
                 room_trouble=self._thinner.trouble,
-                trust=self._trust_list(),
-                trust_trouble="" if self._trust is None else self._trust.trouble,
+                trust=self._platform.trust_list(),
+                trust_trouble=self._platform.trust_trouble,
                 identity_trouble=self._identity.trouble,
-                settling=self._settling,
+                settling=self._platform.settling,
                 devices=[device.status() for device in self._site.devices.values()],
                 unmade=self._site.problems,
                 envelope=self._offering.envelope,
