@@ -25,7 +25,6 @@ from agent.uplink.backoff import Backoff
 from agent.uplink.bids import Bids
 from agent.uplink.carrying import Carrying
 from agent.uplink.channel import describe, escaped, open_channel, takes
-from agent.uplink.delivery import Arrived
 from agent.uplink.devices import DeviceStreams
 from agent.uplink.errors import LinkDownError, PlatformFaultError, UplinkError
 from agent.uplink.grpc_line import GrpcLine
@@ -39,7 +38,8 @@ from agent.uplink.mqtt_login import MqttLogin
 from agent.uplink.origins import Origins
 from agent.uplink.outbox import Outbox
 from agent.uplink.pace import Pace
-from agent.uplink.session import Acknowledged, Refused, Session, UplinkIdentity
+from agent.uplink.session import Refused, Session, UplinkIdentity
+from agent.uplink.standing import Standing
 from agent.uplink.status import Carrier, UplinkStatus
 from agent.uplink.together import together
 from drivers.device import SignerUnavailableError
@@ -117,21 +117,11 @@ class Uplink:
         self._keepalive_s = settings.stall_s
         self._pace = Pace(None if settings.most_kbit_s is None else settings.most_kbit_s * 125.0)
         self._alarmed_s: dict[tuple[str, str], float] = {}
-        self._carrier = Carrier.NONE
-        self._endpoint = settings.endpoints[0]
-        self._detail = "not started"
-        self._since_s = clock.monotonic_s()
-        self._next_try_s: float | None = None
-        self._platform_id = ""
+        self._standing = Standing(
+            settings.endpoints[0], incarnation=identity.incarnation, monotonic_s=clock.monotonic_s
+        )
         self._reconnect_after_s = 0.0
-        self._useful = False
-        self._connections = 0
-        self._acknowledged_number: int | None = None
-        self._unconfirmed_number: int | None = None
-        self._device_details: dict[str, str] = {}
         self._introduce = asyncio.Event()
-        self.acknowledgement = b""
-        """The newest one of the present incarnation, as the platform signed it, in this run; empty: none came yet."""
         self._renewed = asyncio.Event()
 
     def batch_ready(self) -> None:
@@ -161,26 +151,21 @@ class Uplink:
     async def rehearse(self, credentials: grpc.ChannelCredentials) -> None:
         """Try other credentials beside the present link. Raises LinkDownError when the platform takes the present ones
         and not these. Without a link over gRPC nothing is known, and nothing is raised."""
-        endpoint = self._carrying_endpoint()
-        if endpoint is None:
+        if not self._standing.over_grpc:
             return
+        endpoint = self._standing.endpoint
         # By then a link that is dead without saying so has been noticed.
         within_s = 2 * self._settings.stall_s
         taken = await takes(endpoint, credentials, server_name=self._settings.server_name, within_s=within_s)
-        if not taken and self._carrying_endpoint() == endpoint:
+        if not taken and self._standing.over_grpc and self._standing.endpoint == endpoint:
             raise LinkDownError(f"{endpoint} takes the present certificate and not the new one")
-
-    def _carrying_endpoint(self) -> str | None:
-        """Of a link over gRPC that is up."""
-        over_grpc = self._carrier is not Carrier.NONE and not self._endpoint.startswith(MQTT_SCHEME)
-        return self._endpoint if over_grpc else None
 
     async def send_channel(self, frame: ChannelFrame) -> None:
         """Hand a frame to the link that is up. That it arrives is only known by the answer.
 
         Raises LinkDownError when there is none: re-establishment after the next connection brings both sides together.
         """
-        if self._carrier is not Carrier.GATEWAY_LINK:
+        if self._standing.carrier is not Carrier.GATEWAY_LINK:
             raise LinkDownError("channel frames need the gateway link, which is not up")
         if len(self._channel_frames) >= MOST_CHANNEL_FRAMES:
             raise LinkDownError(f"{MOST_CHANNEL_FRAMES} channel frames wait already; the link is stuck")
@@ -189,31 +174,23 @@ class Uplink:
 
     def status(self) -> UplinkStatus:
         """A snapshot."""
-        return UplinkStatus(
-            carrier=self._carrier,
-            endpoint=self._endpoint,
-            detail=self._detail,
-            since_monotonic_s=self._since_s,
-            next_try_monotonic_s=self._next_try_s,
-            platform_id=self._platform_id,
-            acknowledged_number=self._acknowledged_number,
-            unconfirmed_number=self._unconfirmed_number,
-            batches_in_flight=0 if self._session is None else self._session.batches_in_flight,
-            connections=self._connections,
-            device_details=dict(self._device_details),
-        )
+        return self._standing.status(0 if self._session is None else self._session.batches_in_flight)
+
+    @property
+    def acknowledgement(self) -> bytes:
+        """The newest one of the present incarnation, as the platform signed it, in this run; empty: none came yet."""
+        return self._standing.acknowledgement
 
     async def run(self) -> None:
         """Connect, serve, and connect again, until cancelled."""
         backoff = Backoff(self._settings.reconnect_least_s, self._settings.reconnect_most_s)
+        standing = self._standing
         place = 0
         while True:
-            self._endpoint = self._settings.endpoints[place]
-            self._useful = False
+            standing.connecting(self._settings.endpoints[place])
             self._reconnect_after_s = 0.0
-            connections = self._connections
+            connections = standing.connections
             started_s = self._monotonic_s()
-            self._detail = f"connecting to {self._endpoint}"
             why = "the connection ended"
             try:
                 await self._connection()
@@ -221,20 +198,17 @@ class Uplink:
                 why = self._explain(error)
             finally:
                 self._down()
-            backoff = backoff.ended(self._monotonic_s() - started_s, useful=self._useful)
+            backoff = backoff.ended(self._monotonic_s() - started_s, useful=standing.useful)
             # The first endpoint is preferred: after a link that was up, begin there again.
-            came_up = self._connections > connections
+            came_up = standing.connections > connections
             place = 0 if came_up else (place + 1) % len(self._settings.endpoints)
             wait_s = max(backoff.wait_s(self._draw()), self._reconnect_after_s * (1 + self._draw() / 4))
-            self._detail = f"{self._endpoint}: {why}; next try within {wait_s:.1f} s"
-            self._next_try_s = self._monotonic_s() + wait_s
-            _log.warning("uplink.down", endpoint=self._endpoint, why=why, wait_s=round(wait_s, 1))
+            standing.waits(why, wait_s)
             await asyncio.sleep(wait_s)
-            self._next_try_s = None
 
     def _explain(self, cause: Exception) -> str:
         if isinstance(cause, PlatformFaultError):
-            self._alarm("uplink.platform_fault", self._endpoint, str(cause))
+            self._alarm("uplink.platform_fault", self._standing.endpoint, str(cause))
         elif not isinstance(cause, UplinkError | SignerUnavailableError | aio.AioRpcError):
             # The outbox failed, or this code did: shown, logged with its trace, and tried again.
             _log.error("uplink.fault", error=describe(cause), exc_info=cause)
@@ -253,13 +227,13 @@ class Uplink:
 
     async def _connection(self) -> None:
         """One connection to the present endpoint. Ends by an exception, always."""
-        if self._endpoint.startswith(MQTT_SCHEME):
+        if self._standing.endpoint.startswith(MQTT_SCHEME):
             await self._mqtt_connection()
             return
         self._renewed.clear()
         credentials = await asyncio.to_thread(self._credentials)
         channel = open_channel(
-            self._endpoint,
+            self._standing.endpoint,
             credentials,
             server_name=self._settings.server_name,
             keepalive_s=self._keepalive_s,
@@ -278,7 +252,7 @@ class Uplink:
 
     async def _mqtt_connection(self) -> None:
         """As `_connection`, over a broker."""
-        host, port = split_address(self._endpoint.removeprefix(MQTT_SCHEME))
+        host, port = split_address(self._standing.endpoint.removeprefix(MQTT_SCHEME))
         login = await self._mqtt_login(f"{host}:{port}")
         line = MqttLine(
             host,
@@ -324,20 +298,20 @@ class Uplink:
             changed=self._changed,
             stall_s=self._settings.stall_s,
             pace=self._pace,
-            on_acknowledged=self._on_acknowledged,
+            on_acknowledged=self._standing.acknowledged,
             on_refused=self._on_refused,
         )
         try:
             welcome = await call.open()
             self._session = session
-            self._platform_id = escaped(welcome.platform_id)
+            self._standing.platform_id = escaped(welcome.platform_id)
             oddity = await call.resume(welcome.held, welcome.held_root)
             if oddity is not None:
-                self._alarm(oddity.code, self._endpoint, oddity.text)
+                self._alarm(oddity.code, self._standing.endpoint, oddity.text)
             self._reconnect_after_s = welcome.reconnect_after_s
-            self._up(Carrier.GATEWAY_LINK, f"connected to {self._endpoint}")
+            self._up(Carrier.GATEWAY_LINK, f"connected to {self._standing.endpoint}")
             work = [call.run(), beside(), self._listener.connected(), self._until_introduced_again()]
-            if self._endpoint != self._settings.endpoints[0]:
+            if self._standing.endpoint != self._settings.endpoints[0]:
                 work.append(self._prefer_the_first())
             await together(*work)
         finally:
@@ -359,30 +333,32 @@ class Uplink:
 
     async def _carry(self, channel: aio.Channel) -> None:
         """The published contract alone: the devices' streams carry everything, until the connection is lost."""
-        word = self._words.get(self._endpoint, Word.NONE)
+        word = self._words.get(self._standing.endpoint, Word.NONE)
         to = self._settings.statements_as_telemetry
         tells_all = to is StatementsAsTelemetry.ALWAYS or (to is StatementsAsTelemetry.KNOWN and bool(word))
         self._carrying = Carrying(
             self._outbox,
-            self._on_arrived,
+            self._standing.arrived,
             incarnation=self._identity.incarnation,
             ahead=self._ahead,
             stream_of=self._origins.stream_of if tells_all else None,
             word=word,
             undecided=to is StatementsAsTelemetry.KNOWN and not word,
         )
-        self._up(Carrier.DEVICE_STREAMS, f"connected to {self._endpoint}, which has the published contract only")
+        self._up(
+            Carrier.DEVICE_STREAMS, f"connected to {self._standing.endpoint}, which has the published contract only"
+        )
         try:
             await self._device_streams(channel, self._carrying).run()
         finally:
-            self._words[self._endpoint] = self._carrying.word
+            self._words[self._standing.endpoint] = self._carrying.word
 
     def _device_streams(self, channel: aio.Channel, carrying: Carrying | None) -> DeviceStreams:
         return DeviceStreams(
             channel,
             live=self._live,
             listener=self._listener,
-            details=self._device_details,
+            details=self._standing.device_details,
             reconnect=Backoff(self._settings.reconnect_least_s, self._settings.reconnect_most_s),
             stall_s=self._settings.stall_s,
             draw=self._draw,
@@ -403,36 +379,16 @@ class Uplink:
         )
 
     def _up(self, carrier: Carrier, detail: str) -> None:
-        self._carrier = carrier
-        self._detail = detail
-        self._since_s = self._monotonic_s()
-        self._connections += 1
         # Frames of before belong to a re-establishment that is over.
         self._channel_frames.clear()
-        _log.info("uplink.up", endpoint=self._endpoint, carrier=carrier.value, platform_id=self._platform_id)
+        self._standing.up(carrier, detail)
 
     def _down(self) -> None:
-        if self._carrier is not Carrier.NONE:
-            self._since_s = self._monotonic_s()
-        self._carrier = Carrier.NONE
+        self._standing.down()
         self._session = None
         self._carrying = None
-        self._device_details.clear()
         self._channel_frames.clear()
-
-    def _on_acknowledged(self, seen: Acknowledged) -> None:
-        self._useful = True
-        if seen.incarnation == self._identity.incarnation:
-            self._acknowledged_number = max(self._acknowledged_number or 0, seen.up_to_number)
-            self.acknowledgement = seen.signed
-
-    def _on_arrived(self, arrived: Arrived) -> None:
-        self._useful = True
-        if arrived.confirmed:
-            self._acknowledged_number = max(self._acknowledged_number or 0, arrived.up_to_number)
-        else:
-            self._unconfirmed_number = max(self._unconfirmed_number or 0, arrived.up_to_number)
 
     def _on_refused(self, refused: Refused) -> None:
         # The alarm is logged, too, and not more often than it is raised: a flood of forgeries must not fill the disk.
-        self._alarm(refused.code, self._endpoint, refused.text)
+        self._alarm(refused.code, self._standing.endpoint, refused.text)
