@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 
 from agent.config import UnsignedCommands
 from agent.control.authorization import Authorization, decode_authorization
-from agent.control.book import Book, Entry
+from agent.control.book import Book
 from agent.control.command import (
     MAX_NAME,
     Command,
@@ -21,6 +21,7 @@ from agent.control.command import (
     price_per_kwh_cents,
     same_float32,
 )
+from agent.control.entry import Entry
 from agent.control.errors import CommandFormatError, quoted
 from agent.control.order import Now, Order, Rank
 from agent.control.ordered import DAY_US, Ordered, ordered_by, total

@@ -1,6 +1,6 @@
 """The book of commands: what was admitted, what has become of it, and what is in force now. Pure.
 
-A command lives along TRANSITIONS; each step leaves one signed receipt, and exactly one of them is final. The book also
+What one command lives through is in `entry.py`; the book knows them all, from the first message to the last receipt. It
 decides who gives way to whom: a later command of one issuer replaces an earlier one over the same devices for good
 (or, with `resume`, for its own duration); between issuers rank decides, and nobody is replaced (DESIGN: Commands).
 """
@@ -13,43 +13,12 @@ from itertools import takewhile
 from typing import Final, TypeAlias
 
 from agent.control.command import Command, Point
+from agent.control.entry import Entry, receipt_of
 from agent.control.order import Now, Order, Rank, began, name_of, precedence, same_matter, stands
-from agent.control.ordered import Ordered, ordered_by, total
+from agent.control.ordered import Ordered, total
 from agent.control.replay import ReplayWindow
-from agent.control.tally import Register, Tally
+from agent.control.tally import Register
 from agent.evidence.statements import CommandReceipt, CommandState
-
-TRANSITIONS: Final[dict[CommandState, frozenset[CommandState]]] = {
-    CommandState.RECEIVED: frozenset({CommandState.ACCEPTED, CommandState.PARTIAL, CommandState.REJECTED}),
-    CommandState.ACCEPTED: frozenset(
-        {
-            CommandState.PARTIAL,
-            CommandState.EXECUTING,
-            CommandState.COMPLETED,
-            CommandState.SUPERSEDED,
-            CommandState.EXPIRED,
-            CommandState.FAILED,
-        }
-    ),
-    CommandState.PARTIAL: frozenset(
-        {
-            CommandState.EXECUTING,
-            CommandState.COMPLETED,
-            CommandState.SUPERSEDED,
-            CommandState.EXPIRED,
-            CommandState.FAILED,
-        }
-    ),
-    CommandState.EXECUTING: frozenset(
-        {CommandState.PARTIAL, CommandState.COMPLETED, CommandState.SUPERSEDED, CommandState.FAILED}
-    ),
-    CommandState.REJECTED: frozenset(),
-    CommandState.COMPLETED: frozenset(),
-    CommandState.SUPERSEDED: frozenset(),
-    CommandState.EXPIRED: frozenset(),
-    CommandState.FAILED: frozenset(),
-}
-"""What may follow what. A pair that is missing here is a fault of ours and raises."""
 
 MAX_OPEN: Final = 1000
 """Commands that are not final yet."""
@@ -64,25 +33,6 @@ KEPT_FOR_US: Final = 24 * HOUR_US
 
 _Words: TypeAlias = Mapping[bytes, list[tuple[tuple[int, int], int, bytes]]]
 """By issuer key: (age of the word, place in the book, hash), the newest word first."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """One command in the book."""
-
-    order: Order
-    receipts: tuple[CommandReceipt, ...]
-    tally: Tally = field(default_factory=Tally)
-    durable: bool = True
-    """Whether the store has it. What allows power is not acted on before (DESIGN: law 5)."""
-
-    @property
-    def state(self) -> CommandState:
-        return self.receipts[-1].state
-
-    @property
-    def executed(self) -> bool:
-        return any(receipt.state is CommandState.EXECUTING for receipt in self.receipts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +124,7 @@ class Book:
         energy_wh, value_micro = total(gone)
         for entry in self.entries.values():
             if entry.order.received_us >= since_us and entry.order.command.issuer == issuer:
-                part = _ordered(entry)
+                part = entry.ordered()
                 energy_wh += part.energy_wh
                 value_micro += part.value_micro
         return Ordered(energy_wh, value_micro)
@@ -203,8 +153,8 @@ class Book:
     def admitted(self, order: Order, state: CommandState, reason: str, now: Now) -> Change:
         """RECEIVED and then ACCEPTED or PARTIAL; and whatever it cancels ends. Not durable until `committed`."""
         made = (
-            _receipt(order, CommandState.RECEIVED, "", now.wall_us, None),
-            _receipt(order, state, reason, now.wall_us, None),
+            receipt_of(order, CommandState.RECEIVED, "", now.wall_us, None),
+            receipt_of(order, state, reason, now.wall_us, None),
         )
         entries = {**self.entries, order.hash: Entry(order=order, receipts=made, durable=False)}
         change = Change(replace(self, entries=entries, windows=self._used(order)), made)
@@ -243,7 +193,7 @@ class Book:
                 reason = f"replaced by {name_of(replacing)} of the same issuer"
                 change = change.book._ended(entry, CommandState.SUPERSEDED, reason, now, change.receipts)
             elif now.wall_us >= entry.order.command.end_us:
-                state, reason = _end_of(entry)
+                state, reason = entry.end_by_time()
                 change = change.book._ended(entry, state, reason, now, change.receipts)
         return change
 
@@ -251,8 +201,8 @@ class Book:
         self, entry: Entry, state: CommandState, reason: str, now: Now, before: tuple[CommandReceipt, ...] = ()
     ) -> Change:
         delivered = entry.tally.delivered_wh() if entry.executed else None
-        receipt = _receipt(entry.order, state, reason, now.wall_us, delivered)
-        closed = replace(_followed(entry, receipt), tally=entry.tally.paused())
+        receipt = receipt_of(entry.order, state, reason, now.wall_us, delivered)
+        closed = replace(entry.followed(receipt), tally=entry.tally.paused())
         return Change(self._with(closed), (*before, receipt))
 
     def next_change_us(self, wall_us: int) -> int | None:
@@ -293,11 +243,11 @@ class Book:
             entry = replace(entry, tally=tally)
             receipts = change.receipts
             if outcome.responded and not entry.executed:
-                receipt = _receipt(entry.order, CommandState.EXECUTING, outcome.reason, now.wall_us, None)
-                entry, receipts = _followed(entry, receipt), (*receipts, receipt)
+                receipt = receipt_of(entry.order, CommandState.EXECUTING, outcome.reason, now.wall_us, None)
+                entry, receipts = entry.followed(receipt), (*receipts, receipt)
             if outcome.held and entry.state in (CommandState.ACCEPTED, CommandState.EXECUTING):
-                receipt = _receipt(entry.order, CommandState.PARTIAL, outcome.held, now.wall_us, None)
-                entry, receipts = _followed(entry, receipt), (*receipts, receipt)
+                receipt = receipt_of(entry.order, CommandState.PARTIAL, outcome.held, now.wall_us, None)
+                entry, receipts = entry.followed(receipt), (*receipts, receipt)
             change = Change(change.book._with(entry), receipts)
             most_wh, delivered_wh = entry.order.command.max_energy_wh, tally.delivered_wh()
             if most_wh is not None and delivered_wh is not None:
@@ -305,8 +255,8 @@ class Book:
                 if along >= most_wh:
                     if not entry.executed:
                         # Never quite where the plan wanted it, and yet: what was delivered proves that it was obeyed.
-                        receipt = _receipt(entry.order, CommandState.EXECUTING, outcome.reason, now.wall_us, None)
-                        entry, receipts = _followed(entry, receipt), (*receipts, receipt)
+                        receipt = receipt_of(entry.order, CommandState.EXECUTING, outcome.reason, now.wall_us, None)
+                        entry, receipts = entry.followed(receipt), (*receipts, receipt)
                     reason = f"its {most_wh} Wh are delivered"
                     change = change.book._ended(entry, CommandState.COMPLETED, reason, now, receipts)
         return change
@@ -340,7 +290,7 @@ class Book:
         }
         for order_hash in gone:
             entry = self.entries[order_hash]
-            part, hour = _ordered(entry), entry.order.received_us // HOUR_US
+            part, hour = entry.ordered(), entry.order.received_us // HOUR_US
             if part.energy_wh > 0 and hour >= oldest:
                 hours = sums.setdefault(entry.order.command.issuer.encode(), {})
                 hours[hour] = total([hours.get(hour, Ordered()), part])
@@ -418,41 +368,3 @@ class Book:
 
     def _with(self, entry: Entry) -> Book:
         return Book({**self.entries, entry.order.hash: entry}, self.windows, self.forgotten)
-
-
-def _ordered(entry: Entry) -> Ordered:
-    """What a command ordered at most, for as long as it stood."""
-    last, command = entry.receipts[-1], entry.order.command
-    if last.state is CommandState.REJECTED:
-        return Ordered()
-    return ordered_by(command, min(command.end_us, last.timestamp_us) if last.state.final else command.end_us)
-
-
-def _followed(entry: Entry, receipt: CommandReceipt) -> Entry:
-    if receipt.state not in TRANSITIONS[entry.state]:
-        raise AssertionError(f"command {entry.order.hash.hex()[:16]}: {entry.state.name} to {receipt.state.name}")
-    return replace(entry, receipts=(*entry.receipts, receipt))
-
-
-def _end_of(entry: Entry) -> tuple[CommandState, str]:
-    """How a command ends whose time is over."""
-    if entry.executed:
-        return CommandState.COMPLETED, entry.tally.reason
-    if entry.tally.first_us is not None:
-        why = entry.tally.reason or "the metered power never followed"
-        return CommandState.FAILED, f"was in force, but not obeyed: {why}"
-    why = entry.tally.reason or "the gateway was not able to act in its time"
-    return CommandState.EXPIRED, f"was never in force: {why}"
-
-
-def _receipt(
-    order: Order, state: CommandState, reason: str, timestamp_us: int, delivered_wh: int | None
-) -> CommandReceipt:
-    return CommandReceipt(
-        command_hash=order.hash,
-        command_id=order.command_id,
-        state=state,
-        timestamp_us=timestamp_us,
-        reason=reason,
-        delivered_energy_wh=delivered_wh,
-    )

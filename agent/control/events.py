@@ -15,8 +15,9 @@ from typing import Final, TypeAlias
 from agent.config import BoundsSettings, ControlSettings, DeviceSettings, FrequencySettings, SiteSettings
 from agent.control import codec
 from agent.control.admission import Policy
-from agent.control.book import Book, Entry
+from agent.control.book import Book
 from agent.control.decisions import Cause, plan_bytes
+from agent.control.entry import Entry
 from agent.control.errors import RestoreError
 from agent.control.feeds import FeedRules
 from agent.control.inputs import InputClamp

@@ -10,8 +10,9 @@ import hashlib
 from collections.abc import Mapping
 from typing import Final
 
-from agent.control.book import Book, Entry
+from agent.control.book import Book
 from agent.control.command import decode_body, encode_body
+from agent.control.entry import Entry
 from agent.control.errors import CommandFormatError, RestoreError
 from agent.control.order import Order, Rank
 from agent.control.ordered import Ordered

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from agent.control.book import Entry
 from agent.control.deviation import DeviationBook
 from agent.control.dispatcher import Carriage
+from agent.control.entry import Entry
 from agent.control.feed_keeper import FeedLine
 from agent.control.input_watch import InputState
 from agent.control.plan import CommandPlan, DeviceOrder, sentence

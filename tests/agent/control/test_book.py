@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from agent.control.book import MAX_KEPT, MAX_OPEN, RESERVED_FOR_RESTRICTIVE, TRANSITIONS, Book, Change, Outcome
+from agent.control.book import MAX_KEPT, MAX_OPEN, RESERVED_FOR_RESTRICTIVE, Book, Change, Outcome
 from agent.control.command import CommandType
+from agent.control.entry import TRANSITIONS
 from agent.control.notes import changed_notes, decode_entry, encode_entry, restore
 from agent.control.order import Now, Order
 from agent.control.ordered import Ordered
