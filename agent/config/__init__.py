@@ -16,7 +16,6 @@ from agent.config.settings import (
     FrequencySettings,
     MandateSettings,
     PlatformSettings,
-    Settings,
     SiteSettings,
     StatementsAsTelemetry,
     TokenSettings,
@@ -24,6 +23,7 @@ from agent.config.settings import (
     WebSettings,
 )
 from agent.config.values import MQTT_SCHEME, is_loopback, split_address, zone_of
+from agent.config.whole import Settings
 
 __all__ = [
     "DEFAULT_PATH",

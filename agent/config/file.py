@@ -9,17 +9,20 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from agent.config import settings
+from agent.config import settings, whole
+from agent.config.whole import Settings
 from drivers.toml_lines import line_of
 
 DEFAULT_PATH = Path("/etc/v2g-gateway/gateway.toml")
+_BY_NAME = {**vars(settings), **vars(whole)}
+"""The sections' classes."""
 
 
 class ConfigError(Exception):
     """The configuration cannot be used. Each line of the message says file, line, key and what would be right."""
 
 
-def read_settings(path: Path) -> settings.Settings:
+def read_settings(path: Path) -> Settings:
     """The settings of a file. Raises ConfigError, one line of the message per fault."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -40,7 +43,7 @@ def read_settings(path: Path) -> settings.Settings:
         column = f", column {at[2]}" if at else ""
         raise ConfigError(f"{path}:{line}: is not TOML: {str(error).partition(' (at ')[0]}{column}") from error
     try:
-        return settings.Settings.model_validate(raw)
+        return Settings.model_validate(raw)
     except ValidationError as error:
         faults = sorted(_explain(text, fault) for fault in error.errors())
         raise ConfigError("\n".join(f"{path}:{line}: {message}" for line, message in faults)) from error
@@ -65,14 +68,14 @@ def _explain(text: str, fault: ErrorDetails) -> tuple[int, str]:
 
 def model_at(where: tuple[int | str, ...]) -> type[BaseModel] | None:
     """The settings class that a location is in, by walking the annotations."""
-    model: type[BaseModel] | None = settings.Settings
+    model: type[BaseModel] | None = Settings
     for part in where:
         if isinstance(part, int):
             continue
         if model is None or part not in model.model_fields:
             return None
         found = re.findall(r"(\w+Settings)", str(model.model_fields[part].annotation))
-        model = vars(settings).get(found[0]) if found else None
+        model = _BY_NAME.get(found[0]) if found else None
     return model
 
 
