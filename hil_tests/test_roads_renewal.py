@@ -524,6 +524,27 @@ async def test_a_certificate_whose_key_is_a_file_is_renewed_under_mutual_tls(ben
     ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(file, key)
 
 
+@pytest.mark.parametrize("fault", ["another key", "read by others", "no key at all"])
+async def test_the_uplinks_certificate_is_renewed_though_the_mqtt_clients_files_are_of_no_use(
+    bench: Bench, fault: str
+) -> None:
+    bench.install()
+    key, file = bench.folder / "mqtt.key.pem", bench.folder / "installed" / "mqtt.pem"
+    public = file_key(key).public_key()
+    bench.write(file, bench.ca.certify(named(GATEWAY), public, None, CLIENT, life=timedelta(days=10)))
+    match fault:
+        case "another key":
+            file_key(key)
+        case "read by others":
+            key.chmod(0o644)
+        case _:
+            key.unlink()
+    renewal = bench.renewal(client_files=(file, key))
+    await renewal.step()
+    assert renewal.status.detail == ""
+    assert bench.codes == ["certificate.renewed"]
+
+
 async def test_the_listeners_certificate_is_renewed_with_its_names(bench: Bench) -> None:
     bench.install()
     key, file = bench.folder / "ocpp.key.pem", bench.folder / "installed" / "ocpp.pem"
