@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from agent.evidence.batch import decode_batch
 from agent.evidence.kinds import Alarm, Severity
 from agent.uplink.ahead import Ahead
 from agent.uplink.carrying import BATCHES_LOADED, Carrying
-from agent.uplink.delivery import Arrived, StreamOf
+from agent.uplink.delivery import Arrived, StreamOf, readings_of
 from agent.uplink.errors import LinkDownError
 from agent.uplink.lane import Word
 from agent.uplink.origins import Origins
+from agent.uplink.telemetry import Stand
 from proto.energysettlement.v1.device_pb2 import DeviceTelemetry, GridCommand
 from tests.agent.uplink.parts import FIRST_US, Evidence, MemoryOutbox, row_of
 
@@ -158,3 +162,117 @@ async def test_where_no_device_is_configured_the_gateways_own_go_with_the_first_
     connection.carrying.acknowledged("approved", GridCommand(acknowledged_sequence=1, acknowledged_statements=4))
     await connection.settle()
     assert outbox.all_acknowledged()
+
+
+class Site:
+    """A gateway and a platform of which nobody knows whether it acknowledges; connections come and go."""
+
+    def __init__(self) -> None:
+        self.outbox = MemoryOutbox()
+        self.evidence = Evidence()
+        self.word = Word.NONE
+        self.seems_published = False
+        """A stream with readings has ended well without an acknowledgement."""
+        self.held: dict[str, int] = {}
+        """By device: readings up to this sequence have reached the platform for good."""
+        self.connect()
+
+    def connect(self) -> None:
+        self.connection = Connection(
+            self.outbox,
+            stream_of=Origins(("pv",)).stream_of if self.word else None,
+            word=self.word,
+            undecided=not self.word,
+        )
+        self.sent: dict[str, list[DeviceTelemetry]] = {}
+
+    async def settle(self) -> None:
+        try:
+            await self.connection.settle()
+        except LinkDownError:
+            assert not self.word, "left a second time for the same reason"
+            self.word = self.connection.carrying.word
+            self.connect()
+            await self.connection.settle()
+
+    def send(self, device_id: str, most: int) -> None:
+        for _ in range(most):
+            if (telemetry := self.connection.carrying.delivery.next(device_id)) is None:
+                return
+            self.sent.setdefault(device_id, []).append(telemetry)
+
+    def acknowledge(self, device_id: str) -> None:
+        sent = self.sent.get(device_id, [])
+        sequence = max((each.sequence for each in sent), default=0)
+        statements = sum(1 for each in sent if not each.sequence)
+        self.connection.carrying.acknowledged(
+            device_id, GridCommand(acknowledged_sequence=sequence, acknowledged_statements=statements)
+        )
+        self.held[device_id] = max(self.held.get(device_id, 0), sequence)
+
+    def end_well(self, device_id: str) -> None:
+        word = self.connection.carrying.word
+        self.connection.carrying.ended_well(device_id)
+        sent = self.sent.pop(device_id, [])
+        if Word.READINGS not in word:
+            sequence = max((each.sequence for each in sent), default=0)
+            self.held[device_id] = max(self.held.get(device_id, 0), sequence)
+            self.seems_published = self.seems_published or (not word and sequence > 0)
+
+    def lose(self, device_id: str) -> None:
+        self.connection.carrying.delivery.lost(device_id)
+        self.sent.pop(device_id, None)
+
+    def require_nothing_too_early(self) -> None:
+        up_to = self.outbox.acknowledged.get(1, 0)
+        assert not up_to or self.word or self.seems_published, "counted before anybody knew who reads"
+        for row in self.outbox.rows[:up_to]:
+            for each in readings_of(decode_batch(row.encoded)):
+                assert each.sequence <= self.held.get(each.device_id, 0), "counted as delivered, and was not"
+
+
+DEVICE = st.sampled_from(("pv", "car"))
+STEP = st.one_of(
+    st.tuples(st.just("seal"), st.lists(st.sampled_from(("pv", "car", "alarm")), min_size=1, max_size=3)),
+    st.tuples(st.just("send"), DEVICE, st.integers(1, 9)),
+    st.tuples(st.sampled_from(("acknowledge", "end", "lose")), DEVICE),
+    st.tuples(st.just("connect")),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(STEP, max_size=40))
+async def test_whatever_a_platform_does_nothing_counts_too_early_and_everything_leaves_in_the_end(
+    steps: list[tuple[object, ...]],
+) -> None:
+    site = Site()
+    for step in steps:
+        match step:
+            case ("seal", list(what)):
+                made = [alarm() if each == "alarm" else site.evidence.reading(str(each)) for each in what]
+                site.outbox.rows.append(row_of(site.evidence.seal(*made)))
+            case ("send", str(device_id), int(most)):
+                site.send(device_id, most)
+            case ("acknowledge", str(device_id)):
+                site.acknowledge(device_id)
+            case ("end", str(device_id)):
+                site.end_well(device_id)
+            case ("lose", str(device_id)):
+                site.lose(device_id)
+            case _:
+                site.connect()
+        await site.settle()
+        site.require_nothing_too_early()
+    site.outbox.rows.append(site.evidence.row("pv"))
+    for _ in range(len(site.outbox.rows) + 2):
+        await site.settle()
+        for device_id in site.connection.carrying.delivery.device_ids:
+            site.connection.carrying.delivery.stand(device_id, Stand(FIRST_US))
+            site.send(device_id, 1000)
+            if site.word:
+                site.acknowledge(device_id)
+            else:
+                site.end_well(device_id)
+    await site.settle()
+    site.require_nothing_too_early()
+    assert site.outbox.all_acknowledged()
