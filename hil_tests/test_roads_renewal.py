@@ -304,6 +304,22 @@ async def test_a_server_that_is_busy_is_asked_again_when_it_said(bench: Bench) -
     assert bench.codes == ["certificate.not_renewed", "certificate.renewed"]
 
 
+async def test_after_a_fault_of_its_own_it_waits_as_after_one_of_the_ca(bench: Bench) -> None:
+    """A task that ends is begun anew at once: the CA would be asked every few seconds."""
+    bench.install()
+    one = bench.uplink()
+
+    async def request(_: bytes) -> bytes:
+        raise RuntimeError("nobody has thought of this")
+
+    renewal = bench.renewal(replace(one, request=request))
+    assert await renewal.step() > 0
+    assert "nobody has thought of this" in renewal.status.detail
+    assert renewal.status.failures == 1
+    await renewal.step()
+    assert renewal.status.failures == 1
+
+
 async def test_who_says_at_once_for_ever_is_asked_less_and_less(bench: Bench) -> None:
     bench.install()
     bench.service.before = [says(b"", "text/plain", 503, Retry_After="0")] * 12

@@ -141,7 +141,7 @@ def retry_after_s(header: str | None, now: datetime) -> float | None:
         return float(min(int(text), MOST_RETRY_AFTER_S))
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # of a year or a second with many digits
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

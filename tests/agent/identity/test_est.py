@@ -152,6 +152,7 @@ def test_a_renewal_keeps_the_names_and_ends_later() -> None:
         ("-5", None),
         ("1e3", None),
         ("9" * 5000, None),
+        ("Sat, 28 Nov 2026 00:01:99999999999 GMT", None),
     ],
 )
 def test_retry_after_is_seconds_or_a_date_and_bounded(header: str | None, seconds: float | None) -> None:
