@@ -116,6 +116,22 @@ async def test_a_ca_that_decides_later_gets_the_same_request_again(enrolment: En
     assert enrolment.installed == ["ca.pem", "uplink.pem"]
 
 
+@pytest.mark.parametrize("name", ["uplink.pem", "ca.pem"])
+async def test_a_place_that_cannot_be_written_is_told_before_the_secret_is_spent(
+    enrolment: Enrolment, name: str
+) -> None:
+    (enrolment.site.folder / "occupied").touch()
+    place, other = enrolment.site.installed / name, enrolment.site.folder / "occupied" / name
+    text = enrolment.site.config.read_text()
+    assert str(place) in text
+    enrolment.site.config.write_text(text.replace(str(place), str(other)))
+    words = ("--root", enrolment.code, "--secret-file", enrolment.secret_file)
+    answer = await enrolment.run(*words, code=1)
+    assert f"{other}: cannot be written here" in answer["error"]
+    assert enrolment.service.secrets == {"once-only"}
+    assert enrolment.installed == []
+
+
 async def test_what_is_missing_or_too_much_is_told(enrolment: Enrolment) -> None:
     secret = enrolment.secret_file
     cases: tuple[tuple[list[str | Path], str], ...] = (

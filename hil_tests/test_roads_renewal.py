@@ -304,6 +304,22 @@ async def test_a_server_that_is_busy_is_asked_again_when_it_said(bench: Bench) -
     assert bench.codes == ["certificate.not_renewed", "certificate.renewed"]
 
 
+async def test_after_a_fault_of_its_own_it_waits_as_after_one_of_the_ca(bench: Bench) -> None:
+    """A task that ends is begun anew at once: the CA would be asked every few seconds."""
+    bench.install()
+    one = bench.uplink()
+
+    async def request(_: bytes) -> bytes:
+        raise RuntimeError("nobody has thought of this")
+
+    renewal = bench.renewal(replace(one, request=request))
+    assert await renewal.step() > 0
+    assert "nobody has thought of this" in renewal.status.detail
+    assert renewal.status.failures == 1
+    await renewal.step()
+    assert renewal.status.failures == 1
+
+
 async def test_who_says_at_once_for_ever_is_asked_less_and_less(bench: Bench) -> None:
     bench.install()
     bench.service.before = [says(b"", "text/plain", 503, Retry_After="0")] * 12
@@ -522,6 +538,27 @@ async def test_a_certificate_whose_key_is_a_file_is_renewed_under_mutual_tls(ben
     assert renewal.status.detail == ""
     assert bench.service.logins == ["TLS"]
     ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(file, key)
+
+
+@pytest.mark.parametrize("fault", ["another key", "read by others", "no key at all"])
+async def test_the_uplinks_certificate_is_renewed_though_the_mqtt_clients_files_are_of_no_use(
+    bench: Bench, fault: str
+) -> None:
+    bench.install()
+    key, file = bench.folder / "mqtt.key.pem", bench.folder / "installed" / "mqtt.pem"
+    public = file_key(key).public_key()
+    bench.write(file, bench.ca.certify(named(GATEWAY), public, None, CLIENT, life=timedelta(days=10)))
+    match fault:
+        case "another key":
+            file_key(key)
+        case "read by others":
+            key.chmod(0o644)
+        case _:
+            key.unlink()
+    renewal = bench.renewal(client_files=(file, key))
+    await renewal.step()
+    assert renewal.status.detail == ""
+    assert bench.codes == ["certificate.renewed"]
 
 
 async def test_the_listeners_certificate_is_renewed_with_its_names(bench: Bench) -> None:

@@ -96,6 +96,9 @@ def test_a_genuine_tpm_answers_and_its_key_is_known(quoted: Path, verifier: Veri
     found = verifier.check(tmp_path / "answered")
     assert found["key_name"] == made["key_name"]
     assert "swtpm-localca" in found["root"]
+    words = ["challenge", "check", str(tmp_path / "answered"), "--made", str(tmp_path / "challenge")]
+    told = CliRunner().invoke(app, words, catch_exceptions=False).output
+    assert "PCRs 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, after" in told, "a person sees what was left out"
     assert (tmp_path / "answered" / "quote.pem").read_bytes() == (quoted / "quote.pem").read_bytes()
 
 

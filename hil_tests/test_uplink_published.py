@@ -270,3 +270,33 @@ async def test_a_reader_that_keeps_points_by_the_second_needs_statements_to_stay
     page = books["pv"]
     assert (page["energy_wh"], page["energy_wh_by_ms"], page["overwritten"], page["charge_lost"]) == (3, 3, 0, 0)
     assert page["energy_wh_by_s"] == (0 if statements is StatementsAsTelemetry.ALWAYS else 3)
+
+
+async def test_a_stand_in_of_the_published_contract_is_left_for_the_first_endpoint(rig: Rig) -> None:
+    async with Server(rig.platform, rig.practice, link=False) as second:
+        async with Server(rig.platform, rig.practice) as first:
+            port = first.port
+        async with rig.uplink(address(port), address(second.port)) as uplink:
+            await until(lambda: uplink.status().carrier is Carrier.DEVICE_STREAMS, "the stand-in")
+            async with Server(rig.platform, rig.practice, port=port):
+                await until(lambda: uplink.status().carrier is Carrier.GATEWAY_LINK, "the first one again")
+                rig.gateway.seal(uplink, "meter")
+                await until(rig.gateway.outbox.all_acknowledged, "acknowledged")
+
+
+async def test_each_endpoint_that_acknowledges_is_left_once_to_begin_with_statements(rig: Rig) -> None:
+    async with Server(rig.platform, rig.practice, link=False) as second:
+        async with Server(rig.platform, rig.practice, link=False) as first:
+            port = first.port
+        async with rig.uplink(
+            address(port), address(second.port), statements_as_telemetry=StatementsAsTelemetry.KNOWN
+        ) as uplink:
+            rig.gateway.seal_statements(uplink, alarm("pv"), rig.gateway.evidence.reading("pv"))
+            await until(rig.gateway.outbox.all_acknowledged, "acknowledged by the stand-in")
+            assert uplink.status().connections == 2
+            async with Server(rig.platform, rig.practice, link=False, port=port):
+                await until(lambda: uplink.status().endpoint == address(port), "the first one is tried again")
+                rig.gateway.seal_statements(uplink, alarm("pv"), rig.gateway.evidence.reading("pv"))
+                await until(rig.gateway.outbox.all_acknowledged, "acknowledged by the first")
+                assert uplink.status().connections == 4
+    assert rig.books()["statements"] == {"Alarm": 2}

@@ -141,6 +141,7 @@ def check(
         )
         return
     _say(f"A genuine TPM, certified under {challenge.subject}, holds key {quoted.key_name.hex()[:20]} and answered.")
+    _say(f"Quoted are PCRs {', '.join(map(str, quoted.pcrs)) or 'none'}, after {quoted.reset_count} boots.")
     _say(f"What it quotes is its own word: v2g-gateway verify FILE --tpm-key {folder / 'quote.pem'} ...")
 
 

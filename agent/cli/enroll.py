@@ -82,7 +82,7 @@ def enroll(
     ] = None,
     secret_file: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="One-time secret of the platform: its CA is asked (`est` of [platform])."),
+        typer.Option(metavar="FILE", help="One-time secret of the platform (mode 0600): its CA is asked, at `est`."),
     ] = None,
     replace_roots: Annotated[
         bool, typer.Option("--replace-roots", help="With a new root: trust the older ones no more, at once.")

@@ -64,6 +64,8 @@ async def first_certificate(
     url, platform = est_url(settings), settings.platform
     assert platform is not None
     login = basic_login(read_secret(f"file:{secret_file}"))
+    for place in (platform.ca_file, platform.certificate_file):
+        _require_writable(place)
     request = _request(settings.gateway.state_dir / "enrolment" / "uplink.csr", public_key_der, gateway_id)
 
     async def told() -> str:
@@ -80,6 +82,19 @@ async def first_certificate(
         said = f", and says: {came.said}" if came.said else ""
         raise EnrolmentError(f"{url}: the CA has the request and has not decided; give this command again {when}{said}")
     return came
+
+
+def _require_writable(place: Path) -> None:
+    """The secret is good once: what it buys must have somewhere to go. Raises EnrolmentError."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place.parent):
+            pass
+    except OSError as error:
+        raise EnrolmentError(
+            f"{place}: cannot be written here ({error.strerror}); name a file below the state directory in [platform]. "
+            "The secret was not used"
+        ) from error
 
 
 def _trusted(platform: PlatformSettings, roots: Sequence[x509.Certificate], folder: Path) -> Path:

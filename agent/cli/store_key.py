@@ -95,8 +95,8 @@ def decrypt_store(
 ) -> None:
     """Put an encrypted store in the clear.
 
-    And the record of decisions, with the agent stopped. Then take store_key_secret out of the configuration: else the
-    next start encrypts them again.
+    With the record of decisions, while the agent is stopped. Then take store_key_secret out of the configuration: else
+    the next start encrypts them again.
     """
     settings = settings_of(config, as_json)
     state_dir = settings.gateway.state_dir

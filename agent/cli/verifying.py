@@ -54,7 +54,9 @@ def verify(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="What `export` or `prove` wrote, one batch, or one receipt.")
     ],
-    gateway: Annotated[str | None, typer.Option(metavar="DID", help="The gateway that you trust: did:key:...")] = None,
+    gateway: Annotated[
+        str | None, typer.Option(metavar="DID", help="The gateway that you trust: did:key:... or did:v2g:...")
+    ] = None,
     key: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="A public key that you trust, PEM; may be repeated.")
     ] = None,

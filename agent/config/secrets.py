@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from pathlib import Path
 
 
@@ -23,9 +24,22 @@ def read_secret(reference: str) -> str:
         try:
             if path.stat().st_mode & 0o077:
                 raise SecretError(f"{path}: others may read this secret; run chmod 600 on it")
+        except PermissionError as error:
+            raise SecretError(_not_ours(path)) from error
         except OSError as error:
             raise SecretError(f"{path}: {error.strerror}") from error
     try:
         return path.read_text(encoding="utf-8").strip()
+    except PermissionError as error:
+        raise SecretError(_not_ours(path)) from error
     except (OSError, UnicodeDecodeError) as error:
         raise SecretError(f"{path}: cannot be read: {type(error).__name__}") from error
+
+
+def _not_ours(path: Path) -> str:
+    """On an installed box what root types is done as the service's user."""
+    try:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        user = str(os.geteuid())
+    return f"{path}: the user {user} may not read it; run chown {user} on it, in a folder that this user may enter"

@@ -2,7 +2,10 @@
 
 Of a record since version 2 every event happens again (`rerun`): messages are judged, people's orders taken, the site is
 looked at, plans are made and receipts given, each from what the events before have come to. Of version 1 each plan is
-made again from its own input.
+made again from its own input. Records of versions 1 and 2 share out targets by the rule of their time (`fewest`).
+
+What a record cannot show is believed: that a trust list in it was signed by its roots, what STOP and the wired inputs
+said, which band a device was taken to hold, and after a start what the store had kept.
 """
 
 from __future__ import annotations

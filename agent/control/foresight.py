@@ -2,7 +2,8 @@
 
 The plan knows one moment. A receipt must say from the start what will not be delivered later: a battery that is empty
 before the end, a car that reaches its owner's minimum, must charge for its departure, or leaves (SAFETY 9), and what a
-local bound allows no more, or not yet (SAFETY 10). House and PV stay as they are now.
+local bound allows no more, or not yet (SAFETY 10). House and PV stay as they are now, and no other command moves
+storage before the start; with a ramp it counts as if all shared.
 """
 
 from __future__ import annotations

@@ -91,10 +91,11 @@ def chain_pem(
     for _ in range(MOST_CHAIN):
         if any(issued(chain[-1], root) for root in roots):
             return _pem(chain), True
-        following = next((other for other in others if other not in chain and issued(chain[-1], other)), None)
-        if following is None:
+        issuers = [other for other in others if other not in chain and issued(chain[-1], other)]
+        if not issuers:
             break
-        chain.append(following)
+        # A CA that renewed its intermediate under the same key may still show the one before.
+        chain.append(max(issuers, key=lambda issuer: issuer.not_valid_after_utc))
     return _pem(chain), False
 
 
@@ -140,7 +141,7 @@ def retry_after_s(header: str | None, now: datetime) -> float | None:
         return float(min(int(text), MOST_RETRY_AFTER_S))
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # of a year or a second with many digits
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

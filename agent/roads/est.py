@@ -21,6 +21,7 @@ from agent.identity.errors import IdentityError
 from agent.identity.est import EstError
 from agent.roads.asking import Answer, exchange
 from agent.uplink.channel import advice
+from agent.uplink.errors import CredentialsError
 from agent.uplink.mqtt_login import tls_context
 
 TIMEOUT_S: Final = 30.0
@@ -87,7 +88,13 @@ class EstServer:
                     certificate = key = None  # TLS would end at it, and the login is enough
             except (OSError, IdentityError):
                 certificate = key = None
-        return tls_context(self.ca_file, None, certificate, key)
+        try:
+            return tls_context(self.ca_file, None, certificate, key)
+        except CredentialsError:
+            if certificate is None:
+                raise
+            # That another certificate's files are of no use, those tell who need them; the login is enough here.
+            return tls_context(self.ca_file, None, None, None)
 
 
 async def announced(url: str, now: datetime) -> list[x509.Certificate]:

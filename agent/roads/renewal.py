@@ -64,6 +64,9 @@ class NotRenewedError(Exception):
     """Nothing could be asked for. Says why."""
 
 
+FORESEEN: Final = (NotRenewedError, SignerUnavailableError, StoreError, IdentityError, UplinkError, OSError)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Renewable:
     """A certificate that an EST server can renew, with the key that it is for."""
@@ -183,9 +186,10 @@ class Renewal:
     async def _try(self, content: bytes, roots: list[x509.Certificate], validity: Validity, now: datetime) -> None:
         try:
             came = await self._renewed(content, roots, now)
-        except (
-            NotRenewedError, SignerUnavailableError, StoreError, IdentityError, UplinkError, OSError
-        ) as error:  # fmt: skip
+        except Exception as error:
+            # A fault of ours waits as long as one of the CA's: else this task is begun anew, and asks again at once.
+            if not isinstance(error, FORESEEN):
+                log.exception("certificate.renewal_fault", name=self.name)
             self._failed(error, validity, now)
             return
         if isinstance(came, Later):

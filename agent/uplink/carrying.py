@@ -28,7 +28,8 @@ class Carrying:
 
     `word`: what this platform was seen to acknowledge, on earlier connections too. `stream_of`: see `Origins`; None:
     what is no reading stays here, and a batch counts as delivered by its readings. `undecided`: whether it stays is
-    seen by what the platform says first, and nothing counts as delivered before.
+    seen by what the platform says: an acknowledgement, however late, ends this connection, and the next one carries
+    everything. Nothing counts as delivered before a stream with readings has ended well without one.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Carrying:
         self.has_statements = stream_of is not None
         """What is no reading goes, too."""
         self.word = word
+        self._leaves_at_a_word = undecided
         self._undecided = undecided
         self.delivery = Delivery(incarnation, stream_of)
         self.changed = asyncio.Event()
@@ -73,7 +75,8 @@ class Carrying:
 
     def ended_well(self, device_id: str) -> None:
         """A stream that was half-closed ended with OK."""
-        self._undecided = self._undecided and bool(self.word)
+        if self.delivery.in_flight(device_id, Word.READINGS) and not self.word:
+            self._undecided = False
         self.delivery.ended_well(device_id, self.word)
         self.changed.set()
 
@@ -82,7 +85,7 @@ class Carrying:
 
         Raises LinkDownError where what is no reading should have gone to this platform, too.
         """
-        if self._undecided and self.word:
+        if self._leaves_at_a_word and self.word:
             raise LinkDownError("well, but this platform acknowledges: from now on it gets what is no reading, too")
         older = await self._older_incarnations()
         arrived = None if self._undecided else self.delivery.collect()
@@ -90,7 +93,9 @@ class Carrying:
             await self._outbox.acknowledge(arrived.incarnation, arrived.up_to_number, at_us)
             self._on_arrived(arrived)
         ahead = await self._put_ahead()
-        loaded = await self._load(older, BATCHES_LOADED - self.delivery.loaded_batches)
+        # Batches without a reading may be all that is held while nothing is collected: they hold up none behind them.
+        held = 0 if self.delivery.nothing_missing else self.delivery.held_batches
+        loaded = await self._load(older, BATCHES_LOADED - held)
         for device_id in self.delivery.without_a_stand:
             self.delivery.stand(device_id, await self._stand(device_id, at_us))
         return arrived is not None or ahead or loaded

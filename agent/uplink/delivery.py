@@ -26,7 +26,7 @@ from agent.uplink.telemetry import Stand, telemetry_of
 from proto.energysettlement.v1.device_pb2 import DeviceTelemetry
 
 StreamOf = Callable[[Statement], "str | None"]
-"""The device on whose stream a statement that is no reading goes; None: nowhere."""
+"""The device on whose stream a statement that is no reading goes; None: no device is configured, any will do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +51,25 @@ class Delivery:
         self._batches: deque[Loaded] = deque()
         self._loaded_up_to: dict[int, int] = {}
         self._lanes: dict[str, Lane] = {}
+        self._without_lane: deque[Waiting] = deque()
+        """The gateway's own, while no device has anything: a charger may be approved, or a former one have a rest."""
         self._ahead: dict[tuple[int, int, int], Waiting] = {}
         """(incarnation, batch, index) of statements whose batches have not been loaded yet."""
 
     @property
-    def loaded_batches(self) -> int:
+    def held_batches(self) -> int:
+        """Loaded and not collected."""
         return len(self._batches)
+
+    @property
+    def nothing_missing(self) -> bool:
+        """Whether everything that is loaded has arrived."""
+        return all(batch.missing == 0 for batch in self._batches)
 
     @property
     def waiting_statements(self) -> int:
         """Those that are no readings and have not arrived."""
-        return sum(len(lane.statements) for lane in self._lanes.values())
+        return len(self._without_lane) + sum(len(lane.statements) for lane in self._lanes.values())
 
     @property
     def device_ids(self) -> frozenset[str]:
@@ -76,7 +84,6 @@ class Delivery:
     def load(self, batch: WaitingBatch) -> None:
         """Take the next batch of the outbox. Raises EvidenceError when our own store holds something unreadable."""
         loaded = Loaded(batch.incarnation, batch.number)
-        self._batches.append(loaded)
         self._loaded_up_to[batch.incarnation] = batch.number
         for index, leaf, statement, proof in _proven(decode_any(batch.encoded)):
             if isinstance(statement, Reading):
@@ -88,6 +95,12 @@ class Delivery:
                     waiting = Waiting(leaf, proof)
                     self._queue(waiting, self._stream_of(statement))
                 waiting.loaded(loaded)
+        before = self._batches[-1] if self._batches else None
+        if before is not None and before.incarnation == loaded.incarnation and before.missing == loaded.missing == 0:
+            # Nothing of them has to go: however many there are, they are one step.
+            loaded.confirmed = loaded.confirmed and before.confirmed
+            self._batches.pop()
+        self._batches.append(loaded)
 
     def put_ahead(self, found: Found) -> None:
         """Take a statement before its batch, which comes in its turn."""
@@ -98,7 +111,11 @@ class Delivery:
             self._queue(waiting, self._stream_of(decode(found.statement)))
 
     def _queue(self, waiting: Waiting, device_id: str | None) -> None:
-        if device_id is not None:
+        if device_id is None:
+            device_id = next(iter(self._lanes), None)
+        if device_id is None:
+            self._without_lane.append(waiting)
+        else:
             self._lane(device_id).statements.append(waiting)
 
     def stand(self, device_id: str, stand: Stand) -> None:
@@ -194,7 +211,10 @@ class Delivery:
         return Arrived(done[-1].incarnation, done[-1].number, all(batch.confirmed for batch in done))
 
     def _lane(self, device_id: str) -> Lane:
-        return self._lanes.setdefault(device_id, Lane(device_id))
+        lane = self._lanes.setdefault(device_id, Lane(device_id))
+        lane.statements.extend(self._without_lane)
+        self._without_lane.clear()
+        return lane
 
 
 def readings_of(batch: AnyBatch) -> Sequence[DeviceTelemetry]:

@@ -32,7 +32,7 @@ class Origins:
             self._commands.popitem(last=False)
 
     def stream_of(self, statement: Statement) -> str | None:
-        """The device on whose stream a statement goes; None: there is no device at all."""
+        """The device on whose stream a statement goes; None: no device is configured."""
         own = self._device_ids[0] if self._device_ids else None
         match statement:
             case SettlementWindow() | SignedMeterValue() | Thinning():

@@ -348,8 +348,11 @@ class Uplink:
         self._up(
             Carrier.DEVICE_STREAMS, f"connected to {self._standing.endpoint}, which has the published contract only"
         )
+        work = [self._device_streams(channel, self._carrying).run()]
+        if self._standing.endpoint != self._settings.endpoints[0]:
+            work.append(self._prefer_the_first())
         try:
-            await self._device_streams(channel, self._carrying).run()
+            await together(*work)
         finally:
             self._words[self._standing.endpoint] = self._carrying.word
 

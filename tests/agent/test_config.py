@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -158,6 +161,25 @@ def test_a_secret_that_others_can_read_is_refused(tmp_path: Path) -> None:
     assert "987654" not in str(caught.value)
     secret.chmod(0o600)
     assert read_secret(f"file:{secret}") == "987654"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("folder_mode", [0o700, 0o755])
+def test_a_secret_of_another_user_is_told_with_who_reads_it(folder_mode: int) -> None:
+    """`sudo v2g-gateway enroll --secret-file` reads it as the service's user, and not as root."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        secret = folder / "secret"
+        secret.write_text("987654\n")
+        secret.chmod(0o600)
+        folder.chmod(folder_mode)
+        nobody = pwd.getpwnam("nobody")
+        os.seteuid(nobody.pw_uid)
+        try:
+            with pytest.raises(SecretError, match="the user nobody may not read it; run chown nobody"):
+                read_secret(f"file:{secret}")
+        finally:
+            os.seteuid(0)
 
 
 def test_a_systemd_credential_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,6 +95,24 @@ def test_a_chain_is_made_of_what_leads_to_a_root_and_of_nothing_else() -> None:
     assert not leads_to(alone, [ROOT.certificate])
 
 
+def test_of_two_intermediates_with_one_key_the_one_that_lasts_longer_is_taken() -> None:
+    """A CA renews its own under the same key, and shows the expired one, too."""
+    expired = (
+        x509.CertificateBuilder()
+        .subject_name(BETWEEN.certificate.subject)
+        .issuer_name(ROOT.certificate.subject)
+        .public_key(BETWEEN.key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(NOW - 9 * DAY)
+        .not_valid_after(NOW - 1 * DAY)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(ROOT.key, hashes.SHA256())
+    )
+    for around in ([expired, BETWEEN.certificate], [BETWEEN.certificate, expired]):
+        chain, whole = est.chain_pem(LEAF.certificate, around, [ROOT.certificate])
+        assert (x509.load_pem_x509_certificates(chain), whole) == ([LEAF.certificate, BETWEEN.certificate], True)
+
+
 def test_a_chain_without_an_end_is_no_chain() -> None:
     loop = certify("loop", None, ca=True)
     leaf = certify("gateway", loop)
@@ -134,6 +152,7 @@ def test_a_renewal_keeps_the_names_and_ends_later() -> None:
         ("-5", None),
         ("1e3", None),
         ("9" * 5000, None),
+        ("Sat, 28 Nov 2026 00:01:99999999999 GMT", None),
     ],
 )
 def test_retry_after_is_seconds_or_a_date_and_bounded(header: str | None, seconds: float | None) -> None:
