@@ -129,7 +129,9 @@ def limit_connection(drafts: Drafts, targets: Iterable[Target], site: SiteView) 
     _closed_loop_export(drafts, site, site.house_least_w, export_w, export_rule)
     _closed_loop_import(drafts, import_w - site.house_most_w, import_rule)
     own_w = min([site.limits.import_limit_w, *(i.import_limit_w for i in site.inputs if i.import_limit_w is not None)])
-    _let_the_sun_in(drafts.values(), -_import_budget_w(drafts, own_w - site.house_most_w))
+    out_w = min([site.limits.export_limit_w, *(i.export_limit_w for i in site.inputs if i.export_limit_w is not None)])
+    missing_w = -_import_budget_w(drafts, own_w - site.house_most_w)
+    _let_the_sun_in(drafts.values(), min(missing_w, _sun_room_w(drafts, site.house_least_w + out_w)))
 
 
 def limit_phases(drafts: Drafts, site: SiteView) -> None:
@@ -259,6 +261,24 @@ def _import_budget_w(drafts: Drafts, allowed_w: int) -> int:
     budget_w = allowed_w + sum(_export_now_w(d) for d in drafts.values())
     budget_w -= sum(d.view.worst_import_w for d in drafts.values() if not d.view.online)
     return budget_w - sum(max(0, d.view.present_w) for d in drafts.values() if _on_its_own(d))
+
+
+def _sun_room_w(drafts: Drafts, allowed_w: int) -> int:
+    """What PV may make beside its bands without more export than contract and wires allow.
+
+    What the connection takes in may be doubt alone, such as a silent charger's share: export would be real.
+    """
+    room_w = allowed_w - sum(d.view.worst_export_w for d in drafts.values() if not d.view.online)
+    for draft in drafts.values():
+        if not draft.view.online:
+            continue
+        if _exports_freely(draft):
+            room_w += draft.view.present_w
+        elif draft.low is None:
+            room_w -= _pv_now_w(draft)
+        else:
+            room_w += _import_now_w(draft) + min(0, draft.low)
+    return room_w // STEP_W * STEP_W
 
 
 def _let_the_sun_in(drafts: Iterable[Draft], missing_w: int, rule: Rule = Rule.CONNECTION_IMPORT) -> None:
