@@ -77,6 +77,22 @@ def test_no_more_sun_than_contract_and_wires_let_out(wired: bool) -> None:
     assert -order.lowest_w <= 500
 
 
+@pytest.mark.parametrize("house_w, let_w", [(500, 500), (19_000, 4_600)])
+def test_a_fuse_that_carries_too_much_gets_more_sun_than_may_go_out_and_one_that_might_does_not(
+    house_w: int, let_w: int
+) -> None:
+    """All on phase 1; the other phases export as much, by what is not controlled."""
+    charger = replace(PLAIN, online=False, power_w=0, held=Held(lowest_w=0, highest_w=15_000), phases=(1,))
+    sun = replace(PV, power_w=0, held=Held(lowest_w=0, highest_w=None), phases=(1,))
+    elsewhere_w = 0 if house_w < 1_000 else -house_w
+    view = site(sun, charger, inputs=(InputClamp(name="relay", export_limit_w=0),))
+    meter = MeterView(power_w=house_w + elsewhere_w, phase_power_w=(house_w, elsewhere_w // 2, elsewhere_w // 2))
+    order = make_plan(replace(view, meter=meter)).orders["pv"]
+    assert order.lowest_w is not None
+    assert -order.lowest_w <= let_w
+    assert -order.lowest_w >= house_w - 63 * 230
+
+
 def test_local_stop_goes_before_it() -> None:
     view = _limited(site(SUNNY, house_w=25_000, stop="me", orders=(order_of(curtail(0)),)), 20_000)
     order = make_plan(view).orders["pv"]
