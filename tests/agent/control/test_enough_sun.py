@@ -77,7 +77,7 @@ def test_no_more_sun_than_contract_and_wires_let_out(wired: bool) -> None:
     assert -order.lowest_w <= 500
 
 
-@pytest.mark.parametrize("house_w, let_w", [(500, 500), (19_000, 4_600)])
+@pytest.mark.parametrize(("house_w", "let_w"), [(500, 500), (19_000, 4_600)])
 def test_a_fuse_that_carries_too_much_gets_more_sun_than_may_go_out_and_one_that_might_does_not(
     house_w: int, let_w: int
 ) -> None:
