@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 import cbor2
 
+from agent.control.admission import Policy
 from agent.control.bounds import Allowance
 from agent.control.deviation import Deviation, DeviationBook, Quarter
 from agent.control.errors import RestoreError
@@ -38,6 +39,7 @@ _LATER: Final[Mapping[type, Mapping[str, object]]] = {
     MeterView: dict.fromkeys(("over_w", "under_w"), 0) | dict.fromkeys(("phase_over_w", "phase_under_w"), ()),
     MeterDoubt: {"sum_w": 0, "flips": 0, "steady": 0, "turning": False},
     Order: {"received_uptime_us": 0},
+    Policy: {"classes": {}},
     Quarter: {"from_us": 0, "first_us": {}, "last_us": {}},
     ScheduleMemory: {"gone": {}},
     SiteView: {"sharing": Sharing.QUARTER},

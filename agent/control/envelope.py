@@ -74,6 +74,7 @@ def envelope(site: SiteView) -> Envelope:
     parts = {v.device_id: _part(v, site, discharging.orders, charging.orders) for v in views}
     power_up_w = max(0, sum(p.up_w - p.against_up_w for p in parts.values()))
     power_down_w = max(0, sum(p.down_w - p.against_down_w for p in parts.values()))
+    power_up_w = min(power_up_w, _export_left_w(site, discharging))
     power_down_w = min(power_down_w, _import_left_w(site, charging))
     bounds = [bound for view in views if (bound := _soc_bounds(view, site)) is not None]
     prices = [p for view in views if parts[view.device_id].up_w and (p := _least_price(view, site)) is not None]
@@ -138,6 +139,20 @@ def _import_left_w(site: SiteView, plan: Plan) -> int:
         and plan.commands[order.hash].in_force
     ]
     return max(0, min(limits_w) - site.meter.power_w)
+
+
+def _export_left_w(site: SiteView, plan: Plan) -> int:
+    """What the connection still lets out: the plan holds the sun back where cars that stop leave too much of it."""
+    assert site.meter is not None, "_suspended() wants a meter"
+    limits_w = [site.limits.export_limit_w, *(i.export_limit_w for i in site.inputs if i.export_limit_w is not None)]
+    limits_w += [
+        order.command.power_w
+        for order in site.orders
+        if order.command.mode is Mode.EXPORT_LIMIT
+        and order.command.point is Point.CONNECTION
+        and plan.commands[order.hash].in_force
+    ]
+    return max(0, min(limits_w) + site.meter.power_w)
 
 
 def _suspended(site: SiteView) -> str:

@@ -56,6 +56,17 @@ def bound_after_sharing(draft: Draft, power_w: int, asked_w: int, site: SiteView
     return min(max(power_w, ramp[0]), ramp[1])
 
 
+def begins_w(draft: Draft, goal_w: int, site: SiteView) -> int:
+    """What a car that rests is ordered on the way to its least current; 0: it begins at once, or shall rest.
+
+    It takes nothing yet, but the ramp goes by what was ordered: from nothing to nothing it would never begin.
+    """
+    ramp = ramp_of(draft, site)
+    if ramp is None or goal_w < draft.minimum_w or ramp[1] >= draft.minimum_w:
+        return 0
+    return ramp[1]
+
+
 def ramp_of(draft: Draft, site: SiteView) -> tuple[int, int] | None:
     """(lowest, highest) to which the ramp lets it go in this plan; None: there is no ramp."""
     allowance = site.bounds.of(draft.view.device_id)

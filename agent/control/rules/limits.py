@@ -129,7 +129,8 @@ def limit_connection(drafts: Drafts, targets: Iterable[Target], site: SiteView) 
     _closed_loop_export(drafts, site, site.house_least_w, export_w, export_rule)
     _closed_loop_import(drafts, import_w - site.house_most_w, import_rule)
     own_w = min([site.limits.import_limit_w, *(i.import_limit_w for i in site.inputs if i.import_limit_w is not None)])
-    _let_the_sun_in(drafts.values(), -_import_budget_w(drafts, own_w - site.house_most_w))
+    missing_w = -_import_budget_w(drafts, own_w - site.house_most_w)
+    _let_the_sun_in(drafts.values(), min(missing_w, _sun_room_w(drafts, site)))
 
 
 def limit_phases(drafts: Drafts, site: SiteView) -> None:
@@ -261,6 +262,26 @@ def _import_budget_w(drafts: Drafts, allowed_w: int) -> int:
     return budget_w - sum(max(0, d.view.present_w) for d in drafts.values() if _on_its_own(d))
 
 
+def _sun_room_w(drafts: Drafts, site: SiteView) -> int:
+    """What PV may make beside its bands without more export than contract and wires allow.
+
+    What the connection takes in may be doubt alone, such as a silent charger's share: export would be real.
+    """
+    limits_w = [site.limits.export_limit_w, *(i.export_limit_w for i in site.inputs if i.export_limit_w is not None)]
+    room_w = (site.house_least_w or 0) + min(limits_w)
+    room_w -= sum(d.view.worst_export_w for d in drafts.values() if not d.view.online)
+    for draft in drafts.values():
+        if not draft.view.online:
+            continue
+        if _exports_freely(draft):
+            room_w += draft.view.present_w
+        elif draft.low is None:
+            room_w -= _pv_now_w(draft)
+        else:
+            room_w += _import_now_w(draft) + min(0, draft.low)
+    return room_w // STEP_W * STEP_W
+
+
 def _let_the_sun_in(drafts: Iterable[Draft], missing_w: int, rule: Rule = Rule.CONNECTION_IMPORT) -> None:
     """No command and no hand holds PV back so far that the connection or its fuse has too much to carry without it."""
     if missing_w <= 0:
@@ -290,7 +311,7 @@ def _closed_loop_import(drafts: Drafts, allowed_w: int, rule: Rule) -> None:
 def _phase(drafts: Drafts, site: SiteView, phase: int) -> None:
     """One phase's fuse, both ways. A device's power is spread evenly over its phases."""
     on: dict[str, tuple[Draft, int]] = {}
-    import_w = export_w = 0
+    import_w = export_w = doubt_w = 0
     for name, draft in drafts.items():
         view = draft.view
         phases = view.phases_of(site.limits.phases)
@@ -300,6 +321,7 @@ def _phase(drafts: Drafts, site: SiteView, phase: int) -> None:
         if not view.online:
             import_w -= view.worst_import_w // parts
             export_w -= view.worst_export_w // parts
+            doubt_w += (view.worst_import_w - max(0, view.present_w)) // parts
             continue
         on[name] = (draft, parts)
         import_w += _export_now_w(draft) // parts
@@ -312,7 +334,9 @@ def _phase(drafts: Drafts, site: SiteView, phase: int) -> None:
     export_w += site.limits.phase_limit_w + house_least_w
     # What is missing on one phase is missing on each that the sun is spread over.
     spread = max((parts for draft, parts in on.values() if draft.view.kind is DeviceKind.PV), default=1)
-    _let_the_sun_in((draft for draft, _ in on.values()), -import_w * spread, Rule.PHASE)
+    # For a fuse that carries too much more may go out than contract and wires let; not for what the silent might take.
+    missing_w = min(-import_w * spread, max(_sun_room_w(drafts, site), -(import_w + doubt_w) * spread))
+    _let_the_sun_in((draft for draft, _ in on.values()), missing_w, Rule.PHASE)
     wishes = {name: -(-d.high // parts) for name, (d, parts) in on.items() if d.high is not None and d.high > 0}
     minimums = {name: on[name][0].minimum_w // on[name][1] for name in wishes}
     for name, share_w in fit(import_w, wishes, minimums).items():

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from agent.control.allocation import Range, fill
 from agent.control.command import Command, CommandType, Mode, Point
 from agent.control.order import Order, Rank
-from agent.control.rules.bounds import bound_after_sharing, is_event, keep_sign, may_be_moved, may_begin
+from agent.control.rules.bounds import begins_w, bound_after_sharing, is_event, keep_sign, may_be_moved, may_begin
 from agent.control.rules.draft import Draft, Rule
 from agent.control.rules.override import held_of
 from agent.control.rules.sharing import bind_on_the_way, share_out
@@ -133,7 +133,9 @@ def _share_out(target: Target, free: tuple[str, ...], drafts: dict[str, Draft], 
             may_be_moved(draft, site)  # says once more which bound it is
         power_w = bound_after_sharing(draft, share_w, asked_w, site)
         draft.set_power(power_w)
-        draft.until_us = command.end_us if power_w else None
+        if not power_w and (begun_w := begins_w(draft, goal_w, site)):
+            draft.low, draft.high = 0, begun_w
+        draft.until_us = command.end_us if draft.low or draft.high else None
         draft.cause = f"{power_w} W of {by}"
         if name in resting:
             draft.cause = f"rests, since others carry {by}{'' if name in used_up else resting[name]}"

@@ -17,8 +17,8 @@ from agent.control.errors import RestoreError
 from agent.control.order import Now, Order
 from agent.control.plan import Plan, make_plan
 from agent.control.rules.draft import Rule
-from agent.control.site import SiteView
-from tests.agent.control.support import BATTERY, SOME_COMMAND, START_US, order_of, site
+from agent.control.site import DeviceView, SiteView
+from tests.agent.control.support import BATTERY, CAR, PLAIN, SOME_COMMAND, START_US, order_of, site
 
 STEP_S = 10
 FREE = BoundsSettings(cycles_per_day=0, sign_changes_per_hour=0, events_per_hour=0)
@@ -145,6 +145,24 @@ def test_power_rises_by_the_ramp_and_falls_at_once(orders: list[tuple[int, int, 
     for before, after in zip(battery.commanded, battery.commanded[1:], strict=False):
         from_w = before if before * after > 0 else 0
         assert abs(after) <= abs(from_w) + 10_000 * 5 // 1000 * STEP_S
+
+
+@pytest.mark.parametrize("car", [CAR, PLAIN])
+def test_a_car_begins_on_a_ramp_that_is_less_than_its_least_current(car: DeviceView) -> None:
+    """5 % of 11 kW a second are 550 W, and below 1380 W it does not charge."""
+    watch, held_w, before_w = BoundsWatch(replace_bounds(ramp_percent_per_s=5)), 0, 0
+    command = replace(SOME_COMMAND, targets=(car.device_id,), type=CommandType.CHARGE, power_w=8_000)
+    view = site(car, orders=(order_of(command),))
+    watch.after(view, make_plan(replace(view, orders=())))
+    for second in range(1, 30):
+        now = Now(wall_us=START_US + second * 1_000_000, uptime_us=second * 1_000_000)
+        seen = replace(car, power_w=held_w if held_w >= 1_380 else 0)
+        view = replace(site(seen, orders=(order_of(command),)), now=now, bounds=watch.allow(now))
+        plan = make_plan(view)
+        watch.after(view, plan)
+        before_w, held_w = held_w, plan.orders[car.device_id].highest_w or 0
+        assert held_w <= before_w + 550
+    assert held_w == 8_000
 
 
 @given(st.lists(st.integers(-60, 60), min_size=1, max_size=80), st.booleans())

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import cbor2
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.control import codec
+from agent.control.admission import Policy
 from agent.control.audit import audit, statements_of
 from agent.control.decision_log import CODE, DecisionLog, segments
 from agent.control.decisions import Cause, Decision, again, plan_bytes, plan_of
@@ -23,7 +25,7 @@ from tests.agent.control.boxes import Box
 from tests.agent.control.record_of_version_2 import DIGEST as OF_VERSION_2_DIGEST
 from tests.agent.control.record_of_version_2 import OF_VERSION_2
 from tests.agent.control.strategies import sites
-from tests.agent.control.support import NOW, SOME_COMMAND, START_US, order_of, site
+from tests.agent.control.support import NOW, SOME_COMMAND, START_US, order_of, policy, site
 
 SECOND_US = 1_000_000
 HEADER = Header(version=1, software="1", previous=b"")
@@ -84,6 +86,12 @@ def test_a_record_that_an_older_release_wrote_with_fewer_fields_is_still_decided
     assert not found.faults
     assert (found.decisions, found.signed) == (3, 3)
     assert found.same == 3, found.first_difference
+
+
+def test_the_rules_of_the_first_records_of_version_2_are_read() -> None:
+    """They were written before devices had classes."""
+    written_then = cbor2.dumps(cbor2.loads(codec.encode(policy()))[:-1], canonical=True)
+    assert codec.decode(Policy, written_then) == policy()
 
 
 def test_a_record_of_version_2_is_decided_again_by_the_rule_of_its_time(

@@ -13,8 +13,8 @@ from agent.control.inputs import InputClamp
 from agent.control.override import Override
 from agent.control.plan import make_plan
 from agent.control.rules.draft import Rule
-from agent.control.site import MeterView, SiteView
-from tests.agent.control.support import BATTERY, HOUR_US, PV, SOME_COMMAND, START_US, curtail, order_of, site
+from agent.control.site import Held, MeterView, SiteView
+from tests.agent.control.support import BATTERY, HOUR_US, PLAIN, PV, SOME_COMMAND, START_US, curtail, order_of, site
 
 SUNNY = replace(PV, power_w=-8_000)
 CHARGE = replace(SOME_COMMAND, targets=(), type=CommandType.CHARGE, power_w=40_000)
@@ -61,6 +61,36 @@ def test_a_fuse_gets_its_sun_too() -> None:
     assert order.lowest_w is not None
     assert -order.lowest_w / 3 >= 16_000 - 63 * 230 - 1
     assert Rule.PHASE in order.bound_by
+
+
+@pytest.mark.parametrize("wired", [True, False])
+def test_no_more_sun_than_contract_and_wires_let_out(wired: bool) -> None:
+    """A silent charger is counted at 11 kW, and may take nothing: what is let in for its sake would go out."""
+    charger = replace(PLAIN, online=False, power_w=0, held=Held(lowest_w=0, highest_w=11_000))
+    sun = replace(PV, power_w=-500, held=Held(lowest_w=-500, highest_w=None))
+    clamps = (InputClamp(name="relay", export_limit_w=0),) if wired else ()
+    view = _limited(site(sun, charger, house_w=500, inputs=clamps), 8_000)
+    if not wired:
+        view = replace(view, limits=replace(view.limits, export_limit_w=0))
+    order = make_plan(view).orders["pv"]
+    assert order.lowest_w is not None
+    assert -order.lowest_w <= 500
+
+
+@pytest.mark.parametrize(("house_w", "let_w"), [(500, 500), (19_000, 4_600)])
+def test_a_fuse_that_carries_too_much_gets_more_sun_than_may_go_out_and_one_that_might_does_not(
+    house_w: int, let_w: int
+) -> None:
+    """All on phase 1; the other phases export as much, by what is not controlled."""
+    charger = replace(PLAIN, online=False, power_w=0, held=Held(lowest_w=0, highest_w=15_000), phases=(1,))
+    sun = replace(PV, power_w=0, held=Held(lowest_w=0, highest_w=None), phases=(1,))
+    elsewhere_w = 0 if house_w < 1_000 else -house_w
+    view = site(sun, charger, inputs=(InputClamp(name="relay", export_limit_w=0),))
+    meter = MeterView(power_w=house_w + elsewhere_w, phase_power_w=(house_w, elsewhere_w // 2, elsewhere_w // 2))
+    order = make_plan(replace(view, meter=meter)).orders["pv"]
+    assert order.lowest_w is not None
+    assert -order.lowest_w <= let_w
+    assert -order.lowest_w >= house_w - 63 * 230
 
 
 def test_local_stop_goes_before_it() -> None:

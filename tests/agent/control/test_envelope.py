@@ -258,6 +258,17 @@ def test_pv_that_would_leave_more_import_than_is_allowed_is_not_offered() -> Non
     assert envelope(replace(view, limits=replace(view.limits, import_limit_w=3_000))).power_down_w == 2_000
 
 
+def test_charging_less_is_not_offered_where_the_sun_would_have_to_go_out_that_may_not() -> None:
+    """The car takes what PV makes: stopped, it would leave 5 kW of sun of which 1 kW is let out, and PV held back."""
+    car = replace(PLAIN, power_w=5_000)
+    view = site(car, PV, house_w=0)
+    view = replace(view, limits=replace(view.limits, export_limit_w=1_000))
+    assert envelope(view).power_up_w == 1_000
+    assert envelope(replace(view, inputs=(InputClamp(name="relay", export_limit_w=0),))).power_up_w == 0
+    order = order_of(curtail(400, point=Point.CONNECTION))
+    assert envelope(replace(view, orders=(order,))).power_up_w == 400
+
+
 @given(following_sites())
 def test_what_is_offered_is_what_a_command_for_it_gets(view: SiteView) -> None:
     """From rest, where nobody has to come down before another may rise: that is the next plan's."""
