@@ -320,12 +320,20 @@ def token_problems(status: TokenStatus) -> list[Problem]:
 
 
 def link_problems(status: UplinkStatus | None, monotonic_s: float) -> list[Problem]:
-    """A link that is down: the gateway goes on, and what it measures waits. Why it is down stands with the parts."""
-    if status is None or status.connected:
-        return []
-    down_s = max(0.0, monotonic_s - status.since_monotonic_s)
-    sentence = f"no link to the platform for {down_s:.0f} s; readings wait, and stored commands are obeyed"
-    return [Problem(severity=Verdict.ATTENTION, subject="link", sentence=sentence)]
+    """A link that is down: the gateway goes on, and what it measures waits. Why it is down stands with the parts.
+
+    And what the platform said that cannot be right: the link may well be up.
+    """
+    found = []
+    if status is not None and not status.connected:
+        down_s = max(0.0, monotonic_s - status.since_monotonic_s)
+        sentence = f"no link to the platform for {down_s:.0f} s; readings wait, and stored commands are obeyed"
+        found.append(Problem(severity=Verdict.ATTENTION, subject="link", sentence=sentence))
+    if status is not None and status.oddity:
+        ago_s = max(0.0, monotonic_s - status.oddity_monotonic_s)
+        sentence = f"{status.oddity} ({ago_s:.0f} s ago; the signed alarms have them all)"
+        found.append(Problem(severity=Verdict.ATTENTION, subject="platform", sentence=sentence))
+    return found
 
 
 def _whole(milliwatt_hours: int | None) -> int | None:

@@ -51,6 +51,8 @@ _log = structlog.get_logger()
 MOST_CHANNEL_FRAMES: Final = 256
 ALARM_AGAIN_S: Final = 3600.0
 """The same alarm about the same thing is said again after this long, not on every reconnect."""
+ODDITY_SHOWN_S: Final = 86_400.0
+"""What cannot be right is shown for this long after it came last, also where the link goes on."""
 
 Credentials = Callable[[], grpc.ChannelCredentials]
 """Makes the TLS credentials for the next connection; may block on files, and raises CredentialsError or
@@ -117,6 +119,7 @@ class Uplink:
         self._keepalive_s = settings.stall_s
         self._pace = Pace(None if settings.most_kbit_s is None else settings.most_kbit_s * 125.0)
         self._alarmed_s: dict[tuple[str, str], float] = {}
+        self._oddity, self._oddity_s = "", float("-inf")
         self._carrier = Carrier.NONE
         self._endpoint = settings.endpoints[0]
         self._detail = "not started"
@@ -201,6 +204,8 @@ class Uplink:
             batches_in_flight=0 if self._session is None else self._session.batches_in_flight,
             connections=self._connections,
             device_details=dict(self._device_details),
+            oddity=self._oddity if self._monotonic_s() - self._oddity_s < ODDITY_SHOWN_S else "",
+            oddity_monotonic_s=self._oddity_s,
         )
 
     async def run(self) -> None:
@@ -246,6 +251,7 @@ class Uplink:
 
     def _alarm(self, code: str, subject: str, text: str) -> None:
         now_s = self._monotonic_s()
+        self._oddity, self._oddity_s = text, now_s
         last_s = self._alarmed_s.get((code, subject))
         if last_s is None or now_s - last_s >= ALARM_AGAIN_S:
             self._alarmed_s[code, subject] = now_s
@@ -288,6 +294,7 @@ class Uplink:
             keepalive_s=self._settings.stall_s,
             on_command=self._listener.command,
             on_signed=self._listener.signed,
+            on_garbage=functools.partial(self._alarm, "uplink.mqtt_garbage", self._endpoint),
             compressed=self._settings.compression,
         )
         try:

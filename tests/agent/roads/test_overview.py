@@ -148,6 +148,16 @@ def test_a_link_that_is_down_needs_a_look_and_none_at_all_does_not() -> None:
     )
 
 
+def test_what_the_platform_said_that_cannot_be_right_is_shown_though_the_link_is_up() -> None:
+    status = UplinkStatus(
+        carrier=Carrier.GATEWAY_LINK, endpoint="p:443", detail="connected", since_monotonic_s=0.0,
+        oddity="the platform acknowledges batch 99", oddity_monotonic_s=5.0,
+    )  # fmt: skip
+    [problem] = overview.link_problems(status, 12.0)
+    assert (problem.severity, problem.subject) == (Verdict.ATTENTION, "platform")
+    assert problem.sentence.startswith("the platform acknowledges batch 99 (7 s ago")
+
+
 def test_a_command_shows_its_state_in_words() -> None:
     command = CommandControl(
         command_id="c-1",
