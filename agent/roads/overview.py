@@ -302,10 +302,12 @@ def control_problems(control: ControlSnapshot) -> list[Problem]:
 
 
 def token_detail(token: TokenStatus) -> str:
-    """Which token it is or what is wrong, and how fast it signs: batches wait for it, readings do not."""
-    if token.state is not TokenState.READY or token.signature_s is None:
+    """Which token it is or what is wrong, what it can do, how fast it signs: batches wait for it, readings do not."""
+    if token.state is not TokenState.READY:
         return token.detail
-    return f"{token.detail}; signs in {token.signature_s * 1000:.1f} ms"
+    can = [f"has {', '.join(token.mechanisms)}"] if token.mechanisms else []
+    rate = [] if token.signature_s is None else [f"signs in {token.signature_s * 1000:.1f} ms"]
+    return "; ".join([token.detail, *can, *rate])
 
 
 def token_problems(status: TokenStatus) -> list[Problem]:

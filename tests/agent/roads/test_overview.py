@@ -307,6 +307,9 @@ def test_the_page_says_how_fast_the_token_signs_while_it_does() -> None:
     ready = TokenStatus(state=TokenState.READY, detail="token 'v2g'", signature_s=0.0214)
     assert overview.token_detail(ready) == "token 'v2g'; signs in 21.4 ms"
     assert overview.token_detail(replace(ready, signature_s=None)) == "token 'v2g'"
+    able = replace(ready, mechanisms=("ECDSA", "RSA-OAEP"))
+    assert overview.token_detail(able) == "token 'v2g'; has ECDSA, RSA-OAEP; signs in 21.4 ms"
+    assert overview.token_detail(replace(able, state=TokenState.ABSENT)) == "token 'v2g'"
     assert overview.token_detail(replace(ready, state=TokenState.ABSENT, detail="gone")) == "gone"
 
 
