@@ -218,6 +218,7 @@ def _problems(parts: Parts, controls: Mapping[str, DeviceControl]) -> list[Probl
         sentence = f"channel states are not signed offline: {parts.settling.offline.trouble}"
         found.append(Problem(severity=Verdict.ATTENTION, subject="TPM counter", sentence=sentence))
     found += token_problems(parts.token)
+    found += protection_problems(parts.token, parts.settings.token.key_protection)
     found += control_problems(parts.control)
     found += windows_problems(parts.windows)
     found += link_problems(parts.link, parts.now.monotonic_s)
@@ -319,6 +320,17 @@ def token_problems(status: TokenStatus) -> list[Problem]:
     severity = Verdict.ATTENTION if status.state is TokenState.STARTING else Verdict.TROUBLE
     sentence = f"{status.detail}; readings are stored and wait for their signature"
     return [Problem(severity=severity, subject="token", sentence=sentence)]
+
+
+def protection_problems(status: TokenStatus, said: str) -> list[Problem]:
+    """A module that keeps keys in files, and a configuration by which each batch says otherwise."""
+    if status.names is None or said == "software" or "softhsm" not in status.names.model.lower():
+        return []
+    sentence = (
+        f"the keys are in files ({status.names.model}), and by the configuration each batch says that a "
+        f'{"TPM" if said == "tpm" else "certified module"} holds them: set [token] key_protection = "software"'
+    )
+    return [Problem(severity=Verdict.TROUBLE, subject="token", sentence=sentence)]
 
 
 def link_problems(status: UplinkStatus | None, monotonic_s: float) -> list[Problem]:

@@ -14,6 +14,7 @@ from agent.evidence.statements import CommandState
 from agent.roads import overview
 from agent.roads.overview import Parts
 from agent.status import EvidenceLine, PartLine, Problem, Verdict
+from agent.token.cryptoki import TokenNames
 from agent.token.token import TokenState, TokenStatus
 from agent.uplink.status import Carrier, UplinkStatus
 from drivers.device import DeviceKind, DeviceStatus, LinkState, Sample, VehicleSession
@@ -133,6 +134,16 @@ def test_a_token_that_starts_is_no_trouble_yet_and_one_that_is_away_is() -> None
     assert problems(TokenState.STARTING) == [(Verdict.ATTENTION, waits)]
     assert problems(TokenState.ABSENT) == [(Verdict.TROUBLE, waits)]
     assert problems(TokenState.READY, evidence="another key") == [(Verdict.TROUBLE, "another key")]
+
+
+def test_keys_in_files_that_are_said_to_be_in_a_module_are_trouble() -> None:
+    def problems(model: str, said: str) -> list[Verdict]:
+        status = TokenStatus(state=TokenState.READY, detail="", names=TokenNames("t", "01", model))
+        return [problem.severity for problem in overview.protection_problems(status, said)]
+
+    assert problems("SoftHSM v2", "software") == problems("TPM2 PKCS#11", "tpm") == []
+    assert problems("SoftHSM v2", "tpm") == problems("SoftHSM v2", "certified") == [Verdict.TROUBLE]
+    assert overview.protection_problems(TokenStatus(state=TokenState.STARTING, detail=""), "tpm") == []
 
 
 def test_a_link_that_is_down_needs_a_look_and_none_at_all_does_not() -> None:
