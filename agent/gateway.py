@@ -204,7 +204,7 @@ class Gateway:
         async with store:
             locked = isinstance(store, LockedStore)
             clock = Clock(restored=None if locked else await store.note(CLOCK_NOTE))
-            token = configured_token(settings.token)
+            token = configured_token(settings.token, settings.gateway.state_dir)
             token.start()
             try:
                 approvals = Approvals(settings, store) if locked else await Approvals.recall(settings, store)

@@ -14,7 +14,15 @@ from typing import Final
 import cbor2
 
 from agent.evidence import acknowledgement, batch, cbor, cose, merkle, statements
-from hil_tests import countersignature_cases, file_cases, proof_cases, quote_cases, signed_value_cases, thinning_cases
+from hil_tests import (
+    countersignature_cases,
+    file_cases,
+    proof_cases,
+    quote_cases,
+    signed_value_cases,
+    telemetry_cases,
+    thinning_cases,
+)
 from hil_tests import evidence_cases as made
 from hil_tests.evidence_cases import Case, Json
 
@@ -48,6 +56,7 @@ def files() -> dict[str, str]:
         "json_exports.json": _cases(file_cases.json_cases()),
         "proofs.json": _cases(proof_cases.cases()),
         "attestations.json": _cases(quote_cases.cases()),
+        "telemetry.json": _cases(telemetry_cases.cases()),
     }
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from agent.evidence import cbor, cose
+from agent.evidence.cose import VerifyKey
 from agent.identity import history
 from agent.identity.history import IdentityState
 from agent.identity.orders import Kind, Order, commitment_of
@@ -159,6 +160,12 @@ def wrong_replacements(state: IdentityState) -> Iterator[tuple[str, bytes]]:
     other[10] = [OPERATOR_RECOVERY.algorithm, OPERATOR_RECOVERY.public_key_der]
     by_other = (OPERATOR, OPERATOR_RECOVERY, FOUND_AGAIN)
     yield "replacement of the owner by the operator's recovery key", of_body(cbor.encode(other), by_other)
+    fields = fields_of(order)
+    fields[8][0][2] = commitment_of(_by_other_name(FOUND_AGAIN))  # type: ignore[index]  # owner's
+    yield (
+        "replacement that commits to the new key by its other algorithm",
+        of_body(cbor.encode(fields), ALL_THREE),
+    )
     kept = replace(order, subject=replace(order.subject, location=None))
     yield "replacement that changes the place too", entry(kept, ALL_THREE, [FIRST])
     named = replace(order, subject=replace(order.subject, owner=replace(order.subject.owner, name="Somebody")))
@@ -212,6 +219,9 @@ def wrong_firsts() -> Iterator[tuple[str, bytes]]:
     yield "commitment to a recovery key of 31 bytes", changed(8, 0, 2, bytes(31))
     yield "recovery key is the owner's own", changed(8, 0, 2, commitment_of(OWNER.verify_key))
     yield "owner's recovery key is the operator's", changed(8, 0, 2, commitment_of(OPERATOR.verify_key))
+    owners = commitment_of(_by_other_name(OWNER))
+    yield "operator's recovery key is the owner's by its other algorithm", changed(8, 1, 2, owners)
+    yield "next key is the key itself by its other algorithm", changed(7, [commitment_of(_by_other_name(FIRST))])
     yield "recovery key is the gateway's", changed(8, 0, 2, commitment_of(FIRST.verify_key))
     yield "recovery key is the gateway's next", changed(8, 0, 2, commitment_of(SECOND.verify_key))
     yield "owner and operator have one recovery key", changed(8, 0, 2, commitment_of(OPERATOR_RECOVERY.verify_key))
@@ -222,6 +232,12 @@ def wrong_firsts() -> Iterator[tuple[str, bytes]]:
     assert isinstance(subject, list)
     plain[8] = [[*_list(subject[0]), None], [*_list(subject[1]), None], *subject[2:], None]
     yield "format version 2 without need", of_body(cbor.encode([*plain, None]))
+
+
+def _by_other_name(key: TestKey) -> VerifyKey:
+    """A P-256 key is both ES256's and ESP256's, and one key all the same."""
+    assert key.algorithm == cose.ES256
+    return VerifyKey(cose.ESP256, key.public_key_der)
 
 
 def _list(value: cbor.Value) -> list[cbor.Value]:

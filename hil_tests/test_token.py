@@ -115,6 +115,16 @@ async def test_a_key_made_on_the_token_signs_and_cannot_leave_it(scratch: Scratc
         assert int.from_bytes(signature[32:]) <= P256_ORDER // 2
 
 
+async def test_what_the_token_can_do_is_known_once_it_is_open(scratch: ScratchToken) -> None:
+    async with opened(scratch) as token:
+        assert {"ECDSA", "RSA-OAEP"} <= set(token.status.mechanisms) <= {"ECDSA", "EdDSA", "RSA-OAEP"}
+        try:
+            await token.create_key(b"edwards", Curve.ED25519)
+        except KeyRefusedError:
+            return
+        assert "EdDSA" in token.status.mechanisms
+
+
 async def test_keys_are_never_written_over(scratch: ScratchToken) -> None:
     async with opened(scratch) as token:
         made = await token.create_key(b"once")
@@ -272,13 +282,28 @@ async def test_a_missing_key_is_told_and_used_once_it_is_made(scratch: ScratchTo
 SPY = Path("/usr/lib/x86_64-linux-gnu/pkcs11/pkcs11-spy.so")
 
 
-@pytest.mark.skipif(not SPY.exists(), reason="pkcs11-spy is not installed (package opensc)")
-async def test_a_wrong_pin_reaches_the_token_exactly_once(
-    softhsm: SoftHsm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    record = tmp_path / "spy.log"
+@pytest.fixture(scope="module")
+def spy_record(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of all that goes through the spy in this process: it keeps to the first file that it was given."""
+    return tmp_path_factory.mktemp("spy") / "spy.log"
+
+
+@pytest.fixture
+def logins(softhsm: SoftHsm, spy_record: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """How often a login has reached the token in this test."""
+    if not SPY.exists():
+        pytest.skip("pkcs11-spy is not installed (package opensc)")
     monkeypatch.setenv("PKCS11SPY", str(softhsm.module))
-    monkeypatch.setenv("PKCS11SPY_OUTPUT", str(record))
+    monkeypatch.setenv("PKCS11SPY_OUTPUT", str(spy_record))
+
+    def count() -> int:
+        return spy_record.read_text(errors="replace").count("C_Login") if spy_record.exists() else 0
+
+    before = count()
+    return lambda: count() - before
+
+
+async def test_a_wrong_pin_reaches_the_token_exactly_once(softhsm: SoftHsm, logins: Callable[[], int]) -> None:
     pin = "00000000"
     token = Token(module=SPY, label=softhsm.label, read_pin=lambda: pin)
     token.start()
@@ -289,7 +314,7 @@ async def test_a_wrong_pin_reaches_the_token_exactly_once(
             token._custodian._next_try_s = 0.0  # let it try as often as it likes
             with pytest.raises(TokenUnavailableError):
                 await signer.sign(b"x")
-        assert record.read_text(errors="replace").count("C_Login") == 1
+        assert logins() == 1
         assert pin not in token.detail
 
         pin = softhsm.pin  # the operator corrects the secret
@@ -298,6 +323,32 @@ async def test_a_wrong_pin_reaches_the_token_exactly_once(
         await signer.sign(b"x")
     finally:
         await token.close()
+
+
+async def test_a_wrong_pin_reaches_the_token_exactly_once_over_restarts_too(
+    softhsm: SoftHsm, tmp_path: Path, logins: Callable[[], int]
+) -> None:
+    kept = tmp_path / "token-pin.refused"
+
+    async def started(pin: str, state: TokenState) -> str:
+        token = Token(module=SPY, label=softhsm.label, read_pin=lambda: pin, refused_pin_file=kept)
+        token.start()
+        try:
+            await reach(token, state)
+            return token.detail
+        finally:
+            await token.close()
+
+    await started("00000000", TokenState.WRONG_PIN)
+    assert str(kept) in await started("00000000", TokenState.WRONG_PIN)
+    assert logins() == 1
+    assert "00000000" not in kept.read_text()
+    assert kept.stat().st_mode & 0o077 == 0
+
+    await started("11111111", TokenState.WRONG_PIN)  # another one is tried, once
+    assert logins() == 2
+    await started(softhsm.pin, TokenState.READY)
+    assert not kept.exists()
 
 
 @needs_tpm

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import grpc
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
+from grpc import aio
 
 from agent.identity.csr import certificate_request
 from hil_tests.rig.platform import enrol
 from hil_tests.rig.platform.enrol import Practice
 from hil_tests.rig.platform.service import Server
 from hil_tests.uplink_parts import NAME, Rig, address, rig, until
+from proto.energysettlement.v1.device_pb2 import GridCommand
+from proto.energysettlement.v1.gateway_pb2 import PlatformFrame, Welcome
 
 __all__ = ["rig"]
 
@@ -83,6 +87,91 @@ async def test_the_same_of_a_broker_behind_them(rig: Rig, tmp_path: Path) -> Non
         await left_for_the_next(rig, f"mqtts://{where}", "captive portal")
     async with portal(of_another_authority(tmp_path / "stranger")) as where:
         await left_for_the_next(rig, f"mqtts://{where}", "captive portal")
+
+
+Answer = Callable[[AsyncIterator[bytes], object], AsyncIterator[bytes]]
+
+
+@asynccontextmanager
+async def garbler(practice: Practice, method: str, answer: Answer) -> AsyncIterator[str]:
+    """A server with the platform's own certificate that answers one method in raw bytes; its address."""
+    service, _, name = method.partition("/")
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(answer)  # no serializers
+    server = aio.server()
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, {name: handler})])
+    credentials = grpc.ssl_server_credentials(
+        [(practice.key("server").private_pem, practice.public_file("server").read_bytes())],
+        practice.public_file("ca").read_bytes(),
+        require_client_auth=True,
+    )
+    port = server.add_secure_port("127.0.0.1:0", credentials)
+    await server.start()
+    try:
+        yield address(port)
+    finally:
+        await server.stop(grace=None)
+
+
+WELCOME = PlatformFrame(welcome=Welcome(platform_id="it")).SerializeToString()
+HUGE = PlatformFrame(command=GridCommand(command_id="x" * (512 << 10))).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        pytest.param([b"\xff\xff garbage"], "sent is no message", id="no frame at all"),
+        pytest.param([WELCOME, b"\xff\xff garbage"], "sent is no message", id="after a welcome"),
+        pytest.param([WELCOME, HUGE], "larger than", id="a frame that is too large"),
+        pytest.param([WELCOME, WELCOME], "sent `welcome`", id="a frame out of its place"),
+    ],
+)
+async def test_a_platform_that_sends_garbage_is_said_to_and_nothing_of_it_counts(
+    rig: Rig, answers: list[bytes], words: str
+) -> None:
+    async def answer(frames: AsyncIterator[bytes], _: object) -> AsyncIterator[bytes]:
+        await anext(frames)
+        for each in answers:
+            yield each
+        await asyncio.Event().wait()
+
+    said: set[str] = set()
+    async with (
+        garbler(rig.practice, "energysettlement.v1.GatewayLink/Connect", answer) as bad,
+        rig.uplink(bad) as uplink,
+    ):
+
+        def explained() -> bool:
+            said.add(uplink.status().detail)
+            return any(words in detail for detail in said)
+
+        await until(explained, f"said to be wrong: {said}")
+        rig.gateway.seal(uplink, "meter")
+        assert words in uplink.status().oddity, "and shown when the next connection is up, too"
+        assert not rig.gateway.outbox.all_acknowledged()
+    [(code, _, text)] = rig.gateway.alarms
+    assert code == "uplink.platform_fault"
+    assert words in text
+
+
+async def test_garbage_at_the_end_of_a_finished_devices_stream_is_no_good_end_of_it(rig: Rig) -> None:
+    """What it brought would count as delivered, and leave the outbox."""
+    ended = 0
+
+    async def answer(points: AsyncIterator[bytes], _: object) -> AsyncIterator[bytes]:
+        nonlocal ended
+        async for _point in points:
+            pass
+        ended += 1
+        yield b"\xff\xff garbage"
+
+    method = "energysettlement.v1.EnergyDeviceStream/ConnectDevice"
+    async with garbler(rig.practice, method, answer) as bad, rig.uplink(bad) as uplink:
+        rig.gateway.seal(uplink, "meter")
+        await until(lambda: ended >= 2, "sent again")
+        await until(lambda: "sent is no message" in uplink.status().oddity, "said")
+        assert uplink.status().unconfirmed_number is None
+        assert rig.gateway.outbox.acknowledged == {}
+    assert {code for code, _, _ in rig.gateway.alarms} == {"uplink.platform_fault"}
 
 
 async def test_a_platform_whose_certificate_has_expired_is_not_talked_to_until_it_has_another(

@@ -233,6 +233,8 @@ async def test_acknowledgement_of_what_was_never_sent_is_refused_and_alarmed_onc
             rig.gateway.seal(uplink, "meter")
             await until(lambda: len(rig.gateway.alarms) == 1, "alarmed")
             assert rig.gateway.outbox.acknowledged == {}
+            assert uplink.status().connected
+            assert "acknowledges batch 99" in uplink.status().oddity, "the status shows it too"
     assert [code for code, _, _ in rig.gateway.alarms] == ["uplink.acknowledgement_unknown"]
 
 
@@ -270,6 +272,7 @@ async def test_platform_that_lost_what_it_had_acknowledged_says_so_and_gets_it_a
             rig.gateway.seal(uplink, "meter")
             await until(rig.gateway.outbox.all_acknowledged, "and the road goes on")
             assert uplink.status().connections == 1
+            assert "batches 3 to 3 of incarnation 1" in uplink.status().oddity, "the status shows it too"
     assert (rig.books()["batches_verified"], rig.books()["conflicts"]) == (7, [])
     [(code, _, text)] = rig.gateway.alarms
     assert code == "uplink.platform_went_back"

@@ -156,6 +156,8 @@ async def test_garbage_and_old_welcomes_from_a_broker_change_nothing(rig: Rig, b
         await until(rig.gateway.outbox.all_acknowledged, "the link goes on")
         assert uplink.status().connections == 1
         assert uplink.status().platform_id == "practice-platform"
+        assert [code for code, _, _ in rig.gateway.alarms] == ["uplink.mqtt_garbage"], "a flood is told once"
+        assert "are no message" in uplink.status().oddity
 
 
 async def test_a_broker_stands_in_for_grpc_and_is_left_when_grpc_is_back(rig: Rig, broker: Broker) -> None:

@@ -70,7 +70,7 @@ class OrderError(Exception):
 async def token_of(settings: Settings) -> AsyncIterator[Token]:
     """The configured token, ready. Raises OrderError."""
     choose_softhsm(settings.token, settings.gateway.state_dir)
-    token = configured_token(settings.token)
+    token = configured_token(settings.token, settings.gateway.state_dir)
     token.start()
     try:
         async with asyncio.timeout(READY_S):

@@ -24,7 +24,7 @@ from agent.identity.folder import IdentityFolder
 from agent.identity.history import encode_history
 from agent.identity.purposes import EVIDENCE_KEY, SITE_CA_KEY, UPLINK_KEY, device_key, evidence_key
 from agent.token import pin as token_pin
-from agent.token import softhsm
+from agent.token import refused_pin, softhsm
 from agent.token.errors import KeyExistsError
 from agent.token.token import Token, TokenState
 from drivers.device import SignerUnavailableError
@@ -68,7 +68,13 @@ async def make_keys(
 
     Raises InitError.
     """
-    token = Token(module=settings.module, label=settings.label, serial=settings.serial, read_pin=lambda: pin)
+    token = Token(
+        module=settings.module,
+        label=settings.label,
+        serial=settings.serial,
+        read_pin=lambda: pin,
+        refused_pin_file=state_dir / refused_pin.FILE,
+    )
     token.start()
     devices = list(settled)
     made = []

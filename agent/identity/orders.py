@@ -19,7 +19,7 @@ from agent.evidence.verify import ChainPosition
 from agent.identity import cosign
 from agent.identity.cosign import Cosigned
 from agent.identity.errors import HistoryError
-from agent.identity.subject import Subject, decode_key, decode_subject, encode_key, encode_subject
+from agent.identity.subject import Subject, decode_key, decode_subject, encode_key, encode_subject, possible_keys
 
 TYPE: Final = "v2g-gateway/identity-order+cose"
 FORMAT_VERSIONS: Final = (1, 2)
@@ -81,7 +81,7 @@ class Order:
             raise ValueError("the hash of the previous entry has 32 bytes")
         if not 1 <= len(self.next) <= MOST_NEXT or any(len(commitment) != 32 for commitment in self.next):
             raise ValueError(f"1 to {MOST_NEXT} commitments of 32 bytes to the next key are right")
-        if commitment_of(self.key) in self.next:
+        if commitments_to(self.key) & set(self.next):
             raise ValueError("the next key is the key itself")
         if self.believed is not None and self.kind is not Kind.RECOVER:
             raise ValueError("only a recovery says up to which batch the key before is believed")
@@ -91,9 +91,9 @@ class Order:
         if (self.recovery_key is not None) is not (self.kind is Kind.REPLACE):
             raise ValueError("a replacement, and nothing else, shows a recovery key")
         parties = (self.subject.owner, self.subject.operator)
-        in_use = {*self.next, *(commitment_of(key) for key in (self.key, *(party.key for party in parties)))}
+        in_use = {*self.next}.union(*(commitments_to(key) for key in (self.key, *(party.key for party in parties))))
         if self.recovery_key is not None:
-            in_use.add(commitment_of(self.recovery_key))
+            in_use |= commitments_to(self.recovery_key)
         for party in parties:
             if party.recovery in in_use:
                 raise ValueError(f"the recovery key of {party.name} is a key that is in use: it could be lost with it")
@@ -123,6 +123,11 @@ class Order:
 def commitment_of(key: VerifyKey) -> bytes:
     """What an entry says of the next key without showing it: SHA-256 of its encoding."""
     return hashlib.sha256(cbor.encode(encode_key(key))).digest()
+
+
+def commitments_to(key: VerifyKey) -> set[bytes]:
+    """Those to the key under each algorithm that it may have: a P-256 key goes by two names and is one key."""
+    return {commitment_of(key), *(commitment_of(each) for each in possible_keys(key.public_key_der))}
 
 
 def draft(order: Order) -> Cosigned:

@@ -218,6 +218,7 @@ def _problems(parts: Parts, controls: Mapping[str, DeviceControl]) -> list[Probl
         sentence = f"channel states are not signed offline: {parts.settling.offline.trouble}"
         found.append(Problem(severity=Verdict.ATTENTION, subject="TPM counter", sentence=sentence))
     found += token_problems(parts.token)
+    found += protection_problems(parts.token, parts.settings.token.key_protection)
     found += control_problems(parts.control)
     found += windows_problems(parts.windows)
     found += link_problems(parts.link, parts.now.monotonic_s)
@@ -302,10 +303,12 @@ def control_problems(control: ControlSnapshot) -> list[Problem]:
 
 
 def token_detail(token: TokenStatus) -> str:
-    """Which token it is or what is wrong, and how fast it signs: batches wait for it, readings do not."""
-    if token.state is not TokenState.READY or token.signature_s is None:
+    """Which token it is or what is wrong, what it can do, how fast it signs: batches wait for it, readings do not."""
+    if token.state is not TokenState.READY:
         return token.detail
-    return f"{token.detail}; signs in {token.signature_s * 1000:.1f} ms"
+    can = [f"has {', '.join(token.mechanisms)}"] if token.mechanisms else []
+    rate = [] if token.signature_s is None else [f"signs in {token.signature_s * 1000:.1f} ms"]
+    return "; ".join([token.detail, *can, *rate])
 
 
 def token_problems(status: TokenStatus) -> list[Problem]:
@@ -319,13 +322,32 @@ def token_problems(status: TokenStatus) -> list[Problem]:
     return [Problem(severity=severity, subject="token", sentence=sentence)]
 
 
-def link_problems(status: UplinkStatus | None, monotonic_s: float) -> list[Problem]:
-    """A link that is down: the gateway goes on, and what it measures waits. Why it is down stands with the parts."""
-    if status is None or status.connected:
+def protection_problems(status: TokenStatus, said: str) -> list[Problem]:
+    """A module that keeps keys in files, and a configuration by which each batch says otherwise."""
+    if status.names is None or said == "software" or "softhsm" not in status.names.model.lower():
         return []
-    down_s = max(0.0, monotonic_s - status.since_monotonic_s)
-    sentence = f"no link to the platform for {down_s:.0f} s; readings wait, and stored commands are obeyed"
-    return [Problem(severity=Verdict.ATTENTION, subject="link", sentence=sentence)]
+    sentence = (
+        f"the keys are in files ({status.names.model}), and by the configuration each batch says that a "
+        f'{"TPM" if said == "tpm" else "certified module"} holds them: set [token] key_protection = "software"'
+    )
+    return [Problem(severity=Verdict.TROUBLE, subject="token", sentence=sentence)]
+
+
+def link_problems(status: UplinkStatus | None, monotonic_s: float) -> list[Problem]:
+    """A link that is down: the gateway goes on, and what it measures waits. Why it is down stands with the parts.
+
+    And what the platform said that cannot be right: the link may well be up.
+    """
+    found = []
+    if status is not None and not status.connected:
+        down_s = max(0.0, monotonic_s - status.since_monotonic_s)
+        sentence = f"no link to the platform for {down_s:.0f} s; readings wait, and stored commands are obeyed"
+        found.append(Problem(severity=Verdict.ATTENTION, subject="link", sentence=sentence))
+    if status is not None and status.oddity:
+        ago_s = max(0.0, monotonic_s - status.oddity_monotonic_s)
+        sentence = f"{status.oddity} ({ago_s:.0f} s ago; the signed alarms have them all)"
+        found.append(Problem(severity=Verdict.ATTENTION, subject="platform", sentence=sentence))
+    return found
 
 
 def _whole(milliwatt_hours: int | None) -> int | None:

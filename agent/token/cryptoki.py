@@ -7,9 +7,6 @@ recovery decides by their type.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import hmac
-import os
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -34,6 +31,7 @@ from agent.token.errors import (
     TokenUnavailableError,
 )
 from agent.token.keys import Curve, PublicHalf, TokenKey, name_of, public_key_der_of
+from agent.token.refused_pin import RefusedPin
 
 if TYPE_CHECKING:
     from pkcs11._pkcs11 import lib as Library  # noqa: N812
@@ -50,6 +48,9 @@ _PRIVATE_TEMPLATE: Final = {
     Attribute.SENSITIVE: True,
     Attribute.EXTRACTABLE: False,
 }
+
+_TOLD: Final = {Mechanism.ECDSA: "ECDSA", Mechanism.EDDSA: "EdDSA", Mechanism.RSA_PKCS_OAEP: "RSA-OAEP"}
+"""Of a token's mechanisms those that are used here: two to sign, and one to open secrets."""
 
 _in_use: Final[set[str]] = set()
 """Modules that a thread of this process owns: a second one inside the same module would crash the process."""
@@ -98,7 +99,7 @@ class _Pin(str):
 class Cryptoki:
     """The module, at most one session, and the login. `read_pin` is asked each time that a login is needed."""
 
-    def __init__(self, selection: Selection, read_pin: Callable[[], str]) -> None:
+    def __init__(self, selection: Selection, read_pin: Callable[[], str], refused: RefusedPin | None = None) -> None:
         self._selection = selection
         self._read_pin = read_pin
         self._library = str(selection.module)
@@ -107,9 +108,7 @@ class Cryptoki:
         self._token: pkcs11.Token | None = None
         self._session: pkcs11.Session | None = None
         self._mechanisms: frozenset[int] = frozenset()
-        self._salt = os.urandom(16)
-        self._refused_pin: bytes | None = None
-        """Salted digest of the PIN that the token refused, with the token's serial."""
+        self._refused = RefusedPin() if refused is None else refused
 
     # Session
 
@@ -150,6 +149,10 @@ class Cryptoki:
         for key in held:
             if bytes(key.private[Attribute.ID]) != key.key_id:
                 raise p11.ObjectHandleInvalid
+
+    def mechanisms(self) -> tuple[str, ...]:
+        """What of all that is used here the token can do, as it said when it was opened."""
+        return tuple(name for mechanism, name in _TOLD.items() if int(mechanism) in self._mechanisms)
 
     def close(self) -> None:
         """Log out and let the module go."""
@@ -211,17 +214,20 @@ class Cryptoki:
             pin = _Pin(self._read_pin())
         except Exception as error:
             raise PinRefusedError(f"the PIN cannot be read: {error}") from error
-        mark = hmac.digest(self._salt, token.serial + b"\0" + pin.encode(), hashlib.sha256)
-        if self._refused_pin is not None and hmac.compare_digest(mark, self._refused_pin):
+        if self._refused.is_it(token.serial, pin):
+            kept = self._refused.file
+            and_else = "" if kept is None else f", or delete {kept} if the token was given this PIN since"
             raise PinRefusedError(
-                f"token {token.label!r} has refused this PIN, it is not tried again; correct the secret"
+                f"token {token.label!r} has refused this PIN, it is not tried again; correct the secret{and_else}"
             )
         if token.flags & TokenFlag.USER_PIN_FINAL_TRY:
             raise PinRefusedError(
                 f"one wrong PIN more locks token {token.label!r}; log in by hand once with the right one"
             )
         try:
-            return token.open(user_pin=pin)
+            session = token.open(user_pin=pin)
+            self._refused.forget()
+            return session
         except p11.UserAlreadyLoggedIn:
             # The login is the process's, not the session's, and outlives a lost session.
             return token.open()
@@ -230,7 +236,7 @@ class Cryptoki:
         except p11.PinLocked:
             raise _locked(token) from None
         except _PIN_ERRORS as error:
-            self._refused_pin = mark
+            self._refused.note(token.serial, pin)
             raise PinRefusedError(
                 f"token {token.label!r} refuses the PIN ({type(error).__name__}); it is not tried again until the "
                 "secret changes"

@@ -60,6 +60,8 @@ class TokenStatus:
     """One sentence for a person: what is wrong and what to do, or which token it is."""
     names: TokenNames | None = None
     """None until the token was seen."""
+    mechanisms: tuple[str, ...] = ()
+    """What it can do of all that is used here, as it said when it was opened last."""
     signatures: int = 0
     """Released since the start."""
     signature_s: float | None = None
@@ -310,7 +312,7 @@ class Custodian:
             raise self._failed(error) from error
         self._failures = 0
         self._next_probe_s = self._monotonic_s() + PROBE_S
-        self.status = replace(self.status, names=names, key_faults={})
+        self.status = replace(self.status, names=names, mechanisms=self._cryptoki.mechanisms(), key_faults={})
         self._become(TokenState.READY, f"token {names.label!r}, serial {names.serial}, {names.model}")
 
     def _failed(self, error: Exception) -> TokenUnavailableError:

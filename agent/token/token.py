@@ -18,6 +18,7 @@ from agent.token.custodian import Custodian, TokenState, TokenStatus
 from agent.token.errors import KeyRefusedError, TokenBusyError, TokenUnavailableError
 from agent.token.keys import Curve, PublicHalf, TokenKey, name_of
 from agent.token.owner import Owner
+from agent.token.refused_pin import RefusedPin
 from drivers.device import Journal
 
 # Everything that the rest of the agent needs of this room.
@@ -41,7 +42,8 @@ class Token:
     """One PKCS#11 token. Start it whatever its condition is: it comes, goes and comes back by itself.
 
     Select it by exactly one of `label` and `serial`. `read_pin` gives the user PIN each time that a login is needed,
-    and may raise. One Token per module and process.
+    and may raise. A PIN that was refused is kept, hashed, in `refused_pin_file`, so that it is not tried again after a
+    restart. One Token per module and process.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Token:
         label: str | None = None,
         serial: str | None = None,
         read_pin: Callable[[], str],
+        refused_pin_file: Path | None = None,
         deadline_s: float = DEADLINE_S,
         queue_limit: int = QUEUE_LIMIT,
         monotonic_s: Callable[[], float] = time.monotonic,
@@ -59,7 +62,9 @@ class Token:
             raise ValueError("select the token by exactly one of label and serial")
         self._deadline_s = deadline_s
         self._pins: dict[bytes, bytes] = {}
-        cryptoki = Cryptoki(Selection(module=module, label=label, serial=serial), read_pin)
+        cryptoki = Cryptoki(
+            Selection(module=module, label=label, serial=serial), read_pin, RefusedPin(refused_pin_file)
+        )
         self._custodian = Custodian(cryptoki, pins=self._pins, monotonic_s=monotonic_s)
         self._owner = Owner(
             idle=self._custodian.upkeep,

@@ -8,7 +8,7 @@ from typing import Final
 import grpc
 from grpc import aio
 
-from agent.uplink.errors import UplinkError
+from agent.uplink.errors import PlatformFaultError, UplinkError
 
 MOST_RECEIVE_BYTES: Final = 256 << 10
 """Of one message. The largest that this contract has is a command with an authorization of 32 KiB; commands that cannot
@@ -82,6 +82,13 @@ async def takes(
 
 def is_status(error: BaseException, code: grpc.StatusCode) -> bool:
     return isinstance(error, aio.AioRpcError) and error.code() is code
+
+
+def require_message(read: object) -> None:
+    """grpc gives None for a message that cannot be decoded, and goes on: it is no end of the call, least of all a good
+    one. Raises PlatformFaultError."""
+    if read is None:
+        raise PlatformFaultError("what the platform sent is no message of the contract")
 
 
 def advice(cause: str) -> str:

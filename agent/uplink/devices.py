@@ -18,7 +18,7 @@ from grpc import aio
 
 from agent.uplink.backoff import Backoff
 from agent.uplink.carrying import Carrying
-from agent.uplink.channel import describe, is_status
+from agent.uplink.channel import describe, is_status, require_message
 from agent.uplink.coding import size_of
 from agent.uplink.errors import LinkDownError, PlatformFaultError, UplinkError
 from agent.uplink.lane import Word
@@ -167,6 +167,7 @@ class DeviceStreams:
     async def _read(self, stream: _Stream, device_id: str) -> None:
         while True:
             command = await stream.call.read()
+            require_message(command)
             if not isinstance(command, GridCommand):
                 if stream.half_closed:
                     return

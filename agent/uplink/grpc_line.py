@@ -7,9 +7,9 @@ import asyncio
 import grpc
 from grpc import aio
 
-from agent.uplink.channel import describe, escaped, is_status
+from agent.uplink.channel import describe, escaped, is_status, require_message
 from agent.uplink.coding import size_of
-from agent.uplink.errors import LinkDownError, UplinkError
+from agent.uplink.errors import LinkDownError, PlatformFaultError, UplinkError
 from agent.uplink.line import NotOfferedError
 from proto.energysettlement.v1.gateway_pb2 import GatewayFrame, PlatformFrame
 from proto.energysettlement.v1.gateway_pb2_grpc import GatewayLinkStub
@@ -30,6 +30,7 @@ class GrpcLine:
             frame = await self._call.read()
         except aio.AioRpcError as error:
             raise _ended(error) from error
+        require_message(frame)
         if not isinstance(frame, PlatformFrame):
             raise LinkDownError("the platform ended the link")
         return frame
@@ -54,4 +55,8 @@ class GrpcLine:
 def _ended(error: aio.AioRpcError) -> UplinkError:
     if is_status(error, grpc.StatusCode.UNIMPLEMENTED):
         return NotOfferedError("the platform does not offer GatewayLink")
+    if is_status(error, grpc.StatusCode.RESOURCE_EXHAUSTED) and "larger than max" in (error.details() or ""):
+        return PlatformFaultError(
+            f"the platform sent a message that is larger than any of the contract: {describe(error)}"
+        )
     return LinkDownError(describe(error))

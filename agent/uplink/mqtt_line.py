@@ -70,13 +70,14 @@ class MqttLine:
         keepalive_s: float,
         on_command: OnCommand,
         on_signed: OnSigned,
+        on_garbage: Callable[[str], None],
         compressed: bool = False,
     ) -> None:
         self._where = f"mqtts://{host}:{port}"
         self._host, self._port = host, port
         self._keepalive_s = max(2, round(keepalive_s))
         self._topics = GatewayTopics(gateway_id)
-        self._on_command, self._on_signed = on_command, on_signed
+        self._on_command, self._on_signed, self._on_garbage = on_command, on_signed, on_garbage
         self._loop = asyncio.get_running_loop()
         self._inbox: asyncio.Queue[paho.MQTTMessage | None] = asyncio.Queue()
         self._ready: asyncio.Future[None] = self._loop.create_future()
@@ -209,12 +210,10 @@ class MqttLine:
                 return None
             frame = PlatformFrame.FromString(payload)
         except (DecodeError, CodingError) as error:
-            _log.warning(
-                "uplink.mqtt_garbage",
-                topic=escaped(message.topic[:100]),
-                octets=len(message.payload),
-                why=escaped(str(error)[:200]),
-            )
+            topic, why = escaped(message.topic[:100]), escaped(str(error)[:200])
+            # One line for each of a flood would fill the disk: the alarm says how it began.
+            _log.debug("uplink.mqtt_garbage", topic=topic, octets=len(message.payload), why=why)
+            self._on_garbage(f"{len(message.payload)} bytes on {topic} are no message and were passed over: {why}")
             return None
         kind = frame.WhichOneof("frame")
         if kind == "welcome":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import structlog
 
@@ -10,6 +11,9 @@ from agent.config import MQTT_SCHEME
 from agent.uplink.delivery import Arrived
 from agent.uplink.session import Acknowledged
 from agent.uplink.status import Carrier, UplinkStatus
+
+ODDITY_SHOWN_S: Final = 86_400.0
+"""What cannot be right is shown for this long after it came last, also where the link goes on."""
 
 _log = structlog.get_logger()
 
@@ -33,6 +37,7 @@ class Standing:
         self._acknowledged_number: int | None = None
         self._unconfirmed_number: int | None = None
         self.device_details: dict[str, str] = {}
+        self._oddity, self._oddity_s = "", float("-inf")
         self.acknowledgement = b""
         """The newest one of the present incarnation, as the platform signed it; empty: none came yet."""
 
@@ -69,6 +74,10 @@ class Standing:
         self._next_try_s = self._monotonic_s() + wait_s
         _log.warning("uplink.down", endpoint=self.endpoint, why=why, wait_s=round(wait_s, 1))
 
+    def odd(self, text: str) -> None:
+        """The platform said what cannot be right."""
+        self._oddity, self._oddity_s = text, self._monotonic_s()
+
     def acknowledged(self, seen: Acknowledged) -> None:
         """Over the gateway's link."""
         self.useful = True
@@ -98,4 +107,6 @@ class Standing:
             batches_in_flight=batches_in_flight,
             connections=self.connections,
             device_details=dict(self.device_details),
+            oddity=self._oddity if self._monotonic_s() - self._oddity_s < ODDITY_SHOWN_S else "",
+            oddity_monotonic_s=self._oddity_s,
         )

@@ -40,6 +40,10 @@ class UplinkStatus:
     """Links that came up, in this run of the agent."""
     device_details: Mapping[str, str] = field(default_factory=dict)
     """One sentence for each device whose own stream is not well."""
+    oddity: str = ""
+    """What the platform said last that cannot be right; empty: nothing within a day."""
+    oddity_monotonic_s: float = 0.0
+    """When that was."""
 
     @property
     def connected(self) -> bool:

@@ -220,6 +220,7 @@ class Uplink:
 
     def _alarm(self, code: str, subject: str, text: str) -> None:
         now_s = self._monotonic_s()
+        self._standing.odd(text)
         last_s = self._alarmed_s.get((code, subject))
         if last_s is None or now_s - last_s >= ALARM_AGAIN_S:
             self._alarmed_s[code, subject] = now_s
@@ -262,6 +263,7 @@ class Uplink:
             keepalive_s=self._settings.stall_s,
             on_command=self._listener.command,
             on_signed=self._listener.signed,
+            on_garbage=functools.partial(self._alarm, "uplink.mqtt_garbage", self._standing.endpoint),
             compressed=self._settings.compression,
         )
         try:

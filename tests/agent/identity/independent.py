@@ -111,14 +111,11 @@ def step(state: State | None, entry: bytes) -> State:
     check_position(believed)
     refuse_unless(1 <= len(following) <= 4 and all(type(c) is bytes and len(c) == 32 for c in following), "next")
     commitment = sha256(evidence.dump(key, 0))
-    refuse_unless(commitment not in following, "next is the key")
+    refuse_unless(not commitments(key) & set(following), "next is the key")
     owner, operator = subject[0][1], subject[1][1]
     refuse_unless(key[1] not in (owner[1], operator[1]), "own orders")
-    in_use = [
-        *following,
-        *(sha256(evidence.dump(one, 0)) for one in (key, owner, operator, *([shown] if shown else []))),
-    ]
-    refuse_unless(len(set(recoveries)) == len(recoveries) and not set(recoveries) & set(in_use), "recovery in use")
+    in_use = set(following).union(*(commitments(one) for one in (key, owner, operator, *([shown] if shown else []))))
+    refuse_unless(len(set(recoveries)) == len(recoveries) and not set(recoveries) & in_use, "recovery in use")
     refuse_unless(believed is None or kind == 3, "believed")
     parties = [owner, operator]
     sealers = [key]
@@ -191,6 +188,12 @@ def check_key(key: Any) -> None:
     public = load_der_public_key(spki)
     kind = public.curve.name if isinstance(public, ec.EllipticCurvePublicKey) else "ed25519"
     refuse_unless(CURVES.get(alg) == kind, "algorithm does not go with the key")
+
+
+def commitments(key: Any) -> set[bytes]:
+    """To a key, under each algorithm that goes with it."""
+    names = (-7, -9) if key[0] in (-7, -9) else (key[0],)
+    return {sha256(evidence.dump([name, key[1]], 0)) for name in names}
 
 
 def check_position(place: Any) -> None:

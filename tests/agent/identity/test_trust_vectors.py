@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
@@ -13,6 +14,7 @@ from agent.identity.trust import decode_trust_list
 from agent.identity.trust_roots import TrustRoots, trust_roots_from_pem
 from hil_tests import generate_identity_vectors, trust_cases
 from hil_tests.trust_cases import TrustCase
+from tests.agent.identity import independent_trust
 from tests.agent.identity.software import SoftwareSigner
 
 CASES = list(trust_cases.cases())
@@ -31,6 +33,25 @@ def test_trust_vector(case: TrustCase) -> None:
         return
     taken = decode_trust_list(case.encoded, case.roots, trust_cases.NOW_US, pinned=case.pinned)
     assert taken == case.expected
+
+
+FILE = json.loads((generate_identity_vectors.TRUST_FOLDER / "lists.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("case", FILE["cases"], ids=lambda case: case["name"])
+def test_a_verifier_written_from_the_page_alone_agrees(case: Any) -> None:
+    roots = [(root["algorithm"], bytes.fromhex(root["public_key_der"])) for root in FILE["roots"]]
+    pinned = case.get("pinned")
+    pin = None if pinned is None else (pinned[0], bytes.fromhex(pinned[1]))
+
+    def theirs() -> tuple[int, list[str], bool]:
+        return independent_trust.trust_list(bytes.fromhex(case["list"]), roots, case["threshold"], FILE["now_us"], pin)
+
+    if case["valid"]:
+        assert theirs() == (case["version"], case["issuers"], case["expired"])
+        return
+    with pytest.raises(Exception):  # noqa: B017, PT011  # any refusal will do
+        theirs()
 
 
 def pem(*signers: SoftwareSigner) -> bytes:

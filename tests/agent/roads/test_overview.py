@@ -14,6 +14,7 @@ from agent.evidence.statements import CommandState
 from agent.roads import overview
 from agent.roads.overview import Parts
 from agent.status import EvidenceLine, PartLine, Problem, Verdict
+from agent.token.cryptoki import TokenNames
 from agent.token.token import TokenState, TokenStatus
 from agent.uplink.status import Carrier, UplinkStatus
 from drivers.device import DeviceKind, DeviceStatus, LinkState, Sample, VehicleSession
@@ -135,6 +136,16 @@ def test_a_token_that_starts_is_no_trouble_yet_and_one_that_is_away_is() -> None
     assert problems(TokenState.READY, evidence="another key") == [(Verdict.TROUBLE, "another key")]
 
 
+def test_keys_in_files_that_are_said_to_be_in_a_module_are_trouble() -> None:
+    def problems(model: str, said: str) -> list[Verdict]:
+        status = TokenStatus(state=TokenState.READY, detail="", names=TokenNames("t", "01", model))
+        return [problem.severity for problem in overview.protection_problems(status, said)]
+
+    assert problems("SoftHSM v2", "software") == problems("TPM2 PKCS#11", "tpm") == []
+    assert problems("SoftHSM v2", "tpm") == problems("SoftHSM v2", "certified") == [Verdict.TROUBLE]
+    assert overview.protection_problems(TokenStatus(state=TokenState.STARTING, detail=""), "tpm") == []
+
+
 def test_a_link_that_is_down_needs_a_look_and_none_at_all_does_not() -> None:
     def status(carrier: Carrier) -> UplinkStatus:
         return UplinkStatus(carrier=carrier, endpoint="p:443", detail="refused", since_monotonic_s=0.0)
@@ -146,6 +157,16 @@ def test_a_link_that_is_down_needs_a_look_and_none_at_all_does_not() -> None:
         Verdict.ATTENTION,
         "no link to the platform for 12 s; readings wait, and stored commands are obeyed",
     )
+
+
+def test_what_the_platform_said_that_cannot_be_right_is_shown_though_the_link_is_up() -> None:
+    status = UplinkStatus(
+        carrier=Carrier.GATEWAY_LINK, endpoint="p:443", detail="connected", since_monotonic_s=0.0,
+        oddity="the platform acknowledges batch 99", oddity_monotonic_s=5.0,
+    )  # fmt: skip
+    [problem] = overview.link_problems(status, 12.0)
+    assert (problem.severity, problem.subject) == (Verdict.ATTENTION, "platform")
+    assert problem.sentence.startswith("the platform acknowledges batch 99 (7 s ago")
 
 
 def test_a_command_shows_its_state_in_words() -> None:
@@ -297,6 +318,9 @@ def test_the_page_says_how_fast_the_token_signs_while_it_does() -> None:
     ready = TokenStatus(state=TokenState.READY, detail="token 'v2g'", signature_s=0.0214)
     assert overview.token_detail(ready) == "token 'v2g'; signs in 21.4 ms"
     assert overview.token_detail(replace(ready, signature_s=None)) == "token 'v2g'"
+    able = replace(ready, mechanisms=("ECDSA", "RSA-OAEP"))
+    assert overview.token_detail(able) == "token 'v2g'; has ECDSA, RSA-OAEP; signs in 21.4 ms"
+    assert overview.token_detail(replace(able, state=TokenState.ABSENT)) == "token 'v2g'"
     assert overview.token_detail(replace(ready, state=TokenState.ABSENT, detail="gone")) == "gone"
 
 
