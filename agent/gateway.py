@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import functools
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
 import structlog
@@ -79,6 +79,15 @@ log = structlog.get_logger()
 
 class StartError(Exception):
     """The gateway cannot run at all. Says why, and what to do."""
+
+
+@contextlib.contextmanager
+def _told_at_start(settings: Settings) -> Iterator[None]:
+    """What is wrong with the store, in words, and not as a fault of the agent's own."""
+    try:
+        yield
+    except (StoreError, OSError) as error:
+        raise StartError(f"the store in {settings.gateway.state_dir}: {error}") from error
 
 
 class Gateway:
@@ -203,20 +212,20 @@ class Gateway:
 
         Where the store's key is away it has no store, and does what needs none: see `unlocked`.
         """
-        try:
+        with _told_at_start(settings):
             store = await configured_store(settings)
-        except (StoreError, OSError) as error:
-            raise StartError(f"the store in {settings.gateway.state_dir}: {error}") from error
         async with store:
             locked = isinstance(store, LockedStore)
-            clock = Clock(restored=None if locked else await store.note(CLOCK_NOTE))
+            with _told_at_start(settings):
+                clock = Clock(restored=None if locked else await store.note(CLOCK_NOTE))
             token = configured_token(settings.token)
             token.start()
             try:
-                approvals = Approvals(settings, store) if locked else await Approvals.recall(settings, store)
-                gateway = Gateway(settings, store=store, clock=clock, token=token, approvals=approvals)
-                if not locked:
-                    await gateway._restore()
+                with _told_at_start(settings):
+                    approvals = Approvals(settings, store) if locked else await Approvals.recall(settings, store)
+                    gateway = Gateway(settings, store=store, clock=clock, token=token, approvals=approvals)
+                    if not locked:
+                        await gateway._restore()
                 yield gateway
                 await gateway._upkeep.note_clock()
             finally:

@@ -230,6 +230,17 @@ async def test_damaged_notes_and_queued_statements_stop_no_start_and_are_told(tm
         assert store.damaged_values == 0
 
 
+async def test_a_damaged_name_of_the_key_keeps_nobody_out_who_has_it(tmp_path: Path) -> None:
+    async with await opened(tmp_path) as store:
+        await store.set_note("a", b"b")
+    with sqlite3.connect(tmp_path / DATABASE) as database:
+        database.execute("UPDATE secret SET key_id = zeroblob(8)")
+    with pytest.raises(StoreKeyError, match="name the right one"):
+        await opened(tmp_path, other_key)
+    async with await opened(tmp_path) as store:
+        assert (store.set_aside, await store.note("a")) == (None, b"b")
+
+
 async def test_no_nonce_is_ever_used_twice_over_restarts_and_copies(tmp_path: Path) -> None:
     """Lives that begin from the same file have keys of their own."""
     async with await opened(tmp_path / "one") as store:

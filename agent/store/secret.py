@@ -70,15 +70,15 @@ def master(connection: sqlite3.Connection, source: KeySource | None, path: Path)
             f"{path}: is encrypted (key {made_for.hex()}), and no key is named: set store_key_secret of [evidence]"
         )
     site_key = asked(source)
-    if key_id(site_key) != made_for:
-        raise StoreKeyError(
-            f"{path}: is encrypted under key {made_for.hex()}, and store_key_secret of [evidence] is key "
-            f"{key_id(site_key).hex()}: name the right one, or seal its copy here (store-key FILE --from COPY)"
-        )
     nonce, sealed = wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:]
     try:
         return AESGCM(derived(site_key, store_id, _WRAP_INFO)).decrypt(nonce, sealed, store_id)
-    except InvalidTag as error:
+    except (InvalidTag, ValueError) as error:
+        if key_id(site_key) != made_for:
+            raise StoreKeyError(
+                f"{path}: is encrypted under key {made_for.hex()}, and store_key_secret of [evidence] is key "
+                f"{key_id(site_key).hex()}: name the right one, or seal its copy here (store-key FILE --from COPY)"
+            ) from error
         raise StoreCorruptError(f"{path}: its wrapped key is damaged: nothing opens what it holds") from error
 
 
