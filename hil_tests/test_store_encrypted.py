@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,29 @@ async def test_sealing_in_the_midst_of_a_chunk_leaves_the_rest_of_it_to_the_next
         assert [each.encoded for each in await store.queued()] == [r.encoded for r in rows[:2]]
     with sqlite3.connect(tmp_path / DATABASE) as database:
         assert database.execute("SELECT count(*) FROM chunk").fetchone() == (1,), "sealed chunks are gone"
+
+
+@pytest.mark.parametrize("read", ["statements", "queued"])
+async def test_a_place_in_the_queue_that_was_given_anew_while_it_was_read_is_not_taken_for_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: str
+) -> None:
+    """A queue that was emptied begins at its first place again."""
+    async with await opened(tmp_path) as store:
+        rows = [marked(n) for n in range(1, 4)]
+        await store.put(rows)
+        in_chunks = Reader._in_chunks
+
+        async def sealed_first(reader: Reader, places: Sequence[int]) -> dict[int, bytes]:
+            monkeypatch.setattr(Reader, "_in_chunks", in_chunks)
+            await seal(store)
+            await store.put([Queued(1, "other", n, n, b"another") for n in range(1, 4)])
+            return await in_chunks(reader, places)
+
+        monkeypatch.setattr(Reader, "_in_chunks", sealed_first)
+        if read == "statements":
+            assert await store.statements("d1", 1, 0, 1 << 62) == [r.encoded for r in rows]
+        else:
+            assert {(each.device_id, each.encoded) for each in await store.queued()} == {("other", b"another")}
 
 
 @pytest.mark.parametrize("source", [other_key, away, None], ids=["another key", "key away", "no key named"])
