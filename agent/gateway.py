@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import functools
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Final
 
 import structlog
@@ -23,7 +23,7 @@ from agent.control.errors import ControlError
 from agent.control.feed_keeper import FeedKeeper
 from agent.evidence.batch import KeyProtection, SealedBatch
 from agent.evidence.seal import SealPolicy
-from agent.evidence.statements import Severity
+from agent.evidence.statements import Alarm, Severity
 from agent.identity.orders import Order
 from agent.identity.purposes import UPLINK_KEY
 from agent.identity.trust import TrustList
@@ -207,10 +207,11 @@ class Gateway:
 
     @staticmethod
     @contextlib.asynccontextmanager
-    async def open(settings: Settings) -> AsyncIterator[Gateway]:
+    async def open(settings: Settings, *, alarms: Sequence[Alarm] = ()) -> AsyncIterator[Gateway]:
         """A gateway over the state directory, with nothing running but the token's thread. Raises StartError.
 
-        Where the store's key is away it has no store, and does what needs none: see `unlocked`.
+        Where the store's key is away it has no store, and does what needs none: see `unlocked`. `alarms`: what the one
+        before, which had none, could not record.
         """
         with _told_at_start(settings):
             store = await configured_store(settings)
@@ -224,12 +225,20 @@ class Gateway:
                 with _told_at_start(settings):
                     approvals = Approvals(settings, store) if locked else await Approvals.recall(settings, store)
                     gateway = Gateway(settings, store=store, clock=clock, token=token, approvals=approvals)
-                    if not locked:
+                    gateway._alarms.take_over(alarms)
+                    if isinstance(store, LockedStore):
+                        gateway._alarms.raise_alarm(Severity.CRITICAL, "store.locked", "store", store.why)
+                    else:
                         await gateway._restore()
                 yield gateway
                 await gateway._upkeep.note_clock()
             finally:
                 await token.close()
+
+    @property
+    def unrecorded(self) -> tuple[Alarm, ...]:
+        """Alarms that wait to be recorded."""
+        return self._alarms.waiting
 
     async def _restore(self) -> None:
         await self._measuring.restore(self._store)

@@ -163,9 +163,11 @@ async def test_a_tpm_that_is_away_orphans_nothing_and_the_agent_waits_for_it_and
     finally:
         if not at_tpm._programs:
             await asyncio.to_thread(at_tpm.put_back)
-    async with Gateway.open(box.settings) as gateway:
-        assert not gateway.unlocked.is_set()
-        assert gateway.snapshot().incarnation == 1
+    assert [alarm.code for alarm in gateway.unrecorded] == ["store.locked"]
+    async with Gateway.open(box.settings, alarms=gateway.unrecorded) as after:
+        assert not after.unlocked.is_set()
+        assert after.snapshot().incarnation == 1
+        assert after.unrecorded == gateway.unrecorded, "what happened meanwhile is to be told"
     assert (await asyncio.to_thread(box.said))["batches"] == before["batches"]
     assert not [name for name in os.listdir(box.state_dir) if name.startswith(f"{DATABASE}.")]
 
@@ -204,6 +206,8 @@ async def test_the_agent_controls_its_site_without_the_key_and_takes_its_work_up
         key_file.write_text(secrets.token_hex(32), encoding="ascii")
         await site.well()
         await site.grows(*DEVICES, beyond={})
+        locked = [alarm for alarm in (await site.page())["alarms"] if alarm["code"] == "store.locked"]
+        assert ["No such file" in alarm["text"] for alarm in locked] == [True], "the platform learns of it, signed"
         await site.discharge(5_000, 20, "battery-1")
         await site.delivers(-5_000, "battery-1")
         assert await stage.gateway.end() == 0
