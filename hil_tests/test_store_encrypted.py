@@ -265,6 +265,24 @@ async def test_a_damaged_name_of_the_key_keeps_nobody_out_who_has_it(tmp_path: P
         assert (store.set_aside, await store.note("a")) == (None, b"b")
 
 
+@pytest.mark.parametrize(
+    "harm",
+    ["DELETE FROM secret", "UPDATE secret SET wrapped = zeroblob(60)", "UPDATE secret SET wrapped = 'text'"],
+    ids=["gone", "overwritten", "no bytes"],
+)
+async def test_an_encrypted_store_that_lost_its_key_is_set_aside_and_never_taken_for_a_plain_one(
+    tmp_path: Path, harm: str
+) -> None:
+    async with await opened(tmp_path) as store:
+        await fill(store)
+    with sqlite3.connect(tmp_path / DATABASE) as database:
+        database.execute(harm)
+    async with await opened(tmp_path) as store:
+        assert (store.set_aside is not None, store.incarnation, store.content.is_plain) == (True, 2, False)
+        await store.put([marked(1)], {"note/1": MARKER})
+    assert clear_files(tmp_path) == []
+
+
 async def test_no_nonce_is_ever_used_twice_over_restarts_and_copies(tmp_path: Path) -> None:
     """Lives that begin from the same file have keys of their own."""
     async with await opened(tmp_path / "one") as store:
