@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import functools
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Final
 
 import structlog
@@ -23,7 +23,7 @@ from agent.control.errors import ControlError
 from agent.control.feed_keeper import FeedKeeper
 from agent.evidence.batch import KeyProtection, SealedBatch
 from agent.evidence.seal import SealPolicy
-from agent.evidence.statements import Severity
+from agent.evidence.statements import Alarm, Severity
 from agent.identity.orders import Order
 from agent.roads import overview, restored
 from agent.roads.adopting import Approvals
@@ -67,6 +67,15 @@ log = structlog.get_logger()
 
 class StartError(Exception):
     """The gateway cannot run at all. Says why, and what to do."""
+
+
+@contextlib.contextmanager
+def _told_at_start(settings: Settings) -> Iterator[None]:
+    """What is wrong with the store, in words, and not as a fault of the agent's own."""
+    try:
+        yield
+    except (StoreError, OSError) as error:
+        raise StartError(f"the store in {settings.gateway.state_dir}: {error}") from error
 
 
 class Gateway:
@@ -192,29 +201,38 @@ class Gateway:
 
     @staticmethod
     @contextlib.asynccontextmanager
-    async def open(settings: Settings) -> AsyncIterator[Gateway]:
+    async def open(settings: Settings, *, alarms: Sequence[Alarm] = ()) -> AsyncIterator[Gateway]:
         """A gateway over the state directory, with nothing running but the token's thread. Raises StartError.
 
-        Where the store's key is away it has no store, and does what needs none: see `unlocked`.
+        Where the store's key is away it has no store, and does what needs none: see `unlocked`. `alarms`: what the one
+        before, which had none, could not record.
         """
-        try:
+        with _told_at_start(settings):
             store = await configured_store(settings)
-        except (StoreError, OSError) as error:
-            raise StartError(f"the store in {settings.gateway.state_dir}: {error}") from error
         async with store:
             locked = isinstance(store, LockedStore)
-            clock = Clock(restored=None if locked else await store.note(CLOCK_NOTE))
+            with _told_at_start(settings):
+                clock = Clock(restored=None if locked else await store.note(CLOCK_NOTE))
             token = configured_token(settings.token, settings.gateway.state_dir)
             token.start()
             try:
-                approvals = Approvals(settings, store) if locked else await Approvals.recall(settings, store)
-                gateway = Gateway(settings, store=store, clock=clock, token=token, approvals=approvals)
-                if not locked:
-                    await gateway._restore()
+                with _told_at_start(settings):
+                    approvals = Approvals(settings, store) if locked else await Approvals.recall(settings, store)
+                    gateway = Gateway(settings, store=store, clock=clock, token=token, approvals=approvals)
+                    gateway._alarms.take_over(alarms)
+                    if isinstance(store, LockedStore):
+                        gateway._alarms.raise_alarm(Severity.CRITICAL, "store.locked", "store", store.why)
+                    else:
+                        await gateway._restore()
                 yield gateway
                 await gateway._upkeep.note_clock()
             finally:
                 await token.close()
+
+    @property
+    def unrecorded(self) -> tuple[Alarm, ...]:
+        """Alarms that wait to be recorded."""
+        return self._alarms.waiting
 
     async def _restore(self) -> None:
         await self._measuring.restore(self._store)

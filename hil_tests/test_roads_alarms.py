@@ -73,3 +73,30 @@ async def test_a_text_without_end_is_cut(store: Store, desk: FailingDesk) -> Non
         await recorded(store, 1)
     [alarm] = await kept(store)
     assert (len(alarm.subject), len(alarm.text)) == (module.MOST_SUBJECT, module.MOST_TEXT)
+
+
+async def test_alarms_that_one_life_could_not_record_are_recorded_by_the_next_before_its_own(
+    store: Store, desk: FailingDesk
+) -> None:
+    before = Alarms(desk, lambda: START_US)
+    before.warn("a.before", "pv-1", "one")
+    alarms = Alarms(desk, lambda: START_US + 1)
+    alarms.warn("a.after", "pv-1", "two")
+    alarms.take_over(before.waiting)
+    async with running(alarms.run()):
+        await recorded(store, 2)
+    assert [(a.code, a.timestamp_us) for a in await kept(store)] == [("a.before", START_US), ("a.after", START_US + 1)]
+    assert alarms.waiting == ()
+
+
+async def test_a_store_that_refuses_is_told_once_and_not_at_each_try(
+    store: Store, desk: FailingDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(module.log, "error", lambda code, **_: told.append(code))
+    alarms = Alarms(desk, lambda: START_US)
+    desk.refusing = True
+    async with running(alarms.run()):
+        alarms.warn("a.first", "pv-1", "one")
+        await until(lambda: desk.refusals > 5, "the store is tried again and again")
+        assert told == ["alarms.not_recorded"]

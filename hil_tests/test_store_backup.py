@@ -14,9 +14,9 @@ import pytest
 
 from agent.identity.did import did_of
 from agent.identity.purposes import EVIDENCE_KEY
-from agent.store import Store, StoreCorruptError, StoreError, StoreInUseError, StoreVersionError, schema
+from agent.store import Store, StoreCorruptError, StoreError, StoreInUseError, StoreVersionError, converting, schema
 from agent.store.backup import back_up, look_at, put_back
-from agent.store.files import DATABASE, RESTORING, prepare
+from agent.store.files import DATABASE, LOCK, RESTORING, begin_anew, prepare
 from hil_tests.test_cli_commands import command, config
 from hil_tests.test_store_database import row, seal
 from tests.agent.identity.software import SoftwareSigner
@@ -262,3 +262,54 @@ async def test_a_restore_that_is_killed_while_it_copies_has_changed_nothing(tmp_
         assert (store.put_back, store.incarnation) == (False, 1)
     async with await Store.open(tmp_path / "new", reserve_bytes=4096) as store:
         assert (store.put_back, (await store.counts()).sealed_batches) == (False, 0)
+
+
+async def test_a_restore_that_fails_leaves_nothing_that_the_next_start_could_take_for_one(tmp_path: Path) -> None:
+    """A box without a store takes the copy of a restore that was killed before its last step; not of a refused one."""
+    async with await Store.open(tmp_path / "old", key=lambda: bytes(32), reserve_bytes=4096) as store:
+        await store.set_note("a", b"of another key")
+    back_up(tmp_path / "old", tmp_path / "backup", silent, key=lambda: bytes(32))
+    new = tmp_path / "new"
+    with pytest.raises(StoreError, match="name the right one"):
+        put_back(new, tmp_path / "backup", silent, key=lambda: b"k" * 32)
+    assert os.listdir(new) == [LOCK]
+    async with await Store.open(new, key=lambda: b"k" * 32, reserve_bytes=4096) as store:
+        assert (store.put_back, await store.note("a")) == (False, None)
+
+
+async def test_what_a_killed_restore_had_copied_is_removed_where_the_store_is_still_there(tmp_path: Path) -> None:
+    """It may be in the clear, and as large as the store."""
+    await make(tmp_path / "state")
+    back_up(tmp_path / "state", tmp_path / "backup", silent)
+    for ending in ("", "-wal", "-shm", "-journal"):
+        (tmp_path / "state" / (RESTORING + ending)).write_bytes((tmp_path / "backup").read_bytes())
+    async with await Store.open(tmp_path / "state", reserve_bytes=4096) as store:
+        assert (store.put_back, store.incarnation) == (False, 1)
+    assert not [name for name in os.listdir(tmp_path / "state") if name.startswith(RESTORING)]
+
+
+@pytest.mark.parametrize("by", ["restore", "begin anew"])
+async def test_a_store_whose_conversion_was_killed_between_its_two_files_is_set_aside_and_not_wiped(
+    tmp_path: Path, by: str
+) -> None:
+    state, out = tmp_path / "state", tmp_path / "backup"
+    await make(state)
+    back_up(state, out, silent)
+    shutil.copy(state / DATABASE, state / (DATABASE + converting.WIPING))
+    (state / DATABASE).rename(state / (DATABASE + converting.CONVERTING))
+    aside = put_back(state, out, silent) if by == "restore" else begin_anew(state)
+    assert aside is not None
+    assert look_at(aside).batches == 3
+    async with await Store.open(state, reserve_bytes=4096) as store:
+        assert ((await store.counts()).sealed_batches, store.incarnation > 1) == (3 if by == "restore" else 0, True)
+    assert look_at(aside).batches == 3
+
+
+async def test_a_copy_in_the_clear_removes_no_file_of_somebody_elses(tmp_path: Path) -> None:
+    async with await Store.open(tmp_path / "state", key=lambda: bytes(32), reserve_bytes=4096) as store:
+        await store.set_note("a", b"b")
+    mine = tmp_path / "out.clear"
+    mine.write_text("mine")
+    back_up(tmp_path / "state", tmp_path / "out", silent, key=lambda: bytes(32), in_the_clear=True)
+    assert mine.read_text() == "mine"
+    assert sorted(os.listdir(tmp_path)) == ["out", "out.clear", "state"]

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,29 @@ async def test_sealing_in_the_midst_of_a_chunk_leaves_the_rest_of_it_to_the_next
         assert database.execute("SELECT count(*) FROM chunk").fetchone() == (1,), "sealed chunks are gone"
 
 
+@pytest.mark.parametrize("read", ["statements", "queued"])
+async def test_a_place_in_the_queue_that_was_given_anew_while_it_was_read_is_not_taken_for_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: str
+) -> None:
+    """A queue that was emptied begins at its first place again."""
+    async with await opened(tmp_path) as store:
+        rows = [marked(n) for n in range(1, 4)]
+        await store.put(rows)
+        in_chunks = Reader._in_chunks
+
+        async def sealed_first(reader: Reader, places: Sequence[int]) -> dict[int, bytes]:
+            monkeypatch.setattr(Reader, "_in_chunks", in_chunks)
+            await seal(store)
+            await store.put([Queued(1, "other", n, n, b"another") for n in range(1, 4)])
+            return await in_chunks(reader, places)
+
+        monkeypatch.setattr(Reader, "_in_chunks", sealed_first)
+        if read == "statements":
+            assert await store.statements("d1", 1, 0, 1 << 62) == [r.encoded for r in rows]
+        else:
+            assert {(each.device_id, each.encoded) for each in await store.queued()} == {("other", b"another")}
+
+
 @pytest.mark.parametrize("source", [other_key, away, None], ids=["another key", "key away", "no key named"])
 async def test_without_its_key_nothing_of_the_store_is_touched_and_it_is_said_what_to_do(
     tmp_path: Path, source: secret.KeySource | None
@@ -228,6 +252,35 @@ async def test_damaged_notes_and_queued_statements_stop_no_start_and_are_told(tm
         assert await store.counts() == await Reader.counts(store)
     async with await opened(tmp_path) as store:
         assert store.damaged_values == 0
+
+
+async def test_a_damaged_name_of_the_key_keeps_nobody_out_who_has_it(tmp_path: Path) -> None:
+    async with await opened(tmp_path) as store:
+        await store.set_note("a", b"b")
+    with sqlite3.connect(tmp_path / DATABASE) as database:
+        database.execute("UPDATE secret SET key_id = zeroblob(8)")
+    with pytest.raises(StoreKeyError, match="name the right one"):
+        await opened(tmp_path, other_key)
+    async with await opened(tmp_path) as store:
+        assert (store.set_aside, await store.note("a")) == (None, b"b")
+
+
+@pytest.mark.parametrize(
+    "harm",
+    ["DELETE FROM secret", "UPDATE secret SET wrapped = zeroblob(60)", "UPDATE secret SET wrapped = 'text'"],
+    ids=["gone", "overwritten", "no bytes"],
+)
+async def test_an_encrypted_store_that_lost_its_key_is_set_aside_and_never_taken_for_a_plain_one(
+    tmp_path: Path, harm: str
+) -> None:
+    async with await opened(tmp_path) as store:
+        await fill(store)
+    with sqlite3.connect(tmp_path / DATABASE) as database:
+        database.execute(harm)
+    async with await opened(tmp_path) as store:
+        assert (store.set_aside is not None, store.incarnation, store.content.is_plain) == (True, 2, False)
+        await store.put([marked(1)], {"note/1": MARKER})
+    assert clear_files(tmp_path) == []
 
 
 async def test_no_nonce_is_ever_used_twice_over_restarts_and_copies(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import secrets
 import sqlite3
 import stat
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from typer.testing import CliRunner
 
 from agent.cli.commands import app
 from agent.config import Settings, read_settings
-from agent.gateway import Gateway
+from agent.gateway import Gateway, StartError
 from agent.roads import store_key as waiting
-from agent.store import Store, secret
-from agent.store.files import DATABASE
+from agent.store import Counts, LockedStore, Stage, Store, StoredBatch, StoreKeyError, secret
+from agent.store.files import DATABASE, LOCK, Lock
 from agent.token import tpm
 from agent.token.store_key import read_store_key, store_key
 from hil_tests.gateway_parts import DEVICES, gateway_site, needs_softhsm, problem_of, until
@@ -162,9 +163,11 @@ async def test_a_tpm_that_is_away_orphans_nothing_and_the_agent_waits_for_it_and
     finally:
         if not at_tpm._programs:
             await asyncio.to_thread(at_tpm.put_back)
-    async with Gateway.open(box.settings) as gateway:
-        assert not gateway.unlocked.is_set()
-        assert gateway.snapshot().incarnation == 1
+    assert [alarm.code for alarm in gateway.unrecorded] == ["store.locked"]
+    async with Gateway.open(box.settings, alarms=gateway.unrecorded) as after:
+        assert not after.unlocked.is_set()
+        assert after.snapshot().incarnation == 1
+        assert after.unrecorded == gateway.unrecorded, "what happened meanwhile is to be told"
     assert (await asyncio.to_thread(box.said))["batches"] == before["batches"]
     assert not [name for name in os.listdir(box.state_dir) if name.startswith(f"{DATABASE}.")]
 
@@ -203,6 +206,8 @@ async def test_the_agent_controls_its_site_without_the_key_and_takes_its_work_up
         key_file.write_text(secrets.token_hex(32), encoding="ascii")
         await site.well()
         await site.grows(*DEVICES, beyond={})
+        locked = [alarm for alarm in (await site.page())["alarms"] if alarm["code"] == "store.locked"]
+        assert ["No such file" in alarm["text"] for alarm in locked] == [True], "the platform learns of it, signed"
         await site.discharge(5_000, 20, "battery-1")
         await site.delivers(-5_000, "battery-1")
         assert await stage.gateway.end() == 0
@@ -226,6 +231,10 @@ def test_a_backup_is_encrypted_as_the_store_is_and_opens_on_a_replacement_box_wi
     assert "no key" in new.run("restore", backup, code=1)["error"]
     new.use(f"file:{new.key_file()}")
     assert "name the right one" in new.run("restore", backup, code=1)["error"]
+    new.use(None)
+    assert "no key" in new.run("restore", backup, "--key-file", copy, code=1)["error"]
+    assert os.listdir(new.state_dir) == [LOCK], "what was refused is not there for the next start"
+    new.use(f"file:{new.folder / 'key'}")
     new.run("restore", backup, "--key-file", copy)
     copy.unlink()
     after = new.said()
@@ -307,3 +316,61 @@ async def test_a_newest_batch_that_does_not_open_stops_no_start(tmp_path: Path) 
         database.execute("UPDATE body SET encoded = zeroblob(99) WHERE batch = (SELECT max(batch) FROM body)")
     async with Gateway.open(box.settings) as gateway:
         assert gateway.snapshot().incarnation == 1
+
+
+async def test_a_store_that_fails_while_the_agent_takes_up_its_work_ends_the_start_with_words(tmp_path: Path) -> None:
+    box = await asyncio.to_thread(Box, tmp_path / "box")
+    await asyncio.to_thread(box.fill)
+    with sqlite3.connect(box.state_dir / DATABASE) as database:
+        database.execute("DROP TABLE note")
+    with pytest.raises(StartError, match=f"the store in {box.state_dir}: .*note"):
+        async with Gateway.open(box.settings):
+            pass
+
+
+async def test_a_second_agent_does_not_start_beside_one_that_waits_for_its_key(tmp_path: Path) -> None:
+    """Both would control the same devices."""
+    box = await asyncio.to_thread(Box, tmp_path / "box")
+    await asyncio.to_thread(box.use, "file:/nowhere/key")
+    async with Gateway.open(box.settings):
+        with pytest.raises(StartError, match="another v2g-gateway"):
+            async with Gateway.open(box.settings):
+                pass
+    async with Gateway.open(box.settings):
+        pass
+
+
+async def test_whatever_is_asked_of_a_store_whose_key_is_away_fails_as_a_store_does(tmp_path: Path) -> None:
+    store = LockedStore("no key")
+    batch = StoredBatch(1, 1, bytes(32), bytes(32), b"batch", 1, 2)
+    asked: list[Awaitable[object]] = [
+        store.put([]),
+        store.seal(batch, 1),
+        store.acknowledge(1, 1, 1),
+        store.prune(1, 7),
+        store.forget_kept(1),
+        store.cut([], {}, 1),
+        store.set_note("a", b"b"),
+        store.delete_note("a"),
+        store.channel_append(bytes(32), 1, 1, Stage.INTENT, b"state"),
+        store.journal("a").remember("b", b"c"),
+        store.queued(),
+        store.newest_of("a", 1),
+        store.note("a"),
+    ]
+    for each in asked:
+        with pytest.raises(StoreKeyError, match="no key"):
+            await each
+    assert await store.counts() == Counts()
+
+
+@needs_tpm
+def test_a_store_that_an_agent_has_is_not_set_aside_and_no_key_is_made_for_nothing(at_tpm: SoftTpm, box: Box) -> None:
+    lock = Lock(box.state_dir)
+    try:
+        told = box.run("store-key", box.folder / "k", "--copy", box.folder / "copy", "--begin-anew", code=1)
+    finally:
+        lock.release()
+    assert "another v2g-gateway" in told["error"]
+    assert not (box.folder / "k").exists()
+    assert not (box.folder / "copy").exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 
 from agent.cli.asking import settings_of
 from agent.cli.init import put
@@ -28,10 +27,7 @@ def define(
     try:
         kept = counter.define()
         try:
-            put(path, kept, mode=0o600)
-            if os.geteuid() == 0:
-                owner = path.parent.stat()
-                os.chown(path, owner.st_uid, owner.st_gid)
+            put(path, kept, mode=0o600, for_owner_of=path.parent)
         except OSError:
             with contextlib.suppress(tpm.TpmError):
                 counter.undefine()

@@ -139,13 +139,19 @@ def _write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
         put(folder / name, content, mode=0o644)
 
 
-def put(path: Path, content: bytes, *, mode: int) -> None:
-    """Write a file whole or not at all, and through no link: root may run this in a folder of the service's user."""
+def put(path: Path, content: bytes, *, mode: int, for_owner_of: Path | None = None) -> None:
+    """Write a file whole or not at all, and through no link: root may run this in a folder of the service's user.
+
+    `for_owner_of`: who has that folder, where it is there, gets the file when root writes it: the agent reads it.
+    """
     beside = path.with_name(path.name + ".new")
     beside.unlink(missing_ok=True)
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     with open(descriptor, "wb") as file:
         file.write(content)
+        if for_owner_of is not None and os.geteuid() == 0 and for_owner_of.exists():
+            owner = for_owner_of.stat()
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)

@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +21,7 @@ from agent.cli.init import choose_softhsm
 from agent.cli.logs import configure
 from agent.cli.notify import ServiceNotifier
 from agent.config import DEFAULT_PATH, ConfigError, SecretError, Settings, read_settings
+from agent.evidence.statements import Alarm
 from agent.gateway import Gateway, StartError
 from agent.web.server import CONTROL_STALE_S, serve, serve_locally
 
@@ -86,13 +87,20 @@ async def _run(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ending.set)
-    while await _one_life(settings, notifier, ending):
+    alarms: Sequence[Alarm] = ()
+    while (unrecorded := await _one_life(settings, notifier, ending, alarms)) is not None:
+        alarms = unrecorded
         log.info("gateway.begins_anew")
 
 
-async def _one_life(settings: Settings, notifier: ServiceNotifier, ending: asyncio.Event) -> bool:
-    """Run a gateway until it is told to end. True: it had no store, has its key now, and is to be opened again."""
-    async with _opened(settings, notifier) as gateway:
+async def _one_life(
+    settings: Settings, notifier: ServiceNotifier, ending: asyncio.Event, alarms: Sequence[Alarm]
+) -> Sequence[Alarm] | None:
+    """Run a gateway until it is told to end; None then.
+
+    Else it had no store, has its key now, and is to be opened again, with the alarms that it could not record.
+    """
+    async with _opened(settings, notifier, alarms) as gateway:
         spare_collector()
         work = asyncio.create_task(gateway.run(), name="gateway")
         async with _faces(gateway, settings):
@@ -112,15 +120,15 @@ async def _one_life(settings: Settings, notifier: ServiceNotifier, ending: async
                 log.info("gateway.stopping")
                 await gateway.shut_down()
                 await work
-        return gateway.unlocked.is_set() and not ending.is_set()
+        return gateway.unrecorded if gateway.unlocked.is_set() and not ending.is_set() else None
 
 
 @contextlib.asynccontextmanager
-async def _opened(settings: Settings, notifier: ServiceNotifier) -> AsyncIterator[Gateway]:
+async def _opened(settings: Settings, notifier: ServiceNotifier, alarms: Sequence[Alarm]) -> AsyncIterator[Gateway]:
     """A gateway. systemd is told that it takes longer: a large store that is encrypted for the first time does."""
     patience = asyncio.create_task(_ask_for_time(notifier), name="start")
     try:
-        async with Gateway.open(settings) as gateway:
+        async with Gateway.open(settings, alarms=alarms) as gateway:
             patience.cancel()
             yield gateway
     finally:

@@ -31,7 +31,7 @@ def seal_pin(
         kept = tpm.seal(pin)
         if tpm.unseal(kept) != pin:
             fail("the TPM gave back another PIN than it was given; nothing was written", as_json=as_json)
-        put(path, kept, mode=0o600)
+        put(path, kept, mode=0o600, for_owner_of=settings.gateway.state_dir)
     except SecretError as error:
         fail(str(error), as_json=as_json)
     except OSError as error:

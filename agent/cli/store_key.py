@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import secrets
 from pathlib import Path
 from typing import Annotated
@@ -51,19 +51,18 @@ def seal_store_key(
     for each in (path, *(() if copy is None else (copy.absolute(),))):
         if each.exists():
             fail(f"{each}: is there already; name another file", as_json=as_json)
+    aside = None
     try:
-        key = secrets.token_hex(KEY_BYTES) if from_ is None else _copied(from_)
-        kept = tpm.seal(key)
-        if tpm.unseal(kept) != key:
-            fail("the TPM gave back another key than it was given; nothing was written", as_json=as_json)
-        if copy is not None:
-            put(copy.absolute(), key.encode() + b"\n", mode=0o600)
-        put(path, kept, mode=0o600)
-        aside = _set_aside(state_dir) if anew else None
-        if os.geteuid() == 0 and state_dir.exists():
-            # The agent opens it, as the user whose folder that is.
-            owner = state_dir.stat()
-            os.chown(path, owner.st_uid, owner.st_gid)
+        with contextlib.closing(Lock(state_dir)) if anew else contextlib.nullcontext():
+            key = secrets.token_hex(KEY_BYTES) if from_ is None else _copied(from_)
+            kept = tpm.seal(key)
+            if tpm.unseal(kept) != key:
+                fail("the TPM gave back another key than it was given; nothing was written", as_json=as_json)
+            if copy is not None:
+                put(copy.absolute(), key.encode() + b"\n", mode=0o600)
+            put(path, kept, mode=0o600, for_owner_of=state_dir)
+            if anew:
+                aside = begin_anew(state_dir)
     except (SecretError, StoreError) as error:
         fail(str(error), as_json=as_json)
     except OSError as error:
@@ -121,15 +120,6 @@ def decrypt_store(
         _say(f"{damaged} values did not open, and are empty now.")
     for sentence in opened:
         _say(f"Not decrypted: {sentence}")
-
-
-def _set_aside(state_dir: Path) -> Path | None:
-    """Raises StoreInUseError while an agent has the store, OSError."""
-    lock = Lock(state_dir)
-    try:
-        return begin_anew(state_dir)
-    finally:
-        lock.release()
 
 
 def _copied(path: Path) -> str:

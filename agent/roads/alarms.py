@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
@@ -30,6 +30,17 @@ class Alarms:
         self._waiting: list[Alarm] = []
         self._arrived = asyncio.Event()
 
+    @property
+    def waiting(self) -> tuple[Alarm, ...]:
+        """What is not recorded yet, oldest first."""
+        return tuple(self._waiting)
+
+    def take_over(self, alarms: Sequence[Alarm]) -> None:
+        """Have recorded, before all others, what an earlier gateway of this process could not."""
+        self._waiting[:0] = alarms
+        if self._waiting:
+            self._arrived.set()
+
     def raise_alarm(self, severity: Severity, code: str, subject: str, text: str) -> None:
         """Have it recorded. Never blocks."""
         log.warning(code, subject=subject, text=text)
@@ -52,6 +63,7 @@ class Alarms:
 
     async def run(self) -> None:
         """Commit until cancelled; what cannot be committed now waits."""
+        refused = ""
         while True:
             await self._arrived.wait()
             self._arrived.clear()
@@ -59,8 +71,11 @@ class Alarms:
             try:
                 await self._desk.put(taken)
             except StoreError as error:
-                log.error("alarms.not_recorded", count=len(taken), reason=str(error))
+                if str(error) != refused:
+                    refused = str(error)
+                    log.error("alarms.not_recorded", count=len(taken), reason=refused)
                 await asyncio.sleep(RETRY_S)
                 self._arrived.set()
                 continue
+            refused = ""
             del self._waiting[: len(taken)]

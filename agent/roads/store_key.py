@@ -13,6 +13,7 @@ import structlog
 from agent.config import Settings
 from agent.roads.problems import Problems
 from agent.store import LockedStore, Store, StoreError, StoreKeyError, key_problem, open_store
+from agent.store.files import Lock
 from agent.token.store_key import store_key
 
 SUBJECT: Final = "store key"
@@ -32,7 +33,8 @@ async def configured_store(settings: Settings) -> Store:
         )
     except StoreKeyError as error:
         log.error("store.locked", reason=str(error))
-        return LockedStore(str(error))
+        # Two agents would control the same devices.
+        return LockedStore(str(error), await asyncio.to_thread(Lock, settings.gateway.state_dir))
 
 
 async def wait_store_key(settings: Settings, why: str, problems: Problems, unlocked: asyncio.Event) -> None:

@@ -10,6 +10,7 @@ file by hand. All of this blocks.
 from __future__ import annotations
 
 import os
+import secrets
 import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -72,7 +73,8 @@ def back_up(
 
 
 def _put_in_the_clear(path: Path, content: Content, progress: Callable[[int, int], None]) -> None:
-    beside = path.with_name(path.name + ".clear")
+    # A name that nobody has: it is somebody else's folder.
+    beside = path.with_name(f"{path.name}.{secrets.token_hex(8)}.clear")
     try:
         if converting.convert(path, beside, content, None, progress):
             raise StoreCorruptError(f"{path}: some of what it holds does not open; back it up encrypted")
@@ -139,17 +141,11 @@ def put_back(
     look_at(source)
     lock = files.Lock(state_dir)
     try:
+        # What a conversion that was killed left is the store that was here.
+        converting.finish(state_dir / files.DATABASE)
         copied = state_dir / files.RESTORING
-        copied.unlink(missing_ok=True)
-        os.close(os.open(copied, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        _copy(source, copied, progress)
-        schema.mark_copy(copied)
-        if secret.is_encrypted(copied):
-            _make_ours(copied, source, key, opens or key)
-        owner = state_dir.stat()
-        if os.geteuid() == 0:
-            os.chown(copied, owner.st_uid, owner.st_gid)
-        sync_file(copied)
+        files.remove(copied)
+        _bring(source, copied, progress, key=key, opens=opens or key)
         aside = files.set_aside(state_dir, "replaced") if (state_dir / files.DATABASE).exists() else None
         copied.rename(state_dir / files.DATABASE)
         sync_folder(state_dir)
@@ -158,6 +154,33 @@ def put_back(
     finally:
         lock.release()
     return aside
+
+
+def _bring(
+    source: Path,
+    copied: Path,
+    progress: Callable[[int, int], None],
+    *,
+    key: secret.KeySource | None,
+    opens: secret.KeySource | None,
+) -> None:
+    """Copy a backup to the place from which a start takes it: only whole, as this box's own, and durably."""
+    unfinished = copied.with_name(files.UNFINISHED)
+    files.remove(unfinished)
+    try:
+        os.close(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        _copy(source, unfinished, progress)
+        schema.mark_copy(unfinished)
+        if secret.is_encrypted(unfinished):
+            _make_ours(unfinished, source, key, opens)
+        if os.geteuid() == 0:
+            owner = copied.parent.stat()
+            os.chown(unfinished, owner.st_uid, owner.st_gid, follow_symlinks=False)
+        sync_file(unfinished)
+        unfinished.replace(copied)
+    except BaseException:
+        files.remove(unfinished)
+        raise
 
 
 def _make_ours(copied: Path, source: Path, key: secret.KeySource | None, opens: secret.KeySource | None) -> None:

@@ -176,7 +176,7 @@ def in_place(database: Path, opens: Content, site_key: bytes | None, progress: P
     damaged = convert(database, new, opens, site_key, progress)
     if os.geteuid() == 0:
         owner = database.stat()
-        os.chown(new, owner.st_uid, owner.st_gid)
+        os.chown(new, owner.st_uid, owner.st_gid, follow_symlinks=False)
     database.rename(database.with_name(database.name + WIPING))
     finish(database)
     return damaged

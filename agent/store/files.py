@@ -5,7 +5,6 @@ All of this is done before the database is opened, in a thread: it blocks.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -28,7 +27,9 @@ INCARNATION: Final = "incarnation"
 LOCK: Final = "evidence.lock"
 RESERVE: Final = "reserve"
 RESTORING: Final = "evidence.db.restoring"
-"""A backup on its way into the place of the database: agent/store/backup.py."""
+"""A backup on its way into the place of the database, whole: agent/store/backup.py."""
+UNFINISHED: Final = "evidence.db.restoring.new"
+"""One that is not whole yet."""
 LEAST_FREE_BYTES: Final = 1 << 20
 """With less, a start takes the reserve: SQLite needs room for its log before it reads anything."""
 NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -85,6 +86,9 @@ class Lock:
         """Let another process in."""
         os.close(self._descriptor)
 
+    close = release
+    """For `contextlib.closing`."""
+
 
 def prepare(folder: Path, now_s: Callable[[], float] = time.time, *, key: secret.KeySource | None = None) -> Prepared:
     """Find or make the database of a folder, migrate it, and say which incarnation it is.
@@ -103,8 +107,9 @@ def prepare(folder: Path, now_s: Callable[[], float] = time.time, *, key: secret
     source = None if site_key is None else lambda: site_key
     try:
         _make_room(folder)
-        _finish_restore(folder)
+        # First: a store that was being converted is one, for all that follows.
         converting.finish(path)
+        _finish_restore(folder)
         if path.exists():
             try:
                 schema.check(path, whole=suspect.exists())
@@ -251,15 +256,27 @@ def has_room(folder: Path) -> bool:
 def _finish_restore(folder: Path) -> None:
     """Of a restore that was killed between setting the old database aside and putting the backup in its place.
 
-    It is whole once it says that it is a copy; else the old database was not touched yet, or there was none.
+    Where the old database was not touched yet, what was copied goes: it may be in the clear, and large.
     """
-    unfinished, path = folder / RESTORING, folder / DATABASE
-    if path.exists() or not unfinished.exists():
-        return
-    with contextlib.suppress(StoreError):
-        if schema.is_copy(unfinished):
-            unfinished.rename(path)
+    whole, path = folder / RESTORING, folder / DATABASE
+    remove(folder / UNFINISHED)
+    if not path.exists() and whole.exists():
+        try:
+            is_copy = schema.is_copy(whole)
+        except StoreFullError:
+            raise
+        except StoreError:
+            is_copy = False  # half of one, which an older version left
+        if is_copy:
+            whole.rename(path)
             sync_folder(folder)
+    remove(whole)
+
+
+def remove(path: Path) -> None:
+    """Remove a database with what SQLite has beside it, where there is any. Raises OSError."""
+    for ending in ("-journal", "-wal", "-shm", ""):
+        path.with_name(path.name + ending).unlink(missing_ok=True)
 
 
 def begin_after(folder: Path, incarnation: int) -> None:
@@ -281,8 +298,9 @@ def _read_incarnation_file(folder: Path) -> int:
 def begin_anew(folder: Path) -> Path | None:
     """Have the next opening begin an empty store, and say where the present one went; None when there is none.
 
-    The caller holds the lock.
+    The caller holds the lock. Raises OSError.
     """
+    converting.finish(folder / DATABASE)
     return set_aside(folder, "former") if (folder / DATABASE).exists() else None
 
 

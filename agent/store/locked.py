@@ -13,17 +13,20 @@ from typing import Any, NoReturn
 
 from agent.store.cipher import PLAIN
 from agent.store.errors import StoreKeyError
+from agent.store.files import Lock
 from agent.store.query import Parameter
-from agent.store.rows import ChannelRow, Counts, Queued
+from agent.store.room import Cut
+from agent.store.rows import ChannelRow, Counts, Queued, Stage, StoredBatch
 from agent.store.store import Store, StoreJournal
 
 
 class LockedStore(Store):
     """Stands in the place of a store until there is a key."""
 
-    def __init__(self, why: str) -> None:
-        """`why`: for a person, what is wrong with the key and what to do."""
+    def __init__(self, why: str, lock: Lock | None = None) -> None:
+        """`why`: for a person, what is wrong with the key and what to do. `lock`: let go by `close`."""
         self.why = why
+        self._held = lock
         self.content = PLAIN
         self.incarnation = 0
         self.set_aside: Path | None = None
@@ -32,13 +35,33 @@ class LockedStore(Store):
         self.in_the_clear, self.newly_encrypted, self.damaged_values = "", False, 0
 
     async def close(self) -> None:
-        pass
+        """Let others have what it stands for."""
+        held, self._held = self._held, None
+        if held is not None:
+            held.release()
 
     async def put(
         self,
         statements: Sequence[Queued],
         notes: Mapping[str, bytes | None] | None = None,
         channel: Sequence[ChannelRow] = (),
+    ) -> None:
+        self._refuse()
+
+    async def seal(self, batch: StoredBatch, up_to_rowid: int) -> None:
+        self._refuse()
+
+    async def acknowledge(self, incarnation: int, up_to_number: int, at_us: int) -> int:
+        self._refuse()
+
+    async def forget_kept(self, before_us: int) -> int:
+        self._refuse()
+
+    async def cut(self, cuts: Sequence[Cut], notes: Mapping[str, bytes | None], sealed_kind: int) -> int:
+        self._refuse()
+
+    async def channel_append(
+        self, channel_id: bytes, incarnation: int, version: int, stage: Stage, encoded: bytes
     ) -> None:
         self._refuse()
 

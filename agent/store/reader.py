@@ -60,6 +60,16 @@ class Reader(Places):
 
     async def queued(self, limit: int = 4095, most_bytes: int = 1 << 20) -> list[QueuedRow]:
         """The statements that wait longest, in order of `put`: at most `limit` and `most_bytes`, but at least one."""
+        if self.content.is_plain:
+            return await self._queued(limit, most_bytes)
+        while True:
+            newest = await self._newest_place()
+            found = await self._queued(limit, most_bytes)
+            # Rows and chunks are two snapshots; between them a queue that was sealed whole gives its places anew.
+            if await self._newest_place() == newest:
+                return found
+
+    async def _queued(self, limit: int, most_bytes: int) -> list[QueuedRow]:
         # One row of JSON: the interpreter's lock is given up once, and not for every statement.
         ((listed,),) = await self._all(
             "SELECT json_group_array(json_array(place, kind, device_id, sequence, timestamp_us, "  # noqa: S608  # a fixed text
@@ -364,11 +374,11 @@ class Reader(Places):
                 }
                 if not self.content.is_plain:
                     there = await self._in_chunks(list(waiting))
-                    if len(there) < len(waiting):
-                        # Sealed since: the batch that holds them is read next.
-                        if await self._newest_place() == newest:
-                            raise self._noticed(StoreCorruptError("queued statements are missing: restart the agent"))
+                    if await self._newest_place() != newest:
+                        # Sealed since, and maybe with others in their places: the batch that holds them is read next.
                         continue
+                    if len(there) < len(waiting):
+                        raise self._noticed(StoreCorruptError("queued statements are missing: restart the agent"))
                     waiting = {place: there[place] for place in waiting}
                 found += waiting.values()
                 break

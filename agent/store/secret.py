@@ -49,9 +49,14 @@ def write(connection: sqlite3.Connection, master: bytes, site_key: bytes) -> Non
 
 
 def held(connection: sqlite3.Connection) -> tuple[bytes, bytes, bytes] | None:
-    """(key id, store id, wrapped key); None: the database is in the clear, or older than encryption."""
+    """(key id, store id, wrapped key); None: the database is in the clear, or older than encryption.
+
+    Raises StoreCorruptError where there was a key and is none: what is in it is not plain, and would be taken for that.
+    """
     try:
         row = connection.execute("SELECT key_id, store_id, wrapped FROM secret").fetchone()
+        if row is None and connection.execute("SELECT 1 FROM epoch").fetchone() is not None:
+            raise StoreCorruptError("an encrypted database has lost its wrapped key: nothing opens what it holds")
     except sqlite3.OperationalError as error:
         if "no such table" in str(error):
             return None
@@ -70,15 +75,15 @@ def master(connection: sqlite3.Connection, source: KeySource | None, path: Path)
             f"{path}: is encrypted (key {made_for.hex()}), and no key is named: set store_key_secret of [evidence]"
         )
     site_key = asked(source)
-    if key_id(site_key) != made_for:
-        raise StoreKeyError(
-            f"{path}: is encrypted under key {made_for.hex()}, and store_key_secret of [evidence] is key "
-            f"{key_id(site_key).hex()}: name the right one, or seal its copy here (store-key FILE --from COPY)"
-        )
     nonce, sealed = wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:]
     try:
         return AESGCM(derived(site_key, store_id, _WRAP_INFO)).decrypt(nonce, sealed, store_id)
-    except InvalidTag as error:
+    except (InvalidTag, ValueError, TypeError) as error:
+        if key_id(site_key) != made_for:
+            raise StoreKeyError(
+                f"{path}: is encrypted under key {made_for.hex()}, and store_key_secret of [evidence] is key "
+                f"{key_id(site_key).hex()}: name the right one, or seal its copy here (store-key FILE --from COPY)"
+            ) from error
         raise StoreCorruptError(f"{path}: its wrapped key is damaged: nothing opens what it holds") from error
 
 
