@@ -37,7 +37,7 @@ _LATER: Final[Mapping[type, Mapping[str, object]]] = {
     DeviceView: {"losses": None},
     Mandate: {"issuers": frozenset()},
     MeterView: dict.fromkeys(("over_w", "under_w"), 0) | dict.fromkeys(("phase_over_w", "phase_under_w"), ()),
-    MeterDoubt: {"sum_w": 0, "flips": 0, "steady": 0, "turning": False},
+    MeterDoubt: {"same_devices_w": None, "sum_w": 0, "flips": 0, "steady": 0, "turning": False},
     Order: {"received_uptime_us": 0},
     Policy: {"classes": {}},
     Quarter: {"from_us": 0, "first_us": {}, "last_us": {}},

@@ -24,6 +24,8 @@ FLIPPED_PERCENT: Final = 10
 """So much may two such readings differ beside their sign, or devices have moved between them."""
 STILL_S: Final = 30.0
 """A meter with power on it that shows all the same values for so long stands still: voltage alone never does."""
+MOVED_STILL_S: Final = 5.0
+"""The same, where devices have moved by `STEP_W` meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,8 @@ class MeterDoubt:
     turned_round: bool = False
     values: tuple[int | None, ...] = ()
     same_since_s: float = float("inf")
+    same_devices_w: Mapping[str, int] | None = None
+    """What devices took then."""
     still: bool = False
     sum_w: int = 0
     """Of all devices, at the last reading."""
@@ -72,13 +76,16 @@ class MeterDoubt:
                 "look after its wires and registers"
             )
         if self.still:
-            return f"the grid meter {meter_id} stands still: all its values have been the same for {STILL_S:g} s"
+            return (
+                f"the grid meter {meter_id} stands still: all its values stay the same, for {MOVED_STILL_S:g} s while "
+                f"devices moved, or for {STILL_S:g} s"
+            )
         return ""
 
 
 def step(doubt: MeterDoubt, shown: MeterShown, devices_w: Mapping[str, int], now_s: float) -> MeterDoubt:
     """The doubt after one look. `devices_w`: metered power of all devices that answer."""
-    doubt = _stands_still(_turns(doubt, shown, sum(devices_w.values())), shown, now_s)
+    doubt = _stands_still(_turns(doubt, shown, sum(devices_w.values())), shown, devices_w, now_s)
     if now_s - doubt.looked_s < EVERY_S:
         return doubt
     before_w, meter_before_w = doubt.devices_w, doubt.meter_w
@@ -114,10 +121,19 @@ def _turns(doubt: MeterDoubt, shown: MeterShown, sum_w: int) -> MeterDoubt:
     return replace(doubt, sum_w=sum_w, flips=flips, steady=steady, turning=turning)
 
 
-def _stands_still(doubt: MeterDoubt, shown: MeterShown, now_s: float) -> MeterDoubt:
+def _stands_still(doubt: MeterDoubt, shown: MeterShown, devices_w: Mapping[str, int], now_s: float) -> MeterDoubt:
     values = (shown.power_w, *shown.registers, *shown.grid)
     # A meter without power, or that measures nothing that moves by itself, tells nothing by being calm.
     tells = all(any(value is not None for value in part) for part in (shown.registers, shown.grid))
-    if values != doubt.values or shown.power_w == 0 or not tells:
-        return replace(doubt, values=values, same_since_s=now_s, still=False)
-    return replace(doubt, still=now_s - doubt.same_since_s >= STILL_S)
+    if values != doubt.values or not tells:
+        return replace(doubt, values=values, same_since_s=now_s, same_devices_w=dict(devices_w), still=False)
+    before_w, same_s = doubt.same_devices_w, now_s - doubt.same_since_s
+    moved = (
+        before_w is not None
+        and before_w.keys() == devices_w.keys()
+        and abs(sum(devices_w.values()) - sum(before_w.values())) >= STEP_W
+    )
+    return replace(
+        doubt,
+        still=doubt.still or (moved and same_s >= MOVED_STILL_S) or (shown.power_w != 0 and same_s >= STILL_S),
+    )

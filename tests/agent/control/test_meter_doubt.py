@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.control.meter_doubt import CONVICTS, EVERY_S, STILL_S, MeterDoubt, MeterShown, step
+from agent.control.meter_doubt import CONVICTS, EVERY_S, MOVED_STILL_S, STEP_W, STILL_S, MeterDoubt, MeterShown, step
 
 
 class Bench:
@@ -68,6 +69,23 @@ def test_a_meter_that_stands_still_is_named_and_one_that_moves_again_is_believed
         doubt = step(doubt, shown, {}, float(second))
     assert "stands still" in doubt.sentence("grid")
     doubt = step(doubt, MeterShown(power_w=1_200, registers=(6, 6), grid=(230_123, 50_012)), {}, 40.0)
+    assert doubt.sentence("grid") == ""
+
+
+@pytest.mark.parametrize("power_w", [1_200, 0])
+def test_a_meter_that_stands_still_while_devices_move_is_named_in_five_seconds(power_w: int) -> None:
+    doubt, shown = MeterDoubt(), MeterShown(power_w=power_w, registers=(5, 6), grid=(230_123, 50_012))
+    for second in range(8):
+        doubt = step(doubt, shown, {"battery": 0 if second < 3 else STEP_W}, float(second))
+        assert bool(doubt.sentence("grid")) is (second >= MOVED_STILL_S), second
+    doubt = step(doubt, replace(shown, grid=(230_124, 50_012)), {"battery": STEP_W}, 8.0)
+    assert doubt.sentence("grid") == ""
+
+
+def test_a_device_that_is_lost_has_not_moved() -> None:
+    doubt, shown = MeterDoubt(), MeterShown(power_w=1_200, registers=(5, 6), grid=(230_123, 50_012))
+    for second in range(20):
+        doubt = step(doubt, shown, {"battery": 5_000} if second < 3 else {}, float(second))
     assert doubt.sentence("grid") == ""
 
 
