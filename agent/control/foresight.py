@@ -17,6 +17,7 @@ from agent.control.course import NEVER_S, Store, Task, go_through
 from agent.control.departure import DEPARTURE_MARGIN
 from agent.control.order import Order
 from agent.control.plan import CommandPlan
+from agent.control.rules.bounds import does_already_w
 from agent.control.rules.draft import Draft
 from agent.control.rules.needs import set_room
 from agent.control.rules.sharing import carry_by
@@ -123,7 +124,7 @@ def _stores(command: Command, site: SiteView, ahead: Ahead) -> list[Store]:
                 has_need=car is not None and bool(car.energy_needed_wh) and leaves_us is not None,
                 leaves_s=NEVER_S if leaves_us is None else (leaves_us - from_us) / 1e6,
                 turned={},
-                budget=budget_of(view, ahead, from_us),
+                budget=budget_of(view, ahead, from_us, does_already_w(view, site)),
                 bounded=command.power_w != 0,
                 charges_by_itself=_charges_by_itself(view, site),
                 must_charge=draft.must_charge,

@@ -262,3 +262,11 @@ def test_nothing_is_foreseen_without_a_clock_and_at_a_connection_that_nobody_mea
     view = site(replace(CAR, vehicle=_leaves(5, 10_000)))
     assert shortfall(DISCHARGE, replace(view, now=replace(view.now, time_known=False))) == ""
     assert shortfall(replace(DISCHARGE, point=Point.CONNECTION), replace(view, meter=None)) == ""
+
+
+def test_what_a_battery_does_already_is_not_foreseen_as_ramped() -> None:
+    ahead = Ahead(settings=BoundSettings(ramp_permille_per_s=1), counted=Counted())
+    command = replace(SOME_COMMAND, targets=("battery",), power_w=3_000, end_us=START_US + 60_000_000)
+    assert shortfall(command, site(BATTERY), ahead)
+    assert shortfall(command, site(replace(BATTERY, power_w=-3_000)), ahead) == ""
+    assert shortfall(command, site(replace(BATTERY, power_w=3_000)), ahead)
