@@ -55,7 +55,7 @@ class Allowance:
     sign: int = 0
     """The only sign that may be ordered beside nothing; 0: either."""
     from_w: int = 0
-    """Where the ramp begins: what commands had of it in the last plan."""
+    """Where the ramp begins: what commands had of it in the last plan. What it does already no ramp takes from it."""
     ramp_permille: float | None = None
     """Of its rating, away from nothing, in this plan; None: at once."""
     spent: bool = False

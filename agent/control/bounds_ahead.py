@@ -100,7 +100,7 @@ class Budget:
     sign: int = 0
     """Of the last order with one."""
     power_w: float = 0.0
-    """What commands have of it; here the ramp begins."""
+    """What commands have of it, or what it does already; here the ramp begins."""
 
     def used_up(self, now_s: float) -> str:
         """Why no command moves it now; empty: one may."""
@@ -199,8 +199,8 @@ class Budget:
         return (self.from_us + round(now_s * 1e6)) // HOUR_US
 
 
-def budget_of(view: DeviceView, ahead: Ahead, from_us: int) -> Budget:
-    """As it is now, for a command that starts then."""
+def budget_of(view: DeviceView, ahead: Ahead, from_us: int, does_w: int = 0) -> Budget:
+    """As it is now, for a command that starts then. `does_w`: what no ramp takes from it."""
     settings, use = ahead.settings, ahead.counted.devices.get(view.device_id, Use())
     rating_w = max(view.most_import_w, view.most_export_w)
     ramp, cycles = settings.ramp_permille_per_s, settings.cycles_per_day_permille
@@ -216,7 +216,7 @@ def budget_of(view: DeviceView, ahead: Ahead, from_us: int) -> Budget:
         cycled_wh={hour: amount * (capacity_wh or 0) / 1000 for hour, amount in use.charge_permille.items()},
         turned_s=[(at_us - from_us) / 1e6 for at_us in use.turned_us],
         sign=use.sign,
-        power_w=float(use.commanded_w),
+        power_w=float(max(use.commanded_w, does_w, key=abs)),
     )
 
 

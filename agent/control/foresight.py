@@ -8,34 +8,59 @@ storage before the start; with a ramp it counts as if all shared.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
+from agent.control.bounds import SIGN_LEAST_W
 from agent.control.bounds_ahead import GRAIN_WH, NOTHING_AHEAD, WAITS, Ahead, begins_us, budget_of
 from agent.control.command import Command, CommandType, Mode, Point
 from agent.control.course import NEVER_S, Store, Task, go_through
 from agent.control.departure import DEPARTURE_MARGIN
 from agent.control.order import Order
-from agent.control.plan import CommandPlan
+from agent.control.plan import Plan, tolerance_w
+from agent.control.rules.bounds import does_already_w
 from agent.control.rules.draft import Draft
 from agent.control.rules.needs import set_room
 from agent.control.rules.sharing import carry_by
 from agent.control.rules.targets import scope_of
-from agent.control.site import CarDay, DeviceView, SiteView
-from agent.control.storage import storage_wh
+from agent.control.site import CarDay, DeviceView, Sharing, SiteView
+from agent.control.storage import FULL_PERMILLE, storage_wh
 from agent.evidence.statements import CommandState
 from drivers.device import DeviceKind
 
 ENOUGH_PERCENT: Final = 95
 
 
-def foresee(order: Order, alone: CommandPlan, site: SiteView, ahead: Ahead = NOTHING_AHEAD) -> tuple[CommandState, str]:
+def foresee(order: Order, plan: Plan, site: SiteView, ahead: Ahead = NOTHING_AHEAD) -> tuple[CommandState, str]:
     """ACCEPTED or PARTIAL, and why.
 
-    `alone`: what the plan makes of it, were it alone, its time now, and nothing of the local bounds used up.
+    `plan`: what is made of it, were it alone, its time now, and nothing of the local bounds used up.
     """
+    alone = plan.commands[order.hash]
+    if alone.short and alone.planned_w is not None:
+        planned_w = alone.planned_w + _will_take_w(order.command, plan, site)
+        if abs(planned_w - alone.requested_w) <= tolerance_w(alone.requested_w):
+            alone = replace(alone, planned_w=planned_w)
     reason = (alone.reason or "it can do less now") if alone.short else shortfall(order, site, ahead)
     return (CommandState.PARTIAL, reason) if reason else (CommandState.ACCEPTED, hardship(order.command, site))
+
+
+def _will_take_w(command: Command, plan: Plan, site: SiteView) -> int:
+    """What cars take beyond the plan that rest only because they may not charge: they take what they are allowed.
+
+    The plan itself goes by the meter, for only what flows is executed. A car that may charge and does not has enough.
+    """
+    if site.sharing is Sharing.QUARTER:  # The rule of earlier releases.
+        return 0
+    drafts, taken_w = {name: Draft(view) for name, view in sorted(site.devices.items())}, 0
+    for name in scope_of(command, drafts):
+        view, order = drafts[name].view, plan.orders[name]
+        rests = view.present_w < SIGN_LEAST_W and view.held is not None and view.held.highest_w == 0
+        full = view.vehicle is None or view.vehicle.state_of_charge_permille == FULL_PERMILLE
+        if view.kind is DeviceKind.CHARGER and drafts[name].dispatchable and rests and not full and order.lowest_w == 0:
+            taken_w += max(0, (order.highest_w or 0) - max(0, view.present_w))
+    return taken_w
 
 
 def hardship(command: Command, site: SiteView) -> str:
@@ -123,7 +148,7 @@ def _stores(command: Command, site: SiteView, ahead: Ahead) -> list[Store]:
                 has_need=car is not None and bool(car.energy_needed_wh) and leaves_us is not None,
                 leaves_s=NEVER_S if leaves_us is None else (leaves_us - from_us) / 1e6,
                 turned={},
-                budget=budget_of(view, ahead, from_us),
+                budget=budget_of(view, ahead, from_us, does_already_w(view, site)),
                 bounded=command.power_w != 0,
                 charges_by_itself=_charges_by_itself(view, site),
                 must_charge=draft.must_charge,

@@ -167,7 +167,7 @@ class Intake:
         view = replace(self._around.look(now, (order,)), bounds=NO_BOUNDS)
         plan = make_plan(view)
         self._note(Cause.ADMISSION, plan)
-        state, reason = foresee(order, plan.commands[order.hash], view, self._around.ahead())
+        state, reason = foresee(order, plan, view, self._around.ahead())
         log.info("control.command", command=order.command_id, hash=order.hash.hex()[:16], state=state.name)
         self._answers.note(order.hash, self._around.monotonic_s())
         self._books.adopt(self._books.book.admitted(order, state, reason, now), lambda: self._around.stored(order.hash))

@@ -189,7 +189,7 @@ class Simulation:
                 view = replace(view, bounds=NO_BOUNDS)
                 state, reason = foresee(
                     order,
-                    make_plan(view).commands[order.hash],
+                    make_plan(view),
                     view,
                     ahead_of(self._bounds, self._book, self._schedules),
                 )

@@ -6,9 +6,10 @@ A bound takes nothing from what restricts: IDLE, CURTAIL and a way back to nothi
 from __future__ import annotations
 
 from agent.control.allocation import Range
+from agent.control.bounds import SIGN_LEAST_W
 from agent.control.order import Order
 from agent.control.rules.draft import Draft, Rule
-from agent.control.site import SiteView
+from agent.control.site import DeviceView, Sharing, SiteView
 
 
 def is_event(order: Order, site: SiteView) -> bool:
@@ -68,9 +69,24 @@ def begins_w(draft: Draft, goal_w: int, site: SiteView) -> int:
 
 
 def ramp_of(draft: Draft, site: SiteView) -> tuple[int, int] | None:
-    """(lowest, highest) to which the ramp lets it go in this plan; None: there is no ramp."""
+    """(lowest, highest) to which the ramp lets it go in this plan; None: there is no ramp.
+
+    A step beyond what commands had of it; what it does already it may go on with, and no step is added to that: a
+    device that gives a little more than it is ordered would outrun the ramp.
+    """
     allowance = site.bounds.of(draft.view.device_id)
     if allowance.ramp_permille is None:
         return None
     step_w = int(max(draft.view.most_import_w, draft.view.most_export_w) * allowance.ramp_permille / 1000)
-    return min(0, allowance.from_w) - step_w, max(0, allowance.from_w) + step_w
+    does_w = does_already_w(draft.view, site)
+    return min(min(0, allowance.from_w) - step_w, does_w), max(max(0, allowance.from_w) + step_w, does_w)
+
+
+def does_already_w(view: DeviceView, site: SiteView) -> int:
+    """Power that no ramp takes from it: the metered one; at the rule of earlier releases none."""
+    if site.sharing is Sharing.QUARTER or not view.online:
+        return 0
+    power_w = view.likely_w
+    if power_w >= SIGN_LEAST_W and view.capabilities is not None:
+        return max(power_w, view.capabilities.minimum_import_w)  # At its least current a car may take a little less.
+    return power_w

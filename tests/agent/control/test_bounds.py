@@ -165,6 +165,42 @@ def test_a_car_begins_on_a_ramp_that_is_less_than_its_least_current(car: DeviceV
     assert held_w == 8_000
 
 
+@pytest.mark.parametrize("car", [CAR, PLAIN])
+@pytest.mark.parametrize("takes_w", [1_350, 3_000, 7_000])
+def test_a_car_that_charges_already_goes_on_when_a_command_has_it_charge(car: DeviceView, takes_w: int) -> None:
+    watch, held_w = BoundsWatch(replace_bounds(ramp_percent_per_s=1)), takes_w
+    command = replace(SOME_COMMAND, targets=(car.device_id,), type=CommandType.CHARGE, power_w=8_000)
+    car = replace(car, power_w=takes_w)
+    before = site(car)
+    watch.after(before, make_plan(before))
+    for second in range(1, 80):
+        now = Now(wall_us=START_US + second * 1_000_000, uptime_us=second * 1_000_000)
+        # It takes a little more than it is ordered: the ramp is not faster for that.
+        view = replace(site(replace(car, power_w=held_w + 50), orders=(order_of(command),)), now=now)
+        view = replace(view, bounds=watch.allow(now))
+        plan = make_plan(view)
+        watch.after(view, plan)
+        before_w, held_w = held_w, plan.orders[car.device_id].highest_w or 0
+        assert before_w - 100 < held_w <= max(before_w + 110, 1_380)
+    assert held_w == 8_000
+
+
+def test_a_battery_that_discharges_already_goes_on_when_a_command_has_it_discharge() -> None:
+    battery = Battery(replace_bounds(ramp_percent_per_s=0.1))
+    battery.step(None)
+    battery.power_w = -3_000
+    battery.step(-5_000, steps=2)
+    assert battery.commanded[1:] == [-3_000, -3_100]
+
+
+def test_what_a_device_does_in_the_other_direction_does_not_begin_the_ramp() -> None:
+    battery = Battery(replace_bounds(ramp_percent_per_s=0.1))
+    battery.step(None)
+    battery.power_w = 3_000
+    battery.step(-5_000)
+    assert battery.power_w == -100
+
+
 @given(st.lists(st.integers(-60, 60), min_size=1, max_size=80), st.booleans())
 def test_full_cycles_of_a_day_are_counted_by_the_state_of_charge(moves: list[int], restart: bool) -> None:
     battery = Battery(replace_bounds(cycles_per_day=0.1))

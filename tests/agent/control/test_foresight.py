@@ -15,7 +15,7 @@ from agent.control.bounds_ahead import NOTHING_AHEAD, Ahead
 from agent.control.command import Command, CommandType, Mode, Point
 from agent.control.foresight import foresee, hardship
 from agent.control.plan import make_plan
-from agent.control.site import Defaults, DeviceView, SiteView
+from agent.control.site import Defaults, DeviceView, Held, Sharing, SiteView
 from agent.evidence.statements import CommandState
 from drivers.device import VehicleSession
 from tests.agent.control.strategies import sites
@@ -23,6 +23,7 @@ from tests.agent.control.support import (
     BATTERY,
     CAR,
     HOUR_US,
+    PLAIN,
     PV,
     SOME_COMMAND,
     START_US,
@@ -192,7 +193,7 @@ def _limit(hours: int, power_w: int, point: Point = Point.DEVICE) -> Command:
 
 def _judged(command: Command, view: SiteView) -> tuple[CommandState, str]:
     order = order_of(command)
-    return foresee(order, make_plan(replace(view, orders=(order,))).commands[order.hash], view)
+    return foresee(order, make_plan(replace(view, orders=(order,))), view)
 
 
 def test_an_import_limit_that_leaves_a_car_short_at_its_departure_is_kept_and_says_so() -> None:
@@ -262,3 +263,34 @@ def test_nothing_is_foreseen_without_a_clock_and_at_a_connection_that_nobody_mea
     view = site(replace(CAR, vehicle=_leaves(5, 10_000)))
     assert shortfall(DISCHARGE, replace(view, now=replace(view.now, time_known=False))) == ""
     assert shortfall(replace(DISCHARGE, point=Point.CONNECTION), replace(view, meter=None)) == ""
+
+
+def test_what_a_battery_does_already_is_not_foreseen_as_ramped() -> None:
+    ahead = Ahead(settings=BoundSettings(ramp_permille_per_s=1), counted=Counted())
+    command = replace(SOME_COMMAND, targets=("battery",), power_w=3_000, end_us=START_US + 60_000_000)
+    assert shortfall(command, site(BATTERY), ahead)
+    assert shortfall(command, site(replace(BATTERY, power_w=-3_000)), ahead) == ""
+    assert shortfall(command, site(replace(BATTERY, power_w=3_000)), ahead)
+
+
+@pytest.mark.parametrize(
+    ("held_w", "charge_permille", "sharing", "state"),
+    [
+        (0, None, Sharing.LOSSES, CommandState.ACCEPTED),
+        (0, 700, Sharing.LOSSES, CommandState.ACCEPTED),
+        (0, 1_000, Sharing.LOSSES, CommandState.PARTIAL),
+        (11_000, None, Sharing.LOSSES, CommandState.PARTIAL),  # It may charge, and does not.
+        (0, None, Sharing.QUARTER, CommandState.PARTIAL),  # As records of earlier releases say.
+    ],
+)
+def test_a_car_that_rests_because_it_may_not_charge_will_take_what_it_is_allowed(
+    held_w: int, charge_permille: int | None, sharing: Sharing, state: CommandState
+) -> None:
+    car = replace(
+        PLAIN,
+        capabilities=capabilities(11_000, 0, minimum_import_w=1_380, follows_setpoint=False),
+        held=Held(lowest_w=0, highest_w=held_w),
+        vehicle=VehicleSession(transaction_id="t2", token_id="guest", state_of_charge_permille=charge_permille),
+    )
+    command = replace(SOME_COMMAND, targets=("plain",), type=CommandType.CHARGE, power_w=11_000)
+    assert _judged(command, replace(site(car), sharing=sharing))[0] is state
