@@ -22,7 +22,7 @@ from agent.config.settings import (
     UnsignedCommands,
     WebSettings,
 )
-from agent.config.values import MQTT_SCHEME, is_loopback, split_address, zone_of
+from agent.config.values import MQTT_SCHEME, is_loopback, is_this_machine, split_address, zone_of
 from agent.config.whole import Settings
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "UnsignedCommands",
     "WebSettings",
     "is_loopback",
+    "is_this_machine",
     "model_at",
     "read_secret",
     "read_settings",

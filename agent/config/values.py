@@ -124,7 +124,11 @@ AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
 def is_loopback(listen: str) -> bool:
     """Whether a listen address can be reached from this machine alone."""
-    host, _ = split_address(listen)
+    return is_this_machine(split_address(listen)[0])
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether a host, without a port, is the machine itself."""
     if host == "localhost":
         return True
     try:

@@ -130,29 +130,26 @@ def _asked(site: SiteView, type_: CommandType) -> Plan:
 def _import_left_w(site: SiteView, plan: Plan) -> int:
     """What the connection may still take in: the plan bounds charging by it, and not that the sun makes less."""
     assert site.meter is not None, "_suspended() wants a meter"
-    limits_w = [site.limits.import_limit_w, *(i.import_limit_w for i in site.inputs if i.import_limit_w is not None)]
-    limits_w += [
-        order.command.power_w
-        for order in site.orders
-        if order.command.mode is Mode.IMPORT_LIMIT
-        and order.command.point is Point.CONNECTION
-        and plan.commands[order.hash].in_force
-    ]
-    return max(0, min(limits_w) - site.meter.power_w)
+    wired_w = [each.import_limit_w for each in site.inputs if each.import_limit_w is not None]
+    most_w = min((site.limits.import_limit_w, *wired_w, *_commanded_limits_w(site, plan, Mode.IMPORT_LIMIT)))
+    return max(0, most_w - site.meter.power_w)
 
 
 def _export_left_w(site: SiteView, plan: Plan) -> int:
     """What the connection still lets out: the plan holds the sun back where cars that stop leave too much of it."""
     assert site.meter is not None, "_suspended() wants a meter"
-    limits_w = [site.limits.export_limit_w, *(i.export_limit_w for i in site.inputs if i.export_limit_w is not None)]
-    limits_w += [
+    wired_w = [each.export_limit_w for each in site.inputs if each.export_limit_w is not None]
+    most_w = min((site.limits.export_limit_w, *wired_w, *_commanded_limits_w(site, plan, Mode.EXPORT_LIMIT)))
+    return max(0, most_w + site.meter.power_w)
+
+
+def _commanded_limits_w(site: SiteView, plan: Plan, mode: Mode) -> list[int]:
+    """What commands in force allow at the connection."""
+    return [
         order.command.power_w
         for order in site.orders
-        if order.command.mode is Mode.EXPORT_LIMIT
-        and order.command.point is Point.CONNECTION
-        and plan.commands[order.hash].in_force
+        if order.command.mode is mode and order.command.point is Point.CONNECTION and plan.commands[order.hash].in_force
     ]
-    return max(0, min(limits_w) + site.meter.power_w)
 
 
 def _suspended(site: SiteView) -> str:

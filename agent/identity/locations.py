@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
+from agent.config import is_this_machine
 from agent.identity.errors import IdentityError
 
 WELL_KNOWN: Final = "/.well-known/v2g-gateway/"
@@ -67,15 +67,6 @@ def require_url(url: str) -> str:
         raise LocationError(f"{shown!r} is no URL of a web server, such as https://gateway.example")
     if parts.username is not None or parts.query or parts.fragment:
         raise LocationError(f"{shown!r}: a location has no user, query or fragment")
-    if parts.scheme == "http" and not _is_this_machine(host):
+    if parts.scheme == "http" and not is_this_machine(host):
         raise LocationError(f"{shown!r}: use https; http is for this machine itself (127.0.0.1)")
     return url
-
-
-def _is_this_machine(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 import sqlite3
 from pathlib import Path
 from typing import Any, Final
@@ -17,10 +16,10 @@ from typing import Any, Final
 import structlog
 
 from agent.store import files
-from agent.store.cipher import SALT_BYTES, Cipher
+from agent.store.cipher import Cipher
 from agent.store.errors import StoreError, StoreFullError, translated
 from agent.store.query import Connection, Parameter, connect
-from agent.store.secret import KeySource
+from agent.store.secret import KeySource, begin_epoch
 from agent.store.store import RESERVE_BYTES, Store
 
 LOOK_EVERY_S: Final = 1.0
@@ -106,14 +105,10 @@ class NarrowStore(Store):
     async def _begin_to_encrypt(self) -> None:
         if not isinstance(self.content, Cipher) or self.content.has_begun:
             return
-        salt = secrets.token_bytes(SALT_BYTES)
         try:
-            async with self._write.execute("INSERT INTO epoch (salt) VALUES (?)", (salt,)) as begun:
-                epoch = begun.lastrowid
+            self.content.begin(*await self._write.run(begin_epoch))
         except sqlite3.Error as error:
             raise translated(error, "beginning to encrypt") from error
-        assert epoch is not None, "INSERT tells the row that it made"
-        self.content.begin(epoch, salt)
 
     async def _connect_anew(self) -> Connection:
         """The usual two connections; the one again where the room was gone already. Nobody reads or writes."""

@@ -106,11 +106,16 @@ def content(connection: sqlite3.Connection, source: KeySource | None, path: Path
 
 def under(connection: sqlite3.Connection, key: bytes, *, writes: bool) -> Cipher:
     """Content under a database's key."""
-    epoch = None
-    if writes:
-        row = (secrets.token_bytes(SALT_BYTES),)
-        epoch = connection.execute("INSERT INTO epoch (salt) VALUES (?)", row).lastrowid
+    epoch = begin_epoch(connection)[0] if writes else None
     return Cipher(key, dict(connection.execute("SELECT epoch, salt FROM epoch")), epoch)
+
+
+def begin_epoch(connection: sqlite3.Connection) -> tuple[int, bytes]:
+    """(epoch, salt) of a new life of a writer; durable once the statement or its transaction is."""
+    salt = secrets.token_bytes(SALT_BYTES)
+    epoch = connection.execute("INSERT INTO epoch (salt) VALUES (?)", (salt,)).lastrowid
+    assert epoch is not None, "INSERT tells the row that it made"
+    return epoch, salt
 
 
 def content_of(path: Path, source: KeySource | None, *, writes: bool = False, alone: bool = False) -> Content:
