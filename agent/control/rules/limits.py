@@ -130,7 +130,8 @@ def limit_connection(drafts: Drafts, targets: Iterable[Target], site: SiteView) 
     _closed_loop_import(drafts, import_w - site.house_most_w, import_rule)
     own_w = min([site.limits.import_limit_w, *(i.import_limit_w for i in site.inputs if i.import_limit_w is not None)])
     missing_w = -_import_budget_w(drafts, own_w - site.house_most_w)
-    _let_the_sun_in(drafts.values(), min(missing_w, _sun_room_w(drafts, site)))
+    if missing_w > 0:
+        _let_the_sun_in(drafts.values(), min(missing_w, _sun_room_w(drafts, site)))
 
 
 def limit_phases(drafts: Drafts, site: SiteView) -> None:
@@ -332,11 +333,13 @@ def _phase(drafts: Drafts, site: SiteView, phase: int) -> None:
     house_least_w, house_most_w = site.phase_house_w[phase - 1]
     import_w += site.limits.phase_limit_w - house_most_w
     export_w += site.limits.phase_limit_w + house_least_w
-    # What is missing on one phase is missing on each that the sun is spread over.
-    spread = max((parts for draft, parts in on.values() if draft.view.kind is DeviceKind.PV), default=1)
-    # For a fuse that carries too much more may go out than contract and wires let; not for what the silent might take.
-    missing_w = min(-import_w * spread, max(_sun_room_w(drafts, site), -(import_w + doubt_w) * spread))
-    _let_the_sun_in((draft for draft, _ in on.values()), missing_w, Rule.PHASE)
+    if import_w < 0:
+        # What is missing on one phase is missing on each that the sun is spread over.
+        spread = max((parts for draft, parts in on.values() if draft.view.kind is DeviceKind.PV), default=1)
+        # For a fuse that carries too much more may go out than contract and wires let; not for what the silent might
+        # take.
+        missing_w = min(-import_w * spread, max(_sun_room_w(drafts, site), -(import_w + doubt_w) * spread))
+        _let_the_sun_in((draft for draft, _ in on.values()), missing_w, Rule.PHASE)
     wishes = {name: -(-d.high // parts) for name, (d, parts) in on.items() if d.high is not None and d.high > 0}
     minimums = {name: on[name][0].minimum_w // on[name][1] for name in wishes}
     for name, share_w in fit(import_w, wishes, minimums).items():
