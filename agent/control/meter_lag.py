@@ -128,6 +128,15 @@ def seen_through(state: MeterLag, meter: MeterView, devices: Mapping[str, Device
     )
 
 
+def steadied(state: MeterLag, meter: MeterView) -> MeterView:
+    """The meter as it shows it, but for a swing from reading to reading: at its middle, and how far it may be off."""
+    houses_w = _houses_w(state, state.looks[-SWING_LOOKS:], state.lag_s)
+    swing_w = _swing_w(houses_w)
+    if not swing_w:
+        return meter
+    return replace(meter, power_w=meter.power_w + (houses_w[-2] - houses_w[-1]) // 2, over_w=swing_w, under_w=swing_w)
+
+
 def _swing_w(houses_w: Sequence[int]) -> int:
     """Half of what the house seems to go up and down, in turn, from look to look; 0: it does not."""
     moves_w = _moves_w(houses_w)

@@ -124,14 +124,29 @@ def limit_connection(drafts: Drafts, targets: Iterable[Target], site: SiteView) 
     if site.house_least_w is None or site.house_most_w is None:
         _static_sums(drafts, site, import_w, export_w)
         return
+    least_w, most_w = _house_w(site, import_w, export_w)
     if not site.limits.discharge_permitted:
-        _no_export_from_storage(drafts, site.house_least_w)
-    _closed_loop_export(drafts, site, site.house_least_w, export_w, export_rule)
-    _closed_loop_import(drafts, import_w - site.house_most_w, import_rule)
+        _no_export_from_storage(drafts, least_w)
+    _closed_loop_export(drafts, site, least_w, export_w, export_rule)
+    _closed_loop_import(drafts, import_w - most_w, import_rule)
     own_w = min([site.limits.import_limit_w, *(i.import_limit_w for i in site.inputs if i.import_limit_w is not None)])
     missing_w = -_import_budget_w(drafts, own_w - site.house_most_w)
     if missing_w > 0:
         _let_the_sun_in(drafts.values(), min(missing_w, _sun_room_w(drafts, site)))
+
+
+def _house_w(site: SiteView, import_w: int, export_w: int) -> tuple[int, int]:
+    """(least, most) of the house, for limits.
+
+    Where the meter shows a limit passed, what this look alone may mean counts too: it is not waited for samples then.
+    """
+    meter, least_w, most_w = site.meter, site.house_least_w, site.house_most_w
+    assert meter is not None and least_w is not None and most_w is not None, "the house is known with the meter"
+    if meter.power_w > import_w:
+        most_w = max(most_w, site.house_most_now_w or most_w)
+    if -meter.power_w > export_w:
+        least_w = min(least_w, site.house_least_now_w or least_w)
+    return least_w, most_w
 
 
 def limit_phases(drafts: Drafts, site: SiteView) -> None:
