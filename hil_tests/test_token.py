@@ -411,7 +411,7 @@ def _relabel(token: SoftHsm, label: str) -> None:
 
 
 async def test_an_extractable_key_is_refused(softhsm: SoftHsm) -> None:
-    _pkcs11_tool(softhsm, "--keypairgen", "--key-type", "EC:prime256v1", "--id", b"extractable".hex(), "--extractable")
+    pkcs11_tool(softhsm, "--keypairgen", "--key-type", "EC:prime256v1", "--id", b"extractable".hex(), "--extractable")
     async with opened(softhsm) as token:
         with pytest.raises(KeyRefusedError, match="CKA_EXTRACTABLE"):
             await token.signer(b"extractable").sign(b"x")
@@ -424,7 +424,7 @@ async def test_an_imported_key_is_refused(softhsm: SoftHsm, tmp_path: Path) -> N
     private = ec.generate_private_key(ec.SECP256R1())
     file = tmp_path / "key.der"
     file.write_bytes(private.private_bytes(Encoding.DER, PrivateFormat.TraditionalOpenSSL, NoEncryption()))
-    _pkcs11_tool(softhsm, "--write-object", str(file), "--type", "privkey", "--id", b"imported".hex())
+    pkcs11_tool(softhsm, "--write-object", str(file), "--type", "privkey", "--id", b"imported".hex())
     async with opened(softhsm) as token:
         with pytest.raises(KeyRefusedError, match="CKA_"):
             await token.signer(b"imported").sign(b"x")
@@ -432,7 +432,7 @@ async def test_an_imported_key_is_refused(softhsm: SoftHsm, tmp_path: Path) -> N
 
 async def test_two_keys_under_one_id_are_refused(scratch: ScratchToken) -> None:
     for _ in range(2):
-        _pkcs11_tool(scratch, "--keypairgen", "--key-type", "EC:prime256v1", "--id", b"doubled".hex())
+        pkcs11_tool(scratch, "--keypairgen", "--key-type", "EC:prime256v1", "--id", b"doubled".hex())
     async with opened(scratch) as token:
         with pytest.raises(KeyRefusedError, match="2 keys have this id"):
             await token.signer(b"doubled").sign(b"x")
@@ -464,11 +464,11 @@ async def test_a_key_that_was_replaced_is_refused_with_the_next_session(scratch:
 
 def _replace_key(token: ScratchToken, key_id: bytes) -> None:
     for kind in ("privkey", "pubkey"):
-        _pkcs11_tool(token, "--delete-object", "--type", kind, "--id", key_id.hex())
-    _pkcs11_tool(token, "--keypairgen", "--key-type", "EC:prime256v1", "--id", key_id.hex())
+        pkcs11_tool(token, "--delete-object", "--type", kind, "--id", key_id.hex())
+    pkcs11_tool(token, "--keypairgen", "--key-type", "EC:prime256v1", "--id", key_id.hex())
 
 
-def _pkcs11_tool(token: ScratchToken, *arguments: str) -> None:
+def pkcs11_tool(token: ScratchToken, *arguments: str) -> None:
     if not Path("/usr/bin/pkcs11-tool").exists():
         pytest.skip("pkcs11-tool is not installed (package opensc)")
     done = subprocess.run(

@@ -25,6 +25,11 @@ async def main(key_id: bytes, mode: str) -> int:
     )
     token.start()
     await asyncio.wait_for(token.wait_ready(), WITHIN_S)
+    if mode == "make":
+        await token.create_key(key_id)
+        await token.wrapping_key(b"wrapping " + key_id)
+        await token.close()
+        return 0
     signer = token.signer(key_id)
     await signer.sign(b"first")
     if mode == "sign":

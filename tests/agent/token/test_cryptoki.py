@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from pkcs11 import Attribute
 
-from agent.token.cryptoki import _Pin, fault_of
+from agent.token.cryptoki import _Pin
+from agent.token.custody import fault_of
 
 BORN_HERE: dict[Attribute, bool | None] = {
     Attribute.EXTRACTABLE: False,
