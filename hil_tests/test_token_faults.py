@@ -16,7 +16,7 @@ from agent.token.cryptoki import Cryptoki, HeldKey
 from agent.token.errors import TokenBusyError
 from drivers.device import SignerUnavailableError
 from hil_tests.rig.token import ScratchToken
-from hil_tests.test_token import PATIENCE_S, opened, scratch, softhsm
+from hil_tests.token_parts import PATIENCE_S, opened, scratch, softhsm
 
 __all__ = ["scratch", "softhsm"]
 

@@ -23,7 +23,7 @@ from agent.token.token import TokenState
 from hil_tests.faults.disk import Disk, build, compiler
 from hil_tests.rig.token import SoftHsm, make_softhsm
 from hil_tests.small_disk import fill, small_disk
-from hil_tests.test_token import PATIENCE_S, opened, pkcs11_tool, reach, softhsm
+from hil_tests.token_parts import PATIENCE_S, opened, pkcs11_tool, reach, softhsm
 
 __all__ = ["small_disk", "softhsm"]
 

@@ -214,10 +214,7 @@ class Cryptoki:
             what_to_do = self._lost or "plug it in, or make one with init"
             raise TokenAbsentError(f"no token {self._selection} in {self._library}; {what_to_do}")
         if len(found) > 1:
-            serials = ", ".join(token.serial.decode("ascii", errors="replace") for token in found)
-            raise TokenAmbiguousError(
-                f"{len(found)} tokens {self._selection}: select by token.serial, one of {serials}"
-            )
+            raise TokenAmbiguousError(f"{len(found)} tokens {self._selection}: {_told_apart(found)}")
         return found[0]
 
     def _log_in(self, token: pkcs11.Token) -> pkcs11.Session:
@@ -227,7 +224,7 @@ class Cryptoki:
             pin = _Pin(self._read_pin())
         except Exception as error:
             raise PinRefusedError(f"the PIN cannot be read: {error}") from error
-        if self._refused.is_it(token.serial, pin):
+        if self._refused.is_it(_name_of(token), pin):
             kept = self._refused.file
             and_else = "" if kept is None else f", or delete {kept} if the token was given this PIN since"
             raise PinRefusedError(
@@ -249,7 +246,7 @@ class Cryptoki:
         except p11.PinLocked:
             raise _locked(token) from None
         except _PIN_ERRORS as error:
-            self._refused.note(token.serial, pin)
+            self._refused.note(_name_of(token), pin)
             raise PinRefusedError(
                 f"token {token.label!r} refuses the PIN ({type(error).__name__}); it is not tried again until the "
                 "secret changes"
@@ -374,6 +371,22 @@ class Cryptoki:
             raise KeyRefusedError(f"key {name_of(key_id)}: its public half is not on the token") from None
         except (ValueError, EvidenceError) as error:
             raise KeyRefusedError(f"key {name_of(key_id)}: {error}") from error
+
+
+def _name_of(token: pkcs11.Token) -> bytes:
+    """Of this token and no other. All of one TPM have the TPM's serial number."""
+    return token.serial + b"\0" + token.label.encode()
+
+
+def _told_apart(found: list[pkcs11.Token]) -> str:
+    """How to select one of several tokens."""
+    serials = [token.serial.decode("ascii", errors="replace") for token in found]
+    if len(set(serials)) == len(found):
+        return f"select by token.serial, one of {', '.join(serials)}"
+    labels = [token.label for token in found]  # of one TPM all have the TPM's serial number
+    if len(set(labels)) == len(found):
+        return f"select by token.label, one of {', '.join(map(repr, labels))}"
+    return "neither serial number nor label tells them apart; remove all but one"
 
 
 def _locked(token: pkcs11.Token) -> PinLockedError:
