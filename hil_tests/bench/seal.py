@@ -1,7 +1,8 @@
 """Bench `seal`: readings per second that are sealed and committed, with SoftHSM and with a token of 10 signatures/s.
 
 The real desk, store, sealer and token in one process, as the gateway runs them; a reading counts when the batch that
-holds it is committed. Producers put readings in groups, as `roads/measuring.py` does with all samples that wait.
+holds it is committed. As many readings are on their way at once as `roads/measuring.py` commits together, in groups of
+each device.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from agent.evidence.seal import SealPolicy
 from agent.evidence.statements import decode
 from agent.measure.reading import Quality, Reading
 from agent.roads.desk import Desk
+from agent.roads.measuring import MOST_AT_ONCE
 from agent.roads.sealing import Sealer
 from agent.store import Store
 from agent.token.token import Curve, Token
@@ -29,8 +31,10 @@ from drivers.device import Signer, ValueSource
 from hil_tests.rig.token import make_softhsm
 
 DEVICES: Final = 64
-GROUP: Final = 10
+GROUP: Final = MOST_AT_ONCE // DEVICES
 READINGS: Final = 200_000
+BURST: Final = 10
+"""Puts in one turn of the loop, where the load has to catch up."""
 THROTTLED_PER_S: Final = 10.0
 """Signatures: what a discrete TPM or secure element makes at its best."""
 OFFERED_PER_S: Final = 16_000
@@ -154,7 +158,7 @@ async def offered(desks: Desks, per_s: int, seconds: float) -> tuple[float, floa
     async with asyncio.TaskGroup() as group:
         while (elapsed_s := time.perf_counter() - began_s) < seconds:
             due = int(elapsed_s * per_s / DEVICES)
-            for _ in range(min(due - sequence, GROUP)):
+            for _ in range(min(due - sequence, BURST)):
                 sequence += 1
                 group.create_task(desks.desk.put([reading(device, sequence) for device in range(DEVICES)]))
             await asyncio.sleep(0.001)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import cbor2
 import pytest
 from hypothesis import given
@@ -117,3 +119,18 @@ def test_length_is_bounded_before_anything_is_read() -> None:
 def test_values_without_a_place_are_not_encoded(value: object) -> None:
     with pytest.raises(TypeError):
         cbor.encode(value)  # type: ignore[arg-type]  # that is the point
+
+
+def test_what_could_not_be_encoded_leaves_nothing_behind() -> None:
+    inner: list[cbor.Value] = ["a lone surrogate", "\ud800"]
+    outer: list[cbor.Value] = [1, inner]
+    with pytest.raises(UnicodeEncodeError):
+        cbor.encode(outer)
+    inner[1] = "text"
+    assert cbor.encode(outer) == cbor2.dumps(outer)
+
+
+def test_threads_encode_side_by_side() -> None:
+    values: list[cbor.Value] = [[n, "text" * n, bytes(n), {1: n}] for n in range(200)]
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(cbor.encode, values)) == [cbor2.dumps(value) for value in values]
