@@ -17,9 +17,9 @@ from typing import Final
 
 import structlog
 
+from agent.durable import sync_folder
 from agent.store import converting, schema, secret
 from agent.store.cipher import PLAIN, Content
-from agent.store.durable import sync_folder
 from agent.store.errors import StoreCorruptError, StoreError, StoreFullError, StoreInUseError, StoreVersionError
 
 DATABASE: Final = "evidence.db"
