@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from agent.cli.template import Given, annotated_config
 from agent.config import TokenSettings
+from agent.durable import sync_folder
 from agent.identity.csr import certificate_request
 from agent.identity.did import did_of
 from agent.identity.errors import HistoryError
@@ -155,6 +156,7 @@ def put(path: Path, content: bytes, *, mode: int, for_owner_of: Path | None = No
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
+    sync_folder(path.parent)
 
 
 def write_config(path: Path, given: Given) -> bool:

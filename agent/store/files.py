@@ -17,9 +17,9 @@ from typing import Final
 
 import structlog
 
+from agent.durable import sync_folder
 from agent.store import converting, schema, secret
 from agent.store.cipher import PLAIN, Content
-from agent.store.durable import sync_folder
 from agent.store.errors import StoreCorruptError, StoreError, StoreFullError, StoreInUseError, StoreVersionError
 
 DATABASE: Final = "evidence.db"
@@ -59,6 +59,8 @@ class Prepared:
     """It was in the clear until this start."""
     damaged_values: int = 0
     """Encrypted values that did not open, and were removed at this start."""
+    key_mended: bool = False
+    """One of the two places of its wrapped key was damaged, and was written anew at this start."""
 
 
 class Lock:
@@ -149,6 +151,9 @@ def prepare(folder: Path, now_s: Callable[[], float] = time.time, *, key: secret
             sync_folder(folder)
             _log.warning("store.new_incarnation", incarnation=incarnation, before=held or noted)
         put_back = schema.began_as_copy(path)
+        key_mended = source is not None and secret.mend(path, source)
+        if key_mended:
+            _log.error("store.key_mended", path=str(path))
         content = secret.content_of(path, source, writes=True)
         damaged = 0 if content.is_plain else converting.drop_damaged(path, content)
     except OSError as error:
@@ -156,7 +161,9 @@ def prepare(folder: Path, now_s: Callable[[], float] = time.time, *, key: secret
         raise kind(f"{folder}: {error.strerror} ({error.filename})") from error
     if site_key is not None:
         in_the_clear = in_the_clear or _set_aside_in_the_clear(folder)
-    return Prepared(path, incarnation, aside, restored, put_back, content, in_the_clear, newly_encrypted, damaged)
+    return Prepared(
+        path, incarnation, aside, restored, put_back, content, in_the_clear, newly_encrypted, damaged, key_mended
+    )
 
 
 def key_problem(folder: Path, key: secret.KeySource | None) -> str:

@@ -33,6 +33,7 @@ class LockedStore(Store):
         self.restored = self.put_back = False
         self.trouble = ""
         self.in_the_clear, self.newly_encrypted, self.damaged_values = "", False, 0
+        self.key_mended = False
 
     async def close(self) -> None:
         """Let others have what it stands for."""

@@ -15,6 +15,8 @@ from typing import Final
 
 import structlog
 
+from agent.durable import sync_folder
+
 _log = structlog.get_logger()
 
 FILE: Final = "token-pin.refused"
@@ -82,3 +84,4 @@ def _write(file: Path, text: str) -> None:
         kept.flush()
         os.fsync(descriptor)
     beside.replace(file)
+    sync_folder(file.parent)
