@@ -23,7 +23,7 @@ from agent.control.feeds import Feed, FeedValue, encode_value
 from agent.control.schedule import STEP_US, TYP, Schedule, encode_schedule
 from agent.evidence import cbor
 from agent.evidence.cose import key_id_of
-from hil_tests.generate_command_vectors import (
+from hil_tests.command_parties import (
     BOARD,
     DAY_US,
     GATEWAY,
