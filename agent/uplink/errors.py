@@ -9,6 +9,10 @@ class LinkDownError(UplinkError):
     """There is no connection, or it ended. Comes back by itself; what waits is in the store."""
 
 
+class StalledError(LinkDownError):
+    """The platform has stopped to acknowledge, or to end a finished stream."""
+
+
 class PlatformFaultError(UplinkError):
     """The platform sent what the contract does not allow. The connection is ended, and an alarm may follow."""
 

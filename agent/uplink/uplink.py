@@ -28,7 +28,7 @@ from agent.uplink.channel import describe, escaped, open_channel, takes
 from agent.uplink.devices import DeviceStreams
 from agent.uplink.errors import LinkDownError, PlatformFaultError, UplinkError
 from agent.uplink.grpc_line import GrpcLine
-from agent.uplink.lane import Word
+from agent.uplink.heard import Heard
 from agent.uplink.line import FrameLine, NotOfferedError
 from agent.uplink.link import GatewayLinkCall
 from agent.uplink.listener import Listener, OnAlarm, OnChannel, OnCommand, OnConnected, OnPlatformTime, OnSigned
@@ -109,8 +109,7 @@ class Uplink:
         self._carrying: Carrying | None = None
         self._session: Session | None = None
         self._latest_platform_time_us = 0
-        self._words: dict[str, Word] = {}
-        """What endpoints were seen to acknowledge on device streams."""
+        self._heard = {endpoint: Heard() for endpoint in settings.endpoints}
         self._origins = Origins(identity.device_ids)
         self._count_packed = settings.compression and settings.most_kbit_s is not None
         """Over gRPC."""
@@ -218,9 +217,11 @@ class Uplink:
             self._keepalive_s *= 2
         return why
 
-    def _alarm(self, code: str, subject: str, text: str) -> None:
+    def _alarm(self, code: str, subject: str, text: str, *, odd: bool = True) -> None:
+        """`odd`: nothing else shows it, so it is shown for a day."""
         now_s = self._monotonic_s()
-        self._standing.odd(text)
+        if odd:
+            self._standing.odd(text)
         last_s = self._alarmed_s.get((code, subject))
         if last_s is None or now_s - last_s >= ALARM_AGAIN_S:
             self._alarmed_s[code, subject] = now_s
@@ -335,17 +336,17 @@ class Uplink:
 
     async def _carry(self, channel: aio.Channel) -> None:
         """The published contract alone: the devices' streams carry everything, until the connection is lost."""
-        word = self._words.get(self._standing.endpoint, Word.NONE)
+        heard = self._heard[self._standing.endpoint]
         to = self._settings.statements_as_telemetry
-        tells_all = to is StatementsAsTelemetry.ALWAYS or (to is StatementsAsTelemetry.KNOWN and bool(word))
+        tells_all = to is StatementsAsTelemetry.ALWAYS or (to is StatementsAsTelemetry.KNOWN and bool(heard.word))
         self._carrying = Carrying(
             self._outbox,
             self._standing.arrived,
             incarnation=self._identity.incarnation,
             ahead=self._ahead,
             stream_of=self._origins.stream_of if tells_all else None,
-            word=word,
-            undecided=to is StatementsAsTelemetry.KNOWN and not word,
+            heard=heard,
+            undecided=to is StatementsAsTelemetry.KNOWN and not heard.word,
         )
         self._up(
             Carrier.DEVICE_STREAMS, f"connected to {self._standing.endpoint}, which has the published contract only"
@@ -353,10 +354,7 @@ class Uplink:
         work = [self._device_streams(channel, self._carrying).run()]
         if self._standing.endpoint != self._settings.endpoints[0]:
             work.append(self._prefer_the_first())
-        try:
-            await together(*work)
-        finally:
-            self._words[self._standing.endpoint] = self._carrying.word
+        await together(*work)
 
     def _device_streams(self, channel: aio.Channel, carrying: Carrying | None) -> DeviceStreams:
         return DeviceStreams(
@@ -370,6 +368,8 @@ class Uplink:
             origins=self._origins,
             pace=self._pace,
             count_packed=self._count_packed,
+            on_refused=functools.partial(self._alarm, "uplink.device_refused", odd=False),
+            on_fault=lambda code, text: self._alarm(code, self._standing.endpoint, text),
             carrying=carrying,
         )
 
