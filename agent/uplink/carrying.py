@@ -19,6 +19,7 @@ from agent.uplink.errors import LinkDownError
 from agent.uplink.flow import BEGINNING, Arrived, Flow, Position, decode_places, encode_places
 from agent.uplink.heard import Heard
 from agent.uplink.lane import Word
+from agent.uplink.left import left_incarnations
 from agent.uplink.outbox import Outbox, WaitingBatch
 from agent.uplink.telemetry import Stand, stand_of
 from proto.energysettlement.v1.device_pb2 import GridCommand
@@ -132,7 +133,9 @@ class Carrying:
         if self._incarnations is not None:
             return
         found = await self._outbox.unacknowledged_incarnations()
-        incarnations = [*(each for each in found if each < self._incarnation), self._incarnation]
+        left = await left_incarnations(self._outbox)
+        older = [each for each in found if each < self._incarnation and each not in left]
+        incarnations = [*older, self._incarnation]
         self._noted = await self._outbox.note(PLACES_NOTE)
         passed, behind = BEGINNING, dict[str, Position]()
         if self._noted is not None:

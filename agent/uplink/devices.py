@@ -140,11 +140,12 @@ class DeviceStreams:
         """Feed the outbox to the streams, and note in it what has arrived."""
         while True:
             carrying.changed.clear()
-            if await carrying.advance(self._listener.clock.now().wall_us):
-                for device_id in carrying.delivery.device_ids:
-                    self._live.setdefault(device_id, LiveReadings()).changed.set()
-                    self._start(tasks, device_id)
-            else:
+            more = await carrying.advance(self._listener.clock.now().wall_us)
+            for device_id in carrying.delivery.device_ids if more else ():
+                self._live.setdefault(device_id, LiveReadings()).changed.set()
+            for device_id in self._live:
+                self._start(tasks, device_id)
+            if not more:
                 await carrying.changed.wait()
 
     async def _keep(self, device_id: str) -> None:
