@@ -16,7 +16,7 @@ from agent.token.errors import KeyRefusedError
 from agent.token.token import Token, TokenState
 from hil_tests.rig.token import ScratchToken, SoftHsm, make_softhsm
 from hil_tests.rig.tpm import LINKED_PRIMARY, SoftTpm
-from hil_tests.token_parts import PATIENCE_S, needs_tpm, opened, pkcs11_tool, reach, scratch, softhsm
+from hil_tests.token_parts import PATIENCE_S, needs_tpm, opened, pkcs11_tool, reach, remove, scratch, softhsm
 
 __all__ = ["scratch", "softhsm"]
 
@@ -186,6 +186,5 @@ async def test_a_key_that_was_replaced_is_refused_with_the_next_session(scratch:
 
 
 def _replace_key(token: ScratchToken, key_id: bytes) -> None:
-    for kind in ("privkey", "pubkey"):
-        pkcs11_tool(token, "--delete-object", "--type", kind, "--id", key_id.hex())
+    remove(token, key_id)
     pkcs11_tool(token, "--keypairgen", "--key-type", "EC:prime256v1", "--id", key_id.hex())

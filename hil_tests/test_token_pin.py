@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import pkcs11
 import pytest
 
 from agent.token.errors import TokenUnavailableError
+from agent.token.pin import read_pin
 from agent.token.token import Token, TokenState
 from hil_tests.rig.token import ScratchToken
 from hil_tests.rig.tpm import SoftTpm
-from hil_tests.token_parts import needs_tpm, opened, reach, scratch, softhsm
+from hil_tests.token_parts import PATIENCE_S, needs_tpm, opened, reach, scratch, softhsm
 
 __all__ = ["scratch", "softhsm"]
 
@@ -104,6 +107,45 @@ async def test_a_wrong_pin_reaches_the_token_exactly_once_over_restarts_too(spie
         assert spied.token.wrong_tries() == 2
     await started(spied.token.pin, TokenState.READY)
     assert not kept.exists()
+
+
+async def test_a_pin_file_that_is_being_written_anew_costs_no_try(spied: Spied, tmp_path: Path) -> None:
+    secret = tmp_path / "pin"
+    secret.touch(mode=0o600)
+    token = spied.in_use(lambda: read_pin(f"file:{secret}"))
+    try:
+        await reach(token, TokenState.WRONG_PIN)
+        assert "empty" in token.detail
+        assert spied.logins() == 0
+        secret.write_text(spied.token.pin)
+        await asyncio.wait_for(token.wait_ready(), PATIENCE_S)
+        assert spied.logins() == 1
+    finally:
+        await token.close()
+
+
+async def test_a_pin_that_was_replaced_by_a_wrong_one_is_tried_once_and_the_right_one_again(spied: Spied) -> None:
+    pin = spied.token.pin
+    token = spied.in_use(lambda: pin)
+    try:
+        await asyncio.wait_for(token.wait_ready(), PATIENCE_S)
+        await token.create_key(b"replaced-pin")
+        signer = token.signer(b"replaced-pin")
+        pin = "00000000"
+        await signer.sign(b"nobody needs the PIN now")
+        module = pkcs11.lib(str(spied.module))
+        await asyncio.wrap_future(token._owner.submit(module.reinitialize, PATIENCE_S))
+        before = spied.logins()
+        for _ in range(3):
+            token._custodian._next_try_s = 0.0
+            with pytest.raises(TokenUnavailableError):
+                await signer.sign(b"x")
+        assert spied.logins() - before == 1
+        pin = spied.token.pin
+        await asyncio.wait_for(token.wait_ready(), PATIENCE_S)
+        await signer.sign(b"x")
+    finally:
+        await token.close()
 
 
 @needs_tpm

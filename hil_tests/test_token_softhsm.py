@@ -23,7 +23,7 @@ from agent.token.token import TokenState
 from hil_tests.faults.disk import Disk, build, compiler
 from hil_tests.rig.token import SoftHsm, make_softhsm
 from hil_tests.small_disk import fill, small_disk
-from hil_tests.token_parts import PATIENCE_S, opened, pkcs11_tool, reach, softhsm
+from hil_tests.token_parts import PATIENCE_S, opened, pkcs11_tool, reach, remove, softhsm
 
 __all__ = ["small_disk", "softhsm"]
 
@@ -101,12 +101,6 @@ async def test_a_process_that_is_killed_while_it_makes_keys_leaves_nothing_in_th
 
 CURVE_WRITTEN = (29, 30, 62)
 """Before these writes of SoftHSM 2.6 there is a public half without its point, one alone, and a hollow private key."""
-
-
-def remove(token: SoftHsm, *key_ids: bytes) -> None:
-    for key_id in key_ids:
-        for kind in ("privkey", "pubkey"):
-            pkcs11_tool(token, "--delete-object", "--type", kind, "--id", key_id.hex())
 
 
 async def test_a_key_is_durable_before_anybody_is_told_of_it(softhsm: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:

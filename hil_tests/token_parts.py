@@ -104,3 +104,10 @@ def pkcs11_tool(token: ScratchToken, *arguments: str, refusal: str | None = None
     said = done.stderr.decode(errors="replace")
     assert (done.returncode == 0) is (refusal is None), said
     assert refusal is None or refusal in said, said
+
+
+def remove(token: ScratchToken, *key_ids: bytes) -> None:
+    """Key pairs, by another process."""
+    for key_id in key_ids:
+        for kind in ("privkey", "pubkey"):
+            pkcs11_tool(token, "--delete-object", "--type", kind, "--id", key_id.hex())

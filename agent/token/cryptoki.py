@@ -224,6 +224,8 @@ class Cryptoki:
             pin = _Pin(self._read_pin())
         except Exception as error:
             raise PinRefusedError(f"the PIN cannot be read: {error}") from error
+        if not pin:  # a file that somebody is writing anew: it would be a wrong try
+            raise PinRefusedError("the PIN cannot be read: the secret is empty; write the PIN into it")
         if self._refused.is_it(_name_of(token), pin):
             kept = self._refused.file
             and_else = "" if kept is None else f", or delete {kept} if the token was given this PIN since"

@@ -13,6 +13,7 @@ import pkcs11
 import pkcs11.exceptions as p11
 from pkcs11 import Attribute, ObjectClass
 
+from agent.token.custody import flag_of
 from agent.token.errors import KeyExistsError
 from agent.token.keys import name_of
 
@@ -22,11 +23,13 @@ LOOK_EVERY_S: Final = 0.01
 
 
 def is_hollow(private: pkcs11.Object) -> bool:
-    """Whether a private key has no value yet: neither a curve nor a modulus, which come with it."""
+    """Whether a private key has no value yet: no origin, and neither a curve nor a modulus, which come with it."""
+    if flag_of(private, Attribute.LOCAL) is not False:
+        return False
     for attribute in (Attribute.EC_PARAMS, Attribute.MODULUS):
         try:
             return not private[attribute]
-        except p11.AttributeTypeInvalid:
+        except (p11.AttributeTypeInvalid, p11.AttributeSensitive):
             continue
     return False
 

@@ -14,11 +14,13 @@ import itertools
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -84,6 +86,18 @@ class SoftTpm:
 
     def put_back(self) -> None:
         self._power_on()
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """It is there and answers nothing."""
+        [tpm] = [
+            program for program in self._programs if isinstance(program.args, tuple) and program.args[0] == "swtpm"
+        ]
+        tpm.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            tpm.send_signal(signal.SIGCONT)
 
     def lock_after(self, tries: int, recovery_s: int) -> None:
         """Lock itself after so many wrong tries of a PIN, of which one is forgiven after each `recovery_s`."""
