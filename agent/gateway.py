@@ -45,7 +45,7 @@ from agent.roads.renewals import certificate_watch
 from agent.roads.sealing import Sealer
 from agent.roads.sealing_keys import second_key_problem, wait_countersigner, wait_name_and_key
 from agent.roads.site_ca import certify_chargers
-from agent.roads.store_key import configured_store, wait_store_key
+from agent.roads.store_key import configured_store, tell_sealed, wait_store_key
 from agent.roads.supervise import Supervisor, cancel_all
 from agent.roads.thinning import make_thinner
 from agent.roads.upkeep import CLOCK_NOTE, Upkeep
@@ -240,6 +240,7 @@ class Gateway:
         await protect_record(self._store, self._settings.gateway.state_dir, self._problems)
         await self.publication.restore()
         await restored.tell(self._store, self._desk, self._alarms, self._problems, self._clock.now().wall_us)
+        await tell_sealed(self._settings, self._alarms, self._problems)
         if self._clock.rebooted:
             log.info("clock.rebooted")
         await self._upkeep.count()

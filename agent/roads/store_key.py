@@ -11,9 +11,12 @@ from typing import Final
 import structlog
 
 from agent.config import Settings
+from agent.evidence.statements import Severity
+from agent.roads.alarms import Alarms
 from agent.roads.problems import Problems
 from agent.store import LockedStore, Store, StoreError, StoreKeyError, key_problem, open_store
 from agent.store.files import Lock
+from agent.token.pin import sealed_problem
 from agent.token.store_key import store_key
 
 SUBJECT: Final = "store key"
@@ -35,6 +38,18 @@ async def configured_store(settings: Settings) -> Store:
         log.error("store.locked", reason=str(error))
         # Two agents would control the same devices.
         return LockedStore(str(error), await asyncio.to_thread(Lock, settings.gateway.state_dir))
+
+
+async def tell_sealed(settings: Settings, alarms: Alarms, problems: Problems) -> None:
+    """At the start: of the secrets that the TPM sealed, which lies on a damaged part of the disk, or once only."""
+    for subject, reference in (
+        ("sealed store key", settings.evidence.store_key_secret),
+        ("sealed PIN", settings.token.pin_secret),
+    ):
+        said = await asyncio.to_thread(sealed_problem, reference)
+        if said:
+            problems.note(subject, said)
+            alarms.raise_alarm(Severity.WARNING, "secret.damaged", subject, said)
 
 
 async def wait_store_key(settings: Settings, why: str, problems: Problems, unlocked: asyncio.Event) -> None:
