@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from agent.cli.template import Given, annotated_config
 from agent.config import TokenSettings
-from agent.durable import sync_folder
+from agent.durable import write_whole
 from agent.identity.csr import certificate_request
 from agent.identity.did import did_of
 from agent.identity.errors import HistoryError
@@ -145,18 +145,7 @@ def put(path: Path, content: bytes, *, mode: int, for_owner_of: Path | None = No
 
     `for_owner_of`: who has that folder, where it is there, gets the file when root writes it: the agent reads it.
     """
-    beside = path.with_name(path.name + ".new")
-    beside.unlink(missing_ok=True)
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-    with open(descriptor, "wb") as file:
-        file.write(content)
-        if for_owner_of is not None and os.geteuid() == 0 and for_owner_of.exists():
-            owner = for_owner_of.stat()
-            os.fchown(descriptor, owner.st_uid, owner.st_gid)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    sync_folder(path.parent)
+    write_whole(path, content, mode=mode, owner_of=for_owner_of)
 
 
 def write_config(path: Path, given: Given) -> bool:

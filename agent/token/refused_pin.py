@@ -15,7 +15,7 @@ from typing import Final
 
 import structlog
 
-from agent.durable import sync_folder
+from agent.durable import write_whole
 
 _log = structlog.get_logger()
 
@@ -45,7 +45,8 @@ class RefusedPin:
         if self.file is None:
             return
         try:
-            _write(self.file, f"1 {salt.hex()} {self._mark[1].hex()}\n")
+            line = f"1 {salt.hex()} {self._mark[1].hex()}\n"
+            write_whole(self.file, line.encode("ascii"), mode=0o600, owner_of=self.file.parent)
         except OSError as error:
             _log.warning("token.refused_pin_not_kept", file=str(self.file), reason=error.strerror)
 
@@ -69,19 +70,3 @@ class RefusedPin:
 def _hash(salt: bytes, token: bytes, pin: str) -> bytes:
     """Slow on purpose: the PIN of one token, given to another by mistake, is right somewhere."""
     return hashlib.scrypt(token + b"\0" + pin.encode(), salt=salt, n=1 << 14, r=8, p=1, dklen=32)
-
-
-def _write(file: Path, text: str) -> None:
-    """For the owner of the folder alone, and through no link: root may run this in a folder of the service's user."""
-    beside = file.with_name(file.name + ".new")
-    beside.unlink(missing_ok=True)
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "w", encoding="ascii") as kept:
-        if os.geteuid() == 0:
-            folder = file.parent.stat()
-            os.fchown(descriptor, folder.st_uid, folder.st_gid)
-        kept.write(text)
-        kept.flush()
-        os.fsync(descriptor)
-    beside.replace(file)
-    sync_folder(file.parent)
