@@ -26,6 +26,7 @@ from typing import Final
 
 import structlog
 
+from agent.durable import write_whole
 from agent.token.errors import TokenUnavailableError
 
 _log = structlog.get_logger()
@@ -153,7 +154,7 @@ def _look_after(folder: Path) -> list[str]:
         _put_back(original, kept)
         _log.warning("token.put_back", file=str(original), label=kept.label, reason="it was cut while SoftHSM wrote it")
     elif not now.is_as(kept):
-        _keep(copy, now)
+        write_whole(copy, now.content, mode=0o600, owner_of=copy.parent)
     for path in (original, *keys):
         _sync(path)
     _sync(folder)
@@ -204,21 +205,6 @@ def _put_back(original: Path, kept: TokenObject) -> None:
         file.write(kept.content)
         file.truncate()  # flushes first
         os.fsync(descriptor)
-
-
-def _keep(copy: Path, now: TokenObject) -> None:
-    """For the owner of the folder alone: root may do this in a folder of the service's user."""
-    beside = copy.with_name(copy.name + ".new")
-    beside.unlink(missing_ok=True)
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "wb") as file:
-        if os.geteuid() == 0:
-            folder = copy.parent.stat()
-            os.fchown(descriptor, folder.st_uid, folder.st_gid)
-        file.write(now.content)
-        file.flush()
-        os.fsync(descriptor)
-    beside.replace(copy)
 
 
 def _sync(path: Path) -> None:

@@ -185,6 +185,14 @@ def test_signatures_that_do_not_verify_are_never_released() -> None:
     bench.custodian.sign_message(KEY, b"x")
 
 
+def test_a_key_that_cannot_prove_itself_is_neither_met_nor_pinned() -> None:
+    bench = Bench()
+    bench.token.find = lambda key_id: HeldKey(key_id, None, PublicHalf(spki(private_key(4))))  # type: ignore[method-assign,arg-type]
+    with pytest.raises(KeyRefusedError, match="do not verify"):
+        bench.custodian.meet(KEY)
+    assert bench.pins == {}
+
+
 def test_a_missing_key_does_not_keep_breaking_the_others() -> None:
     bench = opened()
     for _ in range(5):
