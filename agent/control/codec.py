@@ -42,7 +42,11 @@ _LATER: Final[_Later] = {
         dict.fromkeys(("over_w", "under_w"), 0) | dict.fromkeys(("phase_over_w", "phase_under_w"), ()),
         {"house_w": None, "phase_house_w": ()},
     ),
-    MeterDoubt: ({"same_devices_w": None, "sum_w": 0, "flips": 0, "steady": 0, "turning": False},),
+    MeterDoubt: (
+        {"same_devices_w": None, "sum_w": 0, "flips": 0, "steady": 0, "turning": False},
+        {"moving_s": float("inf"), "rest_w": None}
+        | dict.fromkeys(("moving_w", "moving_meter_w", "rest_meter_w", "large_contrary"), 0),
+    ),
     Order: ({"received_uptime_us": 0},),
     Policy: ({"classes": {}},),
     Quarter: ({"from_us": 0, "first_us": {}, "last_us": {}},),

@@ -1,6 +1,6 @@
-"""What is not controlled, followed from look to look: the grid meter less the devices, as far as either is known. Pure.
+"""What is not controlled, followed from look to look: the grid meter less the devices, as far as these are known. Pure.
 
-Between an order and the samples that show it nobody knows where a device is: somewhere on its way to what it may do now.
+Between an order and the samples that show it nobody knows where a device is: somewhere on its way to what it may do.
 What the meter shows meanwhile is first of all the device's, and not the house's: else each raise is taken for a rise of
 the house, is taken back, and given again. So devices count as a span, from the least to the most that they may make of
 what the meter shows, and the house is what it was before as long as that span explains the meter. What the span does
@@ -10,11 +10,12 @@ not explain is the house's at once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Final
 
-from agent.control.site import DeviceView
+from agent.control.meter_lag import MeterLag, steadied
+from agent.control.site import DeviceView, MeterView
 from drivers.device import DeviceKind
 
 SKEW_S: Final = 1.0
@@ -26,9 +27,9 @@ EVERY_S: Final = 0.25
 FOLLOWED: Final = 0.2
 LITTLE_FOLLOWED: Final = 0.9
 LITTLE_W: Final = 250
-"""So much of the way in a second the house follows what it would be if devices did at once as they were ordered: a house
-lives, and a little of that is hidden behind devices that are always moved a little. What is more than a little is rather
-a device's that is late."""
+"""So much of the way in a second the house follows what it would be if devices did at once as they were ordered: it
+lives, and a little of that is hidden behind devices that are always moved a little. What is more than a little is
+rather a device's that is late."""
 
 Span = tuple[int, int]
 """(least, most) W."""
@@ -57,6 +58,24 @@ class House:
     """The oldest first."""
     looked_s: float = float("inf")
     """When that was, the last time."""
+
+
+def follow(
+    state: House,
+    lag: MeterLag,
+    meter: MeterView,
+    devices: Mapping[str, DeviceView],
+    phases: int,
+    *,
+    read_s: float,
+    now_s: float,
+) -> tuple[House, MeterView]:
+    """The state after one look, and the meter with the house that it leaves. `read_s`: when the meter was read."""
+    steady = steadied(lag, meter)
+    state = step(
+        state, steady.power_w, steady.phase_power_w, devices, phases, read_s=read_s, lag_s=lag.lag_s, now_s=now_s
+    )
+    return state, replace(steady, house_w=state.total_w, phase_house_w=state.phases_w)
 
 
 def step(

@@ -9,11 +9,10 @@ from typing import Final, Protocol
 from agent.control.coming_back import ComingBack, begin, step
 from agent.control.day_watch import DayMemory, DayWatch
 from agent.control.frequency_watch import FrequencyMemory, FrequencyWatch, Say
-from agent.control.house import House
-from agent.control.house import step as step_house
+from agent.control.house import House, follow
 from agent.control.meter_doubt import MeterDoubt, MeterShown
 from agent.control.meter_doubt import step as step_doubt
-from agent.control.meter_lag import MeterLag, seen_through, steadied
+from agent.control.meter_lag import MeterLag
 from agent.control.meter_lag import step as step_lag
 from agent.control.order import Now, Order
 from agent.control.site import Held, SiteView
@@ -179,19 +178,15 @@ class SiteWatch:
             return view
         powers_w = {name: device.likely_w for name, device in view.devices.items()}
         self._lag = step_lag(self._lag, view.meter.power_w, powers_w, monotonic_s)
-        phases = view.limits.phases
-        steady = steadied(self._lag, view.meter)
-        self._house = step_house(
+        self._house, known = follow(
             self._house,
-            steady.power_w,
-            steady.phase_power_w,
+            self._lag,
+            view.meter,
             view.devices,
-            phases,
+            view.limits.phases,
             read_s=sample.monotonic_s,
-            lag_s=self._lag.lag_s,
             now_s=monotonic_s,
         )
-        known = replace(steady, house_w=self._house.total_w, phase_house_w=self._house.phases_w)
         return replace(view, meter=known)
 
     def _step_return(self, view: SiteView, monotonic_s: float) -> None:
