@@ -20,6 +20,8 @@ from drivers.device import DeviceKind
 
 SKEW_S: Final = 1.0
 """Meter and devices are sampled so far apart, though both are fresh; and a meter shows the mean of as much."""
+LATEST_S: Final = 5.0
+"""A meter whose lag is not found yet is not later than this."""
 KEPT_S: Final = 20.0
 """The oldest that a meter shows: its lag, and the age of a sample that counts still."""
 EVERY_S: Final = 0.25
@@ -30,6 +32,8 @@ LITTLE_W: Final = 250
 """So much of the way in a second the house follows what it would be if devices did at once as they were ordered: it
 lives, and a little of that is hidden behind devices that are always moved a little. What is more than a little is
 rather a device's that is late."""
+NOTHING_W: Final = 10
+"""Less than this is not followed while devices move: an order would answer it, and that the next one."""
 
 Span = tuple[int, int]
 """(least, most) W."""
@@ -54,6 +58,9 @@ class House:
     total_w: int | None = None
     """None: no meter has shown it yet."""
     phases_w: tuple[int, ...] = ()
+    late_w: int | None = None
+    """The same, if the meter may be `LATEST_S` late: what would allow more than this is not believed yet."""
+    late_phases_w: tuple[int, ...] = ()
     looks: tuple[HouseLook, ...] = ()
     """The oldest first."""
     looked_s: float = float("inf")
@@ -75,7 +82,17 @@ def follow(
     state = step(
         state, steady.power_w, steady.phase_power_w, devices, phases, read_s=read_s, lag_s=lag.lag_s, now_s=now_s
     )
-    return state, replace(steady, house_w=state.total_w, phase_house_w=state.phases_w)
+    off_w = [late_w - house_w for late_w, house_w in zip(state.late_phases_w, state.phases_w, strict=True)]
+    beside_w = (state.late_w or 0) - (state.total_w or 0)
+    return state, replace(
+        steady,
+        house_w=state.total_w,
+        phase_house_w=state.phases_w,
+        over_w=steady.over_w + max(0, beside_w),
+        under_w=steady.under_w + max(0, -beside_w),
+        phase_over_w=tuple(max(0, each_w) for each_w in off_w),
+        phase_under_w=tuple(max(0, -each_w) for each_w in off_w),
+    )
 
 
 def step(
@@ -105,18 +122,24 @@ def step(
     if total_w is not None:
         after_s = max(0.0, now_s - state.looked_s)
         beside_w = _within(total_w, meter_w, [shown.likely_w]) - total_w
-        followed = LITTLE_FOLLOWED if abs(beside_w) <= LITTLE_W else FOLLOWED
-        total_w += round(beside_w * min(1.0, followed * after_s))
+        if abs(beside_w) > NOTHING_W:
+            followed = LITTLE_FOLLOWED if abs(beside_w) <= LITTLE_W else FOLLOWED
+            total_w += round(beside_w * min(1.0, followed * after_s))
+    late = [seen for seen in looks if read_s - LATEST_S - EVERY_S <= seen.at_s <= last_s] or looks[:1]
     return House(
         total_w=_within(total_w, meter_w, [seen.total_w for seen in then]),
-        phases_w=tuple(
-            _within(before_w, shown_w, [seen.phases_w[number] for seen in then])
-            for number, (before_w, shown_w) in enumerate(
-                zip_longest(state.phases_w[: len(meter_phases_w)], meter_phases_w[:phases])
-            )
-        ),
+        phases_w=_phases(state.phases_w, meter_phases_w[:phases], then),
+        late_w=_within(state.late_w, meter_w, [seen.total_w for seen in late]),
+        late_phases_w=_phases(state.late_phases_w, meter_phases_w[:phases], late),
         looks=tuple(looks),
         looked_s=now_s,
+    )
+
+
+def _phases(before_w: tuple[int, ...], meter_w: tuple[int, ...], looks: Sequence[HouseLook]) -> tuple[int, ...]:
+    return tuple(
+        _within(house_w, shown_w, [seen.phases_w[number] for seen in looks])
+        for number, (house_w, shown_w) in enumerate(zip_longest(before_w[: len(meter_w)], meter_w))
     )
 
 
