@@ -14,7 +14,7 @@ from rich.live import Live
 
 from agent.cli import backup as backup_commands
 from agent.cli import challenge as challenges
-from agent.cli import command_history, device_commands, exporting, proving, scan_command, verifying
+from agent.cli import command_history, device_commands, exporting, new_life, proving, scan_command, verifying
 from agent.cli import counter as counting
 from agent.cli import enroll as enrolling
 from agent.cli import envelope as offering
@@ -64,6 +64,7 @@ app.command()(verifying.verify)
 app.command()(enrolling.enroll)
 app.command()(backup_commands.backup)
 app.command()(backup_commands.restore)
+app.command()(new_life.new_life)
 app.command("seal-pin")(sealing_pin.seal_pin)
 app.command("store-key")(keying_store.seal_store_key)
 app.command("decrypt")(keying_store.decrypt_store)

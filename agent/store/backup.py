@@ -156,6 +156,26 @@ def put_back(
     return aside
 
 
+def begin_another_life(state_dir: Path, notes: Mapping[str, bytes], *, key: secret.KeySource | None = None) -> int:
+    """Mark the store of a folder as a copy, where it is; the incarnation that ends with that.
+
+    The next opening begins a new one, as behind a backup. `notes` go in with the mark; `key`: of a store that is
+    encrypted. Raises StoreInUseError while an agent runs; StoreCorruptError, StoreKeyError, StoreError.
+    """
+    path = state_dir / files.DATABASE
+    if not path.exists():
+        raise StoreError(f"{path}: there is no store; the agent makes it when it first runs")
+    lock = files.Lock(state_dir)
+    try:
+        converting.finish(path)
+        incarnation = look_at(path).incarnation
+        _add_notes(path, notes, secret.content_of(path, key, writes=True))
+        schema.mark_copy(path)
+    finally:
+        lock.release()
+    return incarnation
+
+
 def _bring(
     source: Path,
     copied: Path,
