@@ -292,6 +292,7 @@ class Gateway:
         for section, device in made:
             self._controller.add(section, device)
             self._run_device(self._group, device)
+            self._platform.device_added(section.id)
         # The metering tree and the settings that bear on it are others now.
         self._up_tasks.append(
             self._supervisor.once(self._group, "facts", functools.partial(patiently, self._state_facts))

@@ -25,7 +25,7 @@ from agent.identity.folder import IdentityFolder
 from agent.identity.history import encode_history
 from agent.identity.purposes import EVIDENCE_KEY, SITE_CA_KEY, UPLINK_KEY, device_key, evidence_key
 from agent.token import pin as token_pin
-from agent.token import refused_pin, softhsm
+from agent.token import refused_pin, softhsm, softhsm_files
 from agent.token.errors import KeyExistsError
 from agent.token.token import Token, TokenState
 from drivers.device import SignerUnavailableError
@@ -172,7 +172,7 @@ def choose_softhsm(tokens: TokenSettings, state_dir: Path) -> Path | None:
 
     Sets the environment variable, which is all that the module looks at. None for another module.
     """
-    if "softhsm" not in tokens.module.name:
+    if not softhsm_files.is_softhsm(tokens.module):
         return None
     named = os.environ.get("SOFTHSM2_CONF")
     conf = Path(named) if named else softhsm.write_softhsm_conf(state_dir / "token")

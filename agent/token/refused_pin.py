@@ -33,15 +33,15 @@ class RefusedPin:
         self._mark: tuple[bytes, bytes] | None = None
         """Salt and hash."""
 
-    def is_it(self, serial: bytes, pin: str) -> bool:
-        """Whether the token with this serial number has refused this very PIN."""
+    def is_it(self, token: bytes, pin: str) -> bool:
+        """Whether the token of this name has refused this very PIN."""
         mark = self._mark or self._kept()
-        return mark is not None and hmac.compare_digest(_hash(mark[0], serial, pin), mark[1])
+        return mark is not None and hmac.compare_digest(_hash(mark[0], token, pin), mark[1])
 
-    def note(self, serial: bytes, pin: str) -> None:
+    def note(self, token: bytes, pin: str) -> None:
         """The token has refused it."""
         salt = os.urandom(_SALT_BYTES)
-        self._mark = salt, _hash(salt, serial, pin)
+        self._mark = salt, _hash(salt, token, pin)
         if self.file is None:
             return
         try:
@@ -67,6 +67,6 @@ class RefusedPin:
         return None if found is None else (bytes.fromhex(found[1]), bytes.fromhex(found[2]))
 
 
-def _hash(salt: bytes, serial: bytes, pin: str) -> bytes:
+def _hash(salt: bytes, token: bytes, pin: str) -> bytes:
     """Slow on purpose: the PIN of one token, given to another by mistake, is right somewhere."""
-    return hashlib.scrypt(serial + b"\0" + pin.encode(), salt=salt, n=1 << 14, r=8, p=1, dklen=32)
+    return hashlib.scrypt(token + b"\0" + pin.encode(), salt=salt, n=1 << 14, r=8, p=1, dklen=32)
