@@ -204,6 +204,27 @@ async def test_a_backup_never_overwrites_a_file_and_leaves_none_when_it_fails(tm
         back_up(tmp_path / "nowhere", tmp_path / "out", silent)
 
 
+def test_a_backup_that_is_killed_leaves_nothing_that_could_be_taken_for_one(tmp_path: Path) -> None:
+    """A whole copy without its mark, put in place by hand, would go on under the numbers of the store itself."""
+    state, out = tmp_path / "state", tmp_path / "backup"
+    asyncio.run(make(state))
+    killed = os.fork()
+    if not killed:
+
+        def is_killed(_: Path) -> None:
+            os._exit(9)
+
+        setattr(schema, "mark_copy", is_killed)  # noqa: B010  # of this child alone
+        back_up(state, out, silent)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(killed, 0)[1]) == 9
+    with pytest.raises(StoreError):
+        look_at(out)
+    out.unlink()
+    back_up(state, out, silent)
+    assert sorted(os.listdir(tmp_path)) == ["backup", "state"]
+
+
 def test_backup_and_restore_by_their_commands(config: Path, tmp_path: Path) -> None:
     state, out = tmp_path / "state", tmp_path / "out.db"
     asyncio.run(make(state))
