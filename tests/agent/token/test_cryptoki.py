@@ -10,7 +10,8 @@ import pkcs11
 import pytest
 from pkcs11 import Attribute, TokenFlag
 
-from agent.token.cryptoki import Cryptoki, Selection, _Pin, fault_of
+from agent.token.cryptoki import Cryptoki, Selection, _Pin
+from agent.token.custody import fault_of
 from agent.token.errors import PinLockedError, PinRefusedError
 
 BORN_HERE: dict[Attribute, bool | None] = {
