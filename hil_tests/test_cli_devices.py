@@ -36,6 +36,7 @@ from drivers.sunspec.probing import ProbeOutcome, probe
 from drivers.sunspec.survey import Survey
 from hil_tests.rig.site.habits import Habits, Timers
 from hil_tests.rig.site.site import BATTERY, METER, PV, Site, SiteSettings
+from hil_tests.rig.tie import tied
 from hil_tests.simulated_inverter import simulated
 from hil_tests.test_cli_commands import PATIENCE_S, ROOT, command, command_beside
 from hil_tests.test_modbus_maps import Played
@@ -51,7 +52,7 @@ def started(
     *arguments: str | Path, stdin: int = subprocess.DEVNULL, stderr: int = subprocess.PIPE
 ) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "agent.cli.main", *map(str, arguments)],
+        tied(sys.executable, "-m", "agent.cli.main", *map(str, arguments)),
         cwd=ROOT,
         env={**os.environ, "COLUMNS": "200", "TERM": "xterm"},
         stdin=stdin,
