@@ -462,6 +462,13 @@ async def test_a_new_store_has_small_pages(tmp_path: Path) -> None:
         assert connection.execute("PRAGMA page_size").fetchone() == (schema.PAGE_BYTES,)
 
 
+async def test_a_commit_waits_for_the_disk(store: Store) -> None:
+    """SQLite's 2 is FULL: in WAL mode NORMAL loses the last commits in a power cut."""
+    level = await store._writer.do(lambda connection: connection.execute("PRAGMA synchronous").fetchone())
+    mode = await store._writer.do(lambda connection: connection.execute("PRAGMA journal_mode").fetchone())
+    assert (tuple(level), tuple(mode)) == ((2,), ("wal",))
+
+
 async def test_a_second_of_fifty_devices_writes_less_than_a_kilobyte_for_each_reading(store: Store) -> None:
     seconds, devices = 30, 50
 

@@ -172,6 +172,24 @@ async def test_a_tpm_that_is_away_orphans_nothing_and_the_agent_waits_for_it_and
     assert not [name for name in os.listdir(box.state_dir) if name.startswith(f"{DATABASE}.")]
 
 
+@needs_tpm
+async def test_a_sealed_key_whose_file_is_damaged_opens_the_store_by_its_second_copy_and_it_is_told(
+    at_tpm: SoftTpm, tmp_path: Path
+) -> None:
+    box = await asyncio.to_thread(Box, tmp_path / "box")
+    sealed = await asyncio.to_thread(box.run, "store-key", box.folder / "store.tpm", "--no-copy")
+    await asyncio.to_thread(box.use, sealed["store_key_secret"])
+    before = await asyncio.to_thread(box.fill)
+    kept = (box.folder / "store.tpm").read_bytes()
+    (box.folder / "store.tpm").write_bytes(bytes(len(kept)))
+    async with Gateway.open(box.settings) as gateway:
+        (problem,) = [p for p in gateway.snapshot().problems if p.subject == "sealed store key"]
+        assert "look after the disk" in problem.sentence
+        assert [alarm.code for alarm in gateway.unrecorded] == ["secret.damaged"]
+    assert (box.folder / "store.tpm").read_bytes() == (box.folder / "store.tpm.copy").read_bytes() == kept
+    assert (await asyncio.to_thread(box.said))["batches"] == before["batches"]
+
+
 async def _told(gateway: Gateway, subject: str) -> bool:
     return any(problem.subject == subject for problem in gateway.snapshot().problems)
 

@@ -42,10 +42,16 @@ def fill(total_w: int, ranges: Mapping[str, Range]) -> dict[str, int]:
 
 def fit(limit_w: int, wishes: Mapping[str, int], minimums: Mapping[str, int] | None = None) -> dict[str, int]:
     """Wishes (zero and above) cut to a common level so that their sum is at most `limit_w`; unchanged when it is."""
+    return {**wishes, **cuts(limit_w, wishes, minimums)}
+
+
+def cuts(limit_w: int, wishes: Mapping[str, int], minimums: Mapping[str, int] | None = None) -> dict[str, int]:
+    """As `fit`, but of those alone that get less than they wish for."""
     if sum(wishes.values()) <= limit_w:
-        return dict(wishes)
+        return {}
     minimums = minimums or {}
-    return fill(max(0, limit_w), {name: Range(0, wish, minimums.get(name, 0)) for name, wish in wishes.items()})
+    powers = fill(max(0, limit_w), {name: Range(0, wish, minimums.get(name, 0)) for name, wish in wishes.items()})
+    return {name: power_w for name, power_w in powers.items() if power_w < wishes[name]}
 
 
 def hold_raises(

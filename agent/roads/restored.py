@@ -50,6 +50,9 @@ async def tell(store: Store, desk: Desk, alarms: Alarms, problems: Problems, now
             f"{store.damaged_values} encrypted values did not open and were removed: notes, or readings not sealed yet"
         )
         alarms.raise_alarm(Severity.CRITICAL, "store.damaged", "store", text)
+    if store.key_mended:
+        text = "one of the two places of its wrapped key was damaged and is written anew: look after the disk (dmesg)"
+        alarms.raise_alarm(Severity.WARNING, "store.key_mended", "store", text)
     if store.put_back:
         try:
             await mark(store, desk, now_us)

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from agent.durable import sync_file, sync_folder
 from agent.store import converting, files, schema, secret
 from agent.store.cipher import PLAIN, Content, of_note
-from agent.store.durable import sync_file, sync_folder
 from agent.store.errors import StoreCorruptError, StoreError, StoreKeyError, translated
 
 PAGES_AT_ONCE: Final = 2_048
