@@ -31,7 +31,7 @@ from hil_tests.test_web import WELL, FakeSite
 from tests.agent.identity.software import SoftwareSigner
 
 ROOT = Path(__file__).resolve().parent.parent
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 def command(*arguments: str | Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
