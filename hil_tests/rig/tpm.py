@@ -24,6 +24,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from hil_tests.rig.tie import start_tied
+
 PROGRAMS: Final = ("swtpm", "swtpm_setup", "tpm2-abrmd", "dbus-daemon", "tpm2_ptool")
 _MODULES: Final = (
     Path("/usr/lib/x86_64-linux-gnu/pkcs11/libtpm2_pkcs11.so"),
@@ -181,15 +183,7 @@ class SoftTpm:
     def _start(self, *arguments: str) -> None:
         log = (self._folder / f"{arguments[0]}.log").open("ab")
         with log:
-            program = subprocess.Popen(
-                arguments,
-                env={**os.environ, **self.environment},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self._programs.append(program)
+            self._programs.append(start_tied(*arguments, output=log, environment={**os.environ, **self.environment}))
 
     def tool(self, *arguments: str) -> str:
         """What one of the TPM's tools says. Raises RuntimeError with its words when it refuses."""
@@ -235,13 +229,10 @@ def _bus() -> str:
     folder = Path(tempfile.mkdtemp(prefix="v2g-bus-"))
     socket_file = folder / "bus"
     address = f"unix:path={socket_file}"
-    daemon = subprocess.Popen(
-        ["dbus-daemon", "--session", "--nofork", f"--address={address}"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    daemon = start_tied(
+        "dbus-daemon", "--session", "--nofork", f"--address={address}",
+        output=subprocess.DEVNULL, environment=os.environ,
+    )  # fmt: skip
 
     def end() -> None:
         _end(daemon)
