@@ -25,8 +25,8 @@ from agent.roads import thinning as module
 from agent.roads.desk import Desk
 from agent.roads.live_windows import Live, live_readings
 from agent.roads.sealing import Sealer
-from agent.roads.settling import PROGRESS_NOTE, WAITING_NOTE
 from agent.roads.thinning import PLAN_NOTE, Thinner
+from agent.roads.window_notes import PROGRESS_NOTE, WAITING_NOTE
 from agent.store import Reader, Store, StoreError, writer
 from drivers.device import SignatureVerdict, SignerUnavailableError, ValueSource
 from hil_tests.roads_parts import BOOT_ID, START_US, HandClock

@@ -106,7 +106,10 @@ def test_one_command_makes_a_key_that_this_tpm_opens_and_a_copy_to_be_taken_away
     assert key.encode() not in sealed.read_bytes()
     assert read_store_key(told["store_key_secret"]).hex() == key
     box.run("store-key", sealed, "--no-copy", code=1)
+    for same in (box.folder / "other", box.folder / "other.copy"):
+        assert "two of the files" in box.run("store-key", box.folder / "other", "--copy", same, code=1)["error"]
     box.run("store-key", box.folder / "other", code=2)
+    assert "name the plain copy" in box.run("store-key", box.folder / "again", "--from", sealed, code=1)["error"]
     box.run("store-key", box.folder / "again", "--from", copy)
     assert read_store_key(f"tpm:{box.folder / 'again'}").hex() == key
 

@@ -10,6 +10,7 @@ import typer
 from agent.cli.asking import settings_of
 from agent.cli.options import ConfigOption, JsonOption
 from agent.cli.output import console, emit_json, fail, os_error
+from agent.cli.reserving import TakenError, reserved
 from agent.config import DEFAULT_PATH, SecretError
 from agent.token import tpm
 from agent.token.pin import SEALED, read_pin
@@ -24,16 +25,14 @@ def seal_pin(
     """Seal the token's PIN to this machine's TPM. A disk that is carried away does not give it then."""
     settings = settings_of(config, as_json)
     path = out.absolute()
-    for each in both(path):
-        if each.exists():
-            fail(f"{each}: is there already; name another file", as_json=as_json)
     try:
-        pin = read_pin(settings.token.pin_secret)
-        kept = tpm.seal(pin)
-        if tpm.unseal(kept) != pin:
-            fail("the TPM gave back another PIN than it was given; nothing was written", as_json=as_json)
-        write_sealed(path, kept, owner_of=settings.gateway.state_dir)
-    except SecretError as error:
+        with reserved(both(path)):
+            pin = read_pin(settings.token.pin_secret)
+            kept = tpm.seal(pin)
+            if tpm.unseal(kept) != pin:
+                fail("the TPM gave back another PIN than it was given; nothing was written", as_json=as_json)
+            write_sealed(path, kept, owner_of=settings.gateway.state_dir)
+    except (SecretError, TakenError) as error:
         fail(str(error), as_json=as_json)
     except OSError as error:
         fail(os_error(error, path), as_json=as_json)

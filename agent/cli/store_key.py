@@ -13,6 +13,7 @@ from agent.cli.asking import settings_of
 from agent.cli.init import put
 from agent.cli.options import ConfigOption, JsonOption
 from agent.cli.output import console, emit_json, fail, os_error, plain, progress_bar
+from agent.cli.reserving import TakenError, reserved
 from agent.config import DEFAULT_PATH, SecretError
 from agent.control.decision_log import RECORD, recode_all
 from agent.store import StoreError, decrypt
@@ -49,27 +50,20 @@ def seal_store_key(
         fail("give one of --copy FILE, --no-copy and --from FILE", as_json=as_json, code=2)
     state_dir = settings_of(config, as_json).gateway.state_dir
     path = out.absolute()
-    for each in (*both(path), *(() if copy is None else (copy.absolute(),))):
-        if each.exists():
-            fail(f"{each}: is there already; name another file", as_json=as_json)
+    files = (*both(path), *(() if copy is None else (copy.absolute(),)))
     aside = None
     try:
-        with contextlib.closing(Lock(state_dir)) if anew else contextlib.nullcontext():
+        with contextlib.closing(Lock(state_dir)) if anew else contextlib.nullcontext(), reserved(files):
             key = secrets.token_hex(KEY_BYTES) if from_ is None else _copied(from_)
             kept = tpm.seal(key)
             if tpm.unseal(kept) != key:
                 fail("the TPM gave back another key than it was given; nothing was written", as_json=as_json)
             if copy is not None:
                 put(copy.absolute(), key.encode() + b"\n", mode=0o600)
-            try:
-                write_sealed(path, kept, owner_of=state_dir)
-            except BaseException:
-                if copy is not None:
-                    copy.absolute().unlink(missing_ok=True)  # of no key that is anywhere
-                raise
+            write_sealed(path, kept, owner_of=state_dir)
             if anew:
                 aside = begin_anew(state_dir)
-    except (SecretError, StoreError) as error:
+    except (SecretError, StoreError, TakenError) as error:
         fail(str(error), as_json=as_json)
     except OSError as error:
         fail(os_error(error, path), as_json=as_json)

@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "enroll": "enroll:enroll",
     "backup": "backup:backup",
     "restore": "backup:restore",
+    "new-life": "new_life:new_life",
     "seal-pin": "seal_pin:seal_pin",
     "store-key": "store_key:seal_store_key",
     "decrypt": "store_key:decrypt_store",

@@ -62,8 +62,8 @@ def hold_raises(
     Lower first, confirm by meter, then raise another (SAFETY 3): whoever shall come down counts with what it was
     granted or with its metered power, the larger, until both have come down.
     """
-    counted = {name: max(wish, granted.get(name, 0), metered.get(name, 0)) for name, wish in wanted.items()}
-    excess_w = sum(counted.values()) - max(limit_w, 0)
+    counted_w = sum(max(wish, granted.get(name, 0), metered.get(name, 0)) for name, wish in wanted.items())
+    excess_w = counted_w - max(limit_w, 0)
     if excess_w <= 0:
         return dict(wanted)
     floors = {name: min(wish, max(granted.get(name, 0), metered.get(name, 0))) for name, wish in wanted.items()}

@@ -46,16 +46,12 @@ async def configured_store(settings: Settings) -> Store:
             key=store_key(settings.evidence.store_key_secret),
             most_bytes=settings.evidence.most_mib << 20,
         )
-    except StoreKeyError as error:
-        log.error("store.locked", reason=str(error))
-        why = str(error)
-        lacks_room = False
-    except StoreFullError as error:
-        log.error("store.no_room_to_begin", reason=str(error))
-        lacks_room = True
-        why = str(error)
-    # Two agents would control the same devices.
-    return LockedStore(why, await asyncio.to_thread(Lock, settings.gateway.state_dir), lacks_room=lacks_room)
+    except (StoreKeyError, StoreFullError) as error:
+        lacks_room = isinstance(error, StoreFullError)
+        log.error("store.no_room_to_begin" if lacks_room else "store.locked", reason=str(error))
+        # Two agents would control the same devices.
+        lock = await asyncio.to_thread(Lock, settings.gateway.state_dir)
+        return LockedStore(str(error), lock, lacks_room=lacks_room)
 
 
 async def tell_sealed(settings: Settings, alarms: Alarms, problems: Problems) -> None:
@@ -64,9 +60,10 @@ async def tell_sealed(settings: Settings, alarms: Alarms, problems: Problems) ->
         ("sealed store key", settings.evidence.store_key_secret),
         ("sealed PIN", settings.token.pin_secret),
     ):
-        said = await asyncio.to_thread(sealed_problem, reference)
+        said, was_damaged = await asyncio.to_thread(sealed_problem, reference)
         if said:
             problems.note(subject, said)
+        if was_damaged:
             alarms.raise_alarm(Severity.WARNING, "secret.damaged", subject, said)
 
 

@@ -33,9 +33,11 @@ def read_sealed(reference: str) -> str:
         raise TpmError(f"{path}: {error}") from error
 
 
-def sealed_problem(reference: str | None) -> str:
-    """What a person should see to of a secret that is sealed to the TPM; empty: nothing, or it is kept otherwise.
-    Blocks."""
+def sealed_problem(reference: str | None) -> tuple[str, bool]:
+    """What a person should see to of a secret that is sealed to the TPM, and whether a damaged file was found.
+
+    Empty: nothing, or it is kept otherwise. Blocks.
+    """
     if reference is None or not reference.startswith(SEALED):
-        return ""
+        return "", False
     return sealed_file_problem(Path(reference.removeprefix(SEALED)))

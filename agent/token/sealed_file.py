@@ -71,22 +71,25 @@ def read_sealed_file(path: Path) -> bytes:
     return good
 
 
-def sealed_file_problem(path: Path) -> str:
-    """What a person should see to: a damaged one was found, or it lies there once. Empty: nothing. Blocks."""
+def sealed_file_problem(path: Path) -> tuple[str, bool]:
+    """What a person should see to, and whether a damaged one was found; else it lies there once. Empty: nothing.
+
+    Blocks.
+    """
     first, second = both(path)
     found = damaged_one(path)
     if os.access(found, os.F_OK):
         return (
             f"{first} was damaged, and is made anew from {second.name}: look after the disk (dmesg), then remove "
             f"{found.name}"
-        )
+        ), True
     if (_good(first)[0] is None) != (_good(second)[0] is None):
         good, other = (first, second) if _good(first)[0] is not None else (second, first)
         return (
             f"{other} is not there or damaged, and the agent may not write it: a bad sector in {good} would lose what "
             f"it seals; as root: cp -p {good} {other}"
-        )
-    return ""
+        ), False
+    return "", False
 
 
 def damaged_one(path: Path) -> Path:

@@ -22,7 +22,7 @@ from agent.clock import Clock
 from agent.config import MQTT_SCHEME, PlatformSettings, StatementsAsTelemetry, split_address
 from agent.evidence.cose import VerifyKey
 from agent.uplink.ahead import Ahead
-from agent.uplink.backoff import Backoff
+from agent.uplink.backoff import Backoff, hinted_s
 from agent.uplink.bids import Bids
 from agent.uplink.carrying import Carrying
 from agent.uplink.channel import describe, escaped, open_channel, takes
@@ -208,7 +208,7 @@ class Uplink:
             # The first endpoint is preferred: after a link that was up, begin there again.
             came_up = standing.connections > connections
             place = 0 if came_up else (place + 1) % len(self._settings.endpoints)
-            wait_s = max(backoff.wait_s(self._draw()), self._reconnect_after_s * (1 + self._draw() / 4))
+            wait_s = hinted_s(backoff.wait_s(self._draw()), self._reconnect_after_s, self._draw())
             standing.waits(why, wait_s)
             await asyncio.sleep(wait_s)
 

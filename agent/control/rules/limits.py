@@ -175,16 +175,16 @@ def _closed_loop_export(drafts: Drafts, site: SiteView, house_w: int, export_w: 
     own_w = 0
     for draft in online:
         if _exports_freely(draft):
-            own_w += draft.view.present_w
-        else:
+            own_w += draft.taking_w - draft.giving_w
+        elif draft.taking_w:
             budget_w += _import_now_w(draft)
     budget_w += min(0, own_w)
     pv = {d.view.device_id: d for d in online if d.is_pv}
-    pv_now_w = sum(_pv_now_w(d) for d in pv.values())
+    pv_now_w = sum(map(_export_now_w, pv.values()))
     kept = _share_discharge(online, budget_w - pv_now_w, rule)
     # What a battery takes in by its own control is room for the sun alone: nobody's storage shall fill it.
     left_w = max(0, budget_w - sum(kept.values())) + max(0, own_w) + _probe_w(online, site, export_w)
-    late_w = sum(max(0, -drafts[name].view.present_w - power_w) for name, power_w in kept.items())
+    late_w = sum(max(0, drafts[name].giving_w - power_w) for name, power_w in kept.items())
     left_w = max(left_w - late_w, min(left_w, pv_now_w))
     room_w = budget_w - min(0, own_w) - sum(kept.values())
     left_w = _proven_w(list(pv.values()), online, site, export_w, room_w, left_w)
@@ -219,7 +219,7 @@ def _proven_w(pv: list[Draft], online: list[Draft], site: SiteView, export_w: in
         if _exports_freely(draft):
             charge = draft.view.state_of_charge_permille
             can_take = charge is not None and charge < FULL_PERMILLE
-            takes_w += draft.view.most_import_w if can_take else max(0, draft.view.present_w)
+            takes_w += draft.view.most_import_w if can_take else draft.taking_w
     return max(left_w, min(held_w, room_w + takes_w))
 
 
@@ -271,7 +271,7 @@ def _sun_room_w(drafts: Drafts, site: SiteView) -> int:
         if not draft.view.online:
             continue
         if _exports_freely(draft):
-            room_w += draft.view.present_w
+            room_w += draft.taking_w - draft.giving_w
         elif draft.low is None:
             room_w -= _pv_now_w(draft)
         else:
@@ -316,11 +316,13 @@ def _phase(drafts: Drafts, site: SiteView, phase: int) -> None:
             continue
         draft = drafts[view.device_id]
         on[view.device_id] = (draft, parts)
-        import_w += _export_now_w(draft) // parts
-        export_w += (_import_now_w(draft) - _pv_now_w(draft)) // parts
-        if _on_its_own(draft):
-            import_w -= draft.taking_w // parts
-            export_w -= draft.giving_w // parts
+        alone = _on_its_own(draft)
+        if draft.taking_w:
+            import_w -= draft.taking_w // parts if alone else 0
+            export_w += _import_now_w(draft) // parts
+        elif draft.giving_w:
+            import_w += _export_now_w(draft) // parts
+            export_w -= draft.giving_w // parts if alone else -(-_pv_now_w(draft) // parts)
     house_least_w, house_most_w = site.phase_house_w[phase - 1]
     import_w += site.limits.phase_limit_w - house_most_w
     export_w += site.limits.phase_limit_w + house_least_w

@@ -491,6 +491,7 @@ def breaks_at(run: list[tuple[Header, bytes]]) -> int | None:
 
 def acknowledgement(encoded: bytes, alg: int, public_key_der: bytes) -> list[Any]:
     """Section 8."""
+    refuse_unless(len(encoded) <= 16_384, "size")
     protected, unprotected, payload, signature = sign1_of(encoded)
     header = {1: alg, 4: sha256(public_key_der), 16: "v2g-gateway/ack+cose"}
     refuse_unless(strict(protected) == header and unprotected == {} and payload is not None, "headers")

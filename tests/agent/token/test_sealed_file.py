@@ -49,7 +49,7 @@ def test_it_is_written_twice_for_its_owner_alone(file: Path) -> None:
     for each in both(file):
         assert each.read_bytes() == KEPT
         assert each.stat().st_mode & 0o777 == 0o600
-    assert sealed_file_problem(file) == ""
+    assert sealed_file_problem(file) == ("", False)
 
 
 @harms
@@ -66,10 +66,12 @@ def test_one_that_is_damaged_is_made_anew_from_the_other(
 def test_of_a_damaged_one_people_are_told_until_they_have_seen_to_it(file: Path) -> None:
     file.write_bytes(b"")
     read_sealed_file(file)
-    assert "look after the disk" in sealed_file_problem(file)
+    said, was_damaged = sealed_file_problem(file)
+    assert "look after the disk" in said
+    assert was_damaged
     assert damaged_one(file).read_bytes() == b""
     damaged_one(file).unlink()
-    assert sealed_file_problem(file) == ""
+    assert sealed_file_problem(file) == ("", False)
 
 
 @harms
@@ -125,7 +127,9 @@ def test_in_a_folder_that_cannot_be_written_the_good_one_is_read_and_people_are_
     monkeypatch.setattr("agent.token.sealed_file.write_whole", refused)
     both(file)[1].write_bytes(b"")
     assert read_sealed_file(file) == KEPT
-    assert f"cp -p {file} {both(file)[1]}" in sealed_file_problem(file)
+    said, was_damaged = sealed_file_problem(file)
+    assert f"cp -p {file} {both(file)[1]}" in said
+    assert not was_damaged
 
 
 def test_a_disk_that_gives_back_something_else_leaves_nothing_to_be_relied_on(
