@@ -26,11 +26,11 @@ from agent.control.order import Order
 from agent.control.schedule_keeper import ScheduleMemory
 from agent.control.site import DeviceView, Mandate, MeterView, Sharing, SiteView
 from agent.control.site_watch import WatchMemory
-from drivers.device import Capabilities
+from drivers.device import Capabilities, VehicleSession
 
 T = TypeVar("T")
 _LATER: Final[Mapping[type, Mapping[str, object]]] = {
-    Allowance: {"energy_left_wh": None, "spent": False},
+    Allowance: {"energy_left_wh": None, "charge_left_permille": None, "ramp_permille_per_s": None, "spent": False},
     Capabilities: {"energy_capacity_wh": None},
     Deviation: {"from_us": 0, "until_us": 0},
     DeviationBook: {"ahead_us": None},
@@ -42,6 +42,7 @@ _LATER: Final[Mapping[type, Mapping[str, object]]] = {
     Policy: {"classes": {}},
     Quarter: {"from_us": 0, "first_us": {}, "last_us": {}},
     ScheduleMemory: {"gone": {}},
+    VehicleSession: {"declines": False},
     SiteView: {"sharing": Sharing.QUARTER},
     WatchMemory: {"lag": MeterLag()},
 }
