@@ -110,6 +110,11 @@ class Clock:
             }
         ).encode()
 
+    @property
+    def floor_us(self) -> int:
+        """A moment that has been, by a time that was trusted; 0: none was yet. Over restarts as old as `state`."""
+        return self._floor_us
+
     def now(self) -> Instant:
         """The present moment. Also takes the kernel's time as the anchor while the kernel is synchronised."""
         monotonic_s = self.monotonic_s()

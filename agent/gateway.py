@@ -45,7 +45,7 @@ from agent.roads.renewals import certificate_watch
 from agent.roads.sealing import Sealer
 from agent.roads.sealing_keys import second_key_problem, wait_countersigner, wait_name_and_key
 from agent.roads.site_ca import certify_chargers
-from agent.roads.store_key import configured_store, wait_store_key
+from agent.roads.store_key import configured_store, tell_sealed, wait_store
 from agent.roads.supervise import Supervisor, cancel_all
 from agent.roads.thinning import make_thinner
 from agent.roads.upkeep import CLOCK_NOTE, Upkeep
@@ -192,7 +192,7 @@ class Gateway:
             most_bytes=settings.evidence.most_mib << 20,
         )
         self.unlocked = asyncio.Event()
-        """The store's key, which was away when this was opened, is there: end this one and open another."""
+        """The store's key or room, away when this was opened, is there: end this one and open another."""
         self._core_tasks: list[asyncio.Task[None]] = []
         self._up_tasks: list[asyncio.Task[None]] = []
         self._device_tasks: list[asyncio.Task[None]] = []
@@ -204,8 +204,8 @@ class Gateway:
     async def open(settings: Settings, *, alarms: Sequence[Alarm] = ()) -> AsyncIterator[Gateway]:
         """A gateway over the state directory, with nothing running but the token's thread. Raises StartError.
 
-        Where the store's key is away it has no store, and does what needs none: see `unlocked`. `alarms`: what the one
-        before, which had none, could not record.
+        Where the store's key, or room for it, is away it has none, and does what needs none: see `unlocked`. `alarms`:
+        what the one before, which had none, could not record.
         """
         with _told_at_start(settings):
             store = await configured_store(settings)
@@ -221,7 +221,8 @@ class Gateway:
                     gateway = Gateway(settings, store=store, clock=clock, token=token, approvals=approvals)
                     gateway._alarms.take_over(alarms)
                     if isinstance(store, LockedStore):
-                        gateway._alarms.raise_alarm(Severity.CRITICAL, "store.locked", "store", store.why)
+                        code = "store.no_room" if store.lacks_room else "store.locked"
+                        gateway._alarms.raise_alarm(Severity.CRITICAL, code, "store", store.why)
                     else:
                         await gateway._restore()
                 yield gateway
@@ -240,6 +241,7 @@ class Gateway:
         await protect_record(self._store, self._settings.gateway.state_dir, self._problems)
         await self.publication.restore()
         await restored.tell(self._store, self._desk, self._alarms, self._problems, self._clock.now().wall_us)
+        await tell_sealed(self._settings, self._alarms, self._problems)
         if self._clock.rebooted:
             log.info("clock.rebooted")
         await self._upkeep.count()
@@ -269,8 +271,8 @@ class Gateway:
             for device in self._site.devices.values():
                 self._run_device(group, device)
             if isinstance(self._store, LockedStore):
-                wait = functools.partial(wait_store_key, self._settings, self._store.why, self._problems, self.unlocked)
-                self._up_tasks.append(self._supervisor.once(group, "store key", wait))
+                wait = functools.partial(wait_store, self._settings, self._store, self._problems, self.unlocked)
+                self._up_tasks.append(self._supervisor.once(group, "store", wait))
             else:
                 self._up_tasks.append(self._supervisor.once(group, "come up", functools.partial(self._come_up, group)))
 
@@ -290,6 +292,7 @@ class Gateway:
         for section, device in made:
             self._controller.add(section, device)
             self._run_device(self._group, device)
+            self._platform.device_added(section.id)
         # The metering tree and the settings that bear on it are others now.
         self._up_tasks.append(
             self._supervisor.once(self._group, "facts", functools.partial(patiently, self._state_facts))

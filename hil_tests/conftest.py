@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from ssl import SSLContext
+from typing import Final
 
 import pytest
 
@@ -13,6 +14,27 @@ from hil_tests.rig.tpm import SoftTpm
 from tests.conftest import logs_as_before
 
 __all__ = ["logs_as_before"]
+
+LONGEST: Final = (
+    *("hil_tests/test_gateway_", "hil_tests/test_demo", "hil_tests/test_faults", "hil_tests/test_bench_"),
+    *("hil_tests/test_cli_", "hil_tests/test_install", "hil_tests/test_token", "hil_tests/test_tpm_"),
+    *("hil_tests/test_store_", "hil_tests/test_roads_", "hil_tests/test_sunspec_", "tests/agent/control/"),
+    "hil_tests/",
+)
+"""How the files begin that take longest: whole sites in processes, then many processes, then what waits or reckons."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Among several workers the longest files go first, so that none is left alone with one at the end.
+
+    By itself pytest-xdist puts those with most tests first, which are the quick ones; install.sh tells it not to.
+    """
+
+    def place(item: pytest.Item) -> int:
+        return next((n for n, start in enumerate(LONGEST) if item.nodeid.startswith(start)), len(LONGEST))
+
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=place)
 
 
 @pytest.fixture(params=["ocpp2.1", "ocpp2.0.1"], ids=["2.1", "2.0.1"])

@@ -1,99 +1,49 @@
 """Writes proto/vectors/commands: `python -m hil_tests.generate_command_vectors` from the root of the repository.
 
 The same every time: a test compares the files with what this makes, so that neither changes unseen. The verdicts in
-them are written here by hand from proto/COMMANDS.md, and another test holds the gateway against them.
+them are written by hand from proto/COMMANDS.md, here and in `command_cases`, and another test holds the gateway against
+them.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import struct
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 import cbor2
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from agent.control.authorization import authorize, authorize_dual
-from agent.control.command import Command, CommandType, Mode, Point, Price, Priority, encode_body, grid_command
-from agent.control.plain import plain_hash
+from agent.control.command import Price, Priority, encode_body, grid_command
 from agent.evidence import cbor
-from agent.evidence.cose import ES256, key_id_of
-from proto.energysettlement.v1 import device_pb2
-from proto.energysettlement.v1.device_pb2 import GridCommand
-
-Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
+from hil_tests.command_cases import messages
+from hil_tests.command_parties import CURTAIL, DISCHARGE, NOW_US, Json, site, text_of
+from hil_tests.command_sequence_cases import sequences
 
 FOLDER: Final = Path(__file__).parents[1] / "proto" / "vectors" / "commands"
-GATEWAY: Final = "did:key:zGatewayUnderTest"
-NOW_US: Final = 1_790_000_000_000_000
-MINUTE_US: Final = 60_000_000
-DAY_US: Final = 1440 * MINUTE_US
 
 
-@dataclass(frozen=True)
-class Issuer:
-    """A key of the vectors. Its secret is public; signatures are deterministic (RFC 6979)."""
-
-    name: str
-    secret: int
-    algorithm: int = ES256
-
-    @property
-    def public_key_der(self) -> bytes:
-        public = ec.derive_private_key(self.secret, ec.SECP256R1()).public_key()
-        return public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-    async def sign(self, message: bytes) -> bytes:
-        private = ec.derive_private_key(self.secret, ec.SECP256R1())
-        r, s = decode_dss_signature(private.sign(message, ec.ECDSA(hashes.SHA256(), deterministic_signing=True)))
-        return r.to_bytes(32) + s.to_bytes(32)
-
-    async def sign_digest(self, digest: bytes) -> bytes:
-        raise NotImplementedError("commands are signed as messages")
-
-
-OPERATOR: Final = Issuer("grid-operator", 0xC0FFEE01)
-SOLAR: Final = Issuer("solar-only", 0xC0FFEE02)
-BOARD: Final = Issuer("board", 0xC0FFEE03)
-STRANGER: Final = Issuer("grid-operator", 0xC0FFEE04)
-
-DISCHARGE: Final = Command(
-    audience=GATEWAY,
-    targets=("battery", "car"),
-    mode=Mode.SETPOINT,
-    point=Point.DEVICE,
-    type=CommandType.DISCHARGE,
-    power_w=7_400,
-    max_energy_wh=5_000,
-    start_us=NOW_US,
-    end_us=NOW_US + 15 * MINUTE_US,
-    price=Price(123_456, "EUR"),
-    issuer=OPERATOR.name,
-    epoch=1,
-    sequence=1,
-    campaign="evening",
-    cancels=(bytes(32),),
-    resume=True,
-)
-CURTAIL: Final = Command(
-    audience="zone:north",
-    mode=Mode.EXPORT_LIMIT,
-    point=Point.CONNECTION,
-    type=CommandType.CURTAIL,
-    power_w=0,
-    start_us=NOW_US + 5 * MINUTE_US,
-    end_us=NOW_US + 10 * MINUTE_US,
-    issuer=OPERATOR.name,
-    sequence=2,
+MOST: Final = replace(
+    DISCHARGE,
+    targets=tuple(f"{number:063}" for number in range(200)),
+    power_w=1_000_000_000,
+    max_energy_wh=10**12,
+    start_us=2**53 - 1,
+    end_us=2**53,
+    price=Price(10**12, "XXX"),
+    issuer="\u20ac" * 255,
+    epoch=2**32 - 1,
+    sequence=2**63 - 1,
     priority=Priority.CARBON,
+    campaign="x" * 255,
+    cancels=tuple(bytes([number]) * 32 for number in range(10)),
 )
+_WIDE: Final[list[cbor.Value]] = [f"{number:063}" for number in range(200)]
+_MANY: Final[list[cbor.Value]] = [bytes([number]) * 32 for number in range(64)]
+_LONG: Final = "\U0001f50c" * 255
+"""Each is allowed; all together are too long."""
 
 
 def main() -> None:
@@ -107,54 +57,21 @@ def main() -> None:
 def files() -> dict[str, str]:
     """File name -> content."""
     return {
-        "site.json": text_of(_site()),
+        "site.json": text_of(site()),
         "bodies.json": text_of(list(_bodies())),
-        "messages.json": text_of(asyncio.run(_messages())),
-    }
-
-
-def text_of(value: Json) -> str:
-    """As the files hold it."""
-    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-
-
-def _site() -> Json:
-    """Who and what the messages are judged by."""
-    issuers: list[Json] = [
-        {
-            "issuer": issuer.name,
-            "algorithm": issuer.algorithm,
-            "public_key_der": issuer.public_key_der.hex(),
-            "key_id": key_id_of(issuer.public_key_der).hex(),
-            "secret": f"{issuer.secret:064x}",
-            "role": role,
-            "types": list(types),
-            "targets": list(targets),
-            "highest_power_w": 50_000,
-            "highest_priority": 0,
-        }
-        for issuer, role, types, targets in (
-            (OPERATOR, "operational", (0, 1, 2, 3), ("*",)),
-            (SOLAR, "operational", (3,), ("pv",)),
-            (BOARD, "governance", (0, 1, 2, 3), ("*",)),
-        )
-    ]
-    return {
-        "warning": "The secrets are public: never trust these keys outside tests.",
-        "now_us": NOW_US,
-        "gateway_id": GATEWAY,
-        "zones": ["north"],
-        "devices": ["battery", "car", "pv"],
-        "classes": {"battery": ["battery"], "charger": ["car"]},
-        "unsigned_commands": "restrictive",
-        "site_rating_w": 10_000,
-        "issuers": issuers,
+        "messages.json": text_of(asyncio.run(messages())),
+        "sequences.json": text_of(asyncio.run(sequences())),
     }
 
 
 def _bodies() -> Iterator[Json]:
     """Bodies with their identity; and what no decoder may take."""
-    for name, command in (("discharge with everything", DISCHARGE), ("curtail with nothing", CURTAIL)):
+    for name, command in (
+        ("discharge with everything", DISCHARGE),
+        ("curtail with nothing", CURTAIL),
+        ("all that is allowed at most", MOST),
+        ("between two binary32 numbers", replace(DISCHARGE, power_w=16_777_217, price=Price(16_777_217, "XAU"))),
+    ):
         body = encode_body(command)
         message = grid_command("id", command)
         yield {
@@ -189,9 +106,37 @@ def _bodies() -> Iterator[Json]:
         ("empty campaign", 15, ""),
         ("short hash to cancel", 16, [b"\x00"]),
         ("resume as a number", 17, 1),
+        ("version as a boolean", 0, True),
+        ("audience of another method", 1, "did:web:gateway.example"),
+        ("audience without a name of its zone", 1, "zone:"),
+        ("target as a number", 2, [1]),
+        ("targets as one text", 2, "battery"),
+        ("target longer than 63 characters", 2, ["b" * 64]),
+        ("more than 200 targets", 2, [f"b{number}" for number in range(201)]),
+        ("curtail as a setpoint", 5, 3),
+        ("mode as a boolean", 3, False),
+        ("more than a gigawatt", 6, 1_000_000_001),
+        ("more than a terawatt-hour", 7, 10**12 + 1),
+        ("starts before 1970", 8, -1),
+        ("ends after 2^53", 9, 2**53 + 1),
+        ("price beyond a million per kWh", 10, [10**12 + 1, "EUR"]),
+        ("negative price", 10, [-1, "EUR"]),
+        ("price with three parts", 10, [1, "EUR", 0]),
+        ("issuer longer than 255 characters", 11, "x" * 256),
+        ("issuer as bytes", 11, b"grid-operator"),
+        ("epoch beyond 32 bits", 12, 2**32),
+        ("sequence beyond 63 bits", 13, 2**63),
+        ("campaign longer than 255 characters", 15, "x" * 256),
+        ("more than 64 to cancel", 16, [bytes([number]) * 32 for number in range(65)]),
+        ("one to cancel twice", 16, [bytes(32), bytes(32)]),
+        ("resume as null", 17, None),
     ):
         changed = [*good[:place], value, *good[place + 1 :]]
         yield {"name": name, "valid": False, "body": cbor.encode(changed).hex()}
+    idle = [*good[:4], 0, 2, 0, *good[7:]]
+    yield {"name": "idle at the connection", "valid": False, "body": cbor.encode(idle).hex()}
+    charge = [*good[:3], 1, good[4], 0, *good[6:]]
+    yield {"name": "charge as an import limit", "valid": False, "body": cbor.encode(charge).hex()}
     body = encode_body(DISCHARGE)
     for name, encoded in (
         ("empty", b""),
@@ -202,128 +147,18 @@ def _bodies() -> Iterator[Json]:
         ("longer integer than needed", body[:1] + b"\x18\x01" + body[2:]),
         ("power as a float", cbor2.dumps([*good[:6], 7400.0, *good[7:]])),
         ("a map", cbor.encode({1: 1})),
+        ("a text in two pieces", body.replace(_text("EUR"), b"\x7f" + _text("E") + _text("UR") + b"\xff")),
+        ("a tag around it", b"\xd8\x62" + body),
+        (
+            "longer than 16 KiB",
+            cbor.encode([*good[:2], _WIDE, *good[3:11], _LONG, *good[12:15], _LONG, _MANY, good[17]]),
+        ),
     ):
         yield {"name": name, "valid": False, "body": encoded.hex()}
 
 
-@dataclass(frozen=True)
-class _Case:
-    name: str
-    verdict: str
-    """admitted, refused, or none: no command."""
-    message: GridCommand
-    stream: str | None = None
-
-
-async def _messages() -> Json:
-    """Messages as they come, each judged by a gateway that has seen none of the others."""
-    return [
-        {
-            "name": case.name,
-            "verdict": case.verdict,
-            "stream": case.stream,
-            "command_id": case.message.command_id,
-            "type": int(case.message.type),
-            "power_limit_kw_bits": _bits(case.message.power_limit_kw),
-            "price_per_kwh_cents_bits": _bits(case.message.price_per_kwh_cents),
-            "valid_until_timestamp_us": case.message.valid_until_timestamp_us,
-            "command_hash": case.message.command_hash.hex(),
-            "authorization": case.message.authorization.hex(),
-            "message_hash": plain_hash(case.message, case.stream).hex(),
-        }
-        for case in [*await _signed(), *_unsigned()]
-    ]
-
-
-async def _signed() -> list[_Case]:
-    async def one(name: str, verdict: str, command: Command, issuer: Issuer = OPERATOR) -> _Case:
-        return _Case(name, verdict, grid_command(name, command, await authorize(command, issuer)))
-
-    big = replace(DISCHARGE, power_w=50_000, max_energy_wh=None, end_us=NOW_US + 60 * MINUTE_US)
-    solar = replace(CURTAIL, issuer=SOLAR.name, point=Point.DEVICE, audience=GATEWAY)
-    cases = [
-        await one("discharge", "admitted", DISCHARGE),
-        await one("curtail for the zone", "admitted", CURTAIL),
-        await one("for another gateway", "refused", replace(DISCHARGE, audience="did:key:zAnotherGateway")),
-        await one("for another zone", "refused", replace(CURTAIL, audience="zone:south")),
-        await one("for a device that is not here", "refused", replace(DISCHARGE, targets=("heatpump",))),
-        await one("for all chargers", "admitted", replace(DISCHARGE, targets=("class:charger",))),
-        await one("for a class of which there is none", "refused", replace(CURTAIL, targets=("class:pv",))),
-        await one("for a class beyond rights over one device", "refused",
-                  replace(solar, targets=("class:battery",)), SOLAR),
-        await one("expired", "refused", replace(DISCHARGE, start_us=1, end_us=NOW_US)),
-        await one("beyond the horizon", "refused", replace(CURTAIL, end_us=NOW_US + 7 * DAY_US + 1)),
-        await one("by a stranger with a known name", "refused", DISCHARGE, STRANGER),
-        await one("under another issuer's name", "refused", DISCHARGE, SOLAR),
-        await one("curtail within rights over one device", "admitted", replace(solar, targets=("pv",)), SOLAR),
-        await one("beyond rights over one device", "refused", replace(solar, targets=("battery",)), SOLAR),
-        await one("more power than the issuer may order", "refused", replace(DISCHARGE, power_w=50_001)),
-        await one("high value with one signature", "refused", big),
-        _Case("high value with two signatures", "admitted",
-              grid_command("dual", big, await authorize_dual(big, OPERATOR, BOARD))),
-        _Case("two signatures of one role", "refused",
-              grid_command("dual", solar, await authorize_dual(solar, OPERATOR, SOLAR))),
-        _Case("two signatures by one key", "refused",
-              grid_command("dual", big, await authorize_dual(big, OPERATOR, OPERATOR))),
-        await one("", "refused", DISCHARGE),
-    ]  # fmt: skip
-    good = cases[0].message
-    value = cbor2.loads(good.authorization)
-    protected, _, body, signature = value.value
-    header = cbor2.loads(protected)
-
-    def envelope(*parts: object) -> bytes:
-        return cbor2.dumps(cbor2.CBORTag(18, list(parts)))
-
-    def forged(name: str, **fields: object) -> _Case:
-        message = GridCommand()
-        message.CopyFrom(good)
-        for field, content in fields.items():
-            setattr(message, field, content)
-        return _Case(name, "refused", message)
-
-    flipped = signature[:-1] + bytes([signature[-1] ^ 1])
-    other_typ = cbor.encode(header | {16: "v2g-gateway/ack+cose"})
-    return [
-        *cases,
-        forged("signature with a flipped bit", authorization=envelope(protected, {}, body, flipped)),
-        forged("signature in DER", authorization=envelope(protected, {}, body, b"\x30" + signature)),
-        forged("another typ", authorization=envelope(other_typ, {}, body, signature)),
-        forged("another algorithm", authorization=envelope(cbor.encode(header | {1: -47}), {}, body, signature)),
-        forged("unprotected header", authorization=envelope(protected, {99: 1}, body, signature)),
-        forged("payload detached", authorization=envelope(protected, {}, None, signature)),
-        forged("no COSE at all", authorization=b"\x00"),
-        forged("plain type differs", type=0),
-        forged("plain power differs in one bit", power_limit_kw=struct.unpack(">f", bytes.fromhex("40eccccc"))[0]),
-        forged("plain price differs", price_per_kwh_cents=12.0),
-        forged("plain end differs", valid_until_timestamp_us=DISCHARGE.end_us + 1),
-        forged("plain hash is missing", command_hash=b""),
-    ]
-
-
-def _unsigned() -> Iterable[_Case]:
-    def plain(**fields: object) -> GridCommand:
-        message = GridCommand(command_id="plain", power_limit_kw=2.5, valid_until_timestamp_us=NOW_US + MINUTE_US)
-        message.type = device_pb2.CURTAIL
-        for field, content in fields.items():
-            setattr(message, field, content)
-        return message
-
-    yield _Case("empty message", "none", GridCommand())
-    yield _Case("acknowledgement alone", "none", GridCommand(acknowledged_sequence=12))
-    yield _Case("unsigned curtail", "admitted", plain(), "pv")
-    yield _Case("unsigned idle", "admitted", plain(type=2), "battery")
-    yield _Case("unsigned charge with 0", "admitted", plain(type=0, power_limit_kw=0.0), "car")
-    yield _Case("unsigned charge", "refused", plain(type=0), "car")
-    yield _Case("unsigned for a device that is not here", "refused", plain(), "heatpump")
-    yield _Case("unsigned with an unknown type", "refused", plain(type=4), "pv")
-    yield _Case("unsigned with NaN", "refused", plain(power_limit_kw=float("nan")), "pv")
-    yield _Case("unsigned with infinity", "refused", plain(power_limit_kw=float("inf")), "pv")
-    yield _Case("unsigned with a negative limit", "refused", plain(power_limit_kw=-2.5), "pv")
-    yield _Case("unsigned with no end", "refused", plain(valid_until_timestamp_us=0), "pv")
-    yield _Case("unsigned and expired", "refused", plain(valid_until_timestamp_us=NOW_US), "pv")
-    yield _Case("unsigned beyond the horizon", "refused", plain(valid_until_timestamp_us=NOW_US + 8 * DAY_US), "pv")
-    yield _Case("unsigned with a very long id", "refused", plain(command_id="x" * 256), "pv")
+def _text(text: str) -> bytes:
+    return cbor.encode(text)
 
 
 def _bits(value: float) -> str:

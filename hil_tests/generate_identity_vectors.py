@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Final
 
-from hil_tests import identity_cases, login_cases, recovery_cases, trust_cases
+from hil_tests import document_cases, identity_cases, login_cases, recovery_cases, trust_cases
 from hil_tests.evidence_cases import Json
 
 FOLDER: Final = Path(__file__).parents[1] / "proto" / "vectors" / "identity"
@@ -34,6 +34,8 @@ def files() -> dict[str, str]:
         "recoveries.json": _text([recovery_cases.json_of(case) for case in recovery_cases.cases()]),
         "logins.json": _text([case.json() for case in login_cases.cases()]),
         "epochs.json": _text([case.json() for case in identity_cases.epoch_cases()]),
+        "documents.json": _text(list(document_cases.documents())),
+        "copies.json": _text(list(document_cases.copies())),
     }
 
 

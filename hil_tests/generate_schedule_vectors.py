@@ -23,18 +23,21 @@ from agent.control.feeds import Feed, FeedValue, encode_value
 from agent.control.schedule import STEP_US, TYP, Schedule, encode_schedule
 from agent.evidence import cbor
 from agent.evidence.cose import key_id_of
-from hil_tests.generate_command_vectors import (
+from hil_tests.command_parties import (
+    BATTERIES,
     BOARD,
     DAY_US,
     GATEWAY,
     NOW_US,
     OPERATOR,
+    RETIRED,
     SOLAR,
     STRANGER,
     Issuer,
     Json,
     text_of,
 )
+from hil_tests.schedule_sequence_cases import schedule_sequences, value_sequences
 
 FOLDER: Final = Path(__file__).parents[1] / "proto" / "vectors"
 QUARTER_US: Final = NOW_US // STEP_US * STEP_US
@@ -97,9 +100,11 @@ def files() -> dict[str, str]:
     return {
         "schedules/bodies.json": text_of(list(_schedule_bodies())),
         "schedules/signed.json": text_of(asyncio.run(_signed_schedules())),
+        "schedules/sequences.json": text_of(asyncio.run(schedule_sequences(FULL))),
         "feeds/site.json": text_of(_feed_site()),
         "feeds/bodies.json": text_of(list(_feed_bodies())),
         "feeds/signed.json": text_of(asyncio.run(_signed_values())),
+        "feeds/sequences.json": text_of(asyncio.run(value_sequences(PRICE, FREQUENCY, MARKET, MIRROR))),
         "feeds/agreements.json": text_of(list(_agreements())),
     }
 
@@ -131,7 +136,9 @@ def _schedule_bodies() -> Iterator[Json]:
         ("target in capitals", 2, ["Battery"]),
         ("target twice", 2, ["battery", "battery"]),
         ("target as a number", 2, [1]),
+        ("more than 200 targets", 2, [f"b{number}" for number in range(201)]),
         ("unknown point", 3, 2),
+        ("point as a boolean", 3, True),
         ("begins within a quarter", 4, QUARTER_US + 1),
         ("begins before 1970", 4, -STEP_US),
         ("no steps", 5, []),
@@ -142,12 +149,17 @@ def _schedule_bodies() -> Iterator[Json]:
         ("step as a boolean", 5, [True]),
         ("price without currency", 6, [123_456]),
         ("currency in small letters", 6, [123_456, "eur"]),
+        ("price beyond a million per kWh", 6, [10**12 + 1, "EUR"]),
         ("negative price", 6, [-1, "EUR"]),
         ("random start beyond half an hour", 7, 1801),
         ("negative random start", 7, -1),
         ("empty issuer", 8, ""),
+        ("issuer longer than 255 characters", 8, "x" * 256),
+        ("negative epoch", 9, -1),
         ("epoch beyond 32 bits", 9, 2**32),
         ("negative sequence", 10, -1),
+        ("sequence beyond 63 bits", 10, 2**63),
+        ("ends beyond 2^53", 4, 2**53 // STEP_US * STEP_US),
     ):
         changed = [*good[:place], value, *good[place + 1 :]]
         yield {"name": name, "valid": False, "body": cbor.encode(changed).hex()}
@@ -211,6 +223,19 @@ async def _signed_schedules() -> Json:
     await one("worth more than one signature may agree on", "refused",
               replace(FULL, steps=(4_000,), price=Price(10_000_000_001, "EUR")))  # fmt: skip
     await one("signed as a command", "refused", FULL, typ=COMMAND_TYP, body="all")
+    await one("as much power as the issuer may agree on", "admitted", replace(FULL, steps=(50_000, -50_000)))
+    await one("export of more power than the issuer may agree on", "refused", replace(FULL, steps=(-50_001,)))
+    await one("both ways count", "refused", replace(most, steps=(5_000, -5_000) * 16 + (100,)))
+    await one("energy in more than a day", "admitted", replace(FULL, steps=(1_600,) * 192, price=None))
+    await one("more of it in some day", "refused",
+              replace(FULL, steps=(1_000,) * 96 + (1_700,) * 96, price=None))  # fmt: skip
+    await one("the governance signature first", "admitted", replace(most, steps=(*most.steps, 100)), BOARD, OPERATOR)
+    await one("by governance alone", "admitted", replace(FULL, issuer=BOARD.name), BOARD)
+    await one("two signatures, one by rights that have expired", "refused", FULL, OPERATOR, RETIRED)
+    await one("by rights that have expired", "refused", replace(FULL, issuer=RETIRED.name), RETIRED)
+    await one("for a device beyond rights over a class", "refused", replace(FULL, issuer=BATTERIES.name), BATTERIES)
+    await one("within rights over a class", "admitted",
+              replace(FULL, issuer=BATTERIES.name, targets=("class:battery",)), BATTERIES)  # fmt: skip
     made += _forged(await sign_body(encode_schedule(FULL), TYP, OPERATOR), "refused")
     return made
 
@@ -279,6 +304,7 @@ def _feed_bodies() -> Iterator[Json]:
         ("price below minus a thousand per kWh", price, 3, -1_000_000_001),
         ("price as text", price, 3, "1"),
         ("price without currency", price, 4, ""),
+        ("currency with a digit", price, 4, "EU1"),
         ("currency in small letters", price, 4, "eur"),
         ("frequency with a currency", frequency, 4, "EUR"),
         ("frequency below 45 Hz", frequency, 3, 44_999),

@@ -341,6 +341,14 @@ def acknowledgement_cases() -> Iterable[Case]:
     yield changed("root is short", "malformed", 4, bytes(31))
     yield changed("time is negative", "malformed", 5, -1)
     yield wrong("a field more", "malformed", ack([*payload, 0], header))
+    yield wrong("by the platform's key under another key id", "signature", ack(payload, header | {4: bytes(32)}))
+    encoded = cbor.encode(payload)
+    more = made.raw_sign1(protected, {99: 1}, encoded, key.sign(cose.to_be_signed(protected, encoded)))
+    yield wrong("an unprotected header", "malformed", more)
+    number = cbor.encode(1)
+    alone = made.raw_sign1(protected, {}, number, key.sign(cose.to_be_signed(protected, number)))
+    yield wrong("a number in place of its fields", "malformed", alone)
+    yield changed("longer than 16,384 bytes", "malformed", 1, "x" * 16_384)
     yield wrong("empty", "malformed", b"")
 
 

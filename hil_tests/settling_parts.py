@@ -15,7 +15,8 @@ from agent.ledger.frames import Proposal, Reestablish, from_wire, to_wire
 from agent.ledger.state import ChannelTerms, SignedState
 from agent.roads.offline import Counter
 from agent.roads.sealing import Sealer
-from agent.roads.settling import WAITING_NOTE, SettledDevice, Settling
+from agent.roads.settling import SettledDevice, Settling
+from agent.roads.window_notes import WAITING_NOTE
 from agent.store import Stage, Store
 from agent.uplink.errors import LinkDownError
 from drivers.device import SignerUnavailableError

@@ -25,12 +25,13 @@ from agent.roads.sealing import Sealer
 from agent.status import Verdict
 from agent.store import Store
 from agent.web.server import serve_locally
+from hil_tests.rig.tie import tied
 from hil_tests.roads_parts import BOOT_ID, START_US, HandClock, reading
 from hil_tests.test_web import WELL, FakeSite
 from tests.agent.identity.software import SoftwareSigner
 
 ROOT = Path(__file__).resolve().parent.parent
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 def command(*arguments: str | Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -298,7 +299,7 @@ def test_a_file_cannot_speak_to_the_terminal_of_its_auditor(tmp_path: Path) -> N
 
 def test_what_the_agent_makes_is_for_its_user_alone(config: Path, tmp_path: Path) -> None:
     """Also where it is started by hand, with a umask that lets others in."""
-    arguments = [sys.executable, "-m", "agent.cli.main", "run", "--config", str(config)]
+    arguments = tied(sys.executable, "-m", "agent.cli.main", "run", "--config", str(config))
     agent = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.DEVNULL, umask=0)
     try:
         deadline_s = time.monotonic() + PATIENCE_S

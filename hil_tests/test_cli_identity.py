@@ -28,6 +28,7 @@ from typer.testing import CliRunner
 
 from agent.cli.commands import app
 from agent.store import Store
+from hil_tests.rig.tie import tied
 from hil_tests.rig.token import softhsm_module
 from hil_tests.test_cli_commands import ROOT
 
@@ -82,7 +83,7 @@ class Desk:
     def agent(self) -> Iterator[subprocess.Popen[bytes]]:
         """Running until the end of the block, then told to stop."""
         agent = subprocess.Popen(
-            [sys.executable, "-m", "agent.cli.main", "run", "--config", str(self.config)],
+            tied(sys.executable, "-m", "agent.cli.main", "run", "--config", str(self.config)),
             cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:

@@ -25,9 +25,9 @@ from agent.token.errors import KeyRefusedError
 from agent.token.wrapping import encrypt_to
 from hil_tests import evidence_cases as made
 from hil_tests.rig.token import ScratchToken, make_softhsm
-from hil_tests.test_token import needs_softhsm, opened
-from hil_tests.test_token import scratch as scratch
-from hil_tests.test_token import softhsm as softhsm
+from hil_tests.token_parts import needs_softhsm, opened
+from hil_tests.token_parts import scratch as scratch
+from hil_tests.token_parts import softhsm as softhsm
 
 
 def verifier(signer: MlDsaCountersigner) -> Verifier:

@@ -152,6 +152,7 @@ async def test_no_fault_loses_doubles_reuses_or_stops_anything(tmp_path: Path) -
 
 SHORT = (
     "kill_at_commit_of_start",
+    "kill_at_login",
     "kill_at_commit",
     "power_cut",
     "disk_full",

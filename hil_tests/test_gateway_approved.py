@@ -13,7 +13,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.typing import Subprotocol
 
-from hil_tests.gateway_parts import GatewaySite, gateway_site, line_of, needs_softhsm, until
+from hil_tests.gateway_parts import GatewaySite, gateway_site, line_of, needs_softhsm, part_of, until
 from hil_tests.ocpp_raw import RawCharger
 from hil_tests.ocpp_station import stamp
 from hil_tests.test_gateway_chargers import asked
@@ -140,3 +140,24 @@ async def test_a_charger_that_was_approved_while_it_was_away_is_taken_in_when_it
     status = await site.status()
     assert status is not None
     assert f"{DEVICE}-2" in {line["device_id"] for line in status["devices"]}
+
+
+async def test_one_that_was_approved_while_the_link_was_up_is_in_the_platforms_streams_without_a_restart(
+    site: GatewaySite,
+) -> None:
+    await site.stage.start_platform()
+    await start(site)
+    await site.shows(lambda s: part_of(s, "link")["state"] == "gateway link", "the link")
+    async with charger(site, None) as stranger:
+        await stranger.boot()
+        await asked(site, "chargers", "approve", NAME)
+        [setting] = (await stranger.hear("SetVariables"))["setVariableData"]
+        await stranger.socket.wait_closed()
+    await works(site, DEVICE, setting["attributeValue"])
+
+    async def shown() -> bool:
+        devices = (await site.page())["devices"]
+        return DEVICE in devices and devices[DEVICE]["live_readings"] > 0
+
+    await until(shown, "a live reading on its own stream")
+    assert await site.stage.gateway.end() == 0

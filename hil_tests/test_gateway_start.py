@@ -207,6 +207,37 @@ async def test_it_starts_without_any_room_knows_its_commands_obeys_what_restrict
         assert {"meter-1", "pv-1", "battery-1"} <= told_gaps
 
 
+async def test_a_first_start_on_a_full_disk_controls_the_site_says_what_to_free_and_begins_its_store_by_itself(
+    tmp_path: Path, small_disk: Path
+) -> None:
+    async with gateway_site(tmp_path, state_dir=small_disk / "state") as site:
+        stage, filled = site.stage, small_disk / "somebody-elses"
+        fill(filled)
+        await stage.start_all()
+        status = await site.shows(
+            lambda s: {line["link"] for line in s["devices"]} == {"online"} and bool(problem_of(s, "store")),
+            "every device online, and what is waited for",
+        )
+        said = problem_of(status, "store")
+        assert f"{small_disk / 'state'}: 0 MiB are free" in said
+        assert "free 5 MiB" in said
+        assert status["control_age_s"] < 5, "the control loop stands still"
+        await stage.run("stop", "--config", str(stage.config))
+        await site.delivers(0, "pv-1", "battery-1", "charger-1", "charger-2")
+        await stage.run("clear-stop", "--config", str(stage.config))
+
+        filled.unlink()
+        status = await site.well()
+        assert status["incarnation"] == 1
+        await site.grows(*DEVICES, beyond={})
+        alarms = [alarm for alarm in (await site.page())["alarms"] if alarm["code"] == "store.no_room"]
+        assert ["0 MiB are free" in alarm["text"] for alarm in alarms] == [True], "the platform learns of it, signed"
+        await site.discharge(5_000, 20, "battery-1")
+        await site.delivers(-5_000, "battery-1")
+        assert await stage.gateway.end() == 0
+        await site.nothing_lost()
+
+
 async def test_an_agent_that_fails_ends_with_an_error_and_does_not_hang(tmp_path: Path) -> None:
     async with gateway_site(tmp_path) as site:
         stage = site.stage

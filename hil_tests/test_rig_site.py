@@ -358,7 +358,7 @@ async def test_speed_makes_physics_run_faster_than_the_clock() -> None:
     async with Site(SiteSettings(speed=50.0)) as site:
         started_s = time.monotonic()
         await until(lambda: site.world.elapsed_us > 20e6, "20 s of physics")
-        assert time.monotonic() - started_s < 10
+        assert time.monotonic() - started_s < site.world.elapsed_us / 1e6
         moved = site.world.house_energy.import_milliwatt_hours
         assert moved > 0.6 * 1000 * 20 / 3.6
 

@@ -67,6 +67,7 @@ class Bench:
     server_ca: bytes = b""
     token_away: bool = False
     proven: list[bytes] = field(default_factory=list)
+    server_tls: ssl.SSLContext = field(default_factory=lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
     refused_by_platform: bool = False
 
     @property
@@ -89,16 +90,24 @@ class Bench:
         (file.parent / "ca.pem").write_bytes(self.root.pem)
         file.write_bytes(present.public_bytes(Encoding.PEM) + self.ca.pem)
 
-    async def login(self) -> str:
+    async def login(self, now: datetime) -> str:
         if self.token_away:
             raise SignerUnavailableError("the token is away")
-        now_s = self.hand.wall_us // 1_000_000
-        return basic_login(await login_password(self.key, gateway_id=GATEWAY, audience=self.service.url, now_s=now_s))
+        password = await login_password(
+            self.key, gateway_id=GATEWAY, audience=self.service.url, now_s=int(now.timestamp())
+        )
+        return basic_login(password)
 
     def server(self, client_files: tuple[Path, Path] | None = None) -> EstServer:
         ca_file = self.folder / "est-ca.pem"
         ca_file.write_bytes(self.server_ca or self.root.pem)
-        return EstServer(url=self.service.url, ca_file=ca_file, login=self.login, client_files=client_files)
+        return EstServer(
+            url=self.service.url,
+            ca_file=ca_file,
+            login=self.login,
+            client_files=client_files,
+            client_roots=self.folder / "installed" / "ca.pem",
+        )
 
     def renewal(self, one: Renewable | None = None, client_files: tuple[Path, Path] | None = None) -> Renewal:
         return Renewal(
@@ -138,8 +147,9 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     root = Authority.make("platform root")
     ca = Authority.make("platform CA", root)
     service = EstService(ca, root=root.certificate)
-    async with service.running(ca.server_context(tmp_path)):
-        bench = Bench(tmp_path, root, ca, service)
+    tls = ca.server_context(tmp_path)
+    async with service.running(tls):
+        bench = Bench(tmp_path, root, ca, service, server_tls=tls)
         service.now_s = lambda: bench.hand.wall_us / 1e6
         yield bench
 
@@ -148,6 +158,14 @@ def says(body: bytes, content_type: str = PKCS7, status: int = 200, **headers: s
     async def answer(_: web.Request) -> web.StreamResponse:
         more = {name.replace("_", "-"): value for name, value in headers.items()}
         return web.Response(body=body, status=status, headers={"Content-Type": content_type, **more})
+
+    return answer
+
+
+def noted(heard: list[str]) -> Answer:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        heard.append(request.path)
+        return web.Response(status=503)
 
     return answer
 
@@ -193,11 +211,15 @@ async def test_gateways_begin_at_different_moments(bench: Bench) -> None:
     assert len(bench.service.asked) == 1
 
 
-async def test_while_the_time_is_unknown_nothing_is_asked_for(bench: Bench) -> None:
+async def test_while_others_may_still_vouch_for_the_time_nothing_is_asked_for(bench: Bench) -> None:
     bench.install()
     bench.hand.synchronised = False
-    await bench.renewal().step()
-    assert bench.service.asked == []
+    heard: list[str] = []
+    bench.service.before = [noted(heard)]
+    renewal = bench.renewal()
+    for _ in range(10):
+        bench.hand.advance(await renewal.step())
+    assert heard == []
 
 
 async def test_before_the_gateways_name_is_known_nothing_is_asked_for_and_nothing_is_told(bench: Bench) -> None:
@@ -559,6 +581,31 @@ async def test_the_uplinks_certificate_is_renewed_though_the_mqtt_clients_files_
     await renewal.step()
     assert renewal.status.detail == ""
     assert bench.codes == ["certificate.renewed"]
+
+
+async def test_a_client_certificate_of_another_ca_is_not_shown_to_the_est_server(bench: Bench) -> None:
+    """A broker's own CA issued it: it is for the broker to see."""
+    bench.install()
+    key, file = bench.folder / "mqtt.key.pem", bench.folder / "installed" / "mqtt.pem"
+    public = file_key(key).public_key()
+    shown: list[bytes | None] = []
+
+    async def looks(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        shown.append(request.transport.get_extra_info("ssl_object").getpeercert(binary_form=True))
+        return await bench.service.answered(request)
+
+    # A server may ask for certificates of whatever CA: this one lets both in.
+    bench.server_tls.load_verify_locations(cadata=OTHER.pem.decode())
+    for ca, seen in ((bench.ca, True), (OTHER, False)):
+        present = ca.certify(named(GATEWAY), public, None, CLIENT, life=timedelta(days=10))
+        file.write_bytes(present.public_bytes(Encoding.PEM) + (bench.ca.pem if seen else b""))
+        bench.install()
+        bench.service.before = [looks]
+        renewal = bench.renewal(client_files=(file, key))
+        await renewal.step()
+        assert renewal.status.detail == ""
+        assert shown.pop() == (present.public_bytes(Encoding.DER) if seen else None)
 
 
 async def test_the_listeners_certificate_is_renewed_with_its_names(bench: Bench) -> None:

@@ -280,6 +280,20 @@ async def test_two_sealings_at_once_never_sign_one_number_twice(store: Store) ->
     assert await bench.sequences() == [[1, 2]]
 
 
+async def test_the_key_is_changed_between_two_batches_only(store: Store) -> None:
+    before, after = GatedSigner(), GatedSigner()
+    bench = Bench(store, before)
+    with pytest.raises(RuntimeError, match="on its way"):
+        bench.sealer.use(after)
+    await bench.put(1)
+    assert await bench.sealer.seal_once()
+    async with bench.sealer.paused():
+        bench.sealer.use(after)
+    await bench.put(2)
+    assert await bench.sealer.seal_once()
+    assert (before.asked, after.asked) == (1, 1)
+
+
 async def test_a_sealing_that_is_cancelled_in_its_commit_leaves_its_number_to_nobody(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,8 +25,8 @@ from agent.roads import thinning as module
 from agent.roads.desk import Desk
 from agent.roads.live_windows import Live, live_readings
 from agent.roads.sealing import Sealer
-from agent.roads.settling import PROGRESS_NOTE, WAITING_NOTE
 from agent.roads.thinning import PLAN_NOTE, Thinner
+from agent.roads.window_notes import PROGRESS_NOTE, WAITING_NOTE
 from agent.store import Reader, Store, StoreError, writer
 from drivers.device import SignatureVerdict, SignerUnavailableError, ValueSource
 from hil_tests.roads_parts import BOOT_ID, START_US, HandClock
@@ -184,6 +184,8 @@ async def test_the_oldest_readings_are_merged_to_minutes_then_quarters_and_no_en
     # Headers and signatures stay: all 700 of the readings' batches, as the same ones.
     thinned = [batch for batch in batches if isinstance(batch.sealed, PartialBatch)]
     assert [batch.identity.number for batch in thinned[:700]] == list(range(1, 701))
+    await box.full_now()
+    assert box.thinner.merged_readings == 700 * DEVICES, "the count that people see is kept over restarts"
 
 
 async def test_minutes_become_quarters_of_an_hour_when_it_is_still_too_much(
@@ -306,8 +308,11 @@ async def test_boundaries_and_what_meters_signed_outlive_their_batches_for_three
     assert [batch.identity.number for batch in left] == [30, 35, 40]
     assert [(r.device_id, r.sequence) for r in readings_of(left)] == [("d0", 30)]
     assert VALUE in [s.statement for batch in left for s in batch.statements]
-    assert await box.store.forget_kept(box.hand.wall_us - 3 * 366 * DAY_US) == 0
-    assert await box.store.forget_kept(box.hand.wall_us + 1) == 3
+    three_years_us = 3 * 366 * DAY_US
+    await box.thinner.prune(START_US + three_years_us)
+    assert len(await box.store.kept(0, 1 << 62, 0, 100)) == 3
+    await box.thinner.prune(box.hand.wall_us + three_years_us)
+    assert await box.store.kept(0, 1 << 62, 0, 100) == []
 
 
 async def test_no_leaf_goes_before_what_stands_for_it_is_sealed(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from agent.identity.did import did_of
 from agent.identity.purposes import EVIDENCE_KEY
+from agent.roads.restored import NEW_LIFE_NOTE
 from agent.store import Store, StoreCorruptError, StoreError, StoreInUseError, StoreVersionError, converting, schema
 from agent.store.backup import back_up, look_at, put_back
 from agent.store.files import DATABASE, LOCK, RESTORING, begin_anew, prepare
@@ -203,6 +204,27 @@ async def test_a_backup_never_overwrites_a_file_and_leaves_none_when_it_fails(tm
         back_up(tmp_path / "nowhere", tmp_path / "out", silent)
 
 
+def test_a_backup_that_is_killed_leaves_nothing_that_could_be_taken_for_one(tmp_path: Path) -> None:
+    """A whole copy without its mark, put in place by hand, would go on under the numbers of the store itself."""
+    state, out = tmp_path / "state", tmp_path / "backup"
+    asyncio.run(make(state))
+    killed = os.fork()
+    if not killed:
+
+        def is_killed(_: Path) -> None:
+            os._exit(9)
+
+        setattr(schema, "mark_copy", is_killed)  # noqa: B010  # of this child alone
+        back_up(state, out, silent)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(killed, 0)[1]) == 9
+    with pytest.raises(StoreError):
+        look_at(out)
+    out.unlink()
+    back_up(state, out, silent)
+    assert sorted(os.listdir(tmp_path)) == ["backup", "state"]
+
+
 def test_backup_and_restore_by_their_commands(config: Path, tmp_path: Path) -> None:
     state, out = tmp_path / "state", tmp_path / "out.db"
     asyncio.run(make(state))
@@ -215,6 +237,24 @@ def test_backup_and_restore_by_their_commands(config: Path, tmp_path: Path) -> N
     done = command("restore", out, "--config", config)
     assert (done.returncode, "begins a new one" in done.stdout) == (0, True)
     assert look_at(state / DATABASE).batches == 3
+
+
+async def test_another_life_is_begun_by_its_command_and_not_while_an_agent_runs(config: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    order = ("new-life", "--because", "cloned", "--config", config, "--json")
+    done = await asyncio.to_thread(command, *order)
+    assert (done.returncode, "there is no store" in done.stdout + done.stderr) == (1, True)
+    await make(state)
+    async with await Store.open(state, reserve_bytes=4096):
+        done = await asyncio.to_thread(command, *order)
+        assert (done.returncode, "stop it" in done.stdout + done.stderr) == (1, True)
+    done = await asyncio.to_thread(command, *order)
+    assert json.loads(done.stdout) == {"ok": True, "incarnation_before": 1}
+    async with await Store.open(state, reserve_bytes=4096) as store:
+        assert store.put_back
+        assert store.incarnation > 1_700_000_000
+        assert await store.note(NEW_LIFE_NOTE) is not None
+        assert len(await store.batches(1, 10, incarnation=1)) == 3, "nothing of the life before is gone"
 
 
 def test_the_backup_of_another_gateway_is_refused(config: Path, tmp_path: Path) -> None:

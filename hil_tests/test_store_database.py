@@ -30,6 +30,7 @@ from agent.store import (
     StoreFullError,
     schema,
 )
+from agent.store import writer as writer_module
 from agent.store.files import DATABASE
 from drivers.device import ValueSource
 
@@ -460,6 +461,25 @@ async def test_a_new_store_has_small_pages(tmp_path: Path) -> None:
         pass
     with contextlib.closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
         assert connection.execute("PRAGMA page_size").fetchone() == (schema.PAGE_BYTES,)
+
+
+async def test_a_commit_waits_for_the_disk(store: Store) -> None:
+    """SQLite's 2 is FULL: in WAL mode NORMAL loses the last commits in a power cut."""
+    level = await store._writer.do(lambda connection: connection.execute("PRAGMA synchronous").fetchone())
+    mode = await store._writer.do(lambda connection: connection.execute("PRAGMA journal_mode").fetchone())
+    assert (tuple(level), tuple(mode)) == ((2,), ("wal",))
+
+
+async def test_who_puts_more_than_may_wait_has_to_wait_and_the_urgent_do_not(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "PENDING_BYTES", 1)
+    puts = [asyncio.create_task(store.put([row(number)])) for number in range(1, 9)]
+    puts.append(asyncio.create_task(store.put([row(9, urgent=True)])))
+    await asyncio.sleep(0)  # each has begun, the writer has not
+    assert (len(store._writer._pending), len(store._writer._urgent)) == (1, 1)
+    await asyncio.gather(*puts)
+    assert (await store.counts()).queued == 9
 
 
 async def test_a_second_of_fifty_devices_writes_less_than_a_kilobyte_for_each_reading(store: Store) -> None:

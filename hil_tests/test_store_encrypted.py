@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -258,18 +259,118 @@ async def test_a_damaged_name_of_the_key_keeps_nobody_out_who_has_it(tmp_path: P
     async with await opened(tmp_path) as store:
         await store.set_note("a", b"b")
     with sqlite3.connect(tmp_path / DATABASE) as database:
-        database.execute("UPDATE secret SET key_id = zeroblob(8)")
+        for table in ("secret", "secret_copy"):
+            database.execute(f"UPDATE {table} SET key_id = zeroblob(8)")
     with pytest.raises(StoreKeyError, match="name the right one"):
         await opened(tmp_path, other_key)
     async with await opened(tmp_path) as store:
         assert (store.set_aside, await store.note("a")) == (None, b"b")
 
 
-@pytest.mark.parametrize(
+HARMS = pytest.mark.parametrize(
     "harm",
     ["DELETE FROM secret", "UPDATE secret SET wrapped = zeroblob(60)", "UPDATE secret SET wrapped = 'text'"],
     ids=["gone", "overwritten", "no bytes"],
 )
+
+
+@HARMS
+@pytest.mark.parametrize("table", ["secret", "secret_copy"])
+async def test_of_the_two_places_of_its_key_one_may_be_damaged_and_is_written_anew(
+    tmp_path: Path, harm: str, table: str
+) -> None:
+    async with await opened(tmp_path) as store:
+        await fill(store)
+        before = await all_of(store)
+        assert not store.key_mended
+    path = tmp_path / DATABASE
+    with sqlite3.connect(path) as database:
+        whole = rows_of(database)
+        database.execute(harm.replace("secret", table))
+    async with Store.beside(tmp_path, key) as reader:
+        assert await all_of(reader) == before, "who only reads needs no mending"
+    with pytest.raises(StoreKeyError, match="name the right one"):
+        await opened(tmp_path, other_key)
+    async with await opened(tmp_path) as store:
+        assert (store.set_aside, store.key_mended, await all_of(store)) == (None, True, before)
+    with sqlite3.connect(path) as database:
+        assert rows_of(database) == whole
+    async with await opened(tmp_path) as store:
+        assert not store.key_mended
+
+
+def rows_of(database: sqlite3.Connection) -> list[list[tuple[object, ...]]]:
+    return [database.execute(f"SELECT * FROM {table}").fetchall() for table in ("secret", "secret_copy")]
+
+
+@pytest.mark.parametrize("bad", [0x00, 0xFF])
+async def test_a_block_of_the_disk_that_holds_its_key_may_be_lost_and_the_rest_opens(tmp_path: Path, bad: int) -> None:
+    """The file is set aside for it, as for any damage; what is in it can be read."""
+    async with await opened(tmp_path) as store:
+        await fill(store)
+        before = await all_of(store)
+    path = tmp_path / DATABASE
+    with sqlite3.connect(path) as database:
+        ((page,),) = database.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'secret'").fetchall()
+        ((size,),) = database.execute("PRAGMA page_size").fetchall()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(bytes([bad]) * size)
+    async with Store.beside(tmp_path, key) as reader:
+        assert await all_of(reader) == before
+
+
+@pytest.mark.parametrize("free", [0, 100, 1000], ids=lambda free: f"{free} free pages")
+async def test_the_two_places_of_the_key_are_in_no_block_together(tmp_path: Path, free: int) -> None:
+    path = tmp_path / DATABASE
+    schema.migrate(path)
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE was_here (filler BLOB)")
+        database.execute("INSERT INTO was_here VALUES (zeroblob(?))", (free * 1024,))
+        database.execute("DROP TABLE was_here")
+    secret.make_in(path, KEY)
+    with sqlite3.connect(path) as database:
+        pages = dict(database.execute("SELECT name, rootpage FROM sqlite_schema WHERE name LIKE 'secret%'"))
+    assert sorted(pages) == ["secret", "secret_copy"]
+    assert abs(pages["secret"] - pages["secret_copy"]) * schema.PAGE_BYTES >= secret.APART_BYTES
+
+
+async def test_a_store_of_a_version_that_had_its_key_once_gets_the_second_place_without_a_word(tmp_path: Path) -> None:
+    async with await opened(tmp_path) as store:
+        await fill(store)
+    with sqlite3.connect(tmp_path / DATABASE) as database:
+        database.execute("DROP TABLE secret_copy")
+    async with await opened(tmp_path) as store:
+        assert not store.key_mended
+    with sqlite3.connect(tmp_path / DATABASE) as database:
+        first, second = rows_of(database)
+    assert first == second != []
+
+
+async def test_under_another_sites_key_both_places_are_written_anew_and_in_the_clear_none_is_left(
+    tmp_path: Path,
+) -> None:
+    async with await opened(tmp_path) as store:
+        await fill(store)
+        before = await all_of(store)
+    path = tmp_path / DATABASE
+    secret.rewrap(path, key, OTHER)
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        first, second = rows_of(database)
+        assert first == second
+        assert first[0][1] == secret.key_id(OTHER)
+        database.execute("DELETE FROM secret")
+    with pytest.raises(StoreKeyError, match="name the right one"):
+        await opened(tmp_path)
+    async with await opened(tmp_path, other_key) as store:
+        assert await all_of(store) == before
+    assert converting.in_place(path, secret.content_of(path, other_key), None) == 0
+    with sqlite3.connect(path) as database:
+        assert database.execute("SELECT count(*) FROM secret").fetchone() == (0,)
+        assert database.execute("SELECT 1 FROM sqlite_schema WHERE name = 'secret_copy'").fetchone() is None
+
+
+@HARMS
 async def test_an_encrypted_store_that_lost_its_key_is_set_aside_and_never_taken_for_a_plain_one(
     tmp_path: Path, harm: str
 ) -> None:
@@ -277,6 +378,7 @@ async def test_an_encrypted_store_that_lost_its_key_is_set_aside_and_never_taken
         await fill(store)
     with sqlite3.connect(tmp_path / DATABASE) as database:
         database.execute(harm)
+        database.execute(harm.replace("secret", "secret_copy"))
     async with await opened(tmp_path) as store:
         assert (store.set_aside is not None, store.incarnation, store.content.is_plain) == (True, 2, False)
         await store.put([marked(1)], {"note/1": MARKER})

@@ -106,7 +106,10 @@ def test_one_command_makes_a_key_that_this_tpm_opens_and_a_copy_to_be_taken_away
     assert key.encode() not in sealed.read_bytes()
     assert read_store_key(told["store_key_secret"]).hex() == key
     box.run("store-key", sealed, "--no-copy", code=1)
+    for same in (box.folder / "other", box.folder / "other.copy"):
+        assert "two of the files" in box.run("store-key", box.folder / "other", "--copy", same, code=1)["error"]
     box.run("store-key", box.folder / "other", code=2)
+    assert "name the plain copy" in box.run("store-key", box.folder / "again", "--from", sealed, code=1)["error"]
     box.run("store-key", box.folder / "again", "--from", copy)
     assert read_store_key(f"tpm:{box.folder / 'again'}").hex() == key
 
@@ -170,6 +173,24 @@ async def test_a_tpm_that_is_away_orphans_nothing_and_the_agent_waits_for_it_and
         assert after.unrecorded == gateway.unrecorded, "what happened meanwhile is to be told"
     assert (await asyncio.to_thread(box.said))["batches"] == before["batches"]
     assert not [name for name in os.listdir(box.state_dir) if name.startswith(f"{DATABASE}.")]
+
+
+@needs_tpm
+async def test_a_sealed_key_whose_file_is_damaged_opens_the_store_by_its_second_copy_and_it_is_told(
+    at_tpm: SoftTpm, tmp_path: Path
+) -> None:
+    box = await asyncio.to_thread(Box, tmp_path / "box")
+    sealed = await asyncio.to_thread(box.run, "store-key", box.folder / "store.tpm", "--no-copy")
+    await asyncio.to_thread(box.use, sealed["store_key_secret"])
+    before = await asyncio.to_thread(box.fill)
+    kept = (box.folder / "store.tpm").read_bytes()
+    (box.folder / "store.tpm").write_bytes(bytes(len(kept)))
+    async with Gateway.open(box.settings) as gateway:
+        (problem,) = [p for p in gateway.snapshot().problems if p.subject == "sealed store key"]
+        assert "look after the disk" in problem.sentence
+        assert [alarm.code for alarm in gateway.unrecorded] == ["secret.damaged"]
+    assert (box.folder / "store.tpm").read_bytes() == (box.folder / "store.tpm.copy").read_bytes() == kept
+    assert (await asyncio.to_thread(box.said))["batches"] == before["batches"]
 
 
 async def _told(gateway: Gateway, subject: str) -> bool:

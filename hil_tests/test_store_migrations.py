@@ -237,7 +237,7 @@ async def test_a_newer_format_is_refused_in_words_and_not_touched(old: Old, conf
         connection.close()
     before = contents(old.folder)
     with pytest.raises(StoreVersionError, match="newer version of v2g-gateway"):
-        await Store.open(old.folder)
+        await (await Store.open(old.folder)).close()
     assert contents(old.folder) == before
     with pytest.raises(StartError, match="install that version again, nothing was changed"):
         async with Gateway.open(read_settings(config)):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable
@@ -20,11 +22,14 @@ from agent.store import (
     StoreKeyError,
     StoreVersionError,
     open_store,
+    room_problem,
 )
 from agent.store.files import DATABASE, INCARNATION, RESERVE
+from agent.store.narrow import PROBE
 from agent.store.schema import MIGRATIONS
 from agent.store.secret import KeySource
 from hil_tests.small_disk import fill, small_disk
+from hil_tests.test_store_migrations import old_store
 
 __all__ = ["small_disk"]
 
@@ -180,6 +185,40 @@ def _change(folder: Path, sql: str) -> None:
         connection.execute(sql)
     finally:
         connection.close()
+
+
+async def test_a_store_of_an_older_format_is_left_as_it_is_until_there_is_room_and_then_brought_to_the_newest(
+    small_disk: Path,
+) -> None:
+    folder = small_disk / "state"
+    old = old_store(folder, 1)
+    before = (folder / DATABASE).read_bytes()
+    taken = small_disk / "somebody-elses"
+    fill(taken)
+    with pytest.raises(StoreFullError, match=f"{folder}: 0 MiB are free on its disk.*free 5 MiB"):
+        await open_store(folder)
+    assert "free 5 MiB" in room_problem(folder)
+    assert (folder / DATABASE).read_bytes() == before
+    taken.unlink()
+    assert room_problem(folder) == ""
+    assert not (folder / PROBE).exists()
+    async with await open_store(folder) as store:
+        assert (store.incarnation, store.set_aside) == (1, None)
+        assert len(await store.batches(1, 10)) == len(old.batches)
+
+
+async def test_a_folder_that_takes_no_write_is_no_room_however_much_is_free(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = small_disk / "state"
+    await made(folder)
+    assert room_problem(folder) == ""
+
+    def refused(path: Path, _: bytes) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), str(path))
+
+    monkeypatch.setattr("agent.store.files.write_durably", refused)
+    assert os.strerror(errno.EDQUOT) in room_problem(folder)
 
 
 @pytest.mark.parametrize("how", [newer, older, a_copy, behind, gone, damaged])

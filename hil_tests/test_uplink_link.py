@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.clock import Instant
+from agent.clock import Clock, Instant
 from agent.evidence.partial import cut, decode_any
 from agent.store import StoreFullError
 from agent.uplink.errors import LinkDownError
@@ -20,7 +20,7 @@ from hil_tests.rig.platform.keys import SoftwareKey
 from hil_tests.rig.platform.service import Server
 from hil_tests.uplink_parts import Rig, address, rig, until
 from proto.energysettlement.v1.device_pb2 import GridCommand
-from proto.energysettlement.v1.gateway_pb2 import ChannelFrame, ChannelReestablish
+from proto.energysettlement.v1.gateway_pb2 import ChannelFrame, ChannelReestablish, GatewayHello, Welcome
 from tests.agent.uplink.parts import FIRST_US, Evidence, Row, acknowledgement
 
 __all__ = ["rig"]
@@ -158,6 +158,30 @@ async def test_frozen_link_is_noticed_when_nothing_waits(rig: Rig) -> None:
         await until(lambda: rig.gateway.connected == 1, "connected")
         link.freeze()
         await until(lambda: not uplink.status().connected, "half-open link noticed by keepalive", within_s=12)
+
+
+async def test_a_platform_that_asks_to_come_back_later_is_not_dialled_before(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    welcome = rig.platform.welcome
+
+    def later(hello: GatewayHello) -> Welcome:
+        said = welcome(hello)
+        said.reconnect_after_ms = 3_600_000
+        return said
+
+    monkeypatch.setattr(rig.platform, "welcome", later)
+    async with (
+        Server(rig.platform, rig.practice) as server,
+        Link("127.0.0.1", server.port) as link,
+        rig.uplink(link.address) as uplink,
+    ):
+        await until(lambda: rig.gateway.connected == 1, "connected")
+        link.cut()
+        await until(lambda: uplink.status().next_try_monotonic_s is not None, "the link is down")
+        at_s = uplink.status().next_try_monotonic_s
+        assert at_s is not None
+        assert at_s - Clock().monotonic_s() > 3_000
 
 
 async def test_second_endpoint_serves_while_the_first_is_away(rig: Rig) -> None:

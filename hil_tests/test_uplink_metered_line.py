@@ -33,13 +33,14 @@ def backlog(rig: Rig, batches: int) -> int:
 
 
 async def test_a_backlog_takes_no_more_of_the_line_than_its_cap_and_all_of_it_arrives(rig: Rig) -> None:
-    size, largest, kbit_s = backlog(rig, 12), len(rig.gateway.outbox.rows[0].encoded), 256
+    # So slow that no machine is as slow by itself.
+    size, largest, kbit_s = backlog(rig, 6), len(rig.gateway.outbox.rows[0].encoded), 32
     began_s = time.monotonic()
     async with Server(rig.platform, rig.practice) as server, rig.uplink(address(server.port), most_kbit_s=kbit_s):
         await until(rig.gateway.outbox.all_acknowledged, "all batches acknowledged")
     # A burst of a second and the last batch are beyond it.
     assert time.monotonic() - began_s >= (size - largest) / (kbit_s * 125) - 1.0
-    assert rig.books()["batches_verified"] == 12
+    assert rig.books()["batches_verified"] == 6
 
 
 async def test_devices_streams_that_carry_everything_keep_to_the_cap_too_and_receipts_do_not_wait_for_it(
@@ -58,6 +59,24 @@ async def test_devices_streams_that_carry_everything_keep_to_the_cap_too_and_rec
         assert isinstance(before, int)
         await until(lambda: int(str(rig.books()["receipts_verified"])) > before + 10, "the backlog moves")
         assert uplink.status().connections == 1
+
+
+async def test_what_is_measured_now_goes_before_a_backlog_on_devices_streams(rig: Rig) -> None:
+    backlog(rig, 400)
+
+    def newest(device_id: str) -> int:
+        devices = rig.books()["devices"]
+        assert isinstance(devices, dict)
+        return int(devices[device_id]["sequences"][-1][2]) if device_id in devices else 0
+
+    async with (
+        Server(rig.platform, rig.practice, link=False) as server,
+        rig.uplink(address(server.port), most_kbit_s=64, stall_s=60.0) as uplink,
+    ):
+        await until(lambda: newest("meter") > 0, "the backlog is on its way")
+        rig.gateway.seal(uplink, "meter", "pv")
+        await until(lambda: newest("meter") == 400 * 25 + 1, "the live reading")
+        assert not rig.gateway.outbox.all_acknowledged(), "the backlog is on its way for minutes"
 
 
 async def test_what_is_live_and_bids_go_while_batches_wait_for_the_line(rig: Rig) -> None:

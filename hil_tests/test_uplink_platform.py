@@ -33,6 +33,7 @@ from hil_tests.rig.platform.enrol import EnrolmentError, Practice
 from hil_tests.rig.platform.keys import SoftwareKey
 from hil_tests.rig.platform.orders import OrderError
 from hil_tests.rig.platform.service import Server
+from hil_tests.rig.tie import tied
 from hil_tests.uplink_parts import Rig, address, rig, until
 from proto.energysettlement.v1.device_pb2 import DeviceTelemetry
 from proto.energysettlement.v1.gateway_pb2 import PlatformFrame
@@ -307,7 +308,7 @@ class Process:
 @asynccontextmanager
 async def serving(folder: Path, *options: str) -> AsyncIterator[Process]:
     started = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "hil_tests.rig.platform", "serve", str(folder), *options,
+        *tied(sys.executable, "-m", "hil_tests.rig.platform", "serve", str(folder), *options),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         cwd=Path(__file__).parent.parent, env=dict(os.environ),
     )  # fmt: skip

@@ -13,6 +13,7 @@ from agent.token.errors import TokenUnavailableError
 from agent.token.token import Token
 
 WITHIN_S = 30.0
+FORKS = 5
 AT_ONCE_S = 5.0
 """Nobody answers in a fork: whoever waited for the signature would wait for WITHIN_S."""
 
@@ -25,12 +26,19 @@ async def main(key_id: bytes, mode: str) -> int:
     )
     token.start()
     await asyncio.wait_for(token.wait_ready(), WITHIN_S)
+    if mode == "make":
+        await token.create_key(key_id)
+        await token.wrapping_key(b"wrapping " + key_id)
+        await token.close()
+        return 0
     signer = token.signer(key_id)
     await signer.sign(b"first")
     if mode == "sign":
         while True:
             await signer.sign(b"again")
             print("signed", flush=True)
+    if mode == "fork while signing":
+        return await _forked_while_signing(token, key_id)
     child = os.fork()
     if child == 0:
         os._exit(_in_the_fork(token, key_id))
@@ -38,6 +46,25 @@ async def main(key_id: bytes, mode: str) -> int:
     verify_key_of(signer.public_key_der).verify(b"after", await signer.sign(b"after"))
     await token.close()
     return os.waitstatus_to_exitcode(status)
+
+
+async def _forked_while_signing(token: Token, key_id: bytes) -> int:
+    """0: each of some forks was refused at once, and every signature verified."""
+    signer = token.signer(key_id)
+    verifier, codes = verify_key_of(signer.public_key_der), []
+    for number in range(FORKS):
+        message = bytes([number])
+        signing = [asyncio.create_task(signer.sign(message)) for _ in range(20)]
+        await signing[0]
+        child = os.fork()
+        if child == 0:
+            os._exit(_in_the_fork(token, key_id))
+        _, status = await asyncio.to_thread(os.waitpid, child, 0)
+        codes.append(os.waitstatus_to_exitcode(status))
+        for signature in await asyncio.gather(*signing):
+            verifier.verify(message, signature)
+    await token.close()
+    return max(codes)
 
 
 def _in_the_fork(token: Token, key_id: bytes) -> int:

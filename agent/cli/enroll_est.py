@@ -68,7 +68,7 @@ async def first_certificate(
         _require_writable(place)
     request = _request(settings.gateway.state_dir / "enrolment" / "uplink.csr", public_key_der, gateway_id)
 
-    async def told() -> str:
+    async def told(_: datetime) -> str:
         return login
 
     with tempfile.TemporaryDirectory() as folder:

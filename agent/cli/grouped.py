@@ -11,7 +11,7 @@ PANELS: Final = {
     "Operate": ("status", "why", "commands", "override", "stop", "clear-stop"),
     "Devices": ("scan", "read", "record", "serve", "chargers", "ocpp"),
     "Look ahead": ("plan", "envelope", "simulate"),
-    "Evidence": ("export", "prove", "verify", "replay", "backup", "restore", "quote", "challenge"),
+    "Evidence": ("export", "prove", "verify", "replay", "backup", "restore", "new-life", "quote", "challenge"),
 }
 
 

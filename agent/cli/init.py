@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from agent.cli.template import Given, annotated_config
 from agent.config import TokenSettings
+from agent.durable import write_whole
 from agent.identity.csr import certificate_request
 from agent.identity.did import did_of
 from agent.identity.errors import HistoryError
@@ -24,7 +25,7 @@ from agent.identity.folder import IdentityFolder
 from agent.identity.history import encode_history
 from agent.identity.purposes import EVIDENCE_KEY, SITE_CA_KEY, UPLINK_KEY, device_key, evidence_key
 from agent.token import pin as token_pin
-from agent.token import refused_pin, softhsm
+from agent.token import refused_pin, softhsm, softhsm_files
 from agent.token.errors import KeyExistsError
 from agent.token.token import Token, TokenState
 from drivers.device import SignerUnavailableError
@@ -144,17 +145,7 @@ def put(path: Path, content: bytes, *, mode: int, for_owner_of: Path | None = No
 
     `for_owner_of`: who has that folder, where it is there, gets the file when root writes it: the agent reads it.
     """
-    beside = path.with_name(path.name + ".new")
-    beside.unlink(missing_ok=True)
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-    with open(descriptor, "wb") as file:
-        file.write(content)
-        if for_owner_of is not None and os.geteuid() == 0 and for_owner_of.exists():
-            owner = for_owner_of.stat()
-            os.fchown(descriptor, owner.st_uid, owner.st_gid)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    write_whole(path, content, mode=mode, owner_of=for_owner_of)
 
 
 def write_config(path: Path, given: Given) -> bool:
@@ -181,7 +172,7 @@ def choose_softhsm(tokens: TokenSettings, state_dir: Path) -> Path | None:
 
     Sets the environment variable, which is all that the module looks at. None for another module.
     """
-    if "softhsm" not in tokens.module.name:
+    if not softhsm_files.is_softhsm(tokens.module):
         return None
     named = os.environ.get("SOFTHSM2_CONF")
     conf = Path(named) if named else softhsm.write_softhsm_conf(state_dir / "token")

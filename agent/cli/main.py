@@ -5,20 +5,20 @@ The running agent does without typer and rich: they cost memory on a small box a
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     import typer
 
+PROGRAM: Final = "v2g-gateway"
+
 
 def complete() -> typer.Typer:
     """Every command; for people, not for `run`."""
-    from agent.cli import chargers, ocpp
     from agent.cli.commands import app
 
-    app.add_typer(chargers.app, name="chargers")
-    app.add_typer(ocpp.app, name="ocpp")
     return app
 
 
@@ -29,7 +29,15 @@ def main() -> None:
         from agent.cli.run import main as run
 
         sys.exit(run(arguments[1:]))
-    complete()(prog_name="v2g-gateway")
+    # A shell that asks for words to complete a line with needs them all.
+    asked = None if f"_{PROGRAM.replace('-', '_').upper()}_COMPLETE" in os.environ else next(iter(arguments), None)
+    (_alone(asked) or complete())(prog_name=PROGRAM)
+
+
+def _alone(name: str | None) -> typer.Typer | None:
+    from agent.cli.table import alone
+
+    return None if name is None else alone(name)
 
 
 if __name__ == "__main__":

@@ -321,7 +321,7 @@ def look_up(gateway: str | None, at_hand: HistoryFrom | None, places: Places) ->
                 online.refused.append((answer.wanted, str(error)))
                 continue
             online.histories.append(HistoryFrom(answer.wanted.url, entries, state))
-    online.best = _longest(online.histories)
+    online.best = longest(online.histories)
     return online
 
 
@@ -339,8 +339,8 @@ def _wanted(places: Places, with_history: bool) -> Iterator[Wanted]:
             yield Wanted(name, location.url(name))
 
 
-def _longest(histories: Sequence[HistoryFrom]) -> HistoryFrom | None:
-    """Raises ForkedError when they are not all beginnings of one."""
+def longest(histories: Sequence[HistoryFrom]) -> HistoryFrom | None:
+    """Which of the histories of one name counts. Raises ForkedError when they are not all beginnings of one."""
     best: HistoryFrom | None = None
     for each in sorted(histories, key=lambda h: len(h.entries), reverse=True):
         if best is None:

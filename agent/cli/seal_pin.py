@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from agent.cli.asking import settings_of
-from agent.cli.init import put
 from agent.cli.options import ConfigOption, JsonOption
 from agent.cli.output import console, emit_json, fail, os_error
+from agent.cli.reserving import TakenError, reserved
 from agent.config import DEFAULT_PATH, SecretError
 from agent.token import tpm
 from agent.token.pin import SEALED, read_pin
+from agent.token.sealed_file import both, write_sealed
 
 
 def seal_pin(
@@ -24,15 +25,14 @@ def seal_pin(
     """Seal the token's PIN to this machine's TPM. A disk that is carried away does not give it then."""
     settings = settings_of(config, as_json)
     path = out.absolute()
-    if path.exists():
-        fail(f"{path}: is there already; name another file", as_json=as_json)
     try:
-        pin = read_pin(settings.token.pin_secret)
-        kept = tpm.seal(pin)
-        if tpm.unseal(kept) != pin:
-            fail("the TPM gave back another PIN than it was given; nothing was written", as_json=as_json)
-        put(path, kept, mode=0o600, for_owner_of=settings.gateway.state_dir)
-    except SecretError as error:
+        with reserved(both(path)):
+            pin = read_pin(settings.token.pin_secret)
+            kept = tpm.seal(pin)
+            if tpm.unseal(kept) != pin:
+                fail("the TPM gave back another PIN than it was given; nothing was written", as_json=as_json)
+            write_sealed(path, kept, owner_of=settings.gateway.state_dir)
+    except (SecretError, TakenError) as error:
         fail(str(error), as_json=as_json)
     except OSError as error:
         fail(os_error(error, path), as_json=as_json)
@@ -40,5 +40,6 @@ def seal_pin(
     if as_json:
         emit_json({"ok": True, "file": str(path), "pin_secret": f"{SEALED}{path}"})
         return
-    text = f"{path}: sealed. In [token] write {line}, see that the agent starts with it, and remove the plain PIN."
+    where = f"{path}: sealed, and again in {both(path)[1].name}"
+    text = f"{where}. In [token] write {line}, see that the agent starts with it, and remove the plain PIN."
     console.print(text, markup=False, highlight=False, soft_wrap=True)

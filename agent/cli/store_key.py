@@ -13,12 +13,14 @@ from agent.cli.asking import settings_of
 from agent.cli.init import put
 from agent.cli.options import ConfigOption, JsonOption
 from agent.cli.output import console, emit_json, fail, os_error, plain, progress_bar
+from agent.cli.reserving import TakenError, reserved
 from agent.config import DEFAULT_PATH, SecretError
 from agent.control.decision_log import RECORD, recode_all
 from agent.store import StoreError, decrypt
 from agent.store.files import Lock, begin_anew
 from agent.token import tpm
 from agent.token.pin import SEALED, read_sealed
+from agent.token.sealed_file import both, write_sealed
 from agent.token.store_key import KEY_BYTES, decoded, store_key
 
 
@@ -48,22 +50,20 @@ def seal_store_key(
         fail("give one of --copy FILE, --no-copy and --from FILE", as_json=as_json, code=2)
     state_dir = settings_of(config, as_json).gateway.state_dir
     path = out.absolute()
-    for each in (path, *(() if copy is None else (copy.absolute(),))):
-        if each.exists():
-            fail(f"{each}: is there already; name another file", as_json=as_json)
+    files = (*both(path), *(() if copy is None else (copy.absolute(),)))
     aside = None
     try:
-        with contextlib.closing(Lock(state_dir)) if anew else contextlib.nullcontext():
+        with contextlib.closing(Lock(state_dir)) if anew else contextlib.nullcontext(), reserved(files):
             key = secrets.token_hex(KEY_BYTES) if from_ is None else _copied(from_)
             kept = tpm.seal(key)
             if tpm.unseal(kept) != key:
                 fail("the TPM gave back another key than it was given; nothing was written", as_json=as_json)
             if copy is not None:
                 put(copy.absolute(), key.encode() + b"\n", mode=0o600)
-            put(path, kept, mode=0o600, for_owner_of=state_dir)
+            write_sealed(path, kept, owner_of=state_dir)
             if anew:
                 aside = begin_anew(state_dir)
-    except (SecretError, StoreError) as error:
+    except (SecretError, StoreError, TakenError) as error:
         fail(str(error), as_json=as_json)
     except OSError as error:
         fail(os_error(error, path), as_json=as_json)
@@ -79,7 +79,8 @@ def seal_store_key(
             }
         )
         return
-    _say(f'{path}: sealed. In [evidence] write store_key_secret = "{reference}"; the next start encrypts what is here.')
+    _say(f"{path}: sealed, and again in {both(path)[1].name}, for a bad sector.")
+    _say(f'In [evidence] write store_key_secret = "{reference}"; the next start encrypts what is here.')
     if aside is not None:
         _say(f"What was here is now {aside}.")
     if copy is not None:
@@ -98,13 +99,13 @@ def decrypt_store(
     the next start encrypts them again.
     """
     settings = settings_of(config, as_json)
-    state_dir = settings.gateway.state_dir
+    state_dir, reference = settings.gateway.state_dir, settings.evidence.store_key_secret
     try:
         with progress_bar() as bar:
             task = bar.add_task("decrypting")
             damaged, opened = decrypt(
                 state_dir,
-                store_key(settings.evidence.store_key_secret),
+                store_key(reference),
                 lambda done, total: bar.update(task, description=f"decrypted {done * 100 // max(1, total)} %"),
                 lambda content: recode_all(state_dir / RECORD, content, None),
             )
@@ -116,6 +117,9 @@ def decrypt_store(
         emit_json({"ok": True, "damaged_values": damaged, "record_left": opened})
         return
     _say(f"{state_dir}: in the clear. Take store_key_secret out of [evidence] before the agent starts again.")
+    if reference is not None and reference.startswith(SEALED):
+        files = " and ".join(map(str, both(Path(reference.removeprefix(SEALED)))))
+        _say(f"{files} hold the key still, which encrypted backups need; remove both when nothing does.")
     if damaged:
         _say(f"{damaged} values did not open, and are empty now.")
     for sentence in opened:

@@ -22,6 +22,8 @@ def read_secret(reference: str) -> str:
     else:
         path = Path(name)
         try:
+            if path.is_dir():
+                raise SecretError(f"{path}: is a folder; name the file in it")
             if path.stat().st_mode & 0o077:
                 raise SecretError(f"{path}: others may read this secret; run chmod 600 on it")
         except PermissionError as error:

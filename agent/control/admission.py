@@ -6,7 +6,7 @@ the hash of the message as it came, so that a forgery can never end the real com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
@@ -179,7 +179,7 @@ def _judge_signed(
             return Undecided("the time is not known since the reboot", restrictive=False)
         if now.time_known:
             _check_time(order.command, now)
-            _check_expiry(order.command, ordering, trust, now)
+            _check_expiry(order.command, rights, trust, now)
         for entry in rights:
             _check_rights(order.command, entry, policy)
         if len(rights) == 1:
@@ -265,9 +265,11 @@ def _check_time(command: Command, now: Now) -> None:
         raise RefusalError("ends beyond the horizon of 7 days")
 
 
-def _check_expiry(command: Command, rights: IssuerRights, trust: TrustList, now: Now) -> None:
-    if rights.expired(now.wall_us):
-        raise RefusalError(f"the rights of {quoted(rights.issuer)} have expired")
+def _check_expiry(command: Command, signers: Sequence[IssuerRights], trust: TrustList, now: Now) -> None:
+    """Of two signatures neither may be by rights that are over: what remains is one."""
+    for rights in signers:
+        if rights.expired(now.wall_us):
+            raise RefusalError(f"the rights of {quoted(rights.issuer)} have expired")
     if trust.expired(now.wall_us) and not command.restrictive:
         raise RefusalError(f"trust list version {trust.version} has expired: only IDLE and CURTAIL are obeyed")
 

@@ -42,10 +42,16 @@ def fill(total_w: int, ranges: Mapping[str, Range]) -> dict[str, int]:
 
 def fit(limit_w: int, wishes: Mapping[str, int], minimums: Mapping[str, int] | None = None) -> dict[str, int]:
     """Wishes (zero and above) cut to a common level so that their sum is at most `limit_w`; unchanged when it is."""
+    return {**wishes, **cuts(limit_w, wishes, minimums)}
+
+
+def cuts(limit_w: int, wishes: Mapping[str, int], minimums: Mapping[str, int] | None = None) -> dict[str, int]:
+    """As `fit`, but of those alone that get less than they wish for."""
     if sum(wishes.values()) <= limit_w:
-        return dict(wishes)
+        return {}
     minimums = minimums or {}
-    return fill(max(0, limit_w), {name: Range(0, wish, minimums.get(name, 0)) for name, wish in wishes.items()})
+    powers = fill(max(0, limit_w), {name: Range(0, wish, minimums.get(name, 0)) for name, wish in wishes.items()})
+    return {name: power_w for name, power_w in powers.items() if power_w < wishes[name]}
 
 
 def hold_raises(
@@ -56,8 +62,8 @@ def hold_raises(
     Lower first, confirm by meter, then raise another (SAFETY 3): whoever shall come down counts with what it was
     granted or with its metered power, the larger, until both have come down.
     """
-    counted = {name: max(wish, granted.get(name, 0), metered.get(name, 0)) for name, wish in wanted.items()}
-    excess_w = sum(counted.values()) - max(limit_w, 0)
+    counted_w = sum(max(wish, granted.get(name, 0), metered.get(name, 0)) for name, wish in wanted.items())
+    excess_w = counted_w - max(limit_w, 0)
     if excess_w <= 0:
         return dict(wanted)
     floors = {name: min(wish, max(granted.get(name, 0), metered.get(name, 0))) for name, wish in wanted.items()}

@@ -79,6 +79,7 @@ class Book:
     """By issuer's name and hour of receipt: ordered by commands that are kept no more; they still count (SAFETY 10)."""
 
     _found: _Known | None = field(init=False, default=None, compare=False, repr=False)
+    _said: _Words | None = field(init=False, default=None, compare=False, repr=False)
 
     @property
     def _known(self) -> _Known:
@@ -123,7 +124,8 @@ class Book:
         gone = (part for hour, part in hours.items() if hour >= since_us // HOUR_US)
         energy_wh, value_micro = total(gone)
         for entry in self.entries.values():
-            if entry.order.received_us >= since_us and entry.order.command.issuer == issuer:
+            order = entry.order
+            if order.received_us >= since_us and order.command.issuer == issuer:
                 part = entry.ordered()
                 energy_wh += part.energy_wh
                 value_micro += part.value_micro
@@ -326,12 +328,15 @@ class Book:
 
     def _words(self) -> _Words:
         """All that each issuer has said, its newest word first: a glance at its beginning finds who gives way to it."""
+        if self._said is not None:
+            return self._said
         words: dict[bytes, list[tuple[tuple[int, int], int, bytes]]] = {}
         for place, entry in enumerate(self.entries.values()):
             order = entry.order
             words.setdefault(order.issuer_key, []).append((order.age_of_word(), place, order.hash))
         for said in words.values():
             said.sort(reverse=True)
+        object.__setattr__(self, "_said", words)  # of a value that does not change
         return words
 
     def _replaced_for_good_by(self, entry: Entry, words: _Words, now: Now) -> Order | None:

@@ -55,6 +55,7 @@ from agent.control.snapshot import ControlSnapshot, show_command, show_device
 from agent.control.stop import StopButton, StopWatch
 from agent.control.tally import Register
 from agent.control.tape import Tape
+from agent.control.turnstile import Turnstile
 from agent.control.undecided import Waiting
 from agent.control.viewing import register_of, settings_view, with_day_of
 from agent.evidence.statements import Alarm, Severity
@@ -135,6 +136,7 @@ class Controller:
         )
         self._stop = StopWatch(StopButton(stop_file), self._alarm)
         self._pacing = Pacing()
+        self._turnstile = Turnstile(self._pacing.hurry)
         self._inputs = InputWatch(
             inputs, say=self._alarm, press=self._press_wired, changed=self._pacing.hurry, monotonic_s=clock.monotonic_s
         )
@@ -182,10 +184,12 @@ class Controller:
     async def receive(self, message: device_pb2.GridCommand, device_id: str | None, received: Instant) -> None:
         """Take a message of the platform; `device_id` is whose stream it came on, None for the gateway's own link.
 
-        Never raises for what the peer sent. The receipts go the way of all evidence.
+        Never raises for what the peer sent. The receipts go the way of all evidence. Of many it holds back who comes
+        later, until a plan has been made.
         """
         if not message.command_id and not message.authorization:
             return
+        received = await self._turn_of(received)
         now, now_s = self._now(received), self._clock.monotonic_s()
         given = Message(message=message.SerializeToString(), device_id=device_id, since_s=now_s)
         with self._tape.event(Kind.MESSAGE, given, (now, now_s)):
@@ -193,6 +197,7 @@ class Controller:
 
     async def receive_signed(self, kind: str, signed: bytes, received: Instant) -> None:
         """Take a schedule or a value of a feed. Never raises for what the peer sent."""
+        received = await self._turn_of(received)
         now = self._now(received)
         at = (now, self._clock.monotonic_s())
         if kind == "schedule":
@@ -202,6 +207,10 @@ class Controller:
         elif kind == "feed" and now.time_known:
             with self._tape.event(Kind.FEED, Signed(signed=signed), at):
                 self._tape.answer(self._around.feeds.receive(signed, now.wall_us))
+
+    async def _turn_of(self, received: Instant) -> Instant:
+        """When a message that was received then is judged."""
+        return self._clock.now() if await self._turnstile.enter() else received
 
     def on_sample(self, sample: Sample) -> None:
         """Every sample of every device, as it comes. Never blocks."""
@@ -338,17 +347,21 @@ class Controller:
     # -- inside -----------------------------------------------------------------------------------------------------
 
     async def _plan_for_ever(self) -> None:
-        while True:
-            self._pacing.begin()
-            try:
-                await self._turn()
-            except Exception as error:
-                # A fault of ours: what allows power is renewed no more and ends in the devices, and STOP still works.
-                self._cannot_plan(error)
-            else:
-                self._trouble = ""
-                self.progress_s = self._clock.monotonic_s()
-            await self._pacing.rest(self._until_next_s())
+        try:
+            while True:
+                self._pacing.begin()
+                try:
+                    await self._turn()
+                except Exception as error:
+                    # A fault of ours: what allows power is renewed no more and ends in the devices; STOP still works.
+                    self._cannot_plan(error)
+                else:
+                    self._trouble = ""
+                    self.progress_s = self._clock.monotonic_s()
+                self._turnstile.open()
+                await self._pacing.rest(self._until_next_s())
+        finally:
+            self._turnstile.stay_open()
 
     def _cannot_plan(self, error: Exception) -> None:
         if not self._trouble:

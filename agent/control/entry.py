@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from agent.control.order import Order
-from agent.control.ordered import Ordered, ordered_by
+from agent.control.ordered import NOTHING, Ordered, ordered_by
 from agent.control.tally import Tally
 from agent.evidence.statements import CommandReceipt, CommandState
 
@@ -70,9 +70,11 @@ class Entry:
     def ordered(self) -> Ordered:
         """What a command ordered at most, for as long as it stood."""
         last, command = self.receipts[-1], self.order.command
+        if not last.state.final:
+            return ordered_by(command)
         if last.state is CommandState.REJECTED:
-            return Ordered()
-        return ordered_by(command, min(command.end_us, last.timestamp_us) if last.state.final else command.end_us)
+            return NOTHING
+        return ordered_by(command, min(command.end_us, last.timestamp_us))
 
     def end_by_time(self) -> tuple[CommandState, str]:
         """How a command ends whose time is over."""

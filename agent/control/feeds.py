@@ -7,6 +7,7 @@ both sides, since two sources that differ by anything would else agree (proto/CO
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -36,6 +37,7 @@ class Feed(IntEnum):
     """mHz."""
 
 
+_CURRENCY: Final = {Feed.PRICE: re.compile("[A-Z]{3}"), Feed.FREQUENCY: re.compile("")}
 MOST: Final = {Feed.PRICE: (-(10**9), 10**9), Feed.FREQUENCY: (45_000, 66_000)}
 LEAST_SIGMA: Final = {Feed.PRICE: 500.0, Feed.FREQUENCY: 2.0}
 MOST_SIGMA: Final = {Feed.PRICE: 5_000.0, Feed.FREQUENCY: 10.0}
@@ -205,7 +207,7 @@ def decode_value(body: bytes) -> FeedValue:
         raise CommandFormatError(f"feed: {quoted(number)} is outside {low} to {high}")
     if not 0 <= at_us < until_us < 2**53 or not 0 <= sequence < 2**63:
         raise CommandFormatError("feed: its times or its sequence cannot be meant")
-    if (feed is Feed.PRICE) != (len(currency) == 3 and currency.isascii() and currency.isupper()):
+    if not _CURRENCY[feed].fullmatch(currency):
         raise CommandFormatError(f"feed: currency {quoted(currency)} does not go with {feed.name}")
     return FeedValue(
         feed=feed,

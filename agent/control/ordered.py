@@ -22,16 +22,24 @@ class Ordered(NamedTuple):
     """Micro-units, of whatever currency the prices are in: the bound is a round number, and no rate is known here."""
 
 
+NOTHING: Final = Ordered()
+_SETPOINT: Final = Mode.SETPOINT
+"""Looked up once: a day's commands are added up for each that comes."""
+
+
 def ordered_by(command: Command, end_us: int | None = None) -> Ordered:
     """The most that a setpoint can move until `end_us` (default: its end), and be paid for; limits order nothing."""
-    if command.mode is not Mode.SETPOINT:
-        return Ordered()
-    duration_us = max(0, (command.end_us if end_us is None else end_us) - command.start_us)
+    if command.mode is not _SETPOINT:
+        return NOTHING
+    duration_us = (command.end_us if end_us is None else end_us) - command.start_us
+    if duration_us <= 0:
+        return NOTHING
     energy_wh = command.power_w * duration_us // 3_600_000_000
     if command.max_energy_wh is not None:
         energy_wh = min(energy_wh, command.max_energy_wh)
-    price_micro = 0 if command.price is None else command.price.micro_per_kwh
-    return Ordered(energy_wh, energy_wh * price_micro // 1000)
+    if command.price is None:
+        return Ordered(energy_wh)
+    return Ordered(energy_wh, energy_wh * command.price.micro_per_kwh // 1000)
 
 
 def scheduled_by(schedule: Schedule, from_us: int, until_us: int) -> Ordered:

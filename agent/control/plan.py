@@ -35,7 +35,7 @@ TOLERANCE_PERCENT: Final = 5
 """Obeyed is within the larger of the two of the target."""
 MOST_PASSES: Final = 4
 """Over the limits: what is cut at the one side leaves less for the other."""
-_LIMITS: Final = frozenset({Rule.EXPORT_COMMAND, Rule.IMPORT_COMMAND, Rule.WIRED})
+_LIMITS: Final = (Rule.EXPORT_COMMAND, Rule.IMPORT_COMMAND, Rule.WIRED)
 METER_SUBJECT: Final = "connection"
 
 
@@ -155,8 +155,9 @@ def _limit_all(drafts: dict[str, Draft], targets: list[Target], site: SiteView) 
 
     Each pass only narrows. While the grid is in need nothing is narrowed again: its rule comes after the connection's.
     """
+    after_w = going_on_w(drafts)
     for _ in range(MOST_PASSES):
-        before_w = going_on_w(drafts)
+        before_w = after_w
         limit_connection(drafts, targets, site)
         if site.meter is not None:
             never_against(drafts, site)
@@ -195,10 +196,11 @@ def _prices(targets: list[Target], site: SiteView) -> dict[str, Price | None]:
 
 def _order(draft: Draft, now: Now) -> DeviceOrder:
     reason = draft.cause
-    if _LIMITS & set(draft.bound):  # Somebody does command; but what flows is not ordered, only bounded.
+    if any(rule in _LIMITS for rule in draft.bound):
+        # Somebody does command; but what flows is not ordered, only bounded.
         reason = reason.replace("nobody commands: ", "nobody orders a power: ", 1)
     if draft.bound:
-        reason += "; bound by " + ", ".join(rule.value for rule in draft.bound)
+        reason += "; bound by " + ", ".join(draft.bound)
     return DeviceOrder(
         device_id=draft.view.device_id,
         lowest_w=draft.low,

@@ -98,8 +98,8 @@ def judge_schedule(
             _check_rights(schedule, entry, policy)
         if len(rights) == 1:
             mine = [agreed for agreed in stored if agreed.schedule.issuer == schedule.issuer]
-            _check_value(schedule, mine, before(schedule.issuer), policy, now)
-        if sum(not replaces(schedule, agreed.schedule) for agreed in stored) >= MOST_STORED:
+            _check_value(schedule, ordering.key.key_id, mine, before(schedule.issuer), policy, now)
+        if sum(not _gives_way(agreed, schedule, ordering.key.key_id) for agreed in stored) >= MOST_STORED:
             raise RefusalError(f"{MOST_STORED} schedules are stored; wait until one has ended, or replace one")
     except RefusalError as error:
         return ScheduleRefused(read.hash, str(error), error.alarm)
@@ -155,15 +155,18 @@ def _check_rights(schedule: Schedule, rights: IssuerRights, policy: Policy) -> N
         raise RefusalError(f"{who} may order at most {rights.highest_power_w} W, not {most_w} W")
 
 
-def _check_value(schedule: Schedule, mine: Iterable[Agreed], before: Before, policy: Policy, now: Now) -> None:
+def _check_value(
+    schedule: Schedule, issuer_key: bytes, mine: Iterable[Agreed], before: Before, policy: Policy, now: Now
+) -> None:
     """One signature is enough up to the bound of commands, in any 24 h, with all else of its issuer (SAFETY 10).
 
     Of those that it replaces, and that are gone, counts what was followed; but a plan of the day that is sent anew each
     hour tells its own past each time.
     """
     mine = tuple(mine)
-    others = [acted_and_to_come(each, now) for each in mine if not replaces(schedule, each.schedule)]
-    followed = total([before.gone, *(acted(each, now) for each in mine if replaces(schedule, each.schedule))])
+    going = [each for each in mine if _gives_way(each, schedule, issuer_key)]
+    others = [acted_and_to_come(each, now) for each in mine if each not in going]
+    followed = total([before.gone, *(acted(each, now) for each in going)])
     told = scheduled_by(schedule, now.wall_us - DAY_US, now.wall_us)
     beyond = Ordered(max(0, followed.energy_wh - told.energy_wh), max(0, followed.value_micro - told.value_micro))
     sums = total([most_scheduled_by(schedule, schedule.start_us), beyond, *others, before.commanded])
@@ -188,7 +191,12 @@ def acted_and_to_come(agreed: Agreed, now: Now) -> Ordered:
     return total([acted(agreed, now), most_scheduled_by(agreed.schedule, now.wall_us)])
 
 
+def _gives_way(old: Agreed, schedule: Schedule, issuer_key: bytes) -> bool:
+    """Whether a stored one goes when this comes: of the same key only."""
+    return old.issuer_key == issuer_key and replaces(schedule, old.schedule)
+
+
 def replaces(new: Schedule, old: Schedule) -> bool:
-    """Whether nothing of the old one is left beside the new one of the same issuer."""
+    """Whether nothing of the old one is left beside the new one of the same key."""
     same = new.point is old.point and (not new.targets or (bool(old.targets) and set(old.targets) <= set(new.targets)))
     return same and new.start_us <= old.start_us and new.end_us >= old.end_us

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Protocol
 
+from agent.durable import sync_folder
+
 MARK: Final = b"V2GW sealed 1\n"
 MOST_BYTES: Final = 64 * 1024 * 1024
 """Of one piece: more is none of ours."""
@@ -96,19 +98,11 @@ def recode(path: Path, opens: Sealing | None, seals: Sealing | None) -> None:
         os.chown(beside, before.st_uid, before.st_gid, follow_symlinks=False)
     with path.open("r+b") as old:
         beside.replace(path)
-        _sync_folder(path.parent)  # else a power cut might leave the old name to the overwritten one
+        sync_folder(path.parent)  # else a power cut might leave the old name to the overwritten one
         for _ in range(0, before.st_size, _PIECE_BYTES):
             old.write(bytes(min(_PIECE_BYTES, before.st_size - old.tell())))
         old.flush()
         os.fsync(old.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _joined(parts: Iterator[bytes]) -> Iterator[bytes]:

@@ -281,7 +281,7 @@ class SiteView:
         if self.meter is None:
             return None
         seen_w = self.meter.power_w + self.meter.over_w - self._counted_w[0]
-        doubt_w = sum(d.present_w + d.worst_export_w for d in self.devices.values() if not d.online)
+        doubt_w = self.silent_worst_w[1] + sum(d.present_w for d in self.devices.values() if not d.online)
         return max(seen_w, min(seen_w + doubt_w, self.limits.house_reserve_w))
 
     @cached_property
@@ -290,7 +290,7 @@ class SiteView:
         if self.meter is None:
             return None
         seen_w = self.meter.power_w - self.meter.under_w - self._counted_w[1]
-        doubt_w = sum(d.worst_import_w - d.present_w for d in self.devices.values() if not d.online)
+        doubt_w = self.silent_worst_w[0] - sum(d.present_w for d in self.devices.values() if not d.online)
         return min(seen_w, max(seen_w - doubt_w, 0))
 
     @cached_property
@@ -301,18 +301,29 @@ class SiteView:
             return ()
         if len(self.meter.phase_power_w) < count:
             return ((self.house_least_w // count, self.house_most_w // count),) * count
-        seen: list[list[tuple[DeviceView, int]]] = [[] for _ in range(count)]
-        for device in self.devices.values():
-            phases = device.phases_of(count)
-            for phase in phases:
-                seen[phase - 1].append((device, len(phases)))
         houses = []
         over_w, under_w = self.meter.phase_over_w or (0,) * count, self.meter.phase_under_w or (0,) * count
-        for phase, shares in enumerate(seen):
+        for phase, shares in enumerate(self.on_phase):
             least_w, most_w = counted_w(shares)
             meter_w = self.meter.phase_power_w[phase]
             houses.append((meter_w - under_w[phase] - most_w, meter_w + over_w[phase] - least_w))
         return tuple(houses)
+
+    @cached_property
+    def on_phase(self) -> tuple[tuple[tuple[DeviceView, int], ...], ...]:
+        """By phase: each device that is on it, and over how many phases its power is spread."""
+        on: list[list[tuple[DeviceView, int]]] = [[] for _ in range(self.limits.phases)]
+        for device in self.devices.values():
+            phases = device.phases_of(self.limits.phases)
+            for phase in phases:
+                on[phase - 1].append((device, len(phases)))
+        return tuple(map(tuple, on))
+
+    @cached_property
+    def silent_worst_w(self) -> tuple[int, int]:
+        """(import, export) that all silent devices are counted at."""
+        silent = [device for device in self.devices.values() if not device.online]
+        return sum(d.worst_import_w for d in silent), sum(d.worst_export_w for d in silent)
 
     @cached_property
     def _counted_w(self) -> tuple[int, int]:

@@ -16,6 +16,7 @@ import structlog
 
 from agent.control.errors import ControlError, quoted
 from agent.control.frequency_watch import Say
+from agent.durable import sync_folder
 from agent.evidence.statements import Severity
 
 MOST_BYTES: Final = 200
@@ -61,11 +62,7 @@ class StopButton:
                         file.write(self._pressed_by[:MOST_BYTES] + "\n")
                         file.flush()
                     os.fsync(file.fileno())
-                folder = os.open(self._file.parent, os.O_RDONLY | os.O_DIRECTORY)
-                try:
-                    os.fsync(folder)
-                finally:
-                    os.close(folder)
+                sync_folder(self._file.parent)
             except OSError as error:
                 if self._in_file and isinstance(error, FileNotFoundError):
                     return True  # Just removed; the next look sees it.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import secrets
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import mldsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
+from agent.durable import write_whole
 from agent.evidence import cbor, cose
 from agent.evidence.batch import SealedBatch
 from agent.evidence.countersignature import Countersignature, protected_header
@@ -83,7 +83,7 @@ async def open_countersigner(token: GuardingToken, state_dir: Path) -> MlDsaCoun
             wrapping_key = await token.wrapping_key(COUNTERSIGN_WRAP_KEY)
             made = mldsa.MLDSA65PrivateKey.generate()
             kept = _encode(made, wrapping_key)
-            await asyncio.to_thread(_write, path, kept, 0o600)
+            await asyncio.to_thread(write_whole, path, kept, mode=0o600)
         signer = MlDsaCountersigner(await _decode(kept, token, path))
         await asyncio.to_thread(_publish, state_dir / ENROLMENT, signer.public_key_der)
     except OSError as error:
@@ -147,20 +147,4 @@ def _publish(folder: Path, public: bytes) -> None:
     if path.exists() and path.read_bytes() == pem:
         return
     folder.mkdir(exist_ok=True)
-    _write(path, pem, 0o644)
-
-
-def _write(path: Path, content: bytes, mode: int) -> None:
-    """Whole or not at all, durably."""
-    beside = path.with_name(path.name + ".new")
-    beside.unlink(missing_ok=True)
-    with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_whole(path, pem, mode=0o644)

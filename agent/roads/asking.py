@@ -20,6 +20,8 @@ class Answer:
     status: int
     content_type: str
     retry_after: str | None
+    date: str | None
+    """The time by the clock of who answered, as it came."""
     body: bytes
     """Whole with status 200, else its beginning."""
 
@@ -86,6 +88,7 @@ async def exchange(
                 status=response.status,
                 content_type=response.headers.get("Content-Type", ""),
                 retry_after=response.headers.get("Retry-After"),
+                date=response.headers.get("Date"),
                 body=bytes(answer[:most]),
             )
     except TimeoutError as error:

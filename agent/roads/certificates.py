@@ -116,8 +116,9 @@ class CertificateWatch:
                 continue
             self._note_content(one, content)
             lines.append(_line(one, validity))
-            if now is not None and validity.due(now):
-                problems += await self._due(one, content, validity, now)
+            at = now if now is not None or one.renewal is None else one.renewal.time_told
+            if at is not None and validity.due(at):
+                problems += await self._due(one, content, validity, at)
         self.problems, self.lines = tuple(problems), tuple(lines)
         self.line = PartLine(
             name="certificates",

@@ -13,6 +13,7 @@ import orjson
 import structlog
 
 from agent.config import SecretError, read_secret
+from agent.durable import sync_folder
 from drivers.ocpp.credentials import KeptPassword
 
 log = structlog.get_logger()
@@ -72,8 +73,4 @@ def write_private(path: Path, content: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)

@@ -16,10 +16,11 @@ from typing import Final
 from cryptography import x509
 
 from agent.identity import est
-from agent.identity.enrolment import validity_of
+from agent.identity.enrolment import leads_to, roots_of, validity_of
 from agent.identity.errors import IdentityError
 from agent.identity.est import EstError
 from agent.roads.asking import Answer, exchange
+from agent.roads.est_clock import good_at, judged_by, time_told
 from agent.uplink.channel import advice
 from agent.uplink.errors import CredentialsError
 from agent.uplink.mqtt_login import tls_context
@@ -44,10 +45,29 @@ class EstServer:
     """Up to .well-known/est or a label below it."""
     ca_file: Path
     """Who certifies it, PEM."""
-    login: Callable[[], Awaitable[str]]
-    """The value of Authorization, made anew for each request. Raises SignerUnavailableError."""
+    login: Callable[[datetime], Awaitable[str]]
+    """The value of Authorization, made anew for each request, at this moment. Raises SignerUnavailableError."""
     client_files: tuple[Path, Path] | None = None
     """Certificate and key for mutual TLS, where the gateway has one with a key that Python's TLS can use."""
+    client_roots: Path | None = None
+    """Below whose roots a certificate must be to be shown here, PEM: another CA's is for others to see."""
+    vouched: bool = True
+    """Whether the system's clock may judge the server's certificate; else the moments that are given do."""
+
+    async def time(self, not_before: datetime) -> datetime:
+        """The server's own time, which must be in the life of its certificate and not before a moment that has been.
+
+        It is told nothing for it. Raises as `enroll`.
+        """
+        shown: list[x509.Certificate] = []
+        tls = judged_by(await asyncio.to_thread(tls_context, self.ca_file, None, None, None), shown.append)
+        answer = await _exchange("GET", f"{self.url}/cacerts", not_before, tls, headers={})
+        told = time_told(answer.date, not_before)
+        try:
+            good_at(told)(shown[-1])
+        except ssl.SSLCertVerificationError as error:
+            raise EstError(str(error)) from error
+        return told
 
     async def enroll(self, request_pem: bytes, now: datetime, *, again: bool = True) -> list[x509.Certificate] | Later:
         """The certificates that came for a request. Raises EstError, OSError, TimeoutError, CredentialsError and what
@@ -61,7 +81,7 @@ class EstServer:
                 "Content-Type": est.REQUEST_TYPE,
                 # RFC 8951 has it ignored; servers of before look for it.
                 "Content-Transfer-Encoding": "base64",
-                "Authorization": await self.login(),
+                "Authorization": await self.login(now),
             },
         )
         if answer.status == 202:
@@ -80,21 +100,33 @@ class EstServer:
         return await _exchange(method, f"{self.url}/{operation}", now, tls, headers=headers, body=body)
 
     def _tls(self, now: datetime) -> ssl.SSLContext:
-        certificate, key = self.client_files or (None, None)
-        if certificate is not None:
-            try:
-                validity, _ = validity_of(certificate.read_bytes(), str(certificate))
-                if validity.over(now):
-                    certificate = key = None  # TLS would end at it, and the login is enough
-            except (OSError, IdentityError):
-                certificate = key = None
+        certificate, key = self._shown(now) or (None, None)
         try:
-            return tls_context(self.ca_file, None, certificate, key)
+            context = tls_context(self.ca_file, None, certificate, key)
         except CredentialsError:
             if certificate is None:
                 raise
             # That another certificate's files are of no use, those tell who need them; the login is enough here.
-            return tls_context(self.ca_file, None, None, None)
+            context = tls_context(self.ca_file, None, None, None)
+        return context if self.vouched else judged_by(context, good_at(now))
+
+    def _shown(self, now: datetime) -> tuple[Path, Path] | None:
+        """The files for mutual TLS where that is for this server to see: the login is enough without."""
+        if self.client_files is None:
+            return None
+        certificate, _ = self.client_files
+        try:
+            content = certificate.read_bytes()
+            validity, _ = validity_of(content, str(certificate))
+            if validity.over(now):
+                return None  # TLS would end at it
+            if self.client_roots is not None and not leads_to(
+                content, roots_of(self.client_roots.read_bytes(), str(self.client_roots))
+            ):
+                return None
+        except (OSError, IdentityError):
+            return None
+        return self.client_files
 
 
 async def announced(url: str, now: datetime) -> list[x509.Certificate]:

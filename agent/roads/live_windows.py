@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from agent.evidence import statements
 from agent.evidence.statements import SettlementWindow
 from agent.ledger.window import decode_progress
-from agent.roads.settling import PROGRESS_NOTE, WAITING_NOTE
+from agent.roads.window_notes import PROGRESS_NOTE, WAITING_NOTE
 from agent.store import Reader
 
 

@@ -30,7 +30,7 @@ from agent.status import (
     verdict_of,
 )
 from agent.token.token import TokenState, TokenStatus
-from agent.uplink.status import UplinkStatus
+from agent.uplink.status import Carrier, UplinkStatus
 from drivers.device import DeviceKind, DeviceStatus, LinkState, VehicleSession
 
 MOST_COMMANDS = 20
@@ -336,13 +336,16 @@ def protection_problems(status: TokenStatus, said: str) -> list[Problem]:
 def link_problems(status: UplinkStatus | None, monotonic_s: float) -> list[Problem]:
     """A link that is down: the gateway goes on, and what it measures waits. Why it is down stands with the parts.
 
-    And what the platform said that cannot be right: the link may well be up.
+    And what the platform said that cannot be right, and devices that it does not take: the link may well be up.
     """
     found = []
     if status is not None and not status.connected:
         down_s = max(0.0, monotonic_s - status.since_monotonic_s)
         sentence = f"no link to the platform for {down_s:.0f} s; readings wait, and stored commands are obeyed"
         found.append(Problem(severity=Verdict.ATTENTION, subject="link", sentence=sentence))
+    if status is not None and status.carrier is Carrier.DEVICE_STREAMS:
+        for device_id, sentence in status.device_details.items():
+            found.append(Problem(severity=Verdict.ATTENTION, subject=device_id, sentence=sentence))
     if status is not None and status.oddity:
         ago_s = max(0.0, monotonic_s - status.oddity_monotonic_s)
         sentence = f"{status.oddity} ({ago_s:.0f} s ago; the signed alarms have them all)"

@@ -151,6 +151,11 @@ class PlatformSide:
         if self._uplink is not None:
             self._uplink.introduce_again()
 
+    def device_added(self, device_id: str) -> None:
+        """The site has another device."""
+        if self._uplink is not None:
+            self._uplink.device_added(device_id)
+
     async def prove_certificate(self, chain_pem: bytes) -> None:
         """Try a new client certificate on the platform. Raises UplinkError."""
         assert self._platform is not None

@@ -2,7 +2,8 @@
 
 It begins in the last third of the certificate's life, at a moment that differs between gateways. What is wrong with an
 answer installs nothing; what is installed was durable before anybody uses it, so that a kill at any moment costs
-another request and nothing else.
+another request and nothing else. While nothing vouches for the time here, as in a box from a drawer on a network
+without NTP, the EST server's own clock says what is due (est_clock.py).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import os
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -46,6 +47,10 @@ LOOK_EVERY_S: Final = 60.0
 LOOK_UNTIMED_S: Final = 2.0
 RETRY_LEAST_S: Final = 60.0
 RETRY_MOST_S: Final = 6 * 3600.0
+TIME_AFTER_S: Final = 300.0
+"""So long NTP and the platform have to vouch for a time before the EST server is asked for its own."""
+TIME_FOR_S: Final = 6 * 3600.0
+"""What it told is taken on the monotonic clock as long as this, then asked for anew."""
 RETRY_MOST_OVER_S: Final = 900.0
 """Where little or nothing is left, the waits grow no longer than this."""
 LEAST_RETRY_AFTER_S: Final = 1.0
@@ -94,6 +99,32 @@ class RenewalStatus:
     detail: str = ""
 
 
+@dataclass(slots=True)
+class _ServerClock:
+    """What the EST server told of the time, while nothing else does."""
+
+    backoff: Backoff
+    since_s: float | None = None
+    """Since when nothing vouches for the time here, monotonic."""
+    next_s: float = 0.0
+    """It is not asked before this moment, monotonic."""
+    told: datetime | None = None
+    told_at_s: float = 0.0
+
+    def may_speak(self, monotonic_s: float, draw: Callable[[], float]) -> bool:
+        """Whether others had time enough; all boxes of a street start at once after a power cut."""
+        if self.since_s is None:
+            self.since_s = monotonic_s
+            self.next_s = monotonic_s + TIME_AFTER_S * (1 + draw())
+        return self.told is not None or monotonic_s >= self.next_s
+
+    def at(self, monotonic_s: float) -> datetime | None:
+        """The moment by what was told, while that is fresh."""
+        if self.told is None or monotonic_s - self.told_at_s > TIME_FOR_S:
+            return None
+        return self.told + timedelta(seconds=monotonic_s - self.told_at_s)
+
+
 class Renewal:
     """`run` it in a task of its own. `place` is the folder for requests; `draw` is for tests."""
 
@@ -122,6 +153,7 @@ class Renewal:
         self._backoff = Backoff(RETRY_LEAST_S, RETRY_MOST_S)
         self._failures = 0
         self._told: set[tuple[int, str]] = set()
+        self._server_clock = _ServerClock(Backoff(RETRY_LEAST_S, RETRY_MOST_S))
         self.on_change: Callable[[], Awaitable[object]] | None = None
         """Awaited after each try, whatever came of it."""
         self.responsible = True
@@ -132,6 +164,11 @@ class Renewal:
     def name(self) -> str:
         """Of the certificate."""
         return self._one.name
+
+    @property
+    def time_told(self) -> datetime | None:
+        """The present moment by the EST server, where nothing vouches for one here and it was asked."""
+        return self._server_clock.at(self._clock.monotonic_s())
 
     @property
     def server(self) -> str:
@@ -147,9 +184,11 @@ class Renewal:
     async def step(self) -> float:
         """One look, and one try if one is due. Seconds until the next look."""
         moment = self._clock.now()
-        if moment.quality is ClockQuality.UNTRUSTED:
+        vouched = moment.quality is not ClockQuality.UNTRUSTED
+        if vouched:
+            self._server_clock = _ServerClock(Backoff(RETRY_LEAST_S, RETRY_MOST_S))
+        elif not self._server_clock.may_speak(moment.monotonic_s, self._draw):
             return LOOK_UNTIMED_S
-        now = datetime.fromtimestamp(moment.wall_us / 1e6, UTC)
         try:
             content = await asyncio.to_thread(self._one.file.read_bytes)
             validity, _ = validity_of(content, f"certificate {self._one.file}")
@@ -159,7 +198,16 @@ class Renewal:
             self.responsible = False
             return LOOK_EVERY_S
         self.responsible = leads_to(content, roots)
-        if not self.responsible or not validity.due(now):
+        if not self.responsible:
+            self._forget(b"")
+            return LOOK_EVERY_S
+        if vouched:
+            now = datetime.fromtimestamp(moment.wall_us / 1e6, UTC)
+        elif (told := await self._ask_time(validity)) is not None:
+            now = told
+        else:
+            return LOOK_UNTIMED_S
+        if not validity.due(now):
             self._forget(b"")
             return LOOK_EVERY_S
         if self._one.gateway_id is not None and not self._one.gateway_id():
@@ -171,7 +219,7 @@ class Renewal:
             self._next_s = moment.monotonic_s + wait_s
             self.status = RenewalStatus(detail=f"it is asked for within {_duration(wait_s)}")
         if moment.monotonic_s >= self._next_s:
-            await self._try(content, roots, validity, now)
+            await self._try(content, roots, validity, now, vouched=vouched)
             if self.on_change is not None:
                 await self.on_change()
         return min(LOOK_EVERY_S, max(0.0, self._next_s - self._clock.monotonic_s()))
@@ -183,9 +231,36 @@ class Renewal:
         self._told.clear()
         self.status = RenewalStatus()
 
-    async def _try(self, content: bytes, roots: list[x509.Certificate], validity: Validity, now: datetime) -> None:
+    async def _ask_time(self, validity: Validity) -> datetime | None:
+        """The time by the EST server, asked for where it has told none of late; None: it has to be waited for."""
+        clock, monotonic_s = self._server_clock, self._clock.monotonic_s()
+        if (told := clock.at(monotonic_s)) is not None or monotonic_s < clock.next_s:
+            return told
+        # Its own beginning was signed by the CA: it has been too.
+        not_before = max(datetime.fromtimestamp(self._clock.floor_us / 1e6, UTC), validity.begins)
         try:
-            came = await self._renewed(content, roots, now)
+            told = await self._server.time(not_before)
+        except Exception as error:
+            if not isinstance(error, FORESEEN):
+                log.exception("certificate.renewal_fault", name=self.name)
+            clock.backoff = clock.backoff.failed()
+            clock.next_s = self._clock.monotonic_s() + clock.backoff.wait_s(self._draw())
+            log.warning("certificate.time_not_told", name=self.name, server=self.server, reason=str(error))
+            self.status = replace(
+                self.status,
+                detail=f"nothing vouches for the time here, and {self.server} cannot be asked for it: {error}",
+            )
+            return None
+        log.info("certificate.time_told", name=self.name, server=self.server, time=told.isoformat())
+        clock.told, clock.told_at_s = told, self._clock.monotonic_s()
+        clock.backoff = Backoff(RETRY_LEAST_S, RETRY_MOST_S)
+        return told
+
+    async def _try(
+        self, content: bytes, roots: list[x509.Certificate], validity: Validity, now: datetime, *, vouched: bool
+    ) -> None:
+        try:
+            came = await self._renewed(content, roots, validity, now, vouched=vouched)
         except Exception as error:
             # A fault of ours waits as long as one of the CA's: else this task is begun anew, and asks again at once.
             if not isinstance(error, FORESEEN):
@@ -209,7 +284,9 @@ class Renewal:
         # One that is due again at once is not asked for again at once.
         self._next_s = self._clock.monotonic_s() + self._backoff.failed().wait_s(self._draw())
 
-    async def _renewed(self, content: bytes, roots: list[x509.Certificate], now: datetime) -> bytes | Later:
+    async def _renewed(
+        self, content: bytes, roots: list[x509.Certificate], validity: Validity, now: datetime, *, vouched: bool
+    ) -> bytes | Later:
         """The new chain, which is in its place then."""
         one = self._one
         gateway_id = None if one.gateway_id is None else one.gateway_id()
@@ -225,7 +302,8 @@ class Renewal:
             )
         key = await one.public_key_der()
         request = await self._request_for(content)
-        came = await obtain(self._server, request, roots, key, now)
+        server = self._server if vouched else replace(self._server, vouched=False)
+        came = await obtain(server, request, roots, key, now)
         if isinstance(came, Later):
             return came
         leaf = check_chain(
@@ -238,7 +316,9 @@ class Renewal:
             now=now,
         )
         est.require_continuation(before, leaf)
-        if one.prove is not None:
+        # By a system clock that is wrong the platform's own certificate may not be good yet, and the present one of
+        # ours carries nothing any more.
+        if one.prove is not None and (vouched or not validity.over(now)):
             await one.prove(came)
         await asyncio.to_thread(write_durably, one.file, came)
         return came

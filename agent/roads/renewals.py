@@ -1,13 +1,15 @@
 """Makes the watch over a gateway's certificates, and their renewals: which the platform's EST server is asked for, how.
 
 The uplink's key is in the HSM, which Python's TLS cannot use: the gateway logs in with a token that this key signs, and
-the request proves the same key. Where a certificate's key is a file (MQTT), it does mutual TLS as RFC 7030 has it.
+the request proves the same key. Where a certificate's key is a file (MQTT) and the platform's CA issued it, it does
+mutual TLS as RFC 7030 has it; one of a broker's own CA is shown to the broker alone.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
@@ -78,7 +80,7 @@ def _renewals(
     async def signer() -> PinnedSigner:
         return await token.pinned_signer(UPLINK_KEY, store.journal("token"))
 
-    server = _est_server(platform, signer=signer, gateway_id=gateway_id, clock=clock)
+    server = _est_server(platform, signer=signer, gateway_id=gateway_id)
 
     async def uplink_key() -> bytes:
         return (await signer()).public_key_der
@@ -121,20 +123,25 @@ def _est_server(
     *,
     signer: Callable[[], Awaitable[PinnedSigner]],
     gateway_id: Callable[[], str],
-    clock: Clock,
 ) -> EstServer:
     """The one of [platform], where this gateway logs in with a token of its own key."""
     assert platform.est is not None
     url = platform.est.rstrip("/")
 
-    async def login() -> str:
-        now_s = clock.now().wall_us // 1_000_000
+    async def login(now: datetime) -> str:
+        now_s = int(now.timestamp())
         return basic_login(await login_password(await signer(), gateway_id=gateway_id(), audience=url, now_s=now_s))
 
     client_files = None
     if platform.mqtt_certificate_file is not None and platform.mqtt_certificate_key_file is not None:
         client_files = (platform.mqtt_certificate_file, platform.mqtt_certificate_key_file)
-    return EstServer(url=url, ca_file=platform.est_ca_file or platform.ca_file, login=login, client_files=client_files)
+    return EstServer(
+        url=url,
+        ca_file=platform.est_ca_file or platform.ca_file,
+        login=login,
+        client_files=client_files,
+        client_roots=platform.ca_file,
+    )
 
 
 def _with_file(name: str, file: Path, key: Path, usage: Usage, request: Callable[[bytes, bytes], bytes]) -> Renewable:

@@ -1,5 +1,7 @@
 """The marker of a restore: a signed alarm that a person put a backup back, and which channels it still concerns.
 
+Or that he began a new life because the card was copied (`new-life`): then it names where the old chain was left.
+
 Committed at the first start after it, or at the next one where that was killed before. A channel may take over the
 platform's newer state once the marker is sealed, and until it has been in step with the platform again.
 """
@@ -11,30 +13,62 @@ from typing import Final
 
 from agent.evidence import statements
 from agent.evidence.statements import Alarm, Severity
-from agent.roads.alarms import Alarms
+from agent.roads.alarms import MOST_TEXT, Alarms
 from agent.roads.desk import Desk
 from agent.roads.problems import Problems
 from agent.store import Store, StoreError
+from agent.uplink.left import LEFT_NOTE, encode_left, left_incarnations
 
 CODE: Final = "store.restored"
 MARKER_NOTE: Final = "restore-marker"
 MARKED_NOTE: Final = "restore-marked"
 """The incarnation that the marker is of, in decimal."""
 DONE_NOTE: Final = "restore-done/"
+NEW_LIFE_NOTE: Final = "new-life"
+"""Why a person ordered one, until it has begun."""
+LEFT_A_CHAIN_NOTE: Final = "new-life-began"
+"""The incarnation that began so, in decimal."""
 
 
 async def mark(store: Store, desk: Desk, now_us: int) -> None:
-    """Tell, signed and once, that the store is a backup that was put back. Raises StoreError."""
+    """Tell, signed and once, that the store is a backup that was put back, or a copy's new life. Raises StoreError."""
     if await store.note(MARKED_NOTE) == _life(store):
         return
+    why = await store.note(NEW_LIFE_NOTE)
+    text, more = "a backup was put back, what was sealed since is not here", dict[str, bytes | None]()
+    if why is not None:
+        text, more = await _leave(store, why.decode())
     marker = Alarm(
         timestamp_us=now_us,
         severity=Severity.CRITICAL,
         code=CODE,
         subject="store",
-        text=f"a backup was put back, what was sealed since is not here; incarnation {store.incarnation}",
+        text=f"{text}; incarnation {store.incarnation}"[:MOST_TEXT],
     )
-    await desk.put([marker], {MARKER_NOTE: statements.encode(marker), MARKED_NOTE: _life(store)})
+    notes = {MARKER_NOTE: statements.encode(marker), MARKED_NOTE: _life(store)}
+    await desk.put([marker], notes | more)
+
+
+async def _leave(store: Store, why: str) -> tuple[str, dict[str, bytes | None]]:
+    """Leave the chains of earlier incarnations where the platform acknowledged them last: words, and notes."""
+    left = await left_incarnations(store)
+    places = []
+    for incarnation in await store.unacknowledged_incarnations():
+        if incarnation == store.incarnation or incarnation in left:
+            continue
+        number = await store.acknowledged_number(incarnation)
+        at = await store.batches(number, 1, incarnation=incarnation) if number else []
+        root = f", root {at[0].root.hex()}" if at and at[0].number == number else ""
+        places.append(f"incarnation {incarnation} behind batch {number}{root}")
+        left |= {incarnation}
+    where = "; ".join(places) or "everything was acknowledged"
+    text = f"a new life was begun because: {why}; what follows was left, is disputed and stays here: {where}"
+    return text, {LEFT_NOTE: encode_left(left), NEW_LIFE_NOTE: None, LEFT_A_CHAIN_NOTE: _life(store)}
+
+
+async def has_left_a_chain(store: Store) -> bool:
+    """Whether this life began by a person's order to leave the one before. Raises StoreError."""
+    return await store.note(LEFT_A_CHAIN_NOTE) == _life(store)
 
 
 async def tell(store: Store, desk: Desk, alarms: Alarms, problems: Problems, now_us: int) -> None:
@@ -50,6 +84,9 @@ async def tell(store: Store, desk: Desk, alarms: Alarms, problems: Problems, now
             f"{store.damaged_values} encrypted values did not open and were removed: notes, or readings not sealed yet"
         )
         alarms.raise_alarm(Severity.CRITICAL, "store.damaged", "store", text)
+    if store.key_mended:
+        text = "one of the two places of its wrapped key was damaged and is written anew: look after the disk (dmesg)"
+        alarms.raise_alarm(Severity.WARNING, "store.key_mended", "store", text)
     if store.put_back:
         try:
             await mark(store, desk, now_us)

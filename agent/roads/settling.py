@@ -30,6 +30,8 @@ from agent.measure.reading import Reading
 from agent.roads import restored
 from agent.roads.desk import Desk
 from agent.roads.offline import Counter, OfflineSigning
+from agent.roads.reopening import reopen_windows
+from agent.roads.window_notes import CLOSED_NOTE, PROGRESS_NOTE, WAITING_NOTE
 from agent.store import ChannelRow, Stage, Store, StoreError
 from agent.uplink.errors import LinkDownError
 from drivers.device import Signer, SignerUnavailableError
@@ -38,10 +40,7 @@ from proto.energysettlement.v1.gateway_pb2 import ChannelFrame
 SETTLE_MOST_S: Final = 5.0
 """Readings that were measured before the boundary may still be on their way for this long."""
 RETRY_S: Final = 10.0
-PROGRESS_NOTE: Final = "window/"
-WAITING_NOTE: Final = "unsettled/"
 CONFLICT_NOTE: Final = "channel-conflict/"
-CLOSED_NOTE: Final = "windows-closed"
 
 log = structlog.get_logger()
 
@@ -122,10 +121,13 @@ class Settling:
         """Take up channels and windows where the store has them. Raises StoreError or LedgerError."""
         left_behind = await self.offline.look()
         for device in self._devices.values():
+            channel_id = device.terms.channel_id
+            newest = await self._store.channel_newest(channel_id)
+            under_way = newest is not None and newest.stage is not Stage.COUNTERSIGNED
+            await reopen_windows(self._store, self._desk, device.device_id, under_way=under_way)
             note = await self._store.note(PROGRESS_NOTE + device.device_id)
             if note is not None:
                 self._progress[device.device_id] = decode_progress(note)
-            channel_id = device.terms.channel_id
             waiting = await self._store.notes(f"{WAITING_NOTE}{device.device_id}/")
             conflicts = await self._store.notes(f"{CONFLICT_NOTE}{device.device_id}/")
             signer = device.signer
@@ -134,7 +136,7 @@ class Settling:
                 incarnation=self._store.incarnation,
                 device_key=VerifyKey(signer.algorithm, signer.public_key_der),
                 platform_key=self._platform_key,
-                newest=await self._store.channel_newest(channel_id),
+                newest=newest,
                 countersigned=await self._store.channel_newest(channel_id, Stage.COUNTERSIGNED),
                 waiting=list(waiting.values()),
                 conflicts=list(conflicts.values()),

@@ -129,13 +129,17 @@ class Thinner:
             now = self._clock.now()
             try:
                 if now.monotonic_s - pruned_s >= PRUNE_EVERY_S and now.quality is not ClockQuality.UNTRUSTED:
-                    await self._store.prune(now.wall_us, self._retain_days, self._keep)
-                    await self._store.forget_kept(now.wall_us - KEPT_DAYS * DAY_US)
+                    await self.prune(now.wall_us)
                     pruned_s = now.monotonic_s
                 more = await self.look()
             except StoreError as error:
                 self.trouble = str(error)
             await asyncio.sleep(PAUSE_S if more else LOOK_EVERY_S)
+
+    async def prune(self, now_us: int) -> None:
+        """Delete what was kept as long as it is to be. Raises StoreError."""
+        await self._store.prune(now_us, self._retain_days, self._keep)
+        await self._store.forget_kept(now_us - KEPT_DAYS * DAY_US)
 
     async def _keep(self, first_place: int, last_place: int) -> Sequence[Kept]:
         return await worth_keeping(self._store, first_place, last_place)

@@ -15,7 +15,7 @@ from agent.store.errors import (
 )
 from agent.store.files import decrypt, key_problem
 from agent.store.locked import LockedStore
-from agent.store.narrow import NarrowStore, open_store
+from agent.store.narrow import NarrowStore, open_store, room_problem
 from agent.store.places import PlacedBatch, PlacedSpan
 from agent.store.reader import Reader
 from agent.store.room import Cut, Kept
@@ -51,4 +51,5 @@ __all__ = [
     "decrypt",
     "key_problem",
     "open_store",
+    "room_problem",
 ]

@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from agent.durable import sync_file, sync_folder
 from agent.store import converting, files, schema, secret
 from agent.store.cipher import PLAIN, Content, of_note
-from agent.store.durable import sync_file, sync_folder
 from agent.store.errors import StoreCorruptError, StoreError, StoreKeyError, translated
 
+BEGUN: Final = ".begun"
+"""Ends the name of a backup that is not whole yet."""
 PAGES_AT_ONCE: Final = 2_048
 """8 MiB between two words of progress."""
 
@@ -55,18 +57,26 @@ def back_up(
     path = state_dir / files.DATABASE
     if not path.exists():
         raise StoreError(f"{path}: there is no store; the agent makes it when it first runs")
-    os.close(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    os.close(os.open(out, flags, 0o600))
+    # A kill leaves no whole copy without its mark: put in place by hand, that would be taken for the store itself.
+    begun = out.with_name(out.name + BEGUN)
     try:
-        _copy(path, out, progress)
-        schema.mark_copy(out)
-        content = secret.content_of(out, key, writes=True)
+        files.remove(begun)
+        os.close(os.open(begun, flags, 0o600))
+        _copy(path, begun, progress)
+        schema.mark_copy(begun)
+        content = secret.content_of(begun, key, writes=True)
         if in_the_clear and not content.is_plain:
-            _put_in_the_clear(out, content, progress)
+            _put_in_the_clear(begun, content, progress)
             content = PLAIN
-        _add_notes(out, notes or {}, content)
-        copy = look_at(out)
-        sync_file(out)
+        _add_notes(begun, notes or {}, content)
+        copy = look_at(begun)
+        sync_file(begun)
+        begun.replace(out)
+        sync_folder(out.absolute().parent)
     except BaseException:
+        files.remove(begun)
         out.unlink(missing_ok=True)
         raise
     return copy
@@ -154,6 +164,26 @@ def put_back(
     finally:
         lock.release()
     return aside
+
+
+def begin_another_life(state_dir: Path, notes: Mapping[str, bytes], *, key: secret.KeySource | None = None) -> int:
+    """Mark the store of a folder as a copy, where it is; the incarnation that ends with that.
+
+    The next opening begins a new one, as behind a backup. `notes` go in with the mark; `key`: of a store that is
+    encrypted. Raises StoreInUseError while an agent runs; StoreCorruptError, StoreKeyError, StoreError.
+    """
+    path = state_dir / files.DATABASE
+    if not path.exists():
+        raise StoreError(f"{path}: there is no store; the agent makes it when it first runs")
+    lock = files.Lock(state_dir)
+    try:
+        converting.finish(path)
+        incarnation = look_at(path).incarnation
+        _add_notes(path, notes, secret.content_of(path, key, writes=True))
+        schema.mark_copy(path)
+    finally:
+        lock.release()
+    return incarnation
 
 
 def _bring(

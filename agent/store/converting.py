@@ -17,9 +17,9 @@ from urllib.parse import quote
 
 import structlog
 
+from agent.durable import sync_file, sync_folder
 from agent.store import chunks, schema, secret
 from agent.store.cipher import PLAIN, Content, of_body, of_channel, of_chunk, of_kept, of_note
-from agent.store.durable import sync_file, sync_folder
 from agent.store.errors import StoreCorruptError, StoreError, StoreFullError, translated
 
 CONVERTING: Final = ".converting"

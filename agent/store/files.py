@@ -17,9 +17,9 @@ from typing import Final
 
 import structlog
 
+from agent.durable import sync_folder
 from agent.store import converting, schema, secret
 from agent.store.cipher import PLAIN, Content
-from agent.store.durable import sync_folder
 from agent.store.errors import StoreCorruptError, StoreError, StoreFullError, StoreInUseError, StoreVersionError
 
 DATABASE: Final = "evidence.db"
@@ -59,6 +59,8 @@ class Prepared:
     """It was in the clear until this start."""
     damaged_values: int = 0
     """Encrypted values that did not open, and were removed at this start."""
+    key_mended: bool = False
+    """One of the two places of its wrapped key was damaged, and was written anew at this start."""
 
 
 class Lock:
@@ -106,7 +108,7 @@ def prepare(folder: Path, now_s: Callable[[], float] = time.time, *, key: secret
     site_key = None if key is None else secret.asked(key)
     source = None if site_key is None else lambda: site_key
     try:
-        _make_room(folder)
+        make_room(folder)
         # First: a store that was being converted is one, for all that follows.
         converting.finish(path)
         _finish_restore(folder)
@@ -129,7 +131,7 @@ def prepare(folder: Path, now_s: Callable[[], float] = time.time, *, key: secret
             suspect.unlink(missing_ok=True)
         else:
             held = None
-        noted = _read_incarnation_file(folder)
+        noted = read_incarnation_file(folder)
         if held is None and aside is None:
             aside = _set_aside_before(folder, noted)
         incarnation = held or 0
@@ -149,6 +151,9 @@ def prepare(folder: Path, now_s: Callable[[], float] = time.time, *, key: secret
             sync_folder(folder)
             _log.warning("store.new_incarnation", incarnation=incarnation, before=held or noted)
         put_back = schema.began_as_copy(path)
+        key_mended = source is not None and secret.mend(path, source)
+        if key_mended:
+            _log.error("store.key_mended", path=str(path))
         content = secret.content_of(path, source, writes=True)
         damaged = 0 if content.is_plain else converting.drop_damaged(path, content)
     except OSError as error:
@@ -156,7 +161,9 @@ def prepare(folder: Path, now_s: Callable[[], float] = time.time, *, key: secret
         raise kind(f"{folder}: {error.strerror} ({error.filename})") from error
     if site_key is not None:
         in_the_clear = in_the_clear or _set_aside_in_the_clear(folder)
-    return Prepared(path, incarnation, aside, restored, put_back, content, in_the_clear, newly_encrypted, damaged)
+    return Prepared(
+        path, incarnation, aside, restored, put_back, content, in_the_clear, newly_encrypted, damaged, key_mended
+    )
 
 
 def key_problem(folder: Path, key: secret.KeySource | None) -> str:
@@ -218,30 +225,7 @@ def _set_aside_in_the_clear(folder: Path) -> str:
     return f"set aside before and in the clear: {', '.join(open_ones)}; remove what nobody needs" if open_ones else ""
 
 
-def prepare_alone(folder: Path, *, key: secret.KeySource | None = None) -> Prepared:
-    """The database of a folder on a disk without any room, as it is: nothing is written, nor encrypted.
-
-    Raises StoreKeyError, and StoreFullError where it cannot be used so: it is to be made, migrated, set aside, or given
-    an incarnation.
-    """
-    path = folder / DATABASE
-    unfit = StoreFullError(f"{folder}: there is no room on the disk to make its store ready: free 5 MiB at least")
-    try:
-        held = schema.read_alone(path, whole=(folder / SUSPECT).exists()) if path.exists() else None
-        content = PLAIN if held is None else secret.content_of(path, key, alone=True)
-    except StoreCorruptError as error:
-        raise unfit from error
-    if held is None or "copy" in held or held.get("incarnation", 0) < max(1, _read_incarnation_file(folder)):
-        raise unfit
-    incarnation = held["incarnation"]
-    in_the_clear = ""
-    if key is not None and content.is_plain:
-        in_the_clear = "the store is not encrypted yet: there is no room on the disk; tried again at the next start"
-    put_back = held.get("put_back") == incarnation
-    return Prepared(path, incarnation, None, put_back=put_back, content=content, in_the_clear=in_the_clear)
-
-
-def _make_room(folder: Path) -> None:
+def make_room(folder: Path) -> None:
     """On a disk that is full the reserve is what a start has: `Store` takes it back where it can."""
     if not has_room(folder):
         (folder / RESERVE).unlink(missing_ok=True)
@@ -281,12 +265,12 @@ def remove(path: Path) -> None:
 
 def begin_after(folder: Path, incarnation: int) -> None:
     """Have the next opening of a store begin a later incarnation than this one. The caller holds the lock."""
-    if _read_incarnation_file(folder) <= incarnation:
+    if read_incarnation_file(folder) <= incarnation:
         # One more than needed: `prepare` begins a new life when the file is ahead of the database.
         write_durably(folder / INCARNATION, f"{incarnation + 1}\n".encode())
 
 
-def _read_incarnation_file(folder: Path) -> int:
+def read_incarnation_file(folder: Path) -> int:
     """0 when there is none, or it is damaged: then the database, or what was set aside, knows."""
     try:
         text = (folder / INCARNATION).read_bytes()
@@ -309,7 +293,7 @@ def set_aside(folder: Path, why: str) -> Path:
 
     `why`: "damaged", "replaced" or "former". Raises OSError.
     """
-    noted = _read_incarnation_file(folder)
+    noted = read_incarnation_file(folder)
     serial = 1
     while (target := folder / f"{DATABASE}.{why}-{noted}-{serial}").exists():
         serial += 1

@@ -1,8 +1,10 @@
-"""A store whose key is away: nothing is kept in it and nothing known of it, and everything else goes on.
+"""A store that cannot be opened for now: nothing is kept in it and nothing known of it, and everything else goes on.
+
+Its key is away, or the disk has no room to make it ready (to begin one, or to bring it to a newer format).
 
 Writing fails as on a full disk and reading as on a failed one, which every part lives with; a driver's journal has
 nothing on record. So the site is controlled by its defaults and limits, STOP works, and nothing is lost: registers of
-meters go on. Whoever opened it asks for the key again.
+meters go on. Whoever opened it tries again.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from agent.store.cipher import PLAIN
-from agent.store.errors import StoreKeyError
+from agent.store.errors import StoreFullError, StoreKeyError
 from agent.store.files import Lock
 from agent.store.query import Parameter
 from agent.store.room import Cut
@@ -21,11 +23,13 @@ from agent.store.store import Store, StoreJournal
 
 
 class LockedStore(Store):
-    """Stands in the place of a store until there is a key."""
+    """Stands in the place of a store until there is a key, or room."""
 
-    def __init__(self, why: str, lock: Lock | None = None) -> None:
-        """`why`: for a person, what is wrong with the key and what to do. `lock`: let go by `close`."""
+    def __init__(self, why: str, lock: Lock | None = None, *, lacks_room: bool = False) -> None:
+        """`why`: for a person, what is wrong with the key or the disk and what to do. `lock`: let go by `close`."""
         self.why = why
+        self.lacks_room = lacks_room
+        """Room, and not its key."""
         self._held = lock
         self.content = PLAIN
         self.incarnation = 0
@@ -33,6 +37,7 @@ class LockedStore(Store):
         self.restored = self.put_back = False
         self.trouble = ""
         self.in_the_clear, self.newly_encrypted, self.damaged_values = "", False, 0
+        self.key_mended = False
 
     async def close(self) -> None:
         """Let others have what it stands for."""
@@ -78,7 +83,7 @@ class LockedStore(Store):
         self._refuse()
 
     def _refuse(self) -> NoReturn:
-        raise StoreKeyError(self.why)
+        raise (StoreFullError if self.lacks_room else StoreKeyError)(self.why)
 
 
 class _NothingOnRecord(StoreJournal):

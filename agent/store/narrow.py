@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
 
-from agent.store import files
-from agent.store.cipher import Cipher
-from agent.store.errors import StoreError, StoreFullError, translated
+from agent.store import files, schema, secret
+from agent.store.cipher import PLAIN, Cipher
+from agent.store.errors import StoreCorruptError, StoreError, StoreFullError, translated
 from agent.store.query import Connection, Parameter, connect
 from agent.store.secret import KeySource, begin_epoch
 from agent.store.store import RESERVE_BYTES, Store
 
+READY_BYTES: Final = 5 << 20
+"""A store is made ready with so much: the reserve, and what SQLite needs beside it."""
+PROBE: Final = "evidence.db.probe"
+PROBE_BYTES: Final = 64 << 10
 LOOK_EVERY_S: Final = 1.0
 """How often the disk is asked for room."""
 
@@ -47,7 +52,7 @@ async def open_store(
         _log.error("store.no_room", folder=str(state_dir), why=str(error))
     lock = await asyncio.to_thread(files.Lock, state_dir)
     try:
-        prepared = await asyncio.to_thread(files.prepare_alone, state_dir, key=key)
+        prepared = await asyncio.to_thread(prepare_alone, state_dir, key=key)
         connection = await connect(prepared.path, writing=True, alone=True)
     except BaseException:
         lock.release()
@@ -61,6 +66,66 @@ async def open_store(
         lock.release()
         raise
     return store
+
+
+def prepare_alone(folder: Path, *, key: KeySource | None = None) -> files.Prepared:
+    """The database of a folder on a disk without any room, as it is: nothing is written, nor encrypted.
+
+    Raises StoreKeyError, and StoreFullError where it cannot be used so: it is to be made, migrated, set aside, or given
+    an incarnation.
+    """
+    path = folder / files.DATABASE
+    unfit = StoreFullError(_no_room(folder))
+    try:
+        held = schema.read_alone(path, whole=(folder / files.SUSPECT).exists()) if path.exists() else None
+        content = PLAIN if held is None else secret.content_of(path, key, alone=True)
+    except StoreCorruptError as error:
+        raise unfit from error
+    if held is None or "copy" in held or held.get("incarnation", 0) < max(1, files.read_incarnation_file(folder)):
+        raise unfit
+    incarnation = held["incarnation"]
+    in_the_clear = ""
+    if key is not None and content.is_plain:
+        in_the_clear = "the store is not encrypted yet: there is no room on the disk; tried again at the next start"
+    put_back = held.get("put_back") == incarnation
+    return files.Prepared(path, incarnation, None, put_back=put_back, content=content, in_the_clear=in_the_clear)
+
+
+def room_problem(folder: Path) -> str:
+    """Why the store of a folder cannot be made ready on its disk now; empty when it can, and is of the newest format.
+
+    The caller holds the lock. Blocks.
+    """
+    path = folder / files.DATABASE
+    try:
+        files.make_room(folder)
+        there = os.statvfs(folder)
+        if there.f_bavail * there.f_frsize < READY_BYTES:
+            return _no_room(folder)
+        # A quota, or a card that only reads, shows in no count of blocks.
+        files.write_durably(folder / PROBE, bytes(PROBE_BYTES))
+        (folder / PROBE).unlink()
+        if path.exists():
+            schema.check(path, whole=False)
+            schema.migrate(path)
+    except StoreFullError as error:
+        return f"{_no_room(folder)} ({error})"
+    except StoreError:
+        pass  # The start that follows sees to it.
+    except OSError as error:
+        return f"{folder}: {error.strerror} ({error.filename})"
+    return ""
+
+
+def _no_room(folder: Path) -> str:
+    """In words, with what is to be freed: a store that is there may have to be copied within itself once."""
+    path = folder / files.DATABASE
+    size = path.stat().st_size if path.exists() else 0
+    there = os.statvfs(folder)
+    return (
+        f"{folder}: {(there.f_bavail * there.f_frsize) >> 20} MiB are free on its disk, too little to make its store "
+        f"ready: free {(size + READY_BYTES) >> 20} MiB"
+    )
 
 
 class NarrowStore(Store):

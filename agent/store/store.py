@@ -76,6 +76,8 @@ class Store(Reader):
         """It was in the clear until this start: an alarm too, for who did not expect it."""
         self.damaged_values = prepared.damaged_values
         """Encrypted values that did not open, and were removed at this start: an alarm too."""
+        self.key_mended = prepared.key_mended
+        """One of the two places of its wrapped key was damaged, and was written anew: an alarm too."""
         self.trouble = ""
         """What is wrong with it since the start; empty when nothing is."""
         self._counts = Counts()

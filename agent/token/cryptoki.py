@@ -7,6 +7,7 @@ recovery decides by their type.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass, To
 from pkcs11.constants import DEFAULT
 
 from agent.evidence.errors import EvidenceError
-from agent.token import wrapping
+from agent.token import remains, softhsm_files, wrapping
+from agent.token.custody import fault_of, flag_of
 from agent.token.errors import (
     KeyExistsError,
     KeyMissingError,
@@ -109,6 +111,8 @@ class Cryptoki:
         self._session: pkcs11.Session | None = None
         self._mechanisms: frozenset[int] = frozenset()
         self._refused = RefusedPin() if refused is None else refused
+        self._lost: str | None = None
+        """What has befallen the files of a token, where tokens are files."""
 
     # Session
 
@@ -121,6 +125,7 @@ class Cryptoki:
         self._drop()
         if not self._selection.module.exists():
             raise TokenAbsentError(f"there is no PKCS#11 module {self._library}; install it or correct token.module")
+        self._look_after_files()
         self._loaded = pkcs11.lib(self._library)
         token = self._select(self._loaded)
         self._token = token
@@ -136,6 +141,7 @@ class Cryptoki:
         if session is not None:
             with contextlib.suppress(p11.PKCS11Error):  # it is being given up because it does not work
                 session.close()
+        self._look_after_files()
         self._session = self._log_in(self._token)
 
     def probe(self, held: Iterable[HeldKey]) -> None:
@@ -178,6 +184,12 @@ class Cryptoki:
             with contextlib.suppress(p11.PKCS11Error):
                 library.finalize()
 
+    def _look_after_files(self) -> None:
+        """Before a login and after keys were made. Raises TokenUnavailableError where a login might lose the token."""
+        conf = os.environ.get("SOFTHSM2_CONF")
+        if conf and softhsm_files.is_softhsm(self._selection.module):
+            self._lost = softhsm_files.look_after(Path(conf))
+
     def _live(self) -> pkcs11.Session:
         if self._session is None:
             raise p11.SessionClosed
@@ -199,12 +211,10 @@ class Cryptoki:
             if match:
                 found.append(token)
         if not found:
-            raise TokenAbsentError(f"no token {self._selection} in {self._library}; plug it in, or make one with init")
+            what_to_do = self._lost or "plug it in, or make one with init"
+            raise TokenAbsentError(f"no token {self._selection} in {self._library}; {what_to_do}")
         if len(found) > 1:
-            serials = ", ".join(token.serial.decode("ascii", errors="replace") for token in found)
-            raise TokenAmbiguousError(
-                f"{len(found)} tokens {self._selection}: select by token.serial, one of {serials}"
-            )
+            raise TokenAmbiguousError(f"{len(found)} tokens {self._selection}: {_told_apart(found)}")
         return found[0]
 
     def _log_in(self, token: pkcs11.Token) -> pkcs11.Session:
@@ -214,7 +224,9 @@ class Cryptoki:
             pin = _Pin(self._read_pin())
         except Exception as error:
             raise PinRefusedError(f"the PIN cannot be read: {error}") from error
-        if self._refused.is_it(token.serial, pin):
+        if not pin:  # a file that somebody is writing anew: it would be a wrong try
+            raise PinRefusedError("the PIN cannot be read: the secret is empty; write the PIN into it")
+        if self._refused.is_it(_name_of(token), pin):
             kept = self._refused.file
             and_else = "" if kept is None else f", or delete {kept} if the token was given this PIN since"
             raise PinRefusedError(
@@ -236,7 +248,7 @@ class Cryptoki:
         except p11.PinLocked:
             raise _locked(token) from None
         except _PIN_ERRORS as error:
-            self._refused.note(token.serial, pin)
+            self._refused.note(_name_of(token), pin)
             raise PinRefusedError(
                 f"token {token.label!r} refuses the PIN ({type(error).__name__}); it is not tried again until the "
                 "secret changes"
@@ -247,7 +259,7 @@ class Cryptoki:
     def find(self, key_id: bytes) -> HeldKey:
         """The one private key with this CKA_ID. Raises KeyMissingError, KeyRefusedError or PKCS11Error."""
         private = self._one_private(key_id)
-        fault = fault_of(lambda attribute: _flag(private, attribute))
+        fault = fault_of(lambda attribute: flag_of(private, attribute))
         if fault is not None:
             raise KeyRefusedError(f"key {name_of(key_id)}: {fault}")
         return HeldKey(key_id, private, self._public_half(key_id, private))
@@ -283,8 +295,7 @@ class Cryptoki:
 
     def generate(self, key_id: bytes, label: str, curve: Curve) -> HeldKey:
         """Make a key pair that cannot leave the token. Raises KeyExistsError, KeyRefusedError or PKCS11Error."""
-        if self._objects({Attribute.ID: key_id}):
-            raise KeyExistsError(f"key {name_of(key_id)} is there already; keys are never written over")
+        self._require_free(key_id)
         edwards = curve is Curve.ED25519
         mechanism = Mechanism.EC_EDWARDS_KEY_PAIR_GEN if edwards else Mechanism.EC_KEY_PAIR_GEN
         if int(mechanism) not in self._mechanisms:
@@ -306,6 +317,7 @@ class Cryptoki:
                 public_template=dict(_PUBLIC_TEMPLATE),
                 private_template=dict(_PRIVATE_TEMPLATE),
             )
+        self._look_after_files()
         return self.find(key_id)
 
     def wrapping_key(self, key_id: bytes) -> bytes:
@@ -316,13 +328,24 @@ class Cryptoki:
             pass
         if int(Mechanism.RSA_PKCS_OAEP) not in self._mechanisms or self._token is None:
             raise KeyRefusedError(f"key {name_of(key_id)}: the token cannot decrypt (CKM_RSA_PKCS_OAEP)")
+        self._require_free(key_id)
         with self._token.open(rw=True) as session:
             wrapping.generate(session, key_id)
+        self._look_after_files()
         return wrapping.public_half(self._live(), key_id)
 
     def unwrap(self, key_id: bytes, encrypted: bytes) -> bytes:
         """What was encrypted to the key of `wrapping_key`. Raises KeyMissingError, KeyRefusedError or PKCS11Error."""
         return wrapping.decrypt(self._live(), key_id, encrypted)
+
+    def _require_free(self, key_id: bytes) -> None:
+        """Raises KeyExistsError, KeyRefusedError or PKCS11Error."""
+        if not self._objects({Attribute.ID: key_id}):
+            return
+        if self._token is None or not softhsm_files.is_softhsm(self._selection.module):
+            raise KeyExistsError(f"key {name_of(key_id)} is there already; keys are never written over")
+        with self._token.open(rw=True) as session:
+            remains.remove(session, key_id)
 
     def _objects(self, attributes: dict[Attribute, object]) -> list[pkcs11.Object]:
         return list(self._live().get_objects(attributes))
@@ -334,6 +357,8 @@ class Cryptoki:
         if len(found) > 1:
             raise KeyRefusedError(f"key {name_of(key_id)}: {len(found)} keys have this id; remove all but one")
         assert isinstance(found[0], pkcs11.PrivateKey)
+        if remains.is_hollow(found[0]):
+            raise KeyMissingError(f"key {name_of(key_id)}: its making was cut short; make it with init")
         return found[0]
 
     def _public_half(self, key_id: bytes, private: pkcs11.PrivateKey) -> PublicHalf:
@@ -350,37 +375,27 @@ class Cryptoki:
             raise KeyRefusedError(f"key {name_of(key_id)}: {error}") from error
 
 
+def _name_of(token: pkcs11.Token) -> bytes:
+    """Of this token and no other. All of one TPM have the TPM's serial number."""
+    return token.serial + b"\0" + token.label.encode()
+
+
+def _told_apart(found: list[pkcs11.Token]) -> str:
+    """How to select one of several tokens."""
+    serials = [token.serial.decode("ascii", errors="replace") for token in found]
+    if len(set(serials)) == len(found):
+        return f"select by token.serial, one of {', '.join(serials)}"
+    labels = [token.label for token in found]  # of one TPM all have the TPM's serial number
+    if len(set(labels)) == len(found):
+        return f"select by token.label, one of {', '.join(map(repr, labels))}"
+    return "neither serial number nor label tells them apart; remove all but one"
+
+
 def _locked(token: pkcs11.Token) -> PinLockedError:
     return PinLockedError(
         f"token {token.label!r} takes no PIN: it has locked itself after too many wrong ones or power cuts; a TPM "
         "opens again by itself, of others the security officer must unlock it"
     )
-
-
-def fault_of(flag: Callable[[Attribute], bool | None]) -> str | None:
-    """Why a private key is not one that was born in the token and stays there; None when it is.
-
-    What a token does not say (None) counts as the bad answer, except NEVER_EXTRACTABLE, which some leave out.
-    """
-    if flag(Attribute.EXTRACTABLE) is not False:
-        return "it can leave the token (CKA_EXTRACTABLE); make a new one"
-    if flag(Attribute.NEVER_EXTRACTABLE) is False:
-        return "it could leave the token once (not CKA_NEVER_EXTRACTABLE); make a new one"
-    if flag(Attribute.SENSITIVE) is not True:
-        return "its value can be read (not CKA_SENSITIVE); make a new one"
-    if flag(Attribute.LOCAL) is not True:
-        return "it was imported, so a copy may exist (not CKA_LOCAL); make a new one"
-    if flag(Attribute.SIGN) is not True:
-        return "it is not for signing (not CKA_SIGN); make a new one"
-    return None
-
-
-def _flag(thing: pkcs11.Object, attribute: Attribute) -> bool | None:
-    """An attribute; None when the token does not know it."""
-    try:
-        return bool(thing[attribute])
-    except (p11.AttributeTypeInvalid, p11.AttributeSensitive):
-        return None
 
 
 def _label_of(thing: pkcs11.Object) -> str:

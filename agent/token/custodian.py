@@ -84,7 +84,8 @@ class Custodian:
         self._failures = 0
         self._next_try_s = monotonic_s()
         self._next_probe_s = 0.0
-        self._reinitialised_for_key_s = -LONGEST_WAIT_S
+        self._climbed_for_key_s = dict.fromkeys(Rung, -LONGEST_WAIT_S)
+        """When a rung was climbed last for what may be the fault of one key alone."""
         self._watchers: list[Future[None]] = []
         self._watchers_lock = threading.Lock()
 
@@ -242,12 +243,14 @@ class Custodian:
 
     def _next_rung(self, error: Exception, tried: Rung | None) -> Rung | None:
         rung = next_rung(error, tried)
-        if rung is Rung.REINITIALISE and not isinstance(error, PKCS11Error):
-            # One missing or lying key may be due to stale handles, but must not keep breaking the others' sessions.
+        # One missing or lying key may be due to stale handles or a lost login, but must not keep breaking the others'
+        # sessions, nor log in for each request. One whose handle was good has been tried by finding it again first.
+        one_key = not isinstance(error, PKCS11Error)
+        if one_key and (rung is Rung.REINITIALISE or (rung is Rung.REOPEN_SESSION and tried is None)):
             now_s = self._monotonic_s()
-            if now_s - self._reinitialised_for_key_s < LONGEST_WAIT_S:
+            if now_s - self._climbed_for_key_s[rung] < LONGEST_WAIT_S:
                 return None
-            self._reinitialised_for_key_s = now_s
+            self._climbed_for_key_s[rung] = now_s
         return rung
 
     def _climb(self, rung: Rung, key_id: bytes) -> None:

@@ -7,6 +7,7 @@ from typing import Final
 
 from agent.config import read_secret
 from agent.token import tpm
+from agent.token.sealed_file import read_sealed_file, sealed_file_problem
 from agent.token.tpm import TpmError
 
 SEALED: Final = "tpm:"
@@ -25,11 +26,18 @@ def read_sealed(reference: str) -> str:
     if not reference.startswith(SEALED):
         return read_secret(reference)
     path = Path(reference.removeprefix(SEALED))
-    try:
-        kept = path.read_bytes()
-    except OSError as error:
-        raise TpmError(f"{path}: {error.strerror}") from error
+    kept = read_sealed_file(path)
     try:
         return tpm.unseal(kept)
     except TpmError as error:
         raise TpmError(f"{path}: {error}") from error
+
+
+def sealed_problem(reference: str | None) -> tuple[str, bool]:
+    """What a person should see to of a secret that is sealed to the TPM, and whether a damaged file was found.
+
+    Empty: nothing, or it is kept otherwise. Blocks.
+    """
+    if reference is None or not reference.startswith(SEALED):
+        return "", False
+    return sealed_file_problem(Path(reference.removeprefix(SEALED)))

@@ -15,6 +15,8 @@ from typing import Final
 
 import structlog
 
+from agent.durable import write_whole
+
 _log = structlog.get_logger()
 
 FILE: Final = "token-pin.refused"
@@ -31,19 +33,20 @@ class RefusedPin:
         self._mark: tuple[bytes, bytes] | None = None
         """Salt and hash."""
 
-    def is_it(self, serial: bytes, pin: str) -> bool:
-        """Whether the token with this serial number has refused this very PIN."""
+    def is_it(self, token: bytes, pin: str) -> bool:
+        """Whether the token of this name has refused this very PIN."""
         mark = self._mark or self._kept()
-        return mark is not None and hmac.compare_digest(_hash(mark[0], serial, pin), mark[1])
+        return mark is not None and hmac.compare_digest(_hash(mark[0], token, pin), mark[1])
 
-    def note(self, serial: bytes, pin: str) -> None:
+    def note(self, token: bytes, pin: str) -> None:
         """The token has refused it."""
         salt = os.urandom(_SALT_BYTES)
-        self._mark = salt, _hash(salt, serial, pin)
+        self._mark = salt, _hash(salt, token, pin)
         if self.file is None:
             return
         try:
-            _write(self.file, f"1 {salt.hex()} {self._mark[1].hex()}\n")
+            line = f"1 {salt.hex()} {self._mark[1].hex()}\n"
+            write_whole(self.file, line.encode("ascii"), mode=0o600, owner_of=self.file.parent)
         except OSError as error:
             _log.warning("token.refused_pin_not_kept", file=str(self.file), reason=error.strerror)
 
@@ -64,21 +67,6 @@ class RefusedPin:
         return None if found is None else (bytes.fromhex(found[1]), bytes.fromhex(found[2]))
 
 
-def _hash(salt: bytes, serial: bytes, pin: str) -> bytes:
+def _hash(salt: bytes, token: bytes, pin: str) -> bytes:
     """Slow on purpose: the PIN of one token, given to another by mistake, is right somewhere."""
-    return hashlib.scrypt(serial + b"\0" + pin.encode(), salt=salt, n=1 << 14, r=8, p=1, dklen=32)
-
-
-def _write(file: Path, text: str) -> None:
-    """For the owner of the folder alone, and through no link: root may run this in a folder of the service's user."""
-    beside = file.with_name(file.name + ".new")
-    beside.unlink(missing_ok=True)
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "w", encoding="ascii") as kept:
-        if os.geteuid() == 0:
-            folder = file.parent.stat()
-            os.fchown(descriptor, folder.st_uid, folder.st_gid)
-        kept.write(text)
-        kept.flush()
-        os.fsync(descriptor)
-    beside.replace(file)
+    return hashlib.scrypt(token + b"\0" + pin.encode(), salt=salt, n=1 << 14, r=8, p=1, dklen=32)

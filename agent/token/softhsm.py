@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 from typing import Final
 
-from agent.token.errors import TokenError
+from agent.token import softhsm_files
+from agent.token.errors import TokenError, TokenUnavailableError
 
 UTILITY: Final = "softhsm2-util"
 MOST_LABEL_BYTES: Final = 32
@@ -68,6 +69,9 @@ def init_softhsm_token(*, module: Path, label: str, so_pin: str, user_pin: str, 
             raise SoftHsmError(f"a PIN has {LEAST_PIN} to {MOST_PIN} printable ASCII characters")
     if label in token_labels(module=module, conf=conf):
         raise TokenExistsError(f"token {label!r} is there already; choose another label or use it as it is")
+    lost = _looked_after(conf)
+    if lost is not None:
+        raise SoftHsmError(f"{lost}; until then no token is made here, for it may be the one that is to be made")
     before = _serials(module, conf)
     arguments = [UTILITY, "--module", str(module), "--init-token", "--free", "--label", label]
     code, said = _on_terminal(arguments, conf, {b"SO PIN": so_pin, b"user PIN": user_pin})
@@ -76,12 +80,23 @@ def init_softhsm_token(*, module: Path, label: str, so_pin: str, user_pin: str, 
     made = _serials(module, conf) - before
     if len(made) != 1:
         raise SoftHsmError(f"{UTILITY} said that it made token {label!r}, and {len(made)} new ones are there")
+    _looked_after(conf)
     return made.pop()
 
 
 def token_labels(*, module: Path, conf: Path) -> list[str]:
-    """Labels of the initialised tokens. Raises SoftHsmError."""
-    return [found.strip() for found in re.findall(r"^\s*Label:[ ]*(\S.*)$", _show_slots(module, conf), re.MULTILINE)]
+    """Labels of the initialised tokens. Mends what can be mended. Raises SoftHsmError."""
+    _looked_after(conf)
+    shown = re.findall(r"^\s*Label:[ ]*(\S.*)$", _show_slots(module, conf), re.MULTILINE)
+    # One that another process logs in to at this moment is not shown.
+    return list(dict.fromkeys([*(found.strip() for found in shown), *softhsm_files.kept_labels(conf)]))
+
+
+def _looked_after(conf: Path) -> str | None:
+    try:
+        return softhsm_files.look_after(conf)
+    except TokenUnavailableError as error:
+        raise SoftHsmError(str(error)) from error
 
 
 def _serials(module: Path, conf: Path) -> set[str]:

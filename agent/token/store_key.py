@@ -27,6 +27,10 @@ def read_store_key(reference: str) -> bytes:
 
 def decoded(text: str, where: str) -> bytes:
     """The key in its text. Raises SecretError."""
+    if text.lstrip().startswith("{"):
+        raise SecretError(
+            f"{where}: holds what a TPM sealed; name the plain copy of the key that store-key made beside it"
+        )
     if not re.fullmatch(f"[0-9a-fA-F]{{{2 * KEY_BYTES}}}", text.strip()):
         raise SecretError(f"{where}: is no store key ({2 * KEY_BYTES} hexadecimal digits); store-key makes one")
     return bytes.fromhex(text.strip())

@@ -11,6 +11,7 @@ import json
 import shutil
 import subprocess
 import tempfile
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -55,21 +56,19 @@ def seal(secret: str) -> bytes:
         run(_PRIMARY, folder)
         run(_SEAL, folder, given=plain)
         public, private = ((folder / f"sealed.{part}").read_bytes() for part in ("pub", "priv"))
-    kept = {"format": _FORMAT, "version": _VERSION, "public": public.hex(), "private": private.hex()}
+    kept = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "public": public.hex(),
+        "private": private.hex(),
+        "sha256": sha256(public + private).hexdigest(),
+    }
     return json.dumps(kept).encode() + b"\n"
 
 
 def unseal(kept: bytes) -> str:
     """The secret. Raises TpmError: for a damaged file, and for one that another TPM sealed."""
-    try:
-        if len(kept) > MOST_FILE_BYTES:
-            raise ValueError("too long")
-        read = json.loads(kept)
-        if (read["format"], read["version"]) != (_FORMAT, _VERSION):
-            raise ValueError("another format or version")
-        public, private = bytes.fromhex(read["public"]), bytes.fromhex(read["private"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise TpmError(f"not a secret that was sealed here ({type(error).__name__}); seal it again") from error
+    public, private = check(kept)
     with working_folder() as folder:
         (folder / "sealed.pub").write_bytes(public)
         (folder / "sealed.priv").write_bytes(private)
@@ -80,6 +79,23 @@ def unseal(kept: bytes) -> str:
         return plain.decode("utf-8")
     except UnicodeDecodeError as error:
         raise TpmError("the TPM gave back what is no text") from error
+
+
+def check(kept: bytes) -> tuple[bytes, bytes]:
+    """The public and the private part of what is kept, which no TPM is asked for. Raises TpmError: it is damaged."""
+    try:
+        if len(kept) > MOST_FILE_BYTES:
+            raise ValueError("too long")
+        read = json.loads(kept)
+        if (read["format"], read["version"]) != (_FORMAT, _VERSION):
+            raise ValueError("another format or version")
+        public, private = bytes.fromhex(read["public"]), bytes.fromhex(read["private"])
+        # Those of before have none.
+        if read.get("sha256", sum_of := sha256(public + private).hexdigest()) != sum_of:
+            raise ValueError("another checksum")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TpmError(f"not a secret that was sealed here ({type(error).__name__}); seal it again") from error
+    return public, private
 
 
 class working_folder(tempfile.TemporaryDirectory[str]):  # noqa: N801  # used as a function

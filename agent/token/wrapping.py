@@ -19,6 +19,7 @@ from pkcs11.constants import DEFAULT
 
 from agent.token.errors import KeyMissingError, KeyRefusedError
 from agent.token.keys import name_of
+from agent.token.remains import is_hollow
 
 BITS: Final = 2048
 MOST_SECRET_BYTES: Final = 128
@@ -59,6 +60,8 @@ def generate(session: pkcs11.Session, key_id: bytes) -> None:
 
 def public_half(session: pkcs11.Session, key_id: bytes) -> bytes:
     """SubjectPublicKeyInfo. Raises KeyMissingError, KeyRefusedError or PKCS11Error."""
+    if is_hollow(_one(session, ObjectClass.PRIVATE_KEY, key_id)):  # nobody could open what is encrypted to it
+        raise KeyMissingError(f"key {name_of(key_id)}: its making was cut short")
     held = _one(session, ObjectClass.PUBLIC_KEY, key_id)
     modulus, exponent = held[Attribute.MODULUS], held[Attribute.PUBLIC_EXPONENT]
     numbers = rsa.RSAPublicNumbers(int.from_bytes(bytes(exponent)), int.from_bytes(bytes(modulus)))

@@ -7,7 +7,7 @@ connection begins anew with what is not acknowledged, as nobody knows what of it
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -44,9 +44,10 @@ class Ahead:
         self._batches_left = 0
         self._found: deque[tuple[int, int]] = deque()
 
-    def begin(self, incarnations: Sequence[int]) -> None:
-        """A connection is up. `incarnations`: those with batches that wait, the present one last."""
-        self._looked = dict.fromkeys(incarnations, 0)
+    def begin(self, incarnations: Sequence[int], *, after: Mapping[int, int] | None = None) -> None:
+        """A connection is up. `incarnations`: those with batches that wait, the present one last; `after`: of which
+        what is up to a number has gone ahead or in its turn, and is not acknowledged for another reason."""
+        self._looked = dict.fromkeys(incarnations, 0) | dict(after or {})
         self._unread = list(incarnations)
         self._batches_left = MOST_BATCHES
         self._found.clear()

@@ -41,3 +41,11 @@ class Backoff:
             # One failure and not none: the first retry is quick, but never at once.
             return replace(self, failures=1)
         return self.failed()
+
+
+def hinted_s(wait_s: float, hint_s: float, draw: float) -> float:
+    """Seconds to wait where the platform gave a hint (0: none), which counts where it is longer.
+
+    Up to a quarter more: it gives one number to all, and they shall not come back together.
+    """
+    return max(wait_s, hint_s * (1 + draw / 4))

@@ -1,7 +1,8 @@
 """One ConnectDevice stream per device, on the platform's channel: live readings and commands beside GatewayLink.
 
 Without GatewayLink the same streams carry everything: `Carrying` says what goes next and what has arrived. Every
-stream has its own task and its own back-off; a device that the platform does not know leaves the others alone.
+stream has its own task and its own back-off; a device that the platform does not take, or lets stand, leaves the others
+alone.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import grpc
@@ -20,7 +21,8 @@ from agent.uplink.backoff import Backoff
 from agent.uplink.carrying import Carrying
 from agent.uplink.channel import describe, is_status, require_message
 from agent.uplink.coding import size_of
-from agent.uplink.errors import LinkDownError, PlatformFaultError, UplinkError
+from agent.uplink.delivery import REFUSALS
+from agent.uplink.errors import LinkDownError, PlatformFaultError, StalledError, UplinkError
 from agent.uplink.lane import Word
 from agent.uplink.line import NotOfferedError
 from agent.uplink.listener import Listener, is_acknowledgement_only
@@ -42,7 +44,23 @@ LOOK_EVERY_S: Final = 1.0
 PACED_LEAST_S: Final = 0.05
 """Streams that wait for the same line do not all look at it with each message."""
 
+_NO_LONGER: Final = {
+    what: f"the platform no longer acknowledges {name} on devices' streams, as it did: was it set back to an earlier "
+    "version? What it ends well counts as delivered from now on, unconfirmed; what stalled is sent again"
+    for what, name in ((Word.READINGS, "readings"), (Word.STATEMENTS, "what is no reading"))
+}
+
 _DeviceCall = aio.StreamStreamCall[DeviceTelemetry, GridCommand]
+
+
+class _SilentError(StalledError):
+    """The platform has stopped to acknowledge."""
+
+    def __init__(self, device_id: str, what: Word, stall_s: float, *, said: Word) -> None:
+        super().__init__(f"no acknowledgement for {device_id} for {stall_s:g} s")
+        self.what = what
+        self.speaks = bool(said & ~what)
+        """It did acknowledge something else of the device."""
 
 
 class _StreamEndedError(UplinkError):
@@ -57,6 +75,8 @@ class _Stream:
     half_closed: bool = False
     since_s: dict[Word, float] = field(default_factory=dict)
     """Since when readings, and statements, are in flight without an acknowledgement."""
+    said: Word = Word.NONE
+    """What was acknowledged on it."""
 
 
 class DeviceStreams:
@@ -75,8 +95,12 @@ class DeviceStreams:
         origins: Origins,
         pace: Pace,
         count_packed: bool,
+        on_refused: Callable[[str, str], None],
+        on_fault: Callable[[str, str], None],
         carrying: Carrying | None = None,
     ) -> None:
+        """With `carrying`, `on_refused` (device, why) tells of one that the platform does not take time and again, and
+        `on_fault` (code, what it is) of what the platform does that it should not."""
         self._stub = EnergyDeviceStreamStub(channel)
         self._live = live
         self._listener = listener
@@ -89,7 +113,13 @@ class DeviceStreams:
         self._pace = pace
         self._count_packed = count_packed
         self._carrying = carrying
+        self._on_refused = on_refused
+        self._on_fault = on_fault
         self._running: set[str] = set()
+        self._open: set[str] = set()
+        """Devices whose streams have begun and not ended."""
+        self._arrived_s: dict[str, float] = {}
+        """When something of a device arrived last."""
 
     async def run(self) -> None:
         """Until cancelled, or with `carrying` until the connection is lost (LinkDownError, PlatformFaultError)."""
@@ -110,11 +140,12 @@ class DeviceStreams:
         """Feed the outbox to the streams, and note in it what has arrived."""
         while True:
             carrying.changed.clear()
-            if await carrying.advance(self._listener.clock.now().wall_us):
-                for device_id in carrying.delivery.device_ids:
-                    self._live.setdefault(device_id, LiveReadings()).changed.set()
-                    self._start(tasks, device_id)
-            else:
+            more = await carrying.advance(self._listener.clock.now().wall_us)
+            for device_id in carrying.delivery.device_ids if more else ():
+                self._live.setdefault(device_id, LiveReadings()).changed.set()
+            for device_id in self._live:
+                self._start(tasks, device_id)
+            if not more:
                 await carrying.changed.wait()
 
     async def _keep(self, device_id: str) -> None:
@@ -122,28 +153,60 @@ class DeviceStreams:
         backoff = self._reconnect
         while True:
             started_s = self._monotonic_s()
+            self._open.add(device_id)
             try:
                 await self._stream(device_id)
                 backoff = self._reconnect
                 continue
             except Exception as error:
                 cause = error
+            finally:
+                self._open.discard(device_id)
+            if not isinstance(cause, UplinkError | aio.AioRpcError):
+                _log.error("uplink.device_stream_fault", device_id=device_id, error=describe(cause), exc_info=cause)
             if self._carrying is not None:
-                self._carrying.delivery.lost(device_id)
-                self._give_up_when_all_is_lost(cause)
+                backoff = replace(self._reconnect, failures=self._refused(self._carrying, device_id, cause))
             elif is_status(cause, grpc.StatusCode.UNIMPLEMENTED):
                 self._details[device_id] = "the platform takes no live readings (ConnectDevice is not offered)"
                 return
-            self._details[device_id] = describe(cause)
-            if not isinstance(cause, UplinkError | aio.AioRpcError):
-                _log.error("uplink.device_stream_fault", device_id=device_id, error=describe(cause), exc_info=cause)
-            backoff = backoff.ended(self._monotonic_s() - started_s, useful=False)
+            else:
+                self._details[device_id] = describe(cause)
+                backoff = backoff.ended(self._monotonic_s() - started_s, useful=False)
             await asyncio.sleep(backoff.wait_s(self._draw()))
 
-    def _give_up_when_all_is_lost(self, cause: Exception) -> None:
-        """A fault that is the connection's and not one device's ends the connection."""
-        if isinstance(cause, LinkDownError | PlatformFaultError):
+    def _refused(self, carrying: Carrying, device_id: str, cause: Exception) -> int:
+        """A stream that carries everything has failed; how many times in a row, with nothing arrived.
+
+        Raises what is the connection's fault and not one device's.
+        """
+        stalls = isinstance(cause, StalledError) and self._is_everybodys(carrying, device_id)
+        if isinstance(cause, _SilentError) and (stalls or cause.speaks):
+            apart_s = self._stall_s / 2
+            if carrying.stalled(cause.what, self._monotonic_s(), apart_s=apart_s):
+                self._on_fault("uplink.acknowledges_no_longer", _NO_LONGER[cause.what])
+        self._give_up_when_all_is_lost(cause, stalls=stalls)
+        times = carrying.refused(device_id)
+        why = f"the platform does not take {device_id}: {describe(cause)}; what is measured there is kept"
+        self._details[device_id] = why
+        if isinstance(cause, PlatformFaultError):
+            self._on_fault("uplink.platform_fault", f"{device_id}: {cause}")
+        if times >= REFUSALS:
+            self._on_refused(device_id, f"{why}, and tried again; ask the platform whether the device is enrolled")
+        return times
+
+    def _is_everybodys(self, carrying: Carrying, device_id: str) -> bool:
+        """Whether a stall is the platform's: nothing of others arrives either, though something is on its way."""
+        others = [at_s for each, at_s in self._arrived_s.items() if each != device_id]
+        if not others:
+            return True
+        return self._monotonic_s() - max(others) >= self._stall_s and carrying.delivery.others_in_flight(device_id)
+
+    def _give_up_when_all_is_lost(self, cause: Exception, *, stalls: bool) -> None:
+        """A fault that other streams have, too, ends the connection."""
+        if stalls or (isinstance(cause, LinkDownError) and not isinstance(cause, StalledError)):
             raise cause
+        if self._open:
+            return
         if is_status(cause, grpc.StatusCode.UNAVAILABLE):
             raise LinkDownError(describe(cause))
         if is_status(cause, grpc.StatusCode.UNIMPLEMENTED):
@@ -162,7 +225,12 @@ class DeviceStreams:
         finally:
             stream.call.cancel()
         if self._carrying is not None:
+            self._arrived(device_id)
             self._carrying.ended_well(device_id)
+
+    def _arrived(self, device_id: str) -> None:
+        self._arrived_s[device_id] = self._monotonic_s()
+        self._details.pop(device_id, None)
 
     async def _read(self, stream: _Stream, device_id: str) -> None:
         while True:
@@ -172,9 +240,11 @@ class DeviceStreams:
                 if stream.half_closed:
                     return
                 raise _StreamEndedError("the platform ended the stream")
-            self._details.pop(device_id, None)
-            if self._carrying is not None:
-                said = self._carrying.acknowledged(device_id, command)
+            if self._carrying is None:
+                self._details.pop(device_id, None)
+            elif said := self._carrying.acknowledged(device_id, command):
+                self._arrived(device_id)
+                stream.said |= said
                 for what in said:
                     stream.since_s.pop(what, None)
             if not is_acknowledgement_only(command):
@@ -192,7 +262,8 @@ class DeviceStreams:
             telemetry = self._next(device_id, live)
             if telemetry is not None:
                 await self._put(stream, telemetry)
-                self._details.pop(device_id, None)
+                if self._carrying is None:
+                    self._details.pop(device_id, None)
             if self._carrying is not None and self._is_due(stream, device_id, self._carrying):
                 await self._half_close(stream, reader)
                 return
@@ -221,7 +292,7 @@ class DeviceStreams:
         return min(most_s, max(paced_s, PACED_LEAST_S)) if paced_s else most_s
 
     def _is_due(self, stream: _Stream, device_id: str, carrying: Carrying) -> bool:
-        """Whether to half-close now. Raises LinkDownError when a platform that acknowledges has stopped to."""
+        """Whether to half-close now. Raises StalledError when a platform that acknowledges has stopped to."""
         now_s, due, idle = self._monotonic_s(), False, True
         for what in (Word.READINGS, Word.STATEMENTS):
             in_flight = carrying.delivery.in_flight(device_id, what)
@@ -233,7 +304,7 @@ class DeviceStreams:
             if what not in carrying.word:
                 due = due or waited_s >= UNCONFIRMED_AFTER_S or in_flight >= UNCONFIRMED_MESSAGES
             elif waited_s > self._stall_s:
-                raise LinkDownError(f"no acknowledgement for {device_id} for {self._stall_s:g} s; connecting anew")
+                raise _SilentError(device_id, what, self._stall_s, said=stream.said)
         return carrying.delivery.needs_new_stream(device_id) if idle else due
 
     async def _half_close(self, stream: _Stream, reader: asyncio.Task[None]) -> None:
@@ -241,7 +312,7 @@ class DeviceStreams:
         await stream.call.done_writing()
         done, _ = await asyncio.wait([reader], timeout=self._stall_s)
         if not done:
-            raise LinkDownError(f"the platform did not end a finished stream within {self._stall_s:g} s")
+            raise StalledError(f"the platform did not end a finished stream within {self._stall_s:g} s")
 
     async def _put(self, stream: _Stream, telemetry: DeviceTelemetry) -> None:
         try:

@@ -9,6 +9,14 @@ class LinkDownError(UplinkError):
     """There is no connection, or it ended. Comes back by itself; what waits is in the store."""
 
 
+class LeftError(LinkDownError):
+    """We left, for a good reason."""
+
+
+class StalledError(LinkDownError):
+    """The platform has stopped to acknowledge, or to end a finished stream."""
+
+
 class PlatformFaultError(UplinkError):
     """The platform sent what the contract does not allow. The connection is ended, and an alarm may follow."""
 

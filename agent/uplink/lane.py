@@ -27,6 +27,8 @@ class Loaded:
     number: int
     missing: int = 0
     confirmed: bool = True
+    count: int = 1
+    """So many batches, up to this one: those of which nothing has to go are one."""
 
     def arrived(self, *, confirmed: bool) -> None:
         self.missing -= 1
@@ -51,6 +53,8 @@ class Waiting:
     """None: it goes ahead of its batch, which has not been loaded yet."""
     arrived: bool = False
     confirmed: bool = True
+    of_device: bool = True
+    """It is about the device whose stream it waits for; False: any other stream will do as well."""
 
     def loaded(self, batch: Loaded) -> None:
         """Its batch has been loaded meanwhile."""
@@ -87,6 +91,8 @@ class Lane:
     """None: no reading of the device is known yet, and statements wait for one."""
     points: int = 0
     """Of no energy, behind `stand`."""
+    refused: int = 0
+    """Streams in a row on which nothing arrived, and which the platform ended, or let stand."""
 
     @property
     def waits(self) -> bool:
@@ -166,12 +172,27 @@ class Lane:
         self.statements_sent = 0
         self.statements_settled = 0
 
+    def set_apart(self) -> list[Waiting]:
+        """Let go of all that waits, and of what is not about this device alone give it back. No stream is open."""
+        self.begin_anew()
+        for item in self.items:
+            item.batch.missing -= 1
+        others = [each for each in self.statements if not each.of_device]
+        for each in self.statements:
+            if each.of_device and each.batch is not None:
+                each.batch.missing -= 1
+        self.items.clear()
+        self.statements.clear()
+        return others
+
     def _reading_arrived(self, *, confirmed: bool) -> None:
         item = self.items.popleft()
         self.sent -= 1
+        self.refused = 0
         item.batch.arrived(confirmed=confirmed)
 
     def _statement_arrived(self, *, confirmed: bool) -> None:
         self.statements.popleft().has_arrived(confirmed=confirmed)
+        self.refused = 0
         self.statements_sent -= 1
         self.statements_settled += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -65,9 +65,12 @@ class GatewayLinkCall:
         changed: asyncio.Event,
         stall_s: float,
         pace: Pace,
+        held_s: Callable[[int], float],
+        left: Collection[int],
         on_acknowledged: Callable[[Acknowledged], None],
         on_refused: Callable[[Refused], None],
     ) -> None:
+        """`held_s`: how long batches of an incarnation wait first; `left`: incarnations of which none goes."""
         self._line = line
         self._session = session
         self._outbox = outbox
@@ -79,6 +82,9 @@ class GatewayLinkCall:
         self._changed = changed
         self._stall_s = stall_s
         self._pace = pace
+        self._held_s = held_s
+        self._left = left
+        self._held_until_s: dict[int, float] = {}
         self._on_acknowledged = on_acknowledged
         self._on_refused = on_refused
         self._unkept: dict[int, Acknowledged] = {}
@@ -188,7 +194,10 @@ class GatewayLinkCall:
         own = self._session.identity.incarnation
         waiting_of = set(await self._outbox.unacknowledged_incarnations())
         waiting_of.update(each for each in await self._outbox.incarnations() if self._session.again_up_to(each))
-        older = sorted(each for each in waiting_of if each < own)
+        older = sorted(each for each in waiting_of if each < own and each not in self._left)
+        now_s = self._clock.monotonic_s()
+        holds = {each: self._held_s(each) for each in [*older, own]}
+        self._held_until_s = {each: now_s + hold_s for each, hold_s in holds.items() if hold_s > 0}
         self._ahead.begin([*older, own])
         for incarnation in [*older, own]:
             while True:
@@ -199,6 +208,9 @@ class GatewayLinkCall:
                     break
                 if not waiting:
                     await self._changed.wait()
+
+    def _is_held(self, incarnation: int) -> bool:
+        return self._clock.monotonic_s() < self._held_until_s.get(incarnation, float("-inf"))
 
     async def _write_ahead(self, incarnation: int) -> None:
         """What does not wait behind batches; batches of `incarnation` are being sent."""
@@ -213,7 +225,8 @@ class GatewayLinkCall:
 
     def _turn(self, incarnation: int) -> tuple[int, int] | None:
         """The batch that goes now; None: it has to wait, for room or for the line."""
-        if not self._session.has_room() or self._pace.wait_s(self._clock.monotonic_s()) > 0:
+        waits = self._is_held(incarnation) or not self._session.has_room(incarnation)
+        if waits or self._pace.wait_s(self._clock.monotonic_s()) > 0:
             return None
         return incarnation, self._session.sent_number(incarnation) + 1
 
@@ -225,7 +238,7 @@ class GatewayLinkCall:
 
     async def _write_batches(self, incarnation: int) -> bool | None:
         """Fill the window. True: look again; False: there is no room; None: nothing is left to send."""
-        if not self._session.has_room():
+        if self._is_held(incarnation) or not self._session.has_room(incarnation):
             return False
         waiting = await self._next_batches(incarnation)
         for batch in waiting:
@@ -233,7 +246,7 @@ class GatewayLinkCall:
             # An acknowledgement that came meanwhile may have covered it.
             if batch.number <= self._session.sent_number(incarnation):
                 continue
-            if not self._session.has_room():
+            if not self._session.has_room(incarnation):
                 return False
             size = await self._line.write(self._session.send_batch(batch, self._clock.monotonic_s()))
             self._pace.sent(size, self._clock.monotonic_s())
@@ -262,6 +275,9 @@ class GatewayLinkCall:
         while True:
             await asyncio.sleep(look_every_s)
             await self._keep_acknowledged()
+            if self._held_until_s and self._clock.monotonic_s() >= min(self._held_until_s.values()):
+                self._held_until_s = {each: at_s for each, at_s in self._held_until_s.items() if self._is_held(each)}
+                self._changed.set()
             stalls_at_s = self._session.stalls_at_s()
             if stalls_at_s is not None and self._clock.monotonic_s() >= stalls_at_s:
                 raise LinkDownError(

@@ -35,6 +35,9 @@ MOST_UNTAKEN: Final = 32
 MOST_HELD: Final = 256
 """What a broker sends beyond that (QoS 0) is dropped."""
 MOST_INFLIGHT: Final = 64
+ADDRESSES_IN_TIME: Final = 3
+"""paho tries a name's addresses one after the other, each for its connect timeout, and counts its keepalive from before
+the first: where one that swallows everything took as long, the connection to the next would be ended at once."""
 SESSION_KEPT_S: Final = 7 * 86_400
 """The broker keeps what was sent to us while we were away."""
 MOST_LIVE_WAITING: Final = 64
@@ -111,7 +114,7 @@ class MqttLine:
 
     async def open(self, timeout_s: float) -> None:
         """Connect, log in and subscribe. Raises LinkDownError that says why not."""
-        self._client.connect_timeout = timeout_s
+        self._client.connect_timeout = timeout_s / ADDRESSES_IN_TIME
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # as paho ships it
         properties.SessionExpiryInterval = SESSION_KEPT_S
         properties.ReceiveMaximum = MOST_UNTAKEN

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,10 @@ class MqttLogin:
     context: ssl.SSLContext
     user_name: str
     password: str | None
+
+
+MqttLoginFor = Callable[[str], Awaitable[MqttLogin]]
+"""Makes the login for one connection to a broker ("host:port"): see `log_in`, and what it raises."""
 
 
 async def log_in(settings: PlatformSettings, signer: Signer, gateway_id: str, clock: Clock, audience: str) -> MqttLogin:

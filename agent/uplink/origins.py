@@ -23,6 +23,10 @@ class Origins:
         self._device_ids = device_ids
         self._commands: OrderedDict[str, str] = OrderedDict()
 
+    def add(self, device_id: str) -> None:
+        """Another device is configured."""
+        self._device_ids = (*self._device_ids, device_id)
+
     def came(self, command_id: str, device_id: str) -> None:
         """A command came on a device's stream. The newest ones are remembered."""
         key = command_id[:LONGEST_ID]

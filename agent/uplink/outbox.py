@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 
@@ -60,6 +60,14 @@ class Outbox(Protocol):
 
     async def newest_of(self, device_id: str, kind: int) -> bytes | None:
         """The newest sealed statement of a device and kind; None: there is none."""
+        ...
+
+    async def note(self, name: str) -> bytes | None:
+        """A value that the store keeps under a name."""
+        ...
+
+    async def set_notes(self, notes: Mapping[str, bytes | None]) -> None:
+        """Keep these; None: keep it no longer."""
         ...
 
     async def acknowledge(self, incarnation: int, up_to_number: int, at_us: int) -> int:

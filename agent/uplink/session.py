@@ -8,7 +8,7 @@ for a batch and root that are ours.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, TypeAlias
@@ -17,6 +17,7 @@ from agent.evidence.acknowledgement import Acknowledgement, verify_acknowledgeme
 from agent.evidence.cose import VerifyKey
 from agent.evidence.errors import EvidenceError
 from agent.uplink.errors import PlatformFaultError
+from agent.uplink.flow import Position
 from agent.uplink.outbox import WaitingBatch
 from proto.energysettlement.v1.device_pb2 import GridCommand
 from proto.energysettlement.v1.gateway_pb2 import ChannelFrame, GatewayFrame, GatewayHello, PlatformFrame, SealedBatch
@@ -60,10 +61,6 @@ class UplinkIdentity:
     """The history of its name as it is now; empty where it is named by its key."""
 
 
-_Position: TypeAlias = tuple[int, int]
-"""(incarnation, number) of a batch."""
-
-
 @dataclass(frozen=True, slots=True)
 class Welcomed:
     """The platform took the hello."""
@@ -73,7 +70,7 @@ class Welcomed:
     """Unsigned: a hint for people, never for the clock."""
     reconnect_after_s: float
     """0: our own back-off."""
-    held: _Position | None = None
+    held: Position | None = None
     """(incarnation, number) of the newest batch that the platform says it holds; None: it does not say. Unsigned, so
     it never counts as an acknowledgement: it can only have us send again what was acknowledged."""
     held_root: bytes = b""
@@ -142,7 +139,8 @@ class Session:
     """Life of one connection. Times are monotonic seconds, given by the caller.
 
     `latest_platform_time_us` is the newest signed time seen so far, over all connections: a platform that repeats a
-    stored acknowledgement must not turn our clock back.
+    stored acknowledgement must not turn our clock back. `probed`: incarnations whose batches go one by one, until one
+    of them is acknowledged.
     """
 
     def __init__(
@@ -154,15 +152,19 @@ class Session:
         now_s: float,
         stall_s: float,
         latest_platform_time_us: int = 0,
+        probed: Collection[int] = (),
     ) -> None:
         self.identity = identity
         self._platform_key = platform_key
         self._next_batch_number = next_batch_number
         self._stall_s = stall_s
         self._progress_s = now_s
-        self._in_flight: OrderedDict[_Position, _InFlight] = OrderedDict()
+        self._in_flight: OrderedDict[Position, _InFlight] = OrderedDict()
         self._bytes_in_flight = 0
-        self._last_sent: _Position = (0, 0)
+        self._probed = set(probed)
+        self.progressed: set[int] = set()
+        """Incarnations of which something was acknowledged on this connection."""
+        self._last_sent: Position = (0, 0)
         self._sent: dict[int, int] = {}
         self._acknowledged = {identity.incarnation: next_batch_number - 1}
         self._again: dict[int, int] = {}
@@ -200,10 +202,20 @@ class Session:
             )
         )
 
-    def has_room(self) -> bool:
-        """Whether one more batch may be sent now."""
+    @property
+    def owed(self) -> list[Position]:
+        """The first batch of each incarnation that was sent and not acknowledged."""
+        first: dict[int, int] = {}
+        for incarnation, number in self._in_flight:
+            first.setdefault(incarnation, number)
+        return list(first.items())
+
+    def has_room(self, incarnation: int) -> bool:
+        """Whether one more batch of it may be sent now."""
+        probed = incarnation in self._probed and any(each == incarnation for each, _ in self._in_flight)
         return (
-            self.state is State.READY
+            not probed
+            and self.state is State.READY
             and len(self._in_flight) < MOST_BATCHES_IN_FLIGHT
             and self._bytes_in_flight < MOST_BYTES_IN_FLIGHT
         )
@@ -213,7 +225,7 @@ class Session:
 
         Raises ValueError, which is a fault of ours.
         """
-        if not self.has_room():
+        if not self.has_room(batch.incarnation):
             raise ValueError("no room in flight; ask has_room() first")
         position = (batch.incarnation, batch.number)
         if position <= self._last_sent or batch.number <= self.sent_number(batch.incarnation):
@@ -311,6 +323,8 @@ class Session:
         for key in arrived:
             self._bytes_in_flight -= self._in_flight.pop(key).size
         self._acknowledged[incarnation] = up_to_number
+        self._probed.discard(incarnation)
+        self.progressed.add(incarnation)
         self._progress_s = now_s
 
     def stalls_at_s(self) -> float | None:

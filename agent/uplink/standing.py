@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 
 from agent.config import MQTT_SCHEME
-from agent.uplink.delivery import Arrived
+from agent.uplink.flow import Arrived
 from agent.uplink.session import Acknowledged
 from agent.uplink.status import Carrier, UplinkStatus
 

@@ -27,6 +27,10 @@ SignDigest = Callable[[bytes], bytes]
 """SHA-256 digest (32 bytes) -> r || s (64 bytes). Called on a thread of grpc and may block it, up to its own deadline;
 what it raises ends the handshake, and its text shows in the link's status."""
 
+Credentials = Callable[[], grpc.ChannelCredentials]
+"""Makes the TLS credentials for the next connection; may block on files, and raises CredentialsError or
+SignerUnavailableError: see `credentials_from_files`."""
+
 
 def credentials_from_files(
     *, ca_file: Path, certificate_file: Path, public_key_der: bytes | None, sign_digest: SignDigest

@@ -10,7 +10,8 @@ import asyncio
 import functools
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Final
 
 import grpc
@@ -21,26 +22,29 @@ from agent.clock import Clock
 from agent.config import MQTT_SCHEME, PlatformSettings, StatementsAsTelemetry, split_address
 from agent.evidence.cose import VerifyKey
 from agent.uplink.ahead import Ahead
-from agent.uplink.backoff import Backoff
+from agent.uplink.backoff import Backoff, hinted_s
 from agent.uplink.bids import Bids
 from agent.uplink.carrying import Carrying
 from agent.uplink.channel import describe, escaped, open_channel, takes
 from agent.uplink.devices import DeviceStreams
-from agent.uplink.errors import LinkDownError, PlatformFaultError, UplinkError
+from agent.uplink.errors import LeftError, LinkDownError, PlatformFaultError, UplinkError
 from agent.uplink.grpc_line import GrpcLine
-from agent.uplink.lane import Word
+from agent.uplink.heard import Heard
+from agent.uplink.left import left_incarnations
 from agent.uplink.line import FrameLine, NotOfferedError
 from agent.uplink.link import GatewayLinkCall
 from agent.uplink.listener import Listener, OnAlarm, OnChannel, OnCommand, OnConnected, OnPlatformTime, OnSigned
 from agent.uplink.live import LiveReadings
 from agent.uplink.mqtt_line import MqttLine
-from agent.uplink.mqtt_login import MqttLogin
+from agent.uplink.mqtt_login import MqttLoginFor
 from agent.uplink.origins import Origins
 from agent.uplink.outbox import Outbox
 from agent.uplink.pace import Pace
+from agent.uplink.refusals import Refusals
 from agent.uplink.session import Refused, Session, UplinkIdentity
 from agent.uplink.standing import Standing
 from agent.uplink.status import Carrier, UplinkStatus
+from agent.uplink.tls import Credentials
 from agent.uplink.together import together
 from drivers.device import SignerUnavailableError
 from proto.energysettlement.v1.device_pb2 import DeviceTelemetry
@@ -51,13 +55,6 @@ _log = structlog.get_logger()
 MOST_CHANNEL_FRAMES: Final = 256
 ALARM_AGAIN_S: Final = 3600.0
 """The same alarm about the same thing is said again after this long, not on every reconnect."""
-
-Credentials = Callable[[], grpc.ChannelCredentials]
-"""Makes the TLS credentials for the next connection; may block on files, and raises CredentialsError or
-SignerUnavailableError: see `tls.credentials_from_files`."""
-
-MqttLoginFor = Callable[[str], Awaitable[MqttLogin]]
-"""Makes the login for one connection to a broker ("host:port"): see `mqtt_login.log_in`, and what it raises."""
 
 
 class Uplink:
@@ -109,8 +106,8 @@ class Uplink:
         self._carrying: Carrying | None = None
         self._session: Session | None = None
         self._latest_platform_time_us = 0
-        self._words: dict[str, Word] = {}
-        """What endpoints were seen to acknowledge on device streams."""
+        self._refusals = Refusals()
+        self._heard = {endpoint: Heard() for endpoint in settings.endpoints}
         self._origins = Origins(identity.device_ids)
         self._count_packed = settings.compression and settings.most_kbit_s is not None
         """Over gRPC."""
@@ -143,6 +140,15 @@ class Uplink:
     def introduce_again(self) -> None:
         """The history of the gateway's name has grown: connect anew, so that the platform has it before what comes."""
         self._introduce.set()
+
+    def device_added(self, device_id: str) -> None:
+        """The site has another device: it gets its stream at once, and the platform hears of it by another hello."""
+        self._identity = replace(self._identity, device_ids=(*self._identity.device_ids, device_id))
+        self._origins.add(device_id)
+        self._live.setdefault(device_id, LiveReadings())
+        self._introduce.set()
+        if self._carrying is not None:
+            self._carrying.changed.set()
 
     def certificate_renewed(self) -> None:
         """There is another client certificate: connect anew with it, while the one before would still do."""
@@ -202,7 +208,7 @@ class Uplink:
             # The first endpoint is preferred: after a link that was up, begin there again.
             came_up = standing.connections > connections
             place = 0 if came_up else (place + 1) % len(self._settings.endpoints)
-            wait_s = max(backoff.wait_s(self._draw()), self._reconnect_after_s * (1 + self._draw() / 4))
+            wait_s = hinted_s(backoff.wait_s(self._draw()), self._reconnect_after_s, self._draw())
             standing.waits(why, wait_s)
             await asyncio.sleep(wait_s)
 
@@ -218,9 +224,11 @@ class Uplink:
             self._keepalive_s *= 2
         return why
 
-    def _alarm(self, code: str, subject: str, text: str) -> None:
+    def _alarm(self, code: str, subject: str, text: str, *, odd: bool = True) -> None:
+        """`odd`: nothing else shows it, so it is shown for a day."""
         now_s = self._monotonic_s()
-        self._standing.odd(text)
+        if odd:
+            self._standing.odd(text)
         last_s = self._alarmed_s.get((code, subject))
         if last_s is None or now_s - last_s >= ALARM_AGAIN_S:
             self._alarmed_s[code, subject] = now_s
@@ -288,7 +296,7 @@ class Uplink:
     async def _link(self, line: FrameLine, beside: Callable[[], Coroutine[None, None, None]]) -> None:
         """The gateway's link over a line, and what goes beside it. Raises NotOfferedError before it is up."""
         self._introduce.clear()
-        session = await self._new_session()
+        session, left = await self._new_session(), await left_incarnations(self._outbox)
         call = GatewayLinkCall(
             line,
             session,
@@ -300,6 +308,8 @@ class Uplink:
             changed=self._changed,
             stall_s=self._settings.stall_s,
             pace=self._pace,
+            held_s=lambda incarnation: self._refusals.hold_s(incarnation, self._draw()),
+            left=left,
             on_acknowledged=self._standing.acknowledged,
             on_refused=self._on_refused,
         )
@@ -316,36 +326,41 @@ class Uplink:
             if self._standing.endpoint != self._settings.endpoints[0]:
                 work.append(self._prefer_the_first())
             await together(*work)
+        except LeftError:
+            raise
+        except Exception as error:
+            self._ended_over_batches(session, describe(error))
+            raise
         finally:
             self._latest_platform_time_us = session.latest_platform_time_us
             call.close()
 
     async def _until_introduced_again(self) -> None:
         await self._introduce.wait()
-        raise LinkDownError("well, but the gateway has more to say of who it is, and says it when it connects")
+        raise LeftError("well, but the gateway has more to say of who it is, and says it when it connects")
 
     async def _until_renewed(self) -> None:
         await self._renewed.wait()
-        raise LinkDownError("well, but there is a new client certificate, and it is used from now on")
+        raise LeftError("well, but there is a new client certificate, and it is used from now on")
 
     async def _prefer_the_first(self) -> None:
         """An endpoint that is not the first one is a makeshift: now and then the first is tried again."""
         await asyncio.sleep(self._settings.prefer_first_after_s)
-        raise LinkDownError(f"well, but {self._settings.endpoints[0]} is preferred and is tried again")
+        raise LeftError(f"well, but {self._settings.endpoints[0]} is preferred and is tried again")
 
     async def _carry(self, channel: aio.Channel) -> None:
         """The published contract alone: the devices' streams carry everything, until the connection is lost."""
-        word = self._words.get(self._standing.endpoint, Word.NONE)
+        heard = self._heard[self._standing.endpoint]
         to = self._settings.statements_as_telemetry
-        tells_all = to is StatementsAsTelemetry.ALWAYS or (to is StatementsAsTelemetry.KNOWN and bool(word))
+        tells_all = to is StatementsAsTelemetry.ALWAYS or (to is StatementsAsTelemetry.KNOWN and bool(heard.word))
         self._carrying = Carrying(
             self._outbox,
             self._standing.arrived,
             incarnation=self._identity.incarnation,
             ahead=self._ahead,
             stream_of=self._origins.stream_of if tells_all else None,
-            word=word,
-            undecided=to is StatementsAsTelemetry.KNOWN and not word,
+            heard=heard,
+            undecided=to is StatementsAsTelemetry.KNOWN and not heard.word,
         )
         self._up(
             Carrier.DEVICE_STREAMS, f"connected to {self._standing.endpoint}, which has the published contract only"
@@ -353,10 +368,7 @@ class Uplink:
         work = [self._device_streams(channel, self._carrying).run()]
         if self._standing.endpoint != self._settings.endpoints[0]:
             work.append(self._prefer_the_first())
-        try:
-            await together(*work)
-        finally:
-            self._words[self._standing.endpoint] = self._carrying.word
+        await together(*work)
 
     def _device_streams(self, channel: aio.Channel, carrying: Carrying | None) -> DeviceStreams:
         return DeviceStreams(
@@ -370,6 +382,8 @@ class Uplink:
             origins=self._origins,
             pace=self._pace,
             count_packed=self._count_packed,
+            on_refused=functools.partial(self._alarm, "uplink.device_refused", odd=False),
+            on_fault=lambda code, text: self._alarm(code, self._standing.endpoint, text),
             carrying=carrying,
         )
 
@@ -381,6 +395,7 @@ class Uplink:
             now_s=self._monotonic_s(),
             stall_s=self._settings.stall_s,
             latest_platform_time_us=self._latest_platform_time_us,
+            probed=self._refusals.probed,
         )
 
     def _up(self, carrier: Carrier, detail: str) -> None:
@@ -393,6 +408,10 @@ class Uplink:
         self._session = None
         self._carrying = None
         self._channel_frames.clear()
+
+    def _ended_over_batches(self, session: Session, why: str) -> None:
+        for text in self._refusals.ended(session.owed, session.progressed, why):
+            self._alarm("uplink.batch_refused", self._standing.endpoint, text)
 
     def _on_refused(self, refused: Refused) -> None:
         # The alarm is logged, too, and not more often than it is raised: a flood of forgeries must not fill the disk.

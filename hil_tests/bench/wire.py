@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import tempfile
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -121,6 +121,12 @@ class Again:
 
     async def newest_of(self, device_id: str, kind: int) -> bytes | None:
         return await self._store.newest_of(device_id, kind)
+
+    async def note(self, name: str) -> bytes | None:
+        return None
+
+    async def set_notes(self, notes: Mapping[str, bytes | None]) -> None:
+        """Nothing is kept from one run to the next."""
 
     async def acknowledge(self, incarnation: int, up_to_number: int, at_us: int) -> int:
         before, self._up_to = self._up_to, max(self._up_to, up_to_number)

@@ -15,7 +15,8 @@ from typing import Final
 SOURCE: Final = Path(__file__).with_name("shim.c")
 FIELDS: Final = (
     "writes", "syncs", "bytes_written", "kill_at_write", "kill_permille", "kill_at_sync", "kill_after_sync",
-    "fail_errno", "fail_on", "fail_skip", "fail_left", "failed", "record", "sync_us",
+    "fail_errno", "fail_on", "fail_skip", "fail_left", "failed", "record", "sync_us", "cuts",
+    "kill_at_cut",
 )  # fmt: skip
 """`struct control` of shim.c, an int64 each."""
 
@@ -108,6 +109,13 @@ class Disk:
         """SIGKILL in the n-th write of the process, when so much of it is written."""
         self["kill_permille"] = permille
         self["kill_at_write"] = number
+
+    def kill_at_cut(self, number: int, *, after: bool = True) -> None:
+        """SIGKILL when SoftHSM has emptied one of its files for the n-th time, to write it anew, or is about to.
+
+        The first is that of a login.
+        """
+        self["kill_at_cut"] = number if after else -number
 
     def fail(self, errno: int, calls: Calls, *, count: int = -1, skip: int = 0) -> None:
         """Let calls fail: so many after so many that pass, or all until `heal`."""

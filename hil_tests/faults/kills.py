@@ -8,6 +8,7 @@ import random
 from hil_tests.faults import power
 from hil_tests.faults.disk import Disk
 from hil_tests.faults.world import World
+from hil_tests.rig.token import SoftHsm
 
 LATEST_S = 1.5
 """After a start: sometimes the agent only opens its store, sometimes everything flows."""
@@ -45,6 +46,23 @@ async def at_commit_of_a_first_start(world: World, chance: random.Random) -> str
     await world.begin_anew(lambda disk: disk.kill_at_sync(number, after=after))
     await _dies_and_starts(world)
     return f"{'after' if after else 'before'} sync {number} of a first start"
+
+
+async def at_login(world: World, chance: random.Random) -> str:
+    """kill -9 in the login of a start, where SoftHSM has emptied the token's file and not written it yet.
+
+    A TPM's module writes nothing at a login: there the start is killed at some sync.
+    """
+    await world.kill_gateway()
+    if not isinstance(world.tokens.token, SoftHsm):
+        number = chance.randint(1, START_SYNCS)
+        await world.start_gateway(lambda disk: disk.kill_at_sync(number, after=True))
+        await _dies_and_starts(world)
+        return f"no SoftHSM; after sync {number} of a start"
+    await world.start_gateway(lambda disk: disk.kill_at_cut(1))
+    died = await world.gateway_dies()
+    await world.start_gateway()
+    return f"the token's file was {'empty' if died else 'whole'}"
 
 
 async def while_ending(world: World, chance: random.Random) -> str:

@@ -26,6 +26,7 @@ KINDS: Final[Mapping[str, Strike]] = {
     "kill": kills.at_random,
     "kill_at_commit_of_start": kills.at_commit_of_a_start,
     "kill_at_commit_of_first_start": kills.at_commit_of_a_first_start,
+    "kill_at_login": kills.at_login,
     "kill_while_ending": kills.while_ending,
     "kill_at_commit": kills.at_commit_while_running,
     "kill_in_write": kills.in_a_write,

@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -36,6 +37,8 @@ struct control {
     int64_t failed;            /* so far */
     int64_t record;            /* 1: write the record */
     int64_t sync_us;           /* a slow medium: each sync takes so much longer */
+    int64_t cuts;              /* so far: SoftHSM empties a file of its own, wherever that is, to write it anew */
+    int64_t kill_at_cut;       /* 0: never; else after the cut with this number; negative: before it */
 };
 
 struct entry {
@@ -193,4 +196,20 @@ int ftruncate64(int fd, off64_t length) {
         if (!fstat(fd, &now) && now.st_size > length) record(RECORD_TRUNCATE, name, fd, length, now.st_size - length);
     }
     return real_ftruncate64(fd, length);
+}
+
+/* SoftHSM's call: SQLite and Python use the other one. */
+int ftruncate(int fd, off_t length) {
+    char link[32], path[4096];
+    ssize_t end = -1;
+    if (control && !length) {
+        snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+        end = readlink(link, path, sizeof path);
+    }
+    if (end < 7 || memcmp(path + end - 7, ".object", 7)) return ftruncate64(fd, length);
+    int64_t number = __sync_add_and_fetch(&control->cuts, 1);
+    if (number == -control->kill_at_cut) die();
+    int result = ftruncate64(fd, length);
+    if (number == control->kill_at_cut) die();
+    return result;
 }

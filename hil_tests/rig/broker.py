@@ -16,6 +16,7 @@ from typing import Final
 
 from hil_tests.rig.platform.enrol import Practice
 from hil_tests.rig.platform.keys import SoftwareKey
+from hil_tests.rig.tie import tied
 
 PLATFORM: Final = "platform"
 """User name of the platform at the broker."""
@@ -81,7 +82,9 @@ class Broker:
         # As root it would become another user, who may not read the practice platform's keys.
         log = (self._folder / "log").open("ab")
         with log:
-            self._process = await asyncio.create_subprocess_exec(program, "-c", str(settings), stdout=log, stderr=log)
+            self._process = await asyncio.create_subprocess_exec(
+                *tied(program, "-c", str(settings)), stdout=log, stderr=log
+            )
         async with asyncio.timeout(UP_WITHIN_S):
             while True:
                 try:

@@ -14,13 +14,17 @@ import itertools
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+
+from hil_tests.rig.tie import start_tied
 
 PROGRAMS: Final = ("swtpm", "swtpm_setup", "tpm2-abrmd", "dbus-daemon", "tpm2_ptool")
 _MODULES: Final = (
@@ -30,6 +34,8 @@ _MODULES: Final = (
     Path("/usr/lib/aarch64-linux-gnu/libtpm2_pkcs11.so.1"),
 )
 START_S: Final = 20.0
+LINKED_PRIMARY: Final = "0x81000099"
+"""A persistent handle for what is not made by tpm2_ptool."""
 _NUMBERS: Final = itertools.count(1)
 
 
@@ -83,21 +89,61 @@ class SoftTpm:
     def put_back(self) -> None:
         self._power_on()
 
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """It is there and answers nothing."""
+        [tpm] = [
+            program for program in self._programs if isinstance(program.args, tuple) and program.args[0] == "swtpm"
+        ]
+        tpm.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            tpm.send_signal(signal.SIGCONT)
+
     def lock_after(self, tries: int, recovery_s: int) -> None:
         """Lock itself after so many wrong tries of a PIN, of which one is forgiven after each `recovery_s`."""
-        self._run("tpm2_dictionarylockout", "--setup-parameters", f"--max-tries={tries}",
+        self.tool("tpm2_dictionarylockout", "--setup-parameters", f"--max-tries={tries}",
                   f"--recovery-time={recovery_s}", "--lockout-recovery-time=1")  # fmt: skip
 
     def forgive(self) -> None:
         """As after the recovery time of a TPM that has locked itself."""
-        self._run("tpm2_dictionarylockout", "--clear-lockout")
+        self.tool("tpm2_dictionarylockout", "--clear-lockout")
+
+    def wrong_tries(self) -> int:
+        """How many wrong PINs it counts, of those that it has not forgiven yet."""
+        said = self.tool("tpm2_getcap", "properties-variable")
+        return int(next(line for line in said.splitlines() if "TPM2_PT_LOCKOUT_COUNTER" in line).split(":")[1], 16)
+
+    def add_token(self, label: str, pin: str, *, primary: int = 1) -> None:
+        """Another token in this TPM, under the primary key of this number. Raises RuntimeError when it takes none."""
+        # tpm2_ptool takes PINs as arguments only; these guard a simulated TPM and live as long as the test.
+        self.tool("tpm2_ptool", "addtoken", "--path", str(self._store), f"--pid={primary}", f"--label={label}",
+                  f"--sopin={self._so_pin}", f"--userpin={pin}")  # fmt: skip
+
+    def import_key(self, file: Path, key_id: bytes) -> None:
+        """A private key (PEM) from outside, into the first token."""
+        self.tool("tpm2_ptool", "import", "--path", str(self._store), f"--label={self.label}",
+                  f"--key-label={key_id.decode()}", f"--id={key_id.decode()}", f"--userpin={self.pin}",
+                  f"--privkey={file.resolve()}", "--algorithm=ecc")  # fmt: skip
+
+    def link_keys(self, label: str, pin: str, **keys: str) -> None:
+        """A token of keys that the TPM's own tools have made under a primary key of theirs: id to name of its files.
+
+        Each is NAME.pub and NAME.priv in the TPM's folder, with the authorisation "pw".
+        """
+        self.tool("tpm2_ptool", "init", "--path", str(self._store), f"--primary-handle={LINKED_PRIMARY}")
+        self.add_token(label, pin, primary=2)
+        for key_id, name in keys.items():
+            self.tool("tpm2_ptool", "link", "--path", str(self._store), f"--label={label}", f"--key-label={key_id}",
+                      f"--id={key_id}", f"--userpin={pin}", "--auth=pw", f"{name}.pub", f"{name}.priv")  # fmt: skip
 
     def close(self) -> None:
         while self._programs:
             _end(self._programs.pop())
 
     def _make(self) -> None:
-        self._run(
+        self.tool(
             "swtpm_setup", "--tpm2", "--tpmstate", str(self._state), "--createek", "--decryption", "--lock-nvram",
             "--overwrite", *([] if self._makers is None else _certified_by(self._makers)),
         )  # fmt: skip
@@ -105,12 +151,8 @@ class SoftTpm:
         # A power cut counts as a wrong try of the PIN (dictionary attack protection), and as it comes three of them
         # lock the TPM for a quarter of an hour: here power is cut every few seconds.
         self.lock_after(1000, recovery_s=1)
-        self._run("tpm2_ptool", "init", "--path", str(self._store))
-        # tpm2_ptool takes PINs as arguments only; these guard a simulated TPM and live as long as the test.
-        self._run(
-            "tpm2_ptool", "addtoken", "--path", str(self._store), "--pid=1", f"--label={self.label}",
-            f"--sopin={self._so_pin}", f"--userpin={self.pin}",
-        )  # fmt: skip
+        self.tool("tpm2_ptool", "init", "--path", str(self._store))
+        self.add_token(self.label, self.pin)
 
     def _power_on(self) -> None:
         port = _free_port_pair()
@@ -141,23 +183,18 @@ class SoftTpm:
     def _start(self, *arguments: str) -> None:
         log = (self._folder / f"{arguments[0]}.log").open("ab")
         with log:
-            program = subprocess.Popen(
-                arguments,
-                env={**os.environ, **self.environment},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self._programs.append(program)
+            self._programs.append(start_tied(*arguments, output=log, environment={**os.environ, **self.environment}))
 
-    def _run(self, *arguments: str) -> None:
+    def tool(self, *arguments: str) -> str:
+        """What one of the TPM's tools says. Raises RuntimeError with its words when it refuses."""
         done = subprocess.run(
-            arguments, env={**os.environ, **self.environment}, capture_output=True, check=False, timeout=120
-        )
+            arguments, cwd=self._folder, env={**os.environ, **self.environment}, capture_output=True, check=False,
+            timeout=120,
+        )  # fmt: skip
         if done.returncode != 0:
             said = (done.stdout + done.stderr).decode(errors="replace").strip()[-600:]
             raise RuntimeError(f"{' '.join(arguments[:2])} failed: {said}")
+        return done.stdout.decode(errors="replace")
 
 
 def maker_roots(makers: Path) -> bytes:
@@ -192,13 +229,10 @@ def _bus() -> str:
     folder = Path(tempfile.mkdtemp(prefix="v2g-bus-"))
     socket_file = folder / "bus"
     address = f"unix:path={socket_file}"
-    daemon = subprocess.Popen(
-        ["dbus-daemon", "--session", "--nofork", f"--address={address}"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    daemon = start_tied(
+        "dbus-daemon", "--session", "--nofork", f"--address={address}",
+        output=subprocess.DEVNULL, environment=os.environ,
+    )  # fmt: skip
 
     def end() -> None:
         _end(daemon)

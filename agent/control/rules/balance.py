@@ -7,100 +7,107 @@ closed loop over what they do now: a phase may rise as far as the others already
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
-from agent.control.allocation import fit
+from agent.control.allocation import cuts
 from agent.control.rules.draft import STEP_W, Draft, Rule
 from agent.control.site import SiteView
-from drivers.device import DeviceKind
 
 MOST_ROUNDS: Final = 16
 """What is cut on one phase leaves less for the others, and less again; each round only lowers."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Share:
-    """One device's part of one phase."""
+@dataclass(slots=True)
+class _Phase:
+    """What is on one phase and not on all."""
 
-    draft: Draft
-    parts: int
-    """Phases that it is on."""
+    heard: list[tuple[Draft, int]] = field(default_factory=list)
+    """Each with the number of phases that it is on."""
+    silent_import_w: int = 0
+    """What silent devices may make of it."""
+    silent_export_w: int = 0
 
 
 def limit_difference(drafts: dict[str, Draft], site: SiteView) -> None:
     """Cut what would take one phase's devices further from another's than the limit."""
-    phases = range(1, site.limits.phases + 1)
     limit_w = site.limits.difference_limit_w
     if limit_w is None or site.limits.phases == 1:
         return
-    on = _uneven(drafts, site.limits.phases)
+    phases = _uneven(drafts, site)
+    bands = _bands(phases)
     for _ in range(MOST_ROUNDS):
-        before = [(draft.low, draft.high) for draft in drafts.values()]
-        least = {phase: sum(_least_w(share) for share in on[phase]) for phase in phases}
-        most = {phase: sum(_most_w(share) for share in on[phase]) for phase in phases}
-        for phase in phases:
-            others = [other for other in phases if other != phase]
-            _cut_imports(on[phase], min(least[other] for other in others) + limit_w)
-            _cut_exports(on[phase], limit_w - max(most[other] for other in others))
-        if before == [(draft.low, draft.high) for draft in drafts.values()]:
+        now = [sum(_now_w(draft, parts) for draft, parts in phase.heard) for phase in phases]
+        least = [now_w - phase.silent_export_w for now_w, phase in zip(now, phases, strict=True)]
+        most = [now_w + phase.silent_import_w for now_w, phase in zip(now, phases, strict=True)]
+        for number, phase in enumerate(phases):
+            _cut_imports(phase, min(least[:number] + least[number + 1 :]) + limit_w)
+            _cut_exports(phase, limit_w - max(most[:number] + most[number + 1 :]))
+        before, bands = bands, _bands(phases)
+        if before == bands:
             break
 
 
-def _uneven(drafts: dict[str, Draft], site_phases: int) -> dict[int, list[_Share]]:
-    """By phase: the devices that are on it and not on all."""
-    on: dict[int, list[_Share]] = {phase: [] for phase in range(1, site_phases + 1)}
-    for draft in drafts.values():
-        phases = draft.view.phases_of(site_phases)
-        if len(phases) < site_phases:
-            for phase in phases:
-                on[phase].append(_Share(draft, len(phases)))
-    return on
+def _uneven(drafts: dict[str, Draft], site: SiteView) -> list[_Phase]:
+    phases = [_Phase() for _ in site.on_phase]
+    for phase, on in zip(phases, site.on_phase, strict=True):
+        for view, parts in on:
+            if parts == site.limits.phases:
+                continue
+            if view.online:
+                phase.heard.append((drafts[view.device_id], parts))
+            else:
+                phase.silent_import_w += view.worst_import_w // parts
+                phase.silent_export_w += -(-view.worst_export_w // parts)
+    return phases
 
 
-def _now_w(share: _Share) -> int:
+def _bands(phases: Sequence[_Phase]) -> list[tuple[int | None, int | None]]:
+    return [(draft.low, draft.high) for phase in phases for draft, _ in phase.heard]
+
+
+def _now_w(draft: Draft, parts: int) -> int:
     """Its power on one phase now, as far as its band goes on to allow it."""
-    draft = share.draft
-    power_w = draft.view.present_w
-    if draft.low is not None:
-        power_w = max(power_w, draft.low)
-    if draft.high is not None:
-        power_w = min(power_w, draft.high)
-    return int(power_w / share.parts)
+    power_w = draft.taking_w - draft.giving_w
+    if draft.low is not None and power_w < draft.low:
+        power_w = draft.low
+    if draft.high is not None and power_w > draft.high:
+        power_w = draft.high
+    return int(power_w / parts)
 
 
-def _least_w(share: _Share) -> int:
-    return _now_w(share) if share.draft.view.online else -share.draft.view.worst_export_w // share.parts
-
-
-def _most_w(share: _Share) -> int:
-    return _now_w(share) if share.draft.view.online else share.draft.view.worst_import_w // share.parts
-
-
-def _cut_imports(shares: Sequence[_Share], most_w: int) -> None:
+def _cut_imports(phase: _Phase, most_w: int) -> None:
     """So that the phase's devices do not draw more than `most_w`, net of what they deliver now."""
-    cuttable = {s.draft.view.device_id: s for s in shares if s.draft.view.online and (s.draft.high or 0) > 0}
-    rest_w = sum(_most_w(s) for s in shares if s.draft.view.device_id not in cuttable)
-    delivered_w = sum(min(0, _now_w(s)) for s in cuttable.values())
-    wishes = {name: -(-(s.draft.high or 0) // s.parts) for name, s in cuttable.items()}
-    minimums = {name: s.draft.minimum_w // s.parts for name, s in cuttable.items()}
-    for name, kept_w in fit(most_w - rest_w - delivered_w, wishes, minimums).items():
-        if kept_w < wishes[name]:
-            draft = cuttable[name].draft
-            draft.cap_high(draft.stepped(kept_w * cuttable[name].parts), Rule.DIFFERENCE)
+    room_w = most_w - phase.silent_import_w
+    cuttable: dict[str, tuple[Draft, int]] = {}
+    wishes, minimums = {}, {}
+    for draft, parts in phase.heard:
+        now_w, name = _now_w(draft, parts), draft.view.device_id
+        if draft.high is not None and draft.high > 0:
+            cuttable[name], wishes[name] = (draft, parts), -(-draft.high // parts)
+            minimums[name] = draft.minimum_w // parts
+            room_w -= min(0, now_w)
+        else:
+            room_w -= now_w
+    for name, kept_w in cuts(room_w, wishes, minimums).items():
+        draft, parts = cuttable[name]
+        draft.cap_high(draft.stepped(kept_w * parts), Rule.DIFFERENCE)
 
 
-def _cut_exports(shares: Sequence[_Share], most_w: int) -> None:
+def _cut_exports(phase: _Phase, most_w: int) -> None:
     """As `_cut_imports`, of export; PV that nothing bounds may deliver its rating."""
-    wishes, cuttable = {}, {}
-    for share in shares:
-        view, low = share.draft.view, share.draft.low
-        if low is None and view.kind is DeviceKind.PV:
-            low = -view.most_export_w
-        if view.online and low is not None and low < 0:
-            cuttable[view.device_id], wishes[view.device_id] = share, -(low // share.parts)
-    rest_w = sum(_least_w(s) for s in shares if s.draft.view.device_id not in cuttable)
-    drawn_w = sum(max(0, _now_w(s)) for s in cuttable.values())
-    for name, kept_w in fit(most_w + rest_w + drawn_w, wishes).items():
-        if kept_w < wishes[name]:
-            cuttable[name].draft.cap_low(-(kept_w * cuttable[name].parts // STEP_W * STEP_W), Rule.DIFFERENCE)
+    room_w = most_w - phase.silent_export_w
+    cuttable: dict[str, tuple[Draft, int]] = {}
+    wishes = {}
+    for draft, parts in phase.heard:
+        now_w, name, low = _now_w(draft, parts), draft.view.device_id, draft.low
+        if low is None and draft.is_pv:
+            low = -draft.view.most_export_w
+        if low is not None and low < 0:
+            cuttable[name], wishes[name] = (draft, parts), -(low // parts)
+            room_w += max(0, now_w)
+        else:
+            room_w += now_w
+    for name, kept_w in cuts(room_w, wishes).items():
+        draft, parts = cuttable[name]
+        draft.cap_low(-(kept_w * parts // STEP_W * STEP_W), Rule.DIFFERENCE)

@@ -81,6 +81,17 @@ class Draft:
     """The driver or the departure needs it: no command below the room's top."""
     slack_s: float = float("inf")
     """Of the car, until it must charge for its departure."""
+    # What the view says of it, which a plan asks again and again.
+    is_pv: bool = field(init=False)
+    taking_w: int = field(init=False)
+    """Metered import, zero or positive; 0 of the silent: it may have ended."""
+    giving_w: int = field(init=False)
+    """As `taking_w`, of export."""
+
+    def __post_init__(self) -> None:
+        power_w = self.view.present_w if self.view.online else 0
+        self.is_pv = self.view.kind is DeviceKind.PV
+        self.taking_w, self.giving_w = (power_w, 0) if power_w > 0 else (0, -power_w)
 
     @property
     def released(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from agent.control.allocation import fit, hold_raises
+from agent.control.allocation import cuts, fit, hold_raises
 from agent.control.command import Mode, Point
 from agent.control.rules.draft import STEP_W, Draft, Rule
 from agent.control.rules.targets import Target
@@ -73,7 +73,7 @@ def _cap_own_control(draft: Draft, share_w: int, rule: Rule) -> None:
 
 def _bound_imports(drafts: list[Draft], budget_w: int, rule: Rule) -> None:
     """As `_bound_exports`, of import."""
-    drafts = [draft for draft in drafts if draft.view.kind is not DeviceKind.PV]
+    drafts = [draft for draft in drafts if not draft.is_pv]
     if sum(draft.view.most_import_w if draft.high is None else max(0, draft.high) for draft in drafts) <= budget_w:
         return
     for draft in drafts:
@@ -125,11 +125,12 @@ def limit_connection(drafts: Drafts, targets: Iterable[Target], site: SiteView) 
         _static_sums(drafts, site, import_w, export_w)
         return
     if not site.limits.discharge_permitted:
-        _no_export_from_storage(drafts, site.house_least_w)
+        _no_export_from_storage(drafts, site.house_least_w - site.silent_worst_w[1])
     _closed_loop_export(drafts, site, site.house_least_w, export_w, export_rule)
-    _closed_loop_import(drafts, import_w - site.house_most_w, import_rule)
+    beside_w = _import_beside_w(drafts, site) - site.house_most_w
+    _closed_loop_import(drafts, import_w + beside_w, import_rule)
     own_w = min([site.limits.import_limit_w, *(i.import_limit_w for i in site.inputs if i.import_limit_w is not None)])
-    missing_w = -_import_budget_w(drafts, own_w - site.house_most_w)
+    missing_w = -(own_w + beside_w)
     if missing_w > 0:
         _let_the_sun_in(drafts.values(), min(missing_w, _sun_room_w(drafts, site)))
 
@@ -146,48 +147,44 @@ def _static_sums(drafts: Drafts, site: SiteView, import_w: int, export_w: int) -
     """SAFETY 8: the budget is the limit less the house's most; export falls to the static shares."""
     fuse_w = site.limits.phase_limit_w * site.limits.phases
     online = [d for d in drafts.values() if d.view.online]
-    silent = [d for d in drafts.values() if not d.view.online]
-    budget_w = min(import_w, fuse_w) - site.limits.house_reserve_w - sum(d.view.worst_import_w for d in silent)
+    silent_import_w, silent_export_w = site.silent_worst_w
+    budget_w = min(import_w, fuse_w) - site.limits.house_reserve_w - silent_import_w
     _share_import(online, budget_w, Rule.METER_LOST)
     shares = [d.view.fallback_export_w for d in drafts.values() if d.view.fallback_export_w is not None]
     static_w = min(export_w, sum(shares)) if shares else export_w
     if not site.limits.discharge_permitted:
         for draft in online:
-            if draft.view.kind is not DeviceKind.PV and draft.low is not None and draft.low < 0:
+            if not draft.is_pv and draft.low is not None and draft.low < 0:
                 draft.cap_low(0, Rule.STORAGE_EXPORT)
     # A battery in its own self-consumption does not export by itself: it stays as it is.
-    bounded = [d for d in online if d.low is not None or d.view.kind is DeviceKind.PV]
-    _bound_exports(bounded, static_w - sum(d.view.worst_export_w for d in silent), Rule.METER_LOST)
+    bounded = [d for d in online if d.low is not None or d.is_pv]
+    _bound_exports(bounded, static_w - silent_export_w, Rule.METER_LOST)
 
 
 def _no_export_from_storage(drafts: Drafts, house_w: int) -> None:
     """Without the contract's permission storage may cover the site's own demand and no more."""
-    demand_w = house_w + sum(_import_now_w(d) for d in drafts.values()) - sum(_pv_now_w(d) for d in drafts.values())
-    demand_w -= sum(d.view.worst_export_w for d in drafts.values() if not d.view.online)
-    ordered = _ordered_discharge(drafts.values())
-    kept = fit(demand_w, ordered)
-    for name, power_w in kept.items():
-        if power_w < ordered[name]:
-            drafts[name].cap_low(-(power_w // STEP_W * STEP_W), Rule.STORAGE_EXPORT)
+    demand_w = house_w + sum(map(_import_now_w, drafts.values())) - sum(map(_pv_now_w, drafts.values()))
+    for name, power_w in cuts(demand_w, _ordered_discharge(drafts.values())).items():
+        drafts[name].cap_low(-(power_w // STEP_W * STEP_W), Rule.STORAGE_EXPORT)
 
 
 def _closed_loop_export(drafts: Drafts, site: SiteView, house_w: int, export_w: int, rule: Rule) -> None:
     """Storage gives way before PV: its energy is kept, the sun's would be lost. What is left then bounds PV."""
     online = [d for d in drafts.values() if d.view.online]
-    budget_w = house_w + export_w - sum(d.view.worst_export_w for d in drafts.values() if not d.view.online)
+    budget_w = house_w + export_w - site.silent_worst_w[1]
     own_w = 0
     for draft in online:
         if _exports_freely(draft):
-            own_w += draft.view.present_w
-        else:
+            own_w += draft.taking_w - draft.giving_w
+        elif draft.taking_w:
             budget_w += _import_now_w(draft)
     budget_w += min(0, own_w)
-    pv = {d.view.device_id: d for d in online if d.view.kind is DeviceKind.PV}
-    pv_now_w = sum(_pv_now_w(d) for d in pv.values())
+    pv = {d.view.device_id: d for d in online if d.is_pv}
+    pv_now_w = sum(map(_export_now_w, pv.values()))
     kept = _share_discharge(online, budget_w - pv_now_w, rule)
     # What a battery takes in by its own control is room for the sun alone: nobody's storage shall fill it.
     left_w = max(0, budget_w - sum(kept.values())) + max(0, own_w) + _probe_w(online, site, export_w)
-    late_w = sum(max(0, -drafts[name].view.present_w - power_w) for name, power_w in kept.items())
+    late_w = sum(max(0, drafts[name].giving_w - power_w) for name, power_w in kept.items())
     left_w = max(left_w - late_w, min(left_w, pv_now_w))
     room_w = budget_w - min(0, own_w) - sum(kept.values())
     left_w = _proven_w(list(pv.values()), online, site, export_w, room_w, left_w)
@@ -222,17 +219,17 @@ def _proven_w(pv: list[Draft], online: list[Draft], site: SiteView, export_w: in
         if _exports_freely(draft):
             charge = draft.view.state_of_charge_permille
             can_take = charge is not None and charge < FULL_PERMILLE
-            takes_w += draft.view.most_import_w if can_take else max(0, draft.view.present_w)
+            takes_w += draft.view.most_import_w if can_take else draft.taking_w
     return max(left_w, min(held_w, room_w + takes_w))
 
 
 def _share_discharge(online: list[Draft], budget_w: int, rule: Rule) -> dict[str, int]:
     """Cut the ordered discharges to the budget; raises wait for what must come down first. What each keeps, W."""
-    storage = {d.view.device_id: d for d in online if d.view.kind is not DeviceKind.PV and not _exports_freely(d)}
+    storage = {d.view.device_id: d for d in online if not d.is_pv and not _exports_freely(d)}
     ordered = {name: max(0, -(d.low or 0)) for name, d in storage.items()}
     kept = fit(budget_w, ordered)
     granted = {name: max(0, -(d.view.held.lowest_w or 0)) if d.view.held else 0 for name, d in storage.items()}
-    metered = {name: max(0, -d.view.present_w) for name, d in storage.items()}
+    metered = {name: d.giving_w for name, d in storage.items()}
     held = hold_raises(budget_w, kept, granted, metered)
     for name, power_w in held.items():
         if power_w < ordered[name]:
@@ -256,11 +253,10 @@ def _probe_w(online: list[Draft], site: SiteView, export_w: int) -> int:
     return 0
 
 
-def _import_budget_w(drafts: Drafts, allowed_w: int) -> int:
-    """What is left for those that can be bounded; below 0: what the house alone has too much."""
-    budget_w = allowed_w + sum(_export_now_w(d) for d in drafts.values())
-    budget_w -= sum(d.view.worst_import_w for d in drafts.values() if not d.view.online)
-    return budget_w - sum(max(0, d.view.present_w) for d in drafts.values() if _on_its_own(d))
+def _import_beside_w(drafts: Drafts, site: SiteView) -> int:
+    """What goes on beside those that can be bounded, as room for them: exports, less what silent and free ones take."""
+    taken_w = site.silent_worst_w[0] + sum(d.taking_w for d in drafts.values() if _on_its_own(d))
+    return sum(map(_export_now_w, drafts.values())) - taken_w
 
 
 def _sun_room_w(drafts: Drafts, site: SiteView) -> int:
@@ -270,12 +266,12 @@ def _sun_room_w(drafts: Drafts, site: SiteView) -> int:
     """
     limits_w = [site.limits.export_limit_w, *(i.export_limit_w for i in site.inputs if i.export_limit_w is not None)]
     room_w = (site.house_least_w or 0) + min(limits_w)
-    room_w -= sum(d.view.worst_export_w for d in drafts.values() if not d.view.online)
+    room_w -= site.silent_worst_w[1]
     for draft in drafts.values():
         if not draft.view.online:
             continue
         if _exports_freely(draft):
-            room_w += draft.view.present_w
+            room_w += draft.taking_w - draft.giving_w
         elif draft.low is None:
             room_w -= _pv_now_w(draft)
         else:
@@ -287,7 +283,7 @@ def _let_the_sun_in(drafts: Iterable[Draft], missing_w: int, rule: Rule = Rule.C
     """No command and no hand holds PV back so far that the connection or its fuse has too much to carry without it."""
     if missing_w <= 0:
         return
-    held = {d.view.device_id: d for d in drafts if d.view.online and d.view.kind is DeviceKind.PV and d.low is not None}
+    held = {d.view.device_id: d for d in drafts if d.view.online and d.is_pv and d.low is not None}
     more = {name: d.view.most_export_w + (d.low or 0) for name, d in held.items()}
     # Upwards in whole steps: a little more sun than is missing does no harm where power is taken in.
     for name, share_w in fit(-(-missing_w // STEP_W) * STEP_W, more).items():
@@ -296,14 +292,13 @@ def _let_the_sun_in(drafts: Iterable[Draft], missing_w: int, rule: Rule = Rule.C
             held[name].bind(rule)
 
 
-def _closed_loop_import(drafts: Drafts, allowed_w: int, rule: Rule) -> None:
-    budget_w = _import_budget_w(drafts, allowed_w)
+def _closed_loop_import(drafts: Drafts, budget_w: int, rule: Rule) -> None:
     online = [d for d in drafts.values() if d.view.online]
     _share_import(online, budget_w, rule)
-    importing = {d.view.device_id: d for d in online if d.view.kind is not DeviceKind.PV and not _on_its_own(d)}
+    importing = {d.view.device_id: d for d in online if not d.is_pv and not _on_its_own(d)}
     wanted = {name: max(0, d.high or 0) for name, d in importing.items()}
     granted = {name: _granted_w(d) for name, d in importing.items()}
-    metered = {name: max(0, d.view.present_w) for name, d in importing.items()}
+    metered = {name: d.taking_w for name, d in importing.items()}
     for name, power_w in hold_raises(budget_w, wanted, granted, metered).items():
         if power_w < wanted[name]:
             drafts[name].cap_high(drafts[name].stepped(power_w), Rule.RAISE_LATER)
@@ -313,90 +308,77 @@ def _phase(drafts: Drafts, site: SiteView, phase: int) -> None:
     """One phase's fuse, both ways. A device's power is spread evenly over its phases."""
     on: dict[str, tuple[Draft, int]] = {}
     import_w = export_w = doubt_w = 0
-    for name, draft in drafts.items():
-        view = draft.view
-        phases = view.phases_of(site.limits.phases)
-        if phase not in phases:
-            continue
-        parts = len(phases)
+    for view, parts in site.on_phase[phase - 1]:
         if not view.online:
             import_w -= view.worst_import_w // parts
             export_w -= view.worst_export_w // parts
             doubt_w += (view.worst_import_w - max(0, view.present_w)) // parts
             continue
-        on[name] = (draft, parts)
-        import_w += _export_now_w(draft) // parts
-        export_w += (_import_now_w(draft) - _pv_now_w(draft)) // parts
-        if _on_its_own(draft):
-            import_w -= max(0, view.present_w) // parts
-            export_w -= max(0, -view.present_w) // parts
+        draft = drafts[view.device_id]
+        on[view.device_id] = (draft, parts)
+        alone = _on_its_own(draft)
+        if draft.taking_w:
+            import_w -= draft.taking_w // parts if alone else 0
+            export_w += _import_now_w(draft) // parts
+        elif draft.giving_w:
+            import_w += _export_now_w(draft) // parts
+            export_w -= draft.giving_w // parts if alone else -(-_pv_now_w(draft) // parts)
     house_least_w, house_most_w = site.phase_house_w[phase - 1]
     import_w += site.limits.phase_limit_w - house_most_w
     export_w += site.limits.phase_limit_w + house_least_w
     if import_w < 0:
         # What is missing on one phase is missing on each that the sun is spread over.
-        spread = max((parts for draft, parts in on.values() if draft.view.kind is DeviceKind.PV), default=1)
+        spread = max((parts for draft, parts in on.values() if draft.is_pv), default=1)
         # For a fuse that carries too much more may go out than contract and wires let; not for what the silent might
         # take.
         missing_w = min(-import_w * spread, max(_sun_room_w(drafts, site), -(import_w + doubt_w) * spread))
         _let_the_sun_in((draft for draft, _ in on.values()), missing_w, Rule.PHASE)
     wishes = {name: -(-d.high // parts) for name, (d, parts) in on.items() if d.high is not None and d.high > 0}
     minimums = {name: on[name][0].minimum_w // on[name][1] for name in wishes}
-    for name, share_w in fit(import_w, wishes, minimums).items():
+    for name, share_w in cuts(import_w, wishes, minimums).items():
         draft, parts = on[name]
-        if share_w < wishes[name]:
-            draft.cap_high(draft.stepped(share_w * parts), Rule.PHASE)
+        draft.cap_high(draft.stepped(share_w * parts), Rule.PHASE)
     ordered = {
-        name: -(d.low // parts)
-        for name, (d, parts) in on.items()
-        if d.low is not None and d.low < 0 and d.view.kind is not DeviceKind.PV
+        name: -(d.low // parts) for name, (d, parts) in on.items() if d.low is not None and d.low < 0 and not d.is_pv
     }
-    for name, share_w in fit(export_w, ordered).items():
+    for name, share_w in cuts(export_w, ordered).items():
         draft, parts = on[name]
-        if share_w < ordered[name]:
-            draft.cap_low(-(share_w * parts // STEP_W * STEP_W), Rule.PHASE)
+        draft.cap_low(-(share_w * parts // STEP_W * STEP_W), Rule.PHASE)
 
 
 def _ordered_discharge(drafts: Iterable[Draft]) -> dict[str, int]:
     """Export that bands of storage and cars ask for, positive."""
     return {
-        d.view.device_id: -d.low
-        for d in drafts
-        if d.view.online and d.view.kind is not DeviceKind.PV and d.low is not None and d.low < 0
+        d.view.device_id: -d.low for d in drafts if d.view.online and not d.is_pv and d.low is not None and d.low < 0
     }
 
 
 def _on_its_own(draft: Draft) -> bool:
     """A battery in its own self-consumption: it follows the house, so it counts as it is metered."""
-    return draft.view.online and draft.released and draft.view.kind is not DeviceKind.PV
+    return draft.released and not draft.is_pv and draft.view.online
 
 
 def _exports_freely(draft: Draft) -> bool:
     """A battery that nothing bounds downwards: by its own control it brings the connection to zero."""
-    return draft.view.online and draft.low is None and draft.view.kind is not DeviceKind.PV
+    return draft.low is None and not draft.is_pv and draft.view.online
 
 
 def _import_now_w(draft: Draft) -> int:
-    """Metered import that goes on under the band: room for export elsewhere. 0 for the silent: it may have ended."""
-    if not draft.view.online or draft.released:
+    """Metered import that goes on under the band: room for export elsewhere."""
+    if not draft.taking_w or draft.released:
         return 0
-    present_w = max(0, draft.view.present_w)
-    return present_w if draft.high is None else min(present_w, max(0, draft.high))
+    return draft.taking_w if draft.high is None else min(draft.taking_w, max(0, draft.high))
 
 
 def _pv_now_w(draft: Draft) -> int:
-    if not draft.view.online or draft.view.kind is not DeviceKind.PV:
-        return 0
-    present_w = max(0, -draft.view.present_w)
-    return present_w if draft.low is None else min(present_w, -draft.low)
+    return _export_now_w(draft) if draft.is_pv else 0
 
 
 def _export_now_w(draft: Draft) -> int:
     """Metered export that goes on under the band: room for import elsewhere."""
-    if not draft.view.online:
-        return 0
-    present_w = max(0, -draft.view.present_w)
-    return present_w if draft.low is None else min(present_w, max(0, -draft.low))
+    if not draft.giving_w or draft.low is None:
+        return draft.giving_w
+    return min(draft.giving_w, max(0, -draft.low))
 
 
 def going_on_w(drafts: Drafts) -> tuple[int, int]:

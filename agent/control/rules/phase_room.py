@@ -66,11 +66,10 @@ class _Room:
             if name in self._on:
                 continue
             view, phases = draft.view, draft.view.phases_of(count)
-            now_w = view.present_w
             if view.online:
-                import_w = max(0, now_w, draft.high or 0)
-                export_w = max(0, -now_w, -(draft.low or 0))
-                least_w = most_w = now_w
+                import_w = max(draft.taking_w, draft.high or 0)
+                export_w = max(draft.giving_w, -(draft.low or 0))
+                least_w = most_w = draft.taking_w - draft.giving_w
             else:
                 import_w, export_w = view.worst_import_w, view.worst_export_w
                 least_w, most_w = -export_w, import_w

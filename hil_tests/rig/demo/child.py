@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from hil_tests.rig.tie import tied
+
 READY_S: Final = 60.0
 ENDED_S: Final = 20.0
 ROOT: Final = Path(__file__).resolve().parents[3]
@@ -38,8 +40,7 @@ class Child:
         log = folder / f"{name}.log"
         with log.open("ab") as words:
             process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *arguments,
+                *tied(sys.executable, *arguments),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=words,

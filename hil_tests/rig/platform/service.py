@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import TypeVar
 
 import grpc
@@ -105,9 +105,18 @@ class LinkService(GatewayLinkServicer):
 
 class DeviceService(EnergyDeviceStreamServicer):
     """EnergyDeviceStream. `carrying`: there is no GatewayLink, so all that comes is written down here; `additions`: and
-    acknowledged, which the published contract alone cannot do."""
+    acknowledged, which the published contract alone cannot do. `refused`: see `Server`."""
 
-    def __init__(self, platform: Platform, peers: Peers, *, carrying: bool, additions: bool) -> None:
+    def __init__(
+        self,
+        platform: Platform,
+        peers: Peers,
+        *,
+        carrying: bool,
+        additions: bool,
+        refused: Mapping[str, grpc.StatusCode | None],
+    ) -> None:
+        self._refused = refused
         self._platform = platform
         self._peers = peers
         self._carrying = carrying
@@ -123,6 +132,12 @@ class DeviceService(EnergyDeviceStreamServicer):
         if opening is None or not opening.device_id:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message names the device")
         device_id = opening.device_id
+        if device_id in self._refused:
+            code = self._refused[device_id]
+            if code is None:
+                await asyncio.Event().wait()
+            else:
+                await context.abort(code, "no such device")
         queue = self._platform.stream_up(gateway_id, device_id)
         reader = asyncio.create_task(self._read(gateway_id, opening, request_iterator, queue))
         try:
@@ -202,12 +217,14 @@ class Server:
     """Serves a platform on 127.0.0.1 as an async context; `port` once entered (0 chooses one).
 
     `link`: offer GatewayLink; without it the devices' streams carry everything. `additions`: acknowledge on devices'
-    streams; without them and without the link this is the published contract alone.
+    streams; without them and without the link this is the published contract alone. `refused`: devices whose streams
+    end with a status, or with None are neither read nor ended; may be changed at any time.
     """
 
     def __init__(
         self, platform: Platform, practice: Practice, *, port: int = 0, link: bool = True, additions: bool = True
     ) -> None:
+        self.refused: dict[str, grpc.StatusCode | None] = {}
         self._server = aio.server(
             options=[
                 # Answer every keepalive of a gateway; the default counts more than one in 5 min as abuse.
@@ -219,7 +236,7 @@ class Server:
         if link:
             add_GatewayLinkServicer_to_server(LinkService(platform, peers), self._server)
         add_EnergyDeviceStreamServicer_to_server(
-            DeviceService(platform, peers, carrying=not link, additions=additions), self._server
+            DeviceService(platform, peers, carrying=not link, additions=additions, refused=self.refused), self._server
         )
         credentials = grpc.ssl_server_credentials(
             [(practice.key("server").private_pem, practice.public_file("server").read_bytes())],

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from typer.core import TyperGroup
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from agent.cli import main
 from agent.cli.commands import app
 from agent.cli.grouped import PANELS
+from agent.cli.table import COMMANDS, GROUPS, alone
 
 
 def _group() -> TyperGroup:
     made = get_command(app)
     assert isinstance(made, TyperGroup)
     return made
-
-
-@pytest.fixture(autouse=True)
-def _whole() -> Iterator[None]:
-    """As the console script puts it together."""
-    before = list(app.registered_groups)
-    main.complete()
-    yield
-    app.registered_groups[:] = before
 
 
 def test_every_command_stands_under_one_panel() -> None:
@@ -45,3 +34,17 @@ def test_every_command_has_json() -> None:
     for name, command in _group().commands.items():
         for each in command.commands.values() if isinstance(command, TyperGroup) else [command]:
             assert any("--json" in option.opts for option in each.params), f"{name} {each.name}"
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, *GROUPS])
+def test_a_command_without_the_others_is_the_same_command(name: str) -> None:
+    one = alone(name)
+    assert one is not None
+    among, by_itself = (CliRunner().invoke(each, [name, "--help"], prog_name="v2g-gateway") for each in (app, one))
+    assert among.exit_code == by_itself.exit_code == 0
+    assert among.stdout == by_itself.stdout
+
+
+def test_a_name_that_no_command_has_is_answered_by_all_of_them() -> None:
+    assert alone("expotr") is None
+    assert alone("--help") is None

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.config import UnsignedCommands
+from agent.control import book as book_module
 from agent.control.admission import HORIZON_US, Admitted, Decision, Duplicate, Nothing, Refused, Undecided, judge
 from agent.control.authorization import authorize, authorize_dual
 from agent.control.book import Book
@@ -95,6 +96,26 @@ async def test_a_plain_field_that_differs_from_the_body_in_one_bit_is_refused(fi
     decision = _judge(message)
     assert isinstance(decision, Refused)
     assert field in decision.reason
+
+
+async def test_a_full_book_refuses_what_is_permissive_first_and_then_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(book_module, "MAX_OPEN", 2)
+    monkeypatch.setattr(book_module, "RESERVED_FOR_RESTRICTIVE", 1)
+    book = _admit(Book(), _judge(await _message()))
+    charge = _judge(await _message(replace(SOME_COMMAND, sequence=SOME_COMMAND.sequence + 1), name="c2"), book)
+    assert isinstance(charge, Refused)
+    assert "too many" in charge.reason
+    book = _admit(book, _judge(await _message(curtail(sequence=8), name="c3"), book))
+    assert isinstance(_judge(await _message(curtail(sequence=9), name="c4"), book), Refused)
+    assert isinstance(_judge(_plain(), book, "pv"), Refused)
+
+
+async def test_a_site_where_nothing_can_be_controlled_takes_no_command() -> None:
+    nothing = replace(policy(), controllable=frozenset())
+    for message, stream in ((await _message(curtail(targets=())), None), (PLAIN, None)):
+        decision = judge(message, stream, nothing, trust_list(), Book(), NOW)
+        assert isinstance(decision, Refused)
+        assert "nothing can be controlled" in decision.reason
 
 
 async def test_a_tampered_copy_does_not_use_up_the_real_command() -> None:

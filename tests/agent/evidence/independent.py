@@ -25,6 +25,19 @@ FIELD_COUNTS = {
     (7, 1): 11, (8, 1): 15,
 }  # fmt: skip
 BOUNDS = {"int": (-(2**63), 2**63 - 1), "count": (0, 2**63 - 1), "ordinal": (1, 2**63 - 1)}
+LAYOUTS = {
+    0: ("count", "source", "count?"),
+    2: ("b32", "text", "state", "count", "text", "int?"),
+    3: (
+        *("text", "ordinal", "count", "count", "count", "int", "int", "int", "count?", "count?", "count", "b32"),
+        *("count", "quality", "list"),
+    ),
+    4: ("count", "count", "text", "b32", "b32"),
+    5: ("count", "source", "text", "text", "text"),
+    6: ("count", "list"),
+}
+"""Of the kinds whose fields are looked at by type alone. Clock qualities, severities and sources are 0 to 2."""
+STATES = {0, 1, 2, 3, 10, 11, 12, 13, 14}
 READING_FIELDS = (
     *("text", "ordinal", "b16", "ordinal", "count", "int", "count?", "count?"),
     *("ordinal", "int?", "count?", "count?", "count?", "count", "source"),
@@ -98,6 +111,10 @@ def field(value: Any, kind: str) -> None:
         kind = kind[:-1]
     if kind == "list":
         refuse_unless(isinstance(value, list), kind)
+    elif kind == "state":
+        refuse_unless(type(value) is int and value in STATES, kind)
+    elif kind == "quality":
+        refuse_unless(type(value) is int and 0 <= value <= 2047, kind)
     elif kind == "text":
         refuse_unless(isinstance(value, str), kind)
     elif kind.startswith("b"):
@@ -110,13 +127,15 @@ def field(value: Any, kind: str) -> None:
 
 
 def statement(encoded: bytes) -> list[Any]:
-    """Section 2; the fields of readings, windows' sum, and the shape of the others."""
+    """Section 2."""
     refuse_unless(len(encoded) <= 65_536, "size")
     value = strict(encoded)
     refuse_unless(isinstance(value, list) and len(value) >= 2, "array")
     layout = value[0], value[1]
     refuse_unless(type(value[0]) is int and type(value[1]) is int and layout in FIELD_COUNTS, "kind or version")
     refuse_unless(len(value) == FIELD_COUNTS[layout], "number of fields")
+    for item, kind in zip(value[2:], LAYOUTS.get(value[0], ()), strict=False):
+        field(item, kind)
     if value[0] == 1:
         for item, kind in zip(value[2:17], READING_FIELDS, strict=True):
             field(item, kind)
@@ -142,7 +161,14 @@ def statement(encoded: bytes) -> list[Any]:
     if value[0] == 8:
         thinning(value[2:])
     if value[0] == 3:
-        refuse_unless(value[9] == value[7] - value[8], "net")
+        refuse_unless(value[9] == value[7] - value[8] and len(value[16]) <= 1024, "net or commands")
+        for command_hash in value[16]:
+            field(command_hash, "b32")
+    if value[0] == 6:
+        for device_id, parent_id, settled in value[3]:
+            field(device_id, "text")
+            field(parent_id, "text?")
+            refuse_unless(isinstance(settled, bool), "settled")
     return list(value)
 
 
@@ -465,6 +491,7 @@ def breaks_at(run: list[tuple[Header, bytes]]) -> int | None:
 
 def acknowledgement(encoded: bytes, alg: int, public_key_der: bytes) -> list[Any]:
     """Section 8."""
+    refuse_unless(len(encoded) <= 16_384, "size")
     protected, unprotected, payload, signature = sign1_of(encoded)
     header = {1: alg, 4: sha256(public_key_der), 16: "v2g-gateway/ack+cose"}
     refuse_unless(strict(protected) == header and unprotected == {} and payload is not None, "headers")

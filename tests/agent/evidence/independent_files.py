@@ -250,8 +250,10 @@ def state_digest(gateway_id: str, window: bytes, signed: bytes, path: Any, devic
     """CHANNELS.md sections 3 to 5."""
     version, encoded, gateway_signature, platform_signature = strict(signed)
     refuse_unless(version == 1 and len(encoded) <= 4096, "version")
-    (format_version, chain, contract, channel, participant, counterparty, agreement, incarnation, number, previous,
-     start, end, imported, exported, net, epoch, root, quality, final, algorithm, key) = strict(encoded)  # fmt: skip
+    state = strict(encoded)
+    (format_version, chain, contract, channel, participant, counterparty, agreement) = state[:7]
+    start, end, imported, exported, net = state[10:15]
+    root, algorithm, key = state[16], state[19], state[20]
     refuse_unless(format_version == 1 and net == imported - exported and start < end, "state")
     w = statement(window)
     terms = ["v2g-gateway/channel", 1, gateway_id, w[2], chain, contract, participant, counterparty, agreement]
@@ -260,6 +262,17 @@ def state_digest(gateway_id: str, window: bytes, signed: bytes, path: Any, devic
     refuse_unless(independent.climb(window, index, size, siblings) == root, "root of windows")
     refuse_unless(start <= w[4] and w[5] <= end, "times")
     refuse_unless(isinstance(device_key, bytes) and sha256(device_key) == key, "device key")
+
+    digest = digest_of(state)
+    check_low_s(device_key, algorithm, digest, gateway_signature)
+    check_low_s(platform, -7, digest, platform_signature)
+    return digest
+
+
+def digest_of(state: list[Any]) -> bytes:
+    """CHANNELS.md section 5: EIP-712, over a state as its CBOR has it."""
+    (_, chain, contract, channel, participant, counterparty, agreement, incarnation, number, previous,
+     start, end, imported, exported, net, epoch, root, quality, final, algorithm, key) = state  # fmt: skip
 
     def keccak256(*parts: bytes) -> bytes:
         return bytes(keccak.new(digest_bits=256, data=b"".join(parts)).digest())
@@ -282,10 +295,7 @@ def state_digest(gateway_id: str, window: bytes, signed: bytes, path: Any, devic
         word(number), previous, word(start), word(end), word(imported), word(exported), word(net), word(epoch), root,
         word(quality), word(final), word(algorithm), key,
     )  # fmt: skip
-    digest = keccak256(b"\x19\x01", domain, struct)
-    check_low_s(device_key, algorithm, digest, gateway_signature)
-    check_low_s(platform, -7, digest, platform_signature)
-    return digest
+    return keccak256(b"\x19\x01", domain, struct)
 
 
 def check_low_s(public_key_der: bytes, algorithm: int, digest: bytes, signature: bytes) -> None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from base64 import urlsafe_b64decode
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from agent.cli.online import ForkedError, HistoryFrom, longest
 from agent.evidence.errors import EvidenceError
 from agent.evidence.verify import Verifier
 from agent.identity import history
+from agent.identity.document import device_document, gateway_document, practice_document
 from agent.identity.errors import HistoryError
 from hil_tests import generate_identity_vectors, identity_cases, recovery_cases
 from tests.agent.evidence import independent as evidence
-from tests.agent.identity import independent
+from tests.agent.identity import independent, independent_documents
 
 FOLDER = generate_identity_vectors.FOLDER
 
@@ -76,6 +82,45 @@ def test_epoch_vector(case: Any) -> None:
         verifier.verify_batch(batch)
     with pytest.raises(evidence.RefusedError):
         strangers_view(encoded, batch)
+
+
+@pytest.mark.parametrize("case", load("documents.json"), ids=name_of)
+def test_document_vector(case: Any) -> None:
+    if "did" in case:
+        assert practice_document(case["did"]) == case["gateway"]
+        # All that a name by a key says is the key.
+        (method,) = case["gateway"]["verificationMethod"]
+        jwk = method["publicKeyJwk"]
+        x, y = (int.from_bytes(urlsafe_b64decode(jwk[name] + "==")) for name in ("x", "y"))
+        spki = ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key().public_bytes(
+            Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+        )  # fmt: skip
+        assert independent_documents.did_key(spki) == case["did"]
+        assert independent_documents.head(case["did"], [], [-7, spki], 1) == case["gateway"]
+        return
+    encoded = bytes.fromhex(case["history"])
+    ours, theirs = history.replay(history.decode_history(encoded)), independent.replay(encoded)
+    url = case["public_url"]
+    assert gateway_document(ours, url) == case["gateway"] == independent_documents.gateway(theirs, url)
+    assert [device.device_id for device in ours.subject.devices] == list(case["devices"])
+    for device_id, document in case["devices"].items():
+        assert device_document(ours, device_id) == document == independent_documents.device(theirs, device_id)
+
+
+@pytest.mark.parametrize("case", load("copies.json"), ids=name_of)
+def test_copies_vector(case: Any) -> None:
+    histories = [bytes.fromhex(each) for each in case["histories"]]
+    assert independent_documents.counting(histories, case["gateway_id"]) == case["counts"]
+    found: list[HistoryFrom] = []
+    for number, encoded in enumerate(histories):
+        with contextlib.suppress(HistoryError):
+            entries = history.decode_history(encoded)
+            found.append(HistoryFrom(str(number), entries, history.replay(entries, gateway_id=case["gateway_id"])))
+    try:
+        best = longest(found)
+    except ForkedError:
+        best = None
+    assert (None if best is None else int(best.source)) == case["counts"]
 
 
 def strangers_view(encoded: bytes, batch: bytes) -> None:

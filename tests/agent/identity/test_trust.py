@@ -268,3 +268,11 @@ def test_a_pin_is_the_digest_of_what_was_signed_and_not_of_the_envelope() -> Non
     # ECDSA signatures differ each time; the list is the same list.
     assert decode_trust_list(signed(LIST), ROOT.verify_key, NOW_US).pin == LIST.pin
     assert isinstance(LIST.pin, TrustListPin)
+
+
+def test_a_list_has_at_most_1024_issuers() -> None:
+    keys = [VerifyKey(cose.ES256, number.to_bytes(2)) for number in range(1025)]  # what a key is, is not looked at here
+    issuers = tuple(replace(OPERATOR_RIGHTS, key=key) for key in keys)
+    assert len(replace(LIST, issuers=issuers[:1024]).issuers) == 1024
+    with pytest.raises(ValueError, match="at most 1024"):
+        replace(LIST, issuers=issuers)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
-from pkcs11 import Attribute
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
 
-from agent.token.cryptoki import _Pin, fault_of
+import pkcs11
+import pytest
+from pkcs11 import Attribute, TokenFlag
+
+from agent.token.cryptoki import Cryptoki, Selection, _Pin
+from agent.token.custody import fault_of
+from agent.token.errors import PinLockedError, PinRefusedError
 
 BORN_HERE: dict[Attribute, bool | None] = {
     Attribute.EXTRACTABLE: False,
@@ -38,3 +45,31 @@ def test_a_token_may_leave_out_never_extractable() -> None:
 def test_a_pin_stays_out_of_tracebacks_that_show_local_variables() -> None:
     assert "1234" not in f"{_Pin('1234')!r} {[_Pin('1234')]}"
     assert _Pin("1234").encode() == b"1234"
+
+
+@dataclass
+class Slot:
+    """A token that tells of itself, and counts how often it is given a PIN."""
+
+    flags: TokenFlag
+    label: str = "fake"
+    serial: bytes = b"01"
+    asked: list[str] = field(default_factory=list)
+
+    def open(self, *, user_pin: str) -> None:
+        self.asked.append(user_pin)
+
+
+@pytest.mark.parametrize(
+    ("flag", "refusal"),
+    [(TokenFlag.USER_PIN_FINAL_TRY, PinRefusedError), (TokenFlag.USER_PIN_LOCKED, PinLockedError)],
+)
+def test_the_last_try_of_a_token_is_left_to_a_person(flag: TokenFlag, refusal: type[Exception]) -> None:
+    slot = Slot(TokenFlag.TOKEN_INITIALIZED | flag)
+    ours = Cryptoki(Selection(module=Path("/nowhere"), label="fake", serial=None), lambda: "1234")
+    with pytest.raises(refusal):
+        ours._log_in(cast(pkcs11.Token, slot))
+    assert slot.asked == []
+    slot.flags = TokenFlag.TOKEN_INITIALIZED
+    ours._log_in(cast(pkcs11.Token, slot))
+    assert len(slot.asked) == 1

@@ -185,18 +185,39 @@ def test_signatures_that_do_not_verify_are_never_released() -> None:
     bench.custodian.sign_message(KEY, b"x")
 
 
+def test_a_key_that_cannot_prove_itself_is_neither_met_nor_pinned() -> None:
+    bench = Bench()
+    bench.token.find = lambda key_id: HeldKey(key_id, None, PublicHalf(spki(private_key(4))))  # type: ignore[method-assign,arg-type]
+    with pytest.raises(KeyRefusedError, match="do not verify"):
+        bench.custodian.meet(KEY)
+    assert bench.pins == {}
+
+
 def test_a_missing_key_does_not_keep_breaking_the_others() -> None:
     bench = opened()
     for _ in range(5):
         with pytest.raises(KeyMissingError):
             bench.custodian.sign_message(OTHER, b"x")
-    assert bench.calls().count("open") == 1
+    calls = bench.calls()
+    assert (calls.count("reopen"), calls.count("open")) == (1, 1), "a login for each request"
     bench.custodian.sign_message(KEY, b"x")
     assert bench.state is TokenState.READY
     bench.now_s += LONGEST_WAIT_S
     with pytest.raises(KeyMissingError):
         bench.custodian.sign_message(OTHER, b"x")
     assert bench.calls().count("open") == 1
+
+
+def test_a_lost_login_is_mended_at_once_while_another_key_is_missing() -> None:
+    bench = opened()
+    with pytest.raises(KeyMissingError):
+        bench.custodian.sign_message(OTHER, b"x")
+    bench.custodian.sign_message(KEY, b"x")
+    bench.calls()
+    # Without a login private keys are not refused, they are simply not there.
+    bench.token.faults = {"sign": [p11.ObjectHandleInvalid()], "find": [KeyMissingError("gone")]}
+    bench.custodian.sign_message(KEY, b"x")
+    assert "reopen" in bench.calls()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from agent.config import TokenSettings, WebSettings
 from agent.token import pin, tpm
 from agent.token.pin import read_pin
 from agent.token.tpm import TpmError
+from tests.agent.token.test_sealed_file import KEPT
 
 
 @pytest.mark.parametrize("reference", ["file:/etc/pin", "credential:token-pin", "tpm:/var/lib/pin.sealed"])
@@ -43,7 +44,10 @@ def test_a_sealed_pin_is_asked_of_the_tpm_and_a_plain_one_is_not(
 
     monkeypatch.setattr(tpm, "unseal", unseal)
     assert read_pin(f"file:{path}") == "1234"
+    with pytest.raises(TpmError, match=f"{path}: not a secret that was sealed here"):
+        read_pin(f"{pin.SEALED}{path}")
     assert asked == []
+    path.write_bytes(KEPT)
     with pytest.raises(TpmError, match=f"{path}: no, says the test"):
         read_pin(f"{pin.SEALED}{path}")
-    assert asked == [b"1234\n"]
+    assert asked == [KEPT]

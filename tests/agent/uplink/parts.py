@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent.clock import ClockQuality
@@ -39,6 +39,7 @@ class MemoryOutbox:
     rows: list[Row] = field(default_factory=list)
     acknowledged: dict[int, int] = field(default_factory=dict)
     acknowledged_at_us: list[int] = field(default_factory=list)
+    notes: dict[str, bytes] = field(default_factory=dict)
 
     async def unacknowledged_incarnations(self) -> Sequence[int]:
         return sorted({r.incarnation for r in self.rows if r.number > self.acknowledged.get(r.incarnation, 0)})
@@ -75,6 +76,16 @@ class MemoryOutbox:
             if kind_of(decode(leaf)) == kind and getattr(decode(leaf), "device_id", None) == device_id
         ]
         return found[-1] if found else None
+
+    async def note(self, name: str) -> bytes | None:
+        return self.notes.get(name)
+
+    async def set_notes(self, notes: Mapping[str, bytes | None]) -> None:
+        for name, value in notes.items():
+            if value is None:
+                self.notes.pop(name, None)
+            else:
+                self.notes[name] = value
 
     async def acknowledge(self, incarnation: int, up_to_number: int, at_us: int) -> int:
         before = self.acknowledged.get(incarnation, 0)

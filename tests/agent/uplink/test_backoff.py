@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.uplink.backoff import STEADY_AFTER_S, Backoff
+from agent.uplink.backoff import STEADY_AFTER_S, Backoff, hinted_s
 
 draws = st.floats(0, 1, exclude_max=True)
 
@@ -43,3 +43,10 @@ def test_connection_that_held_or_was_useful_makes_the_next_wait_short() -> None:
 
 def test_platform_that_accepts_and_drops_at_once_is_not_hammered() -> None:
     assert Backoff(0.5, 60.0, 9).ended(0.1, useful=False).failures == 10
+
+
+@given(st.floats(0, 60), st.floats(0, 3600), draws)
+def test_a_platforms_hint_counts_where_it_is_longer_and_is_spread(wait_s: float, hint_s: float, draw: float) -> None:
+    assert max(wait_s, hint_s) <= hinted_s(wait_s, hint_s, draw) <= max(wait_s, hint_s * 1.25)
+    assert hinted_s(wait_s, 0.0, draw) == wait_s
+    assert hinted_s(0.0, 100.0, 0.1) != hinted_s(0.0, 100.0, 0.9)

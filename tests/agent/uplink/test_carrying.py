@@ -10,8 +10,10 @@ from agent.evidence.batch import decode_batch
 from agent.evidence.kinds import Alarm, Severity
 from agent.uplink.ahead import Ahead
 from agent.uplink.carrying import BATCHES_LOADED, Carrying
-from agent.uplink.delivery import Arrived, StreamOf, readings_of
+from agent.uplink.delivery import StreamOf, readings_of
 from agent.uplink.errors import LinkDownError
+from agent.uplink.flow import Arrived
+from agent.uplink.heard import Heard
 from agent.uplink.lane import Word
 from agent.uplink.origins import Origins
 from agent.uplink.telemetry import Stand
@@ -42,7 +44,7 @@ class Connection:
             incarnation=outbox.incarnation,
             ahead=Ahead(outbox),
             stream_of=stream_of,
-            word=word,
+            heard=Heard(word),
             undecided=undecided,
         )
 

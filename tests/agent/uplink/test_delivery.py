@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from agent.evidence.partial import cut, decode_any
 from agent.evidence.statements import Alarm, Severity
-from agent.uplink.delivery import Arrived, Delivery, readings_of
+from agent.uplink.delivery import Delivery, readings_of
 from agent.uplink.errors import PlatformFaultError
+from agent.uplink.flow import Arrived
 from agent.uplink.lane import Word
 from hil_tests.rig.platform.keys import SoftwareKey
 from proto.energysettlement.v1.device_pb2 import DeviceTelemetry

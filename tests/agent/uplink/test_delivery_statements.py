@@ -24,8 +24,9 @@ from agent.evidence.statements import decode
 from agent.evidence.verify import TrustedKey, Verifier
 from agent.measure.reading import Quality, Reading
 from agent.uplink.ahead import urgent_of
-from agent.uplink.delivery import Arrived, Delivery
+from agent.uplink.delivery import Delivery
 from agent.uplink.errors import PlatformFaultError
+from agent.uplink.flow import Arrived
 from agent.uplink.lane import Word
 from agent.uplink.origins import MOST_COMMANDS, Origins
 from agent.uplink.telemetry import STEP_US, Stand, opening_of, stand_of

@@ -88,7 +88,7 @@ def test_what_the_platform_has_lost_is_sent_and_acknowledged_again() -> None:
 
 def test_nothing_is_sent_before_the_welcome() -> None:
     opening = session(ready=False)
-    assert not opening.has_room()
+    assert not opening.has_room(1)
     with pytest.raises(ValueError, match="room"):
         opening.send_batch(ROWS[0], 100.0)
 
@@ -138,18 +138,18 @@ def test_window_of_batches_is_never_exceeded() -> None:
     open_ = session()
     for row in ROWS[:MOST_BATCHES_IN_FLIGHT]:
         open_.send_batch(row, 100.0)
-    assert not open_.has_room()
+    assert not open_.has_room(1)
     open_.receive(ack(ROWS[0]), 100.0)
-    assert open_.has_room()
+    assert open_.has_room(1)
 
 
 def test_window_of_bytes_is_never_exceeded_by_more_than_one_batch() -> None:
     open_ = session()
     mebibyte = bytes(1 << 20)
     for number in range(1, 5):
-        assert open_.has_room()
+        assert open_.has_room(1)
         open_.send_batch(Row(1, number, bytes(32), mebibyte), 100.0)
-    assert not open_.has_room()
+    assert not open_.has_room(1)
 
 
 def test_batches_leave_in_order_only() -> None:
@@ -265,7 +265,7 @@ def test_what_is_in_flight_is_what_was_sent_and_not_acknowledged(steps: list[str
     open_ = session()
     sent = acknowledged = 0
     for step in steps:
-        if step == "send" and open_.has_room():
+        if step == "send" and open_.has_room(1):
             open_.send_batch(ROWS[sent], 100.0)
             sent += 1
         elif step == "ack" and sent > acknowledged:

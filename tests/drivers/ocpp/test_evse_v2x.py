@@ -1,8 +1,7 @@
-"""The Device of an EVSE over OCPP 2.1, and discharges that are proved or taken back over both versions."""
+"""The Device of an EVSE over OCPP 2.1: discharges, curves, permissions and priority (Q, K)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import cast
 
@@ -11,178 +10,27 @@ import pytest
 from drivers.device import (
     DeviceRefusedError,
     DeviceUnreachableError,
-    LinkState,
-    Sample,
-    SampleFlag,
-    Setpoint,
-    ValueSource,
 )
-from drivers.ocpp import obedience, profile_calls
+from drivers.ocpp import profile_calls
 from drivers.ocpp.errors import CallRefusedError, CallTimeoutError
-from drivers.ocpp.evse import TRUST_AGAIN_S, OcppEvse
+from drivers.ocpp.evse import OcppEvse
 from drivers.ocpp.messages import ReportChargingProfiles
-from drivers.ocpp.profiles import RateUnit
-from drivers.ocpp.rpc import Priority
-from drivers.ocpp.schemas import Direction, Json, JsonObject, Version, schemas
-from drivers.ocpp.session import EvseSession, Transaction
-from drivers.ocpp.settings import ChargerSettings
+from drivers.ocpp.schemas import Json, JsonObject, Version
+from drivers.ocpp.session import Transaction
 from drivers.ocpp.v2x import Mode, Period
+from tests.drivers.ocpp.v2x_charger import (
+    CURVE,
+    Charger,
+    band,
+    charger,
+    evse,
+    evse_at,
+    export_w,
+    lives,
+    period_of,
+)
 
-SHARE_W = 4_200
-WALL_US = 1_767_225_600_000_000
-CURVE = ((49_800, -6_000), (50_200, 6_000))
-
-
-class Charger:
-    """Takes what fits its version's schema, stacks by purpose and level, shows the period that leads."""
-
-    def __init__(self, version: Version) -> None:
-        self.now_s = 100.0
-        self.rate_unit = RateUnit.WATTS
-        self.version: Version | None = version
-        self.calls: list[tuple[str, JsonObject, Priority]] = []
-        self.notices: list[tuple[str, str]] = []
-        self.profiles: dict[int, JsonObject] = {}
-        self.priority = False
-        self.variables: dict[str, str] = {}
-        self.settable = True
-        self.answers: dict[str, Callable[[JsonObject], JsonObject]] = {}
-        self.fails: dict[str, Exception] = {}
-        self.reports: Callable[[ReportChargingProfiles], None] = lambda report: None
-
-    def link(self) -> tuple[LinkState, str]:
-        return LinkState.ONLINE, "connected"
-
-    def notice(self, device_id: str, code: str, text: str) -> None:
-        self.notices.append((code, text))
-
-    async def call(self, action: str, payload: JsonObject, priority: Priority) -> JsonObject:
-        assert self.version is not None
-        assert schemas(self.version).violation(action, Direction.REQUEST, payload) is None
-        self.calls.append((action, payload, priority))
-        if action in self.fails:
-            raise self.fails[action]
-        if action in self.answers:
-            return self.answers[action](payload)
-        profile = cast(JsonObject, payload.get("chargingProfile", {}))
-        match action:
-            case "SetChargingProfile":
-                self.profiles[cast(int, profile["id"])] = profile
-            case "ClearChargingProfile":
-                self.profiles.pop(cast(int, payload["chargingProfileId"]), None)
-            case "GetVariables":
-                return self._variables(cast(list[JsonObject], payload["getVariableData"]))
-            case "SetVariables":
-                (one,) = cast(list[JsonObject], payload["setVariableData"])
-                result: JsonObject = {"attributeStatus": "Accepted" if self.settable else "Rejected", **one}
-                return {"setVariableResult": [result]}
-            case "GetCompositeSchedule":
-                return self._composite(cast(int, payload["duration"]))
-            case "GetChargingProfiles":
-                held: list[Json] = list(self.profiles.values())
-                report: Json = {
-                    "requestId": payload["requestId"],
-                    "chargingLimitSource": "CSO",
-                    "chargingProfile": held,
-                }
-                self.reports(cast(ReportChargingProfiles, report))
-        return {"status": "Accepted"}
-
-    def _variables(self, asked: list[JsonObject]) -> JsonObject:
-        results: list[Json] = []
-        for one in asked:
-            value = self.variables.get(cast(str, cast(JsonObject, one["variable"])["name"]))
-            known: JsonObject = {"attributeStatus": "UnknownVariable" if value is None else "Accepted"}
-            results.append({**one, **known} if value is None else {**one, **known, "attributeValue": value})
-        return {"getVariableResult": results}
-
-    def all(self, action: str) -> list[JsonObject]:
-        return [payload for known, payload, _ in self.calls if known == action]
-
-    def last_profile(self) -> JsonObject:
-        return cast(JsonObject, self.all("SetChargingProfile")[-1]["chargingProfile"])
-
-    def last_period(self) -> JsonObject:
-        return _period(self.last_profile())
-
-    def _composite(self, duration: int) -> JsonObject:
-        def rank(profile: JsonObject) -> tuple[int, int]:
-            order = ("TxDefaultProfile", "TxProfile", "PriorityCharging")
-            return order.index(cast(str, profile["chargingProfilePurpose"])), cast(int, profile["stackLevel"])
-
-        ranked = sorted(self.profiles.values(), key=rank, reverse=True)
-        leading = [p for p in ranked if p["chargingProfilePurpose"] != "PriorityCharging" or self.priority]
-        now, share = leading[0], next(p for p in leading if p["stackLevel"] == 0)
-        ends = cast(int, cast(list[JsonObject], now["chargingSchedule"])[0].get("duration", 0)) - 5
-        periods: list[Json] = [_period(now)]
-        if now is not share:
-            periods.append({**_period(share), "startPeriod": ends})
-        schedule: JsonObject = {
-            "evseId": 1,
-            "duration": duration,
-            "scheduleStart": "2026-01-01T00:00:00Z",
-            "chargingRateUnit": "W",
-            "chargingSchedulePeriod": periods,
-        }
-        return {"status": "Accepted", "schedule": schedule}
-
-
-def _period(profile: JsonObject) -> JsonObject:
-    schedule = cast(list[JsonObject], profile["chargingSchedule"])[0]
-    return cast(list[JsonObject], schedule["chargingSchedulePeriod"])[0]
-
-
-def band(lowest_w: int | None, highest_w: int | None, lease_s: float = 60.0) -> Setpoint:
-    return Setpoint(lowest_w=lowest_w, highest_w=highest_w, lease_s=lease_s, reason="test")
-
-
-def evse_at(charger: Charger, discharge: str = "v2x") -> OcppEvse:
-    settings = ChargerSettings(
-        device_id="car-1",
-        charger_id="CP",
-        discharge=discharge,  # type: ignore[arg-type]  # a str of a parametrised test
-        fallback_import_w=SHARE_W,
-        rated_import_w=11_000,
-        rated_export_w=10_000,
-    )
-    session = EvseSession(settings, meter_id="ocpp/CP/1", source=ValueSource.AUTHENTICATED_LINK)
-    session.transaction = Transaction(transaction_id="T1")
-    evse = OcppEvse(session, charger, monotonic_s=lambda: charger.now_s, wall_us=lambda: WALL_US)
-
-    def reported(report: ReportChargingProfiles) -> None:
-        session.smart.reported(report)
-        evse.profiles_reported()
-
-    charger.reports = reported
-    return evse
-
-
-@pytest.fixture
-def charger() -> Charger:
-    return Charger(Version.V21)
-
-
-@pytest.fixture
-async def evse(charger: Charger) -> OcppEvse:
-    evse = evse_at(charger)
-    await evse.install_static_share()
-    charger.calls.clear()
-    return evse
-
-
-def export_w(evse: OcppEvse) -> int:
-    capabilities = evse.status().capabilities
-    assert capabilities is not None
-    return capabilities.rated_export_w
-
-
-async def lives(evse: OcppEvse, charger: Charger, power_w: int | None, seconds: int) -> None:
-    """Time passes; each second a sample and the driver's own look."""
-    for _ in range(seconds):
-        charger.now_s += 1.0
-        if power_w is not None:
-            evse.take(Sample(device_id="car-1", monotonic_s=charger.now_s, power_w=power_w))
-        await evse.tend()
+__all__ = ["charger", "evse"]
 
 
 async def test_q03_a_discharge_is_ordered_by_setpoint_and_held_when_it_is_shown(
@@ -213,7 +61,7 @@ async def test_k08_a_discharge_of_which_the_charger_makes_charging_is_taken_out_
 
     def without_its_sign(payload: JsonObject) -> JsonObject:
         profile = cast(JsonObject, payload["chargingProfile"])
-        period = _period(profile)
+        period = period_of(profile)
         told = cast(float, period.get("setpoint", period["limit"]))
         period.clear()
         period.update({"startPeriod": 0, "limit": abs(told)})
@@ -499,172 +347,3 @@ async def test_release_takes_out_all_of_our_leases(evse: OcppEvse, charger: Char
     await evse.apply(band(0, 9_000))
     await evse.release()
     assert sorted(charger.profiles) == [11, 14]
-
-
-# --- obedience, over both versions
-
-
-@pytest.fixture(params=[Version.V21, Version.V201])
-async def giving(request: pytest.FixtureRequest) -> tuple[OcppEvse, Charger]:
-    """An EVSE that was told to discharge, and confirmed it."""
-    charger = Charger(request.param)
-    evse = evse_at(charger, "v2x" if request.param is Version.V21 else "negative_limit")
-    await evse.install_static_share()
-    await evse.apply(band(-5_000, -5_000, lease_s=600.0))
-    charger.calls.clear()
-    return evse, charger
-
-
-async def test_a_discharge_that_the_meter_shows_goes_on(giving: tuple[OcppEvse, Charger]) -> None:
-    evse, charger = giving
-    await lives(evse, charger, -4_950, 120)
-    assert evse.status().follows is True
-    assert not charger.notices
-    assert not charger.all("SetChargingProfile")
-
-
-@pytest.mark.parametrize("power_w", [0, 60, None])
-async def test_a_discharge_that_the_meter_does_not_show_goes_back_to_0_with_the_reason(
-    giving: tuple[OcppEvse, Charger], power_w: int | None
-) -> None:
-    evse, charger = giving
-    await lives(evse, charger, power_w, int(obedience.PROOF_S) - 1)
-    assert not charger.all("SetChargingProfile")
-    await lives(evse, charger, power_w, 2)
-    assert charger.last_period()["limit"] == 0
-    assert charger.calls[0][2] is Priority.URGENT
-    held = evse.status().setpoint
-    assert held is not None
-    assert (held.lowest_w, held.highest_w) == (0, 0)
-    assert "back to 0 W" in held.reason
-    assert any(code == "charger.disobeys" and "goes back to 0 W" in text for code, text in charger.notices)
-    assert export_w(evse) == 0
-    capabilities = evse.status().capabilities
-    assert capabilities is not None
-    assert any("not told to discharge" in note for note in capabilities.notes)
-    with pytest.raises(DeviceRefusedError, match="not told to discharge again"):
-        await evse.apply(band(-5_000, -5_000))
-    await evse.apply(band(0, 7_400))  # it may charge
-
-
-async def test_a_charger_that_charges_in_place_of_discharging_is_stopped_within_seconds(
-    giving: tuple[OcppEvse, Charger],
-) -> None:
-    evse, charger = giving
-    await lives(evse, charger, 5_000, int(obedience.WRONG_WAY_S) + 3)
-    assert charger.last_period()["limit"] == 0
-    assert "charges with 5000 W" in charger.notices[0][1]
-
-
-async def test_going_back_to_0_is_tried_until_the_charger_has_heard_it(giving: tuple[OcppEvse, Charger]) -> None:
-    evse, charger = giving
-    await lives(evse, charger, 5_000, 5)
-    charger.fails["SetChargingProfile"] = CallTimeoutError("no answer", sent=True)
-    for _ in range(3):
-        with pytest.raises(DeviceUnreachableError):
-            await lives(evse, charger, 5_000, 3)
-    del charger.fails["SetChargingProfile"]
-    await lives(evse, charger, 5_000, 1)
-    held = evse.status().setpoint
-    assert held is not None
-    assert held.highest_w == 0
-    assert len([code for code, text in charger.notices if "goes back" in text]) == 1
-
-
-@pytest.mark.parametrize("another_car", [True, False])
-async def test_trust_comes_back_with_another_transaction_or_with_time(
-    giving: tuple[OcppEvse, Charger], another_car: bool
-) -> None:
-    evse, charger = giving
-    await lives(evse, charger, 5_000, 10)
-    assert export_w(evse) == 0
-    if another_car:
-        evse.session.transaction = Transaction(transaction_id="T2")
-    else:
-        charger.now_s += TRUST_AGAIN_S
-    assert export_w(evse) == 10_000
-    await evse.apply(band(-5_000, -5_000))
-
-
-async def test_values_that_were_queued_or_carried_forward_prove_nothing(giving: tuple[OcppEvse, Charger]) -> None:
-    evse, charger = giving
-    for flags in (SampleFlag.QUEUED, SampleFlag.ESTIMATED):
-        evse.take(Sample(device_id="car-1", monotonic_s=charger.now_s + 1, power_w=-5_000, flags=flags))
-    assert evse.status().follows is None
-
-
-async def test_a_charger_above_its_cap_does_not_follow_and_says_so_once(evse: OcppEvse, charger: Charger) -> None:
-    await evse.apply(band(0, 6_000, lease_s=600.0))
-    await lives(evse, charger, 11_000, int(obedience.PATIENCE_S) + 5)
-    status = evse.status()
-    assert status.follows is False
-    assert "does not follow" in status.detail
-    assert [code for code, _ in charger.notices] == ["charger.disobeys"]
-    await lives(evse, charger, 6_000, 2)
-    assert evse.status().follows is True
-
-
-async def test_after_a_reconnect_the_setpoint_is_sent_again_and_judged_anew(
-    giving: tuple[OcppEvse, Charger],
-) -> None:
-    evse, charger = giving
-    await lives(evse, charger, -5_000, 10)
-    charger.now_s += 300  # away
-    await evse.install_static_share()
-    await evse.hold_again()
-    await lives(evse, charger, -5_000, 5)
-    held = evse.status().setpoint
-    assert held is not None
-    assert held.highest_w == -5_000
-    assert not charger.notices
-
-
-async def test_q12_a_discharge_is_not_told_again_to_the_transaction_that_comes_after_a_reboot_and_a_cap_is(
-    giving: tuple[OcppEvse, Charger],
-) -> None:
-    evse, charger = giving
-    evse.profiles_lost()
-    await evse.install_static_share()
-    evse.session.transaction = Transaction(transaction_id="T2", token_id="RFID-1")
-    charger.calls.clear()
-    await evse.hold_again()
-    assert not charger.all("SetChargingProfile")
-    evse.session.transaction = Transaction(transaction_id="T1", token_id="RFID-1")
-    await evse.hold_again()
-    assert evse.status().setpoint is None  # not later either: that session is over
-
-    await evse.apply(band(0, 0, lease_s=600.0))
-    evse.session.transaction = Transaction(transaction_id="T3", token_id="RFID-2")
-    await evse.hold_again()
-    held = evse.status().setpoint
-    assert held is not None
-    assert held.highest_w == 0
-
-
-async def test_q12_a_curve_that_may_discharge_is_not_told_again_in_another_transaction(charger: Charger) -> None:
-    evse = evse_at(charger)
-    evse.session.transaction = Transaction(transaction_id="T1", token_id="RFID-1")
-    curve = Period(mode=Mode.LOCAL_FREQUENCY, curve=CURVE, limit_w=6_000, discharge_w=-6_000)
-    await evse.install_static_share()
-    await evse.hold_mode(curve, 600.0, "test")
-    evse.session.transaction = Transaction(transaction_id="T2", token_id="RFID-1")
-    charger.calls.clear()
-    await evse.hold_again()
-    assert not charger.calls
-
-
-async def test_k22_a_discharge_is_not_told_to_a_car_whose_driver_wants_to_charge_now(
-    evse: OcppEvse, charger: Charger
-) -> None:
-    await evse.apply(band(-5_000, -5_000, lease_s=600.0))
-    charger.priority = True
-    evse.session.priority("T1", activated=True)
-    charger.calls.clear()
-    await evse.tend()
-    assert not charger.all("SetChargingProfile")
-    assert evse.status().setpoint is None  # it follows its driver: neither held nor disobeyed
-    with pytest.raises(DeviceRefusedError, match="its driver wants it to charge now"):
-        await evse.apply(band(-5_000, -5_000, lease_s=600.0))
-    assert not charger.all("SetChargingProfile")
-    await evse.apply(band(0, 9_000, lease_s=600.0))
-    assert charger.last_profile()["chargingProfilePurpose"] == "PriorityCharging"

@@ -6,12 +6,10 @@ Ours goes the whole way: discovery walks the map, polls read around its holes an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
 import pytest
-from _pytest.mark import ParameterSet
 
 from drivers.sunspec.codec import Layout, Value
 from drivers.sunspec.connection import Unit
@@ -20,7 +18,6 @@ from drivers.sunspec.models import PointKind, model_definition
 from drivers.sunspec.registers import ModelPoll, layout_of
 from tests.drivers.sunspec.fakes import (
     ADDRESS,
-    FIXTURES,
     REAL_DEVICES,
     FakeDevice,
     FakeLine,
@@ -72,34 +69,34 @@ async def _read(device: FakeDevice) -> tuple[Model, ...]:
     return tuple(found)
 
 
-def every_point() -> Iterator[ParameterSet]:
-    """(map, model's index, point) for each point that either side has."""
-    for name in (*REAL_DEVICES, *MAPS):
-        if name in REAL_DEVICES and not (FIXTURES / f"{name}.json").exists():
-            yield pytest.param(name, 0, "", id=name)  # skips, and says so
-            continue
-        for index, model in enumerate(models_of(name)):
-            for path in sorted(model.layout.fields.keys() | model.theirs.keys()):
-                yield pytest.param(name, index, path, id=f"{name}-{model.number}@{model.address}-{path}")
-
-
-@pytest.mark.parametrize(("name", "index", "path"), list(every_point()))
-def test_a_point_reads_as_pysunspec2_reads_it(name: str, index: int, path: str) -> None:
-    model = models_of(name)[index]
+def difference(model: Model, path: str) -> str:
+    """What is not the same of one point that either side has; empty when all is."""
     ours, theirs, field = model.ours.get(path), model.theirs.get(path), model.layout.fields.get(path)
-    if path in model.unreadable:
-        assert ours is None
-        return
     expected = None if theirs is None else theirs.expected
+    if path in model.unreadable:
+        return "" if ours is None else f"cannot be read, and is {ours.raw!r} here"
     if field is None:
-        assert expected is None, "a point that pysunspec2 finds implemented is nowhere in our layout"
-        return
+        return "" if expected is None else f"pysunspec2 finds {expected!r}, and it is nowhere in our layout"
     if ours is None:
-        assert expected is None
-        return
-    assert theirs is not None
-    assert ours.raw == expected
-    assert ours.scaled() == (pytest.approx(theirs.scaled) if isinstance(theirs.scaled, float) else theirs.scaled)
+        return "" if expected is None else f"not implemented here, {expected!r} there"
+    if theirs is None:
+        return f"{ours.raw!r} here, unknown there"
+    if ours.raw != expected:
+        return f"{ours.raw!r} here, {expected!r} there"
+    scaled = pytest.approx(theirs.scaled) if isinstance(theirs.scaled, float) else theirs.scaled
+    return "" if ours.scaled() == scaled else f"scaled, {ours.scaled()!r} here and {theirs.scaled!r} there"
+
+
+@pytest.mark.parametrize("name", [*REAL_DEVICES, *MAPS])
+def test_every_point_reads_as_pysunspec2_reads_it(name: str) -> None:
+    """One test for each map: there are thousands of points, and a test of its own costs more than to read one."""
+    points = {
+        f"{model.number}@{model.address} {path}": difference(model, path)
+        for model in models_of(name)
+        for path in model.layout.fields.keys() | model.theirs.keys()
+    }
+    assert points, "a map without a model that is known"
+    assert {point: said for point, said in points.items() if said} == {}
 
 
 @pytest.mark.parametrize("name", REAL_DEVICES)

@@ -1,0 +1,104 @@
+"""A copied card that is to go on: windows of its own that the platform never saw are left, and no energy is lost."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from agent.ledger.channel import Phase
+from agent.ledger.state import SignedState
+from agent.roads import restored
+from agent.roads.restored import NEW_LIFE_NOTE
+from agent.store import Store
+from agent.store.backup import begin_another_life
+from agent.uplink.left import left_incarnations
+from hil_tests.roads_parts import HandClock, running, until
+from hil_tests.settling_parts import DeviceKey, Life, Platform, hand, key, platform, stored_windows
+from hil_tests.test_roads_restored import measured
+
+__all__ = ["hand", "key", "platform"]
+
+
+async def copied(folder: Path, hand: HandClock, platform: Platform, key: DeviceKey, *, since: int) -> Path:
+    """The folder of a copy of a store in which two windows are settled; the original has settled `since` more."""
+    ours, theirs = folder / "copy", folder / "original"
+    async with await Store.open(ours) as store:
+        life = Life(store, hand, platform, pv_1=key)
+        await life.begin()
+        await life.connect()
+        await life.close_windows(2)
+        await life.seal()
+    shutil.copytree(ours, theirs)
+    async with await Store.open(theirs) as store:
+        life = Life(store, hand, platform, pv_1=key)
+        await life.begin()
+        await life.connect()
+        await life.close_windows(since)
+    assert platform.held["pv-1"].state.import_wh == 20 + 10 * since
+    return ours
+
+
+async def takes_over(life: Life, held: SignedState) -> None:
+    async with running(life.settling.run()):
+        await until(lambda: life.settling._channels["pv-1"].settled == held, "the state is taken over")
+
+
+async def test_a_frozen_channel_takes_over_what_both_signed_and_closes_what_follows_anew(
+    tmp_path: Path, hand: HandClock, platform: Platform, key: DeviceKey
+) -> None:
+    folder = await copied(tmp_path, hand, platform, key, since=2)
+    async with await Store.open(folder) as store:
+        life = Life(store, hand, platform, pv_1=key)
+        await life.begin()
+        await life.connect()
+        assert life.settling._channels["pv-1"].phase is Phase.FROZEN
+        await life.close_windows(2)
+        await life.seal()
+        assert await life.waiting_notes() >= 2, "of the time that the original has settled, and of other energy"
+    assert begin_another_life(folder, {NEW_LIFE_NOTE: b"a test said so"}) == 1
+    async with await Store.open(folder) as store:
+        life = Life(store, hand, platform, pv_1=key)
+        await restored.mark(store, life.desk, hand.wall_us)
+        assert await left_incarnations(store) == {1}
+        await life.settling.restore()
+        assert (await life.waiting_notes(), life.settling.windows_closed) == (0, 2)
+        await life.connect()
+        await measured(life, import_wh=43)
+        await life.seal()
+        held = platform.held["pv-1"]
+        await takes_over(life, held)
+        assert (life.settling.trouble, life.settling.frozen) == ("", {})
+
+        # What the meter counted since the state, once: the 3 Wh that nobody had settled.
+        for _ in range(6):
+            await life.close_windows(1, energy_wh=0)
+        state = platform.held["pv-1"].state
+        assert (state.incarnation, state.import_wh) == (store.incarnation, 43)
+        assert await life.waiting_notes() == 0
+        lives = {window.incarnation for window in await stored_windows(store)}
+        assert lives == {1, store.incarnation}, "what was left is still here"
+
+
+async def test_it_happens_once_and_where_nothing_is_left_nothing_is_reopened(
+    tmp_path: Path, hand: HandClock, platform: Platform, key: DeviceKey
+) -> None:
+    folder = await copied(tmp_path, hand, platform, key, since=1)
+    begin_another_life(folder, {NEW_LIFE_NOTE: b"a test said so"})
+    async with await Store.open(folder) as store:
+        life = Life(store, hand, platform, pv_1=key)
+        await restored.mark(store, life.desk, hand.wall_us)
+        assert await store.note(NEW_LIFE_NOTE) is None
+        await life.settling.restore()
+        assert life.settling.windows_closed == 2
+        await life.connect()
+        await measured(life, import_wh=33)
+        await life.seal()
+        await takes_over(life, platform.held["pv-1"])
+        life.link = False
+        await life.close_windows(1)
+        assert (life.settling.windows_closed, await life.waiting_notes()) == (3, 1)
+    async with await Store.open(folder) as store:
+        life = Life(store, hand, platform, pv_1=key)
+        await restored.mark(store, life.desk, hand.wall_us)
+        await life.settling.restore()
+        assert (life.settling.windows_closed, await life.waiting_notes()) == (3, 1)
