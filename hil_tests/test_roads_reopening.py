@@ -13,7 +13,7 @@ from agent.store import Store
 from agent.store.backup import begin_another_life
 from agent.uplink.left import left_incarnations
 from hil_tests.roads_parts import HandClock, running, until
-from hil_tests.settling_parts import DeviceKey, Life, Platform, hand, key, platform, stored_windows
+from hil_tests.settling_parts import WINDOW_S, DeviceKey, Life, Platform, hand, key, platform, stored_windows
 from hil_tests.test_roads_restored import measured
 
 __all__ = ["hand", "key", "platform"]
@@ -72,6 +72,11 @@ async def test_a_frozen_channel_takes_over_what_both_signed_and_closes_what_foll
         # What the meter counted since the state, once: the 3 Wh that nobody had settled.
         for _ in range(6):
             await life.close_windows(1, energy_wh=0)
+        hand.advance(WINDOW_S / 2)
+        async with running(life.settling.run()):
+            due = "and the two windows that the original has settled since, closed anew"
+            await until(lambda: life.settling.windows_closed == 2 + 2 + 6 and life._at_rest(), due)
+        await life.converse()
         state = platform.held["pv-1"].state
         assert (state.incarnation, state.import_wh) == (store.incarnation, 43)
         assert await life.waiting_notes() == 0

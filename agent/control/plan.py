@@ -239,10 +239,9 @@ def _metered_w(command: Command, scope: tuple[str, ...], drafts: dict[str, Draft
 def _planned_w(command: Command, target: Target, drafts: dict[str, Draft], site: SiteView) -> int | None:
     if command.mode is not Mode.SETPOINT or not target.in_force:
         return None
-    devices_w = {name: _expected_w(drafts[name]) for name in drafts}
     if command.point is Point.CONNECTION:
-        return None if site.house_w is None else site.house_w + sum(devices_w.values())
-    return sum(devices_w[name] for name in target.scope)
+        return None if site.house_w is None else site.house_w + sum(map(_expected_w, drafts.values()))
+    return sum(_expected_w(drafts[name]) for name in target.scope)
 
 
 def _expected_w(draft: Draft) -> int:

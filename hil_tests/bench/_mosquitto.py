@@ -12,6 +12,7 @@ from typing import Final
 from hil_tests.rig.broker import mosquitto
 from hil_tests.rig.demo.child import StageError
 from hil_tests.rig.demo.stage import free_ports
+from hil_tests.rig.tie import tied
 
 UP_WITHIN_S: Final = 10.0
 
@@ -25,7 +26,7 @@ async def plain_broker(folder: Path) -> AsyncIterator[int]:
     (port,) = free_ports(1)
     settings = _configure(folder, port)
     with (folder / "log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(program, "-c", str(settings), stdout=log, stderr=log)
+        process = await asyncio.create_subprocess_exec(*tied(program, "-c", str(settings)), stdout=log, stderr=log)
     try:
         await _up(port, process, folder / "log")
         yield port

@@ -83,14 +83,17 @@ class Draft:
     """Of the car, until it must charge for its departure."""
     # What the view says of it, which a plan asks again and again.
     is_pv: bool = field(init=False)
+    minimum_w: int = field(init=False)
+    """Smallest import that is not zero."""
     taking_w: int = field(init=False)
     """Metered import, zero or positive; 0 of the silent: it may have ended."""
     giving_w: int = field(init=False)
     """As `taking_w`, of export."""
 
     def __post_init__(self) -> None:
-        power_w = self.view.present_w if self.view.online else 0
+        power_w, capabilities = self.view.present_w if self.view.online else 0, self.view.capabilities
         self.is_pv = self.view.kind is DeviceKind.PV
+        self.minimum_w = 0 if capabilities is None else capabilities.minimum_import_w
         self.taking_w, self.giving_w = (power_w, 0) if power_w > 0 else (0, -power_w)
 
     @property
@@ -109,11 +112,6 @@ class Draft:
         if not self.view.online or capabilities is None:
             return False
         return capabilities.follows_setpoint or (self.view.kind is DeviceKind.CHARGER and capabilities.limits_import)
-
-    @property
-    def minimum_w(self) -> int:
-        """Smallest import that is not zero."""
-        return self.view.capabilities.minimum_import_w if self.view.capabilities is not None else 0
 
     def stepped(self, power_w: int) -> int:
         """An import in whole steps, downwards; nothing where it is less than the device can take."""

@@ -14,7 +14,7 @@ from agent.evidence.thinning_check import ThinningCheck
 from agent.evidence.tpm_quote import check_attestation
 from agent.evidence.verify import first_break
 from hil_tests import evidence_cases, generate_vectors
-from tests.agent.evidence import independent, independent_quote, vectors
+from tests.agent.evidence import independent, independent_claims, independent_quote, vectors
 
 ERRORS = {
     "malformed": errors.MalformedError,
@@ -167,11 +167,11 @@ def test_signed_value_vector(case: Any) -> None:
         assert check.signed_readings == case["signed_readings"]
         energies = [session.imported_milliwatt_hours for session in check.sessions()]
         assert energies == ([] if case["session_milliwatt_hours"] is None else [case["session_milliwatt_hours"]])
-        independent.signed_values(encoded)
+        independent_claims.signed_values(encoded)
         return
     assert len(wrong) == 1
     with pytest.raises(Exception):  # noqa: B017, PT011  # any refusal will do
-        independent.signed_values(encoded)
+        independent_claims.signed_values(encoded)
 
 
 @pytest.mark.parametrize("case", vectors.cases("partial_batches.json"), ids=vectors.name_of)
@@ -204,8 +204,8 @@ def test_thinned_chain_vector(case: Any) -> None:
         assert check.false_claims() == []
         (merged,) = check.devices()
         said = case["merged_readings"], case["net_energy_wh"]
-        assert (merged.readings, merged.net_energy_wh) == said == independent.thinned(theirs)
+        assert (merged.readings, merged.net_energy_wh) == said == independent_claims.thinned(theirs)
         return
     assert check.false_claims()
     with pytest.raises(independent.RefusedError):
-        independent.thinned(theirs)
+        independent_claims.thinned(theirs)
