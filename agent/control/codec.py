@@ -27,12 +27,15 @@ from agent.control.order import Order
 from agent.control.schedule_keeper import ScheduleMemory
 from agent.control.site import DeviceView, Mandate, MeterView, Sharing, SiteView
 from agent.control.site_watch import WatchMemory
-from drivers.device import Capabilities
+from drivers.device import Capabilities, VehicleSession
 
 T = TypeVar("T")
 _Later = Mapping[type, tuple[Mapping[str, object], ...]]
 _LATER: Final[_Later] = {
-    Allowance: ({"energy_left_wh": None, "spent": False},),
+    Allowance: (
+        {"energy_left_wh": None, "spent": False},
+        {"charge_left_permille": None, "ramp_permille_per_s": None},
+    ),
     Capabilities: ({"energy_capacity_wh": None},),
     Deviation: ({"from_us": 0, "until_us": 0},),
     DeviationBook: ({"ahead_us": None},),
@@ -51,6 +54,7 @@ _LATER: Final[_Later] = {
     Policy: ({"classes": {}},),
     Quarter: ({"from_us": 0, "first_us": {}, "last_us": {}},),
     ScheduleMemory: ({"gone": {}},),
+    VehicleSession: ({"declines": False},),
     SiteView: ({"sharing": Sharing.QUARTER},),
     WatchMemory: ({"lag": MeterLag()}, {"house": House()}),
 }

@@ -121,6 +121,11 @@ class SiteWatch:
         self._frequency.recall(memory.frequency)
 
     @property
+    def has_meter(self) -> bool:
+        """Whether the site has a grid meter, heard of or not."""
+        return self._settings.meter_id is not None
+
+    @property
     def safe_mode(self) -> str | None:
         """Why the site looks after itself only; None: it does not."""
         return self._safe_mode.reason
