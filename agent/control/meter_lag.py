@@ -36,6 +36,8 @@ SWING_TIMES: Final = 4
 """A meter swings whose readings go so many times as far as their means of two do."""
 SWING_W: Final = 300
 """Less than this from look to look is a house that lives."""
+SWING_MOVES: Final = 4
+"""Fewer of at least as much are a step and its return: a device that the meter shows before it tells of itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +120,8 @@ def _swing_w(houses_w: Sequence[int]) -> int:
         return 0
     if moves_w < SWING_TIMES * _moves_w(_calm(houses_w)):
         return 0
-    return max(abs(after - before) for before, after in pairwise(houses_w)) // 2
+    each_w = [abs(after - before) for before, after in pairwise(houses_w)]
+    return max(each_w) // 2 if sum(move_w >= SWING_W for move_w in each_w) >= SWING_MOVES else 0
 
 
 def _houses_w(state: MeterLag, looks: Sequence[MeterLook], lag_s: float) -> list[int]:

@@ -105,7 +105,8 @@ def _closed_loop_export(drafts: Drafts, site: SiteView, house_w: int, export_w: 
     budget_w += min(0, own_w)
     pv = {d.view.device_id: d for d in online if d.is_pv}
     pv_now_w = sum(map(_export_now_w, pv.values()))
-    kept = _share_discharge(online, budget_w - pv_now_w, rule)
+    calm = site.meter is not None and site.meter.power_w >= -export_w
+    kept = _share_discharge(online, budget_w - pv_now_w, rule, calm=calm)
     # What a battery takes in by its own control is room for the sun alone: nobody's storage shall fill it.
     left_w = max(0, budget_w - sum(kept.values())) + max(0, own_w) + _probe_w(online, site, export_w)
     late_w = sum(max(0, drafts[name].giving_w - power_w) for name, power_w in kept.items())
@@ -147,18 +148,30 @@ def _proven_w(pv: list[Draft], online: list[Draft], site: SiteView, export_w: in
     return max(left_w, min(held_w, room_w + takes_w))
 
 
-def _share_discharge(online: list[Draft], budget_w: int, rule: Rule) -> dict[str, int]:
+def _share_discharge(online: list[Draft], budget_w: int, rule: Rule, *, calm: bool) -> dict[str, int]:
     """Cut the ordered discharges to the budget; raises wait for what must come down first. What each keeps, W."""
     storage = {d.view.device_id: d for d in online if not d.is_pv and not _exports_freely(d)}
     ordered = {name: max(0, -(d.low or 0)) for name, d in storage.items()}
-    kept = fit(budget_w, ordered)
     granted = {name: max(0, -(d.view.held.lowest_w or 0)) if d.view.held else 0 for name, d in storage.items()}
+    kept = {
+        name: share_w
+        if share_w == ordered[name]
+        else min(ordered[name], _steady(share_w, granted[name], harmless=calm))
+        for name, share_w in fit(budget_w, ordered).items()
+    }
     metered = {name: d.giving_w for name, d in storage.items()}
     held = hold_raises(budget_w, kept, granted, metered)
     for name, power_w in held.items():
         if power_w < ordered[name]:
             storage[name].cap_low(-(power_w // STEP_W * STEP_W), rule if power_w == kept[name] else Rule.RAISE_LATER)
     return held
+
+
+def _steady(share_w: int, granted_w: int, *, harmless: bool) -> int:
+    """A share of what a limit leaves. A step more than is granted is not worth it, and a step less neither, while the
+    meter shows no harm in what is granted: a meter that shows means takes the one back as often as the other."""
+    least_w = granted_w - STEP_W if harmless else granted_w
+    return granted_w if least_w <= share_w < granted_w + 2 * STEP_W else share_w
 
 
 def _probe_w(online: list[Draft], site: SiteView, export_w: int) -> int:

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.control.command import CommandType, Point
+from agent.control.command import CommandType, Mode, Point
 from drivers.device import DeviceKind
 from tests.agent.control.closed_loop import ClosedLoop, Part, Spec
-from tests.agent.control.support import HOUR_US, SOME_COMMAND, START_US, order_of
+from tests.agent.control.support import HOUR_US, SOME_COMMAND, START_US, curtail, order_of
 
 SETTLED_S = 300
 WATCHED_S = 100
@@ -25,9 +25,15 @@ SLOW_V2G = replace(SLOW_CAR, discharges=True, order_s=2)
 SUNNY = Part(kind=DeviceKind.PV, natural_w=8_993, ramp_w_per_s=1_000, order_s=1)
 
 
-def charge_at_the_connection(power_w: int) -> Spec:
+def no_export(settings: Spec) -> Spec:
+    """By a command."""
+    command = curtail(0, mode=Mode.EXPORT_LIMIT, point=Point.CONNECTION)
+    return replace(settings, orders=(order_of(replace(command, end_us=START_US + HOUR_US)),))
+
+
+def target(power_w: int, kind: CommandType = CommandType.CHARGE) -> Spec:
     command = replace(
-        SOME_COMMAND, point=Point.CONNECTION, targets=(), type=CommandType.CHARGE, power_w=power_w,
+        SOME_COMMAND, point=Point.CONNECTION, targets=(), type=kind, power_w=power_w,
         end_us=START_US + HOUR_US,
     )  # fmt: skip
     return Spec(parts={}, orders=(order_of(command),))
@@ -52,8 +58,24 @@ FLAPPED = {
         },
         import_limit_w=17_560, export_limit_w=3_000, meter_late_s=1, by_phase=True,
     ),
+    "the sun's step is at the meter before the inverter tells of it": no_export(
+        Spec(
+            parts={"pv": replace(SUNNY, natural_w=5_983, period_s=5, ramp_w_per_s=20_000, order_s=2)},
+            house_w=lambda _: 4_000, import_limit_w=12_209, meter_late_s=1, by_phase=True,
+        )
+    ),
+    "a battery is told less by the export limit, behind a meter that shows means": replace(
+        target(7_537, CommandType.DISCHARGE),
+        parts={
+            "battery": Part(kind=DeviceKind.BATTERY, ramp_w_per_s=2_000, order_s=2),
+            "car-0": replace(SLOW_CAR, period_s=2, ramp_w_per_s=20_000, order_s=1),
+            "car-1": replace(SLOW_CAR, natural_w=5_412, period_s=2, ramp_w_per_s=1_000, order_s=1, phases=(1,)),
+            "pv": replace(SUNNY, natural_w=6_514, period_s=2, ramp_w_per_s=20_000, order_s=0),
+        },
+        meter_mean_s=3, export_limit_w=3_000, phase_difference_a=20, discharge_permitted=True,
+    ),
     "a battery follows a target behind a meter that shows means": replace(
-        charge_at_the_connection(14_726),
+        target(14_726),
         parts={
             "battery": Part(kind=DeviceKind.BATTERY, period_s=2, ramp_w_per_s=20_000, order_s=2),
             "car": replace(SLOW_CAR, period_s=3, ramp_w_per_s=2_000, phases=(2,)),
