@@ -143,7 +143,12 @@ class Uplink:
         self._introduce.set()
 
     def device_added(self, device_id: str) -> None:
-        """The site has another device: it gets its stream at once, and the platform hears of it by another hello."""
+        """The site has another device: it gets its stream at once, and the platform hears of it by another hello.
+
+        One that is named already, for the link was made while it was adopted, stays as it is.
+        """
+        if device_id in self._identity.device_ids:
+            return
         self._identity = replace(self._identity, device_ids=(*self._identity.device_ids, device_id))
         self._origins.add(device_id)
         self._live.setdefault(device_id, LiveReadings())
