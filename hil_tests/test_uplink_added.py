@@ -47,6 +47,16 @@ async def test_beside_the_link_it_has_a_stream_and_a_hello_names_it(rig: Rig, he
     assert rig.gateway.alarms == []
 
 
+async def test_one_that_the_link_was_made_with_is_not_named_twice(rig: Rig, hellos: list[list[str]]) -> None:
+    async with Server(rig.platform, rig.practice) as server, rig.uplink(address(server.port)) as uplink:
+        await until(lambda: streams(rig) == {"meter", "pv"}, "the streams of the start")
+        uplink.device_added("pv")
+        uplink.device_added("car")
+        uplink.device_added("car")
+        await until(lambda: streams(rig) == {"meter", "pv", "car"}, "its stream")
+        await until(lambda: hellos == [["meter", "pv"], ["meter", "pv", "car"]], "the hellos")
+
+
 async def test_without_the_link_it_has_a_stream_at_once_and_commands_come_on_it(rig: Rig) -> None:
     async with Server(rig.platform, rig.practice, link=False) as server, rig.uplink(address(server.port)) as uplink:
         await until(lambda: streams(rig) == {"meter", "pv"}, "the streams of the start")

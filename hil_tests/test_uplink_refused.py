@@ -7,7 +7,7 @@ from collections.abc import Callable
 import grpc
 import pytest
 
-from agent.uplink import devices
+from agent.uplink import devices, heard
 from agent.uplink.carrying import BATCHES_LOADED
 from agent.uplink.status import Carrier
 from hil_tests.rig.platform.service import Server
@@ -91,6 +91,7 @@ async def test_a_platform_that_was_set_back_is_believed_after_some_stalls_and_no
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(devices, "UNCONFIRMED_AFTER_S", 0.1)
+    monkeypatch.setattr(heard, "LAPSE_AFTER_S", 3.0)
     async with Server(rig.platform, rig.practice, link=False) as first:
         port = first.port
         async with rig.uplink(address(port), stall_s=2.0) as uplink:
@@ -111,3 +112,24 @@ async def test_a_platform_that_was_set_back_is_believed_after_some_stalls_and_no
                 await until(rig.gateway.outbox.all_acknowledged, "and goes on, without stalls")
                 assert uplink.status().connections == connections
     assert (came(rig, "meter"), came(rig, "pv")) == ([[1, 1, 3]], [[1, 1, 3]])
+
+
+async def test_a_platform_that_acknowledges_no_longer_is_known_after_a_restart_and_nothing_counts_that_it_has_not(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "UNCONFIRMED_AFTER_S", 0.1)
+    async with Server(rig.platform, rig.practice, link=False) as first:
+        port = first.port
+        async with rig.uplink(address(port), stall_s=2.0) as uplink:
+            rig.gateway.seal(uplink, "meter", "pv")
+            await until(rig.gateway.outbox.all_acknowledged, "acknowledged")
+    async with rig.uplink(address(port), stall_s=2.0) as uplink:
+        async with Server(rig.platform, rig.practice, port=port, link=False, additions=False):
+            rig.gateway.seal(uplink, "meter", "pv")
+            await until(lambda: uplink.status().connections >= 3, "it has stalled time and again", within_s=30)
+            assert rig.gateway.outbox.acknowledged == {1: 1}
+            assert not alarms(rig, "uplink.acknowledges_no_longer")
+        async with Server(rig.platform, rig.practice, port=port, link=False):
+            await until(rig.gateway.outbox.all_acknowledged, "once it acknowledges again", within_s=30)
+            assert uplink.status().unconfirmed_number is None
+    assert (came(rig, "meter"), came(rig, "pv")) == ([[1, 1, 2]], [[1, 1, 2]])

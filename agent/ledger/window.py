@@ -156,6 +156,17 @@ def close_window(
     return Closed(window, Progress(end_us, last, energy.standing))
 
 
+def standing_behind(readings: Sequence[Reading]) -> Standing | None:
+    """The registers as windows over these readings leave them; None: none of them has any.
+
+    One that is missing or has fallen stands where it was held, as in the windows themselves.
+    """
+    energy = _Energy(None)
+    for reading in readings:
+        energy.count(reading)
+    return energy.standing
+
+
 def _due_readings(
     device_id: str, after: int, readings: Sequence[tuple[Reading, bytes]], end_us: int
 ) -> Sequence[tuple[Reading, bytes]]:

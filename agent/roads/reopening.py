@@ -13,16 +13,16 @@ from typing import Final
 from agent.evidence import statements
 from agent.evidence.kinds import Kind
 from agent.evidence.statements import SettlementWindow
-from agent.ledger.window import Progress, Standing, decode_progress
+from agent.ledger.window import Progress, Standing, decode_progress, standing_behind
 from agent.measure.reading import Reading
 from agent.roads.desk import Desk
 from agent.roads.restored import has_left_a_chain
-from agent.roads.window_notes import CLOSED_NOTE, PROGRESS_NOTE, WAITING_NOTE
+from agent.roads.window_notes import BEFORE_NOTE, CLOSED_NOTE, PROGRESS_NOTE, WAITING_NOTE
 from agent.store import Store
 
 DONE_NOTE: Final = "windows-reopened/"
 LOOK_BACK: Final = 1000
-"""Readings before a window among which the last register is looked for."""
+"""Readings before a window from which its registers are reckoned, where that was not kept."""
 
 
 async def reopen_windows(store: Store, desk: Desk, device_id: str, *, under_way: bool) -> None:
@@ -39,13 +39,21 @@ async def reopen_windows(store: Store, desk: Desk, device_id: str, *, under_way:
     note = await store.note(PROGRESS_NOTE + device_id)
     notes: dict[str, bytes | None] = {DONE_NOTE + device_id: life}
     if windows and note is not None and not under_way:
+        began = await store.notes(f"{BEFORE_NOTE}{device_id}/")
         progress = before(windows, decode_progress(note))
-        after = max(0, progress.last_sequence - LOOK_BACK)
-        leaves = await store.statements_after(device_id, Kind.READING, after, LOOK_BACK)
-        readings = [each for each in map(statements.decode, leaves) if isinstance(each, Reading)]
-        progress = replace(progress, standing=standing_at(readings, progress.last_sequence))
+        known = [
+            each for each in map(decode_progress, began.values()) if each.closed_until_us == progress.closed_until_us
+        ]
+        if known:
+            progress = known[0]
+        else:
+            # Closed by a version that did not keep it.
+            after = max(0, progress.last_sequence - LOOK_BACK)
+            leaves = await store.statements_after(device_id, Kind.READING, after, LOOK_BACK)
+            readings = [each for each in map(statements.decode, leaves) if isinstance(each, Reading)]
+            progress = replace(progress, standing=standing_at(readings, progress.last_sequence))
         closed = int(await store.note(CLOSED_NOTE) or b"0") - len(windows)
-        notes |= dict.fromkeys(kept)
+        notes |= dict.fromkeys((*kept, *began))
         notes |= {PROGRESS_NOTE + device_id: progress.encode(), CLOSED_NOTE: str(max(0, closed)).encode()}
         windows = []
     await desk.put(windows, notes)
@@ -59,9 +67,5 @@ def before(windows: Sequence[SettlementWindow], progress: Progress) -> Progress:
 
 
 def standing_at(readings: Sequence[Reading], sequence: int) -> Standing | None:
-    """The registers as the readings up to a sequence left them; None: none of them has any."""
-    for reading in reversed(readings):
-        registers = (reading.import_register_milliwatt_hours, reading.export_register_milliwatt_hours)
-        if reading.sequence <= sequence and registers != (None, None):
-            return Standing(reading.timestamp_us, reading.meter_epoch, *registers)
-    return None
+    """The registers as windows up to a sequence left them; None: none of the readings has any."""
+    return standing_behind([reading for reading in readings if reading.sequence <= sequence])

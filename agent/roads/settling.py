@@ -31,7 +31,7 @@ from agent.roads import restored
 from agent.roads.desk import Desk
 from agent.roads.offline import Counter, OfflineSigning
 from agent.roads.reopening import reopen_windows
-from agent.roads.window_notes import CLOSED_NOTE, PROGRESS_NOTE, WAITING_NOTE
+from agent.roads.window_notes import BEFORE_NOTE, CLOSED_NOTE, PROGRESS_NOTE, WAITING_NOTE
 from agent.store import ChannelRow, Stage, Store, StoreError
 from agent.uplink.errors import LinkDownError
 from drivers.device import Signer, SignerUnavailableError
@@ -244,7 +244,8 @@ class Settling:
             [closed.window],
             {
                 PROGRESS_NOTE + device.device_id: closed.progress.encode(),
-                _waiting_key(device.device_id, statement): statement,
+                _key(WAITING_NOTE, device.device_id, statement): statement,
+                _key(BEFORE_NOTE, device.device_id, statement): progress.encode(),
                 CLOSED_NOTE: str(self.windows_closed + 1).encode(),
             },
         )
@@ -274,7 +275,10 @@ class Settling:
         """What there is to report back."""
         match output:
             case events.Commit(row=row, settled=settled, adopted=adopted):
-                notes: dict[str, bytes | None] = {_waiting_key(device.device_id, window): None for window in settled}
+                kept = (WAITING_NOTE, BEFORE_NOTE)
+                notes: dict[str, bytes | None] = {
+                    _key(name, device.device_id, window): None for name in kept for window in settled
+                }
                 rows = [row]
                 if adopted is not None:
                     progress, more, rows = await self._taken_over(device, adopted)
@@ -342,5 +346,5 @@ def _newest_with_register(readings: Sequence[Reading], incarnation: int) -> Read
     return None
 
 
-def _waiting_key(device_id: str, statement: bytes) -> str:
-    return f"{WAITING_NOTE}{device_id}/{hashlib.sha256(statement).hexdigest()}"
+def _key(note: str, device_id: str, statement: bytes) -> str:
+    return f"{note}{device_id}/{hashlib.sha256(statement).hexdigest()}"

@@ -179,8 +179,8 @@ def begin_another_life(state_dir: Path, notes: Mapping[str, bytes], *, key: secr
     try:
         converting.finish(path)
         incarnation = look_at(path).incarnation
-        _add_notes(path, notes, secret.content_of(path, key, writes=True))
-        schema.mark_copy(path)
+        # Both or none: an order that was cut short must not wait here for the next backup that is put back.
+        _add_notes(path, notes, secret.content_of(path, key, writes=True), marks=True)
     finally:
         lock.release()
     return incarnation
@@ -257,12 +257,15 @@ def _copy(source: Path, out: Path, progress: Callable[[int, int], None]) -> None
         reading.close()
 
 
-def _add_notes(path: Path, notes: Mapping[str, bytes], content: Content) -> None:
+def _add_notes(path: Path, notes: Mapping[str, bytes], content: Content, *, marks: bool = False) -> None:
+    """`marks`: with the mark of a copy."""
     connection = _open(path, writing=True)
     try:
         connection.execute("BEGIN")
         kept = [(name, content.seal(of_note(name), value)) for name, value in notes.items()]
         connection.executemany("INSERT OR REPLACE INTO note VALUES (?, ?)", kept)
+        if marks:
+            connection.execute(schema.MARK_COPY)
         connection.execute("COMMIT")
     except sqlite3.Error as error:
         raise translated(error, f"writing {path}") from error

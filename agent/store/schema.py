@@ -260,12 +260,15 @@ def read_incarnation(path: Path) -> int | None:
     return None if row is None else int(row[0])
 
 
+MARK_COPY: Final = "INSERT OR REPLACE INTO property VALUES ('copy', 1)"
+
+
 def mark_copy(path: Path) -> None:
     """Have a file say that it is a copy: whoever opens it as a store begins a new incarnation."""
     try:
         connection = sqlite3.connect(path, isolation_level=None)
         try:
-            connection.execute("INSERT OR REPLACE INTO property VALUES ('copy', 1)")
+            connection.execute(MARK_COPY)
         finally:
             connection.close()
     except sqlite3.Error as error:

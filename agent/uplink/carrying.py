@@ -17,7 +17,7 @@ from agent.uplink.ahead import Ahead
 from agent.uplink.delivery import Delivery, StreamOf
 from agent.uplink.errors import LinkDownError
 from agent.uplink.flow import BEGINNING, Arrived, Flow, Position, decode_places, encode_places
-from agent.uplink.heard import Heard
+from agent.uplink.heard import WORD_NOTE, Heard, decode_word, encode_word
 from agent.uplink.lane import Word
 from agent.uplink.left import left_incarnations
 from agent.uplink.outbox import Outbox, WaitingBatch
@@ -31,6 +31,17 @@ PLACES_NOTE: Final = "uplink-places"
 """How far devices are, while one that the platform does not take is behind."""
 
 _log = structlog.get_logger()
+
+
+async def heard_at(outbox: Outbox, endpoint: str) -> Heard:
+    """What an endpoint was seen to acknowledge before a restart. Raises StoreError."""
+    note = await outbox.note(WORD_NOTE + endpoint)
+    try:
+        word = Word.NONE if note is None else decode_word(note)
+    except ValueError as error:
+        _log.warning("uplink.word_damaged", endpoint=endpoint, reason=str(error))
+        word = Word.NONE
+    return Heard(word, endpoint=endpoint)
 
 
 class Carrying:
@@ -109,6 +120,7 @@ class Carrying:
 
         Raises LinkDownError where what is no reading should have gone to this platform, too.
         """
+        await self._keep_word()
         if self._leaves_at_a_word and self.word:
             raise LinkDownError("well, but this platform acknowledges: from now on it gets what is no reading, too")
         await self._begin()
@@ -127,6 +139,16 @@ class Carrying:
         for device_id in self.delivery.without_a_stand:
             self.delivery.stand(device_id, await self._stand(device_id, at_us))
         return arrived is not None or ahead or bool(apart) or loaded
+
+    async def _keep_word(self) -> None:
+        """Note what this platform acknowledges: after a restart nothing counts as delivered without that."""
+        word = self.word
+        if word != self._heard.kept:
+            try:
+                await self._outbox.set_notes({self._heard.note: encode_word(word)})
+            except StoreFullError:
+                return  # said again with the next step
+            self._heard.kept = word
 
     async def _begin(self) -> None:
         """Once: find out where to go on."""

@@ -144,7 +144,8 @@ class Delivery:
         for lane in refused:
             before = self.apart.get(lane.device_id)
             place = self.flow.arrived if before is None else before.arrived
-            self.apart[lane.device_id] = Flow(place, place)
+            # Where it was set apart before, what counts unconfirmed since the last step stays so.
+            self.apart[lane.device_id] = Flow(place, place, confirmed=before is None or before.confirmed)
             for waiting in lane.set_apart():
                 self._queue(waiting, lane.device_id)
         return frozenset(lane.device_id for lane in refused)

@@ -24,7 +24,7 @@ from agent.evidence.cose import VerifyKey
 from agent.uplink.ahead import Ahead
 from agent.uplink.backoff import Backoff, hinted_s
 from agent.uplink.bids import Bids
-from agent.uplink.carrying import Carrying
+from agent.uplink.carrying import Carrying, heard_at
 from agent.uplink.channel import describe, escaped, open_channel, takes
 from agent.uplink.devices import DeviceStreams
 from agent.uplink.errors import LeftError, LinkDownError, PlatformFaultError, UplinkError
@@ -107,7 +107,8 @@ class Uplink:
         self._session: Session | None = None
         self._latest_platform_time_us = 0
         self._refusals = Refusals()
-        self._heard = {endpoint: Heard() for endpoint in settings.endpoints}
+        self._heard: dict[str, Heard] = {}
+        """By endpoint, once it was asked for."""
         self._origins = Origins(identity.device_ids)
         self._count_packed = settings.compression and settings.most_kbit_s is not None
         """Over gRPC."""
@@ -142,7 +143,12 @@ class Uplink:
         self._introduce.set()
 
     def device_added(self, device_id: str) -> None:
-        """The site has another device: it gets its stream at once, and the platform hears of it by another hello."""
+        """The site has another device: it gets its stream at once, and the platform hears of it by another hello.
+
+        One that is named already, for the link was made while it was adopted, stays as it is.
+        """
+        if device_id in self._identity.device_ids:
+            return
         self._identity = replace(self._identity, device_ids=(*self._identity.device_ids, device_id))
         self._origins.add(device_id)
         self._live.setdefault(device_id, LiveReadings())
@@ -350,7 +356,10 @@ class Uplink:
 
     async def _carry(self, channel: aio.Channel) -> None:
         """The published contract alone: the devices' streams carry everything, until the connection is lost."""
-        heard = self._heard[self._standing.endpoint]
+        endpoint = self._standing.endpoint
+        if endpoint not in self._heard:
+            self._heard[endpoint] = await heard_at(self._outbox, endpoint)
+        heard = self._heard[endpoint]
         to = self._settings.statements_as_telemetry
         tells_all = to is StatementsAsTelemetry.ALWAYS or (to is StatementsAsTelemetry.KNOWN and bool(heard.word))
         self._carrying = Carrying(

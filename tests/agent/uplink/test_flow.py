@@ -12,10 +12,11 @@ from agent.evidence.statements import decode
 from agent.measure.reading import Reading
 from agent.uplink.ahead import Ahead
 from agent.uplink.carrying import BATCHES_LOADED, PLACES_NOTE, Carrying
-from agent.uplink.delivery import REFUSALS
+from agent.uplink.delivery import REFUSALS, Delivery
 from agent.uplink.flow import BEGINNING, Arrived, Flow, Steps, decode_places, encode_places
 from agent.uplink.heard import Heard
 from agent.uplink.lane import Loaded, Word
+from agent.uplink.left import LEFT_NOTE, decode_left, encode_left, left_incarnations
 from agent.uplink.origins import Origins
 from agent.uplink.telemetry import Stand
 from hil_tests.rig.platform.keys import SoftwareKey
@@ -61,6 +62,29 @@ class Site:
         """A backup was put back: another incarnation."""
         self.outbox.incarnation += 1
         self.evidence = Evidence(incarnation=self.outbox.incarnation, key=KEY)
+        self.connect()
+
+    async def new_life(self) -> None:
+        """The chains so far are left: nothing of them goes any more, whatever waits."""
+        left = await left_incarnations(self.outbox) | set(await self.outbox.unacknowledged_incarnations())
+        self.outbox.notes[LEFT_NOTE] = encode_left(left)
+        self.live_anew()
+
+    def by_the_link(self, most: int) -> None:
+        """The platform offered GatewayLink for a while, and took batches in order there."""
+        left = decode_left(self.outbox.notes.get(LEFT_NOTE, b"[]"))
+        for row in self.outbox.rows:
+            if row.incarnation in left or row.number <= self.outbox.acknowledged.get(row.incarnation, 0):
+                continue
+            if most == 0:
+                break
+            most -= 1
+            self.outbox.acknowledged[row.incarnation] = row.number
+            for _, leaf in numbered_leaves(decode_any(row.encoded)):
+                statement = decode(leaf)
+                if isinstance(statement, Reading):
+                    key = (statement.device_id, statement.incarnation, statement.sequence)
+                    self.at_platform[key] = self.at_platform.get(key, 0) + 1
         self.connect()
 
     async def settle(self) -> None:
@@ -205,7 +229,8 @@ async def test_a_damaged_note_has_all_sent_again_and_loses_nothing() -> None:
             st.tuples(st.just("seal"), st.lists(st.sampled_from(DEVICES), min_size=1, max_size=4), st.booleans()),
             st.tuples(st.just("stream"), st.sampled_from(DEVICES), st.integers(0, 5)),
             st.tuples(st.just("turn"), st.sampled_from(DEVICES), st.just(0)),
-            st.tuples(st.sampled_from(["connect", "live anew"]), st.just(""), st.just(0)),
+            st.tuples(st.sampled_from(["connect", "live anew", "new life"]), st.just(""), st.just(0)),
+            st.tuples(st.just("link"), st.just(""), st.integers(1, 30)),
         ),
         max_size=60,
     )
@@ -225,6 +250,10 @@ async def test_whatever_is_refused_and_when_nothing_leaves_too_early_and_all_arr
                 site.taken ^= {str(which)}
             case "connect":
                 site.connect()
+            case "link":
+                site.by_the_link(number)
+            case "new life":
+                await site.new_life()
             case _:
                 site.live_anew()
         await site.settle()
@@ -233,8 +262,9 @@ async def test_whatever_is_refused_and_when_nothing_leaves_too_early_and_all_arr
     site.seal(*DEVICES)
     await site.streams(len(site.outbox.rows) + 2)
     site.require_nothing_lost()
-    assert site.outbox.all_acknowledged()
-    assert (site.carrying.delivery.apart, site.outbox.notes) == ({}, {})
+    left = await left_incarnations(site.outbox)
+    assert set(await site.outbox.unacknowledged_incarnations()) <= left
+    assert (site.carrying.delivery.apart, site.outbox.notes.keys() - {LEFT_NOTE}) == ({}, set())
 
 
 def loaded(number: int, missing: int, incarnation: int = 1) -> Loaded:
@@ -261,3 +291,15 @@ def test_a_step_goes_as_far_as_the_flow_that_is_least_far_and_names_one_incarnat
 def test_places_are_read_as_they_were_written() -> None:
     places = ((2, 7), {"pv": (1, 3), "ü/1": BEGINNING})
     assert decode_places(encode_places(*places)) == places
+
+
+def test_a_device_that_is_set_apart_again_keeps_that_what_it_has_is_unconfirmed() -> None:
+    evidence = Evidence(key=KEY)
+    delivery = Delivery(1, passed=(1, 1), behind={"pv": (1, 0)})
+    delivery.apart["pv"].joined, delivery.apart["pv"].confirmed = True, False
+    evidence.seal(evidence.reading("meter"))
+    delivery.load(row_of(evidence.seal(evidence.reading("meter"), evidence.reading("pv"))))
+    for _ in range(REFUSALS):
+        delivery.refused("pv")
+    assert delivery.set_apart(held_up=False) == {"pv"}
+    assert not delivery.apart["pv"].confirmed
