@@ -149,16 +149,15 @@ def _proven_w(pv: list[Draft], online: list[Draft], site: SiteView, export_w: in
 
 
 def _share_discharge(online: list[Draft], budget_w: int, rule: Rule, *, calm: bool) -> dict[str, int]:
-    """Cut the ordered discharges to the budget; raises wait for what must come down first. What each keeps, W."""
+    """Cut the ordered discharges to the budget; raises wait for what must come down first. What each keeps, W.
+
+    `calm`: the grid meter is within the limit.
+    """
     storage = {d.view.device_id: d for d in online if not d.is_pv and not _exports_freely(d)}
     ordered = {name: max(0, -(d.low or 0)) for name, d in storage.items()}
     granted = {name: max(0, -(d.view.held.lowest_w or 0)) if d.view.held else 0 for name, d in storage.items()}
-    kept = {
-        name: share_w
-        if share_w == ordered[name]
-        else min(ordered[name], _steady(share_w, granted[name], harmless=calm))
-        for name, share_w in fit(budget_w, ordered).items()
-    }
+    shares = fit(budget_w, ordered)
+    kept = {name: _steady(share_w, ordered[name], granted[name], calm=calm) for name, share_w in shares.items()}
     metered = {name: d.giving_w for name, d in storage.items()}
     held = hold_raises(budget_w, kept, granted, metered)
     for name, power_w in held.items():
@@ -167,11 +166,13 @@ def _share_discharge(online: list[Draft], budget_w: int, rule: Rule, *, calm: bo
     return held
 
 
-def _steady(share_w: int, granted_w: int, *, harmless: bool) -> int:
+def _steady(share_w: int, ordered_w: int, granted_w: int, *, calm: bool) -> int:
     """A share of what a limit leaves. A step more than is granted is not worth it, and a step less neither, while the
     meter shows no harm in what is granted: a meter that shows means takes the one back as often as the other."""
-    least_w = granted_w - STEP_W if harmless else granted_w
-    return granted_w if least_w <= share_w < granted_w + 2 * STEP_W else share_w
+    least_w = granted_w - STEP_W if calm else granted_w
+    if share_w == ordered_w or not granted_w or not least_w <= share_w < granted_w + 2 * STEP_W:
+        return share_w
+    return min(ordered_w, granted_w)
 
 
 def _probe_w(online: list[Draft], site: SiteView, export_w: int) -> int:
