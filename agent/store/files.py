@@ -20,7 +20,14 @@ import structlog
 from agent.durable import sync_folder
 from agent.store import converting, schema, secret
 from agent.store.cipher import PLAIN, Content
-from agent.store.errors import StoreCorruptError, StoreError, StoreFullError, StoreInUseError, StoreVersionError
+from agent.store.errors import (
+    StoreCorruptError,
+    StoreError,
+    StoreFullError,
+    StoreInUseError,
+    StoreUnreadableError,
+    StoreVersionError,
+)
 
 DATABASE: Final = "evidence.db"
 INCARNATION: Final = "incarnation"
@@ -32,6 +39,9 @@ UNFINISHED: Final = "evidence.db.restoring.new"
 """One that is not whole yet."""
 LEAST_FREE_BYTES: Final = 1 << 20
 """With less, a start takes the reserve: SQLite needs room for its log before it reads anything."""
+UNREADABLE_TRIES: Final = 3
+UNREADABLE_WAIT_S: Final = 2.0
+"""A part that the disk gives back in none of so many tries, so far apart, is lost: it will not come by waiting."""
 NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 SUSPECT: Final = "evidence.suspect"
 """Left behind when damage was met while running: the next start checks the whole file."""
@@ -114,7 +124,7 @@ def prepare(folder: Path, now_s: Callable[[], float] = time.time, *, key: secret
         _finish_restore(folder)
         if path.exists():
             try:
-                schema.check(path, whole=suspect.exists())
+                _judge(path, whole=suspect.exists())
                 schema.migrate(path)
                 # Before anything else of it is believed or changed.
                 content = secret.content_of(path, source)
@@ -164,6 +174,20 @@ def prepare(folder: Path, now_s: Callable[[], float] = time.time, *, key: secret
     return Prepared(
         path, incarnation, aside, restored, put_back, content, in_the_clear, newly_encrypted, damaged, key_mended
     )
+
+
+def _judge(path: Path, *, whole: bool) -> None:
+    """As `schema.check`; what the disk does not give back is damage, once it has been tried again."""
+    for left in reversed(range(UNREADABLE_TRIES)):
+        try:
+            schema.check(path, whole=whole)
+        except StoreUnreadableError as error:
+            if not left:
+                raise StoreCorruptError(f"{path}: a part of it cannot be read: {error}") from error
+            _log.warning("store.unreadable", path=str(path), why=str(error), tries_left=left)
+            time.sleep(UNREADABLE_WAIT_S)
+        else:
+            return
 
 
 def key_problem(folder: Path, key: secret.KeySource | None) -> str:
