@@ -333,3 +333,17 @@ async def test_a_store_that_was_closed_well_opens_on_a_disk_that_is_full_since(s
     async with await Store.open(state_dir, reserve_bytes=reserve_bytes) as store:
         assert (await store.counts()).queued == 1
         assert (state_dir / RESERVE).stat().st_size == reserve_bytes
+
+
+@pytest.mark.parametrize("left", [b"", bytes(2), None], ids=["empty", "zeros", "gone"])
+async def test_a_disk_that_damages_the_incarnation_file_too_has_no_number_given_out_again(
+    tmp_path: Path, left: bytes | None
+) -> None:
+    async with await Store.open(tmp_path) as store:
+        await store.put([row(1)])
+        before = store.incarnation
+    (tmp_path / DATABASE).write_bytes(b"no database any more" * 1000)
+    (tmp_path / INCARNATION).unlink() if left is None else (tmp_path / INCARNATION).write_bytes(left)
+    async with await Store.open(tmp_path) as store:
+        assert store.set_aside is not None
+        assert store.incarnation > before + 1_000_000

@@ -107,7 +107,8 @@ def prepare(folder: Path, now_s: Callable[[], float] = time.time, *, key: secret
 
     An incarnation is one unbroken life of the store. A new one begins with a new database, with a backup, and with one
     that is older than the incarnation file: numbers that it would give out may have been given out before. After a
-    backup it is not just the next one, which a life that the backup does not know may have had: it is `now_s`.
+    backup it is not just the next one, which a life that the backup does not know may have had: it is `now_s`. So it
+    is where both the database and the incarnation file are damaged.
     With a `key` the database is encrypted from now on. Raises StoreVersionError, StoreKeyError (nothing was changed
     then), StoreError. Damage is no error: the file is set aside and a new one made.
     """
@@ -148,7 +149,8 @@ def prepare(folder: Path, now_s: Callable[[], float] = time.time, *, key: secret
         restored = held is not None and (copied or held < noted)
         if held is None or restored:
             incarnation = max(noted, held or 0, _highest_set_aside(folder)) + 1
-        if copied:
+        if copied or (aside is not None and noted == 0):
+            # The second: neither the file nor the database tells any more which number was the last.
             incarnation = max(incarnation, int(now_s()))
         if incarnation != noted:
             # Before the database carries it: a crash in between skips an incarnation, the other order could repeat one.
@@ -299,6 +301,10 @@ def read_incarnation_file(folder: Path) -> int:
     try:
         text = (folder / INCARNATION).read_bytes()
     except FileNotFoundError:
+        return 0
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
         return 0
     return int(text) if re.fullmatch(rb"[0-9]{1,18}\n", text) else 0
 
