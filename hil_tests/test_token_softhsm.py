@@ -143,6 +143,30 @@ async def test_a_login_on_a_full_disk_costs_no_token(small_disk: Path, monkeypat
         verify_key_of(public).verify(b"room", await token.signer(KEY, public).sign(b"room"))
 
 
+async def test_on_a_disk_that_only_reads_a_token_signs_and_a_cut_one_says_what_it_lacks(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mounted(how: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{how}", str(small_disk)], check=True)
+
+    softhsm = make_softhsm(small_disk / "softhsm")
+    monkeypatch.setenv("SOFTHSM2_CONF", str(softhsm.conf))
+    async with opened(softhsm) as token:
+        public = (await token.create_key(KEY)).public_key_der
+    mounted("ro")
+    async with opened(softhsm) as token:
+        verify_key_of(public).verify(b"x", await token.signer(KEY, public).sign(b"x"))
+    mounted("rw")
+    cut(softhsm)
+    mounted("ro")
+    async with opened(softhsm, ready=False) as token:
+        await reach(token, TokenState.ABSENT)
+        assert "cannot be put back from its copy token.kept: Read-only file system" in token.detail
+        mounted("rw")
+        await asyncio.wait_for(token.wait_ready(), PATIENCE_S)
+        verify_key_of(public).verify(b"x", await token.signer(KEY, public).sign(b"x"))
+
+
 async def test_without_room_for_a_copy_nobody_logs_in(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     softhsm = make_softhsm(small_disk / "softhsm")
     monkeypatch.setenv("SOFTHSM2_CONF", str(softhsm.conf))

@@ -96,6 +96,11 @@ def look_after(conf: Path) -> str | None:
             if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
                 # Not ours to write, or nobody's: SoftHSM itself can harm nothing there, or says what it lacks.
                 _log.warning("token.copy_not_kept", folder=str(folder), reason=error.strerror)
+                if _is_cut(folder):
+                    lost.append(
+                        f"{folder / OBJECT} is cut, and cannot be put back from its copy {KEPT}: {error.strerror}; let "
+                        "the agent write there, it then does so by itself"
+                    )
                 continue
             raise TokenUnavailableError(
                 f"{folder}: {error.strerror}; SoftHSM would lose the token if its files cannot be written, so it is "
@@ -207,6 +212,14 @@ def _look_after(folder: Path) -> list[str]:
         _sync(path)
     _sync(folder)
     return []
+
+
+def _is_cut(folder: Path) -> bool:
+    """Whether a copy is good for what SoftHSM cannot read, by what may be read here."""
+    try:
+        return (folder / OBJECT).exists() and _whole(_read(folder / OBJECT)) is None and _kept(folder) is not None
+    except (OSError, StrangeError):
+        return False
 
 
 def _lost(original: Path, what: str) -> str:
