@@ -17,7 +17,7 @@ from typing import Final
 
 import structlog
 
-from agent.durable import sync_folder
+from agent.durable import sync_folder, write_whole
 from agent.store import converting, schema, secret
 from agent.store.cipher import PLAIN, Content
 from agent.store.errors import (
@@ -350,14 +350,12 @@ def _highest_set_aside(folder: Path) -> int:
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Replace a file so that after a power cut it holds the old or the new content, and once returned the new."""
-    temporary = path.with_name(path.name + ".new")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
+    """Replace a file so that after a power cut it holds the old or the new content, and once returned the new.
+
+    Through no link: root may run this in a folder of the service's user. Everybody may read it, as far as the umask
+    lets them.
+    """
+    write_whole(path, content, mode=0o666)
 
 
 class Reserve:
