@@ -350,6 +350,13 @@ async def test_a_bad_sector_under_one_of_the_two_files_costs_nothing(
         return os.fdopen(descriptor, mode)
 
     monkeypatch.setattr(softhsm_files, "open", on_a_bad_disk, raising=False)
+    replaced = Path.replace
+
+    def seen(path: Path, target: Path) -> Path:
+        assert (folder_of(softhsm) / "token.object").exists(), "killed here, the token would count as destroyed"
+        return replaced(path, target)
+
+    monkeypatch.setattr(Path, "replace", seen)
     async with opened(softhsm) as token:
         verify_key_of(public).verify(b"x", await token.signer(KEY, public).sign(b"x"))
 

@@ -37,7 +37,7 @@ class RefusedPin:
 
     def is_it(self, token: bytes, pin: str) -> bool:
         """Whether the token of this name has refused this very PIN."""
-        if self._is_kept and self.file is not None and not self.file.exists():
+        if self._is_kept and self._was_deleted():
             self._mark, self._is_kept = None, False
         marks = {mark for mark in (self._mark, self._kept()) if mark is not None}
         return any(hmac.compare_digest(_hash(salt, token, pin), hashed) for salt, hashed in marks)
@@ -61,6 +61,15 @@ class RefusedPin:
         if self.file is not None:
             with contextlib.suppress(OSError):
                 self.file.unlink(missing_ok=True)
+
+    def _was_deleted(self) -> bool:
+        """By a person, or with a PIN that was taken. A disk that does not answer is no reason to try again."""
+        try:
+            return self.file is not None and not self.file.stat()
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
 
     def _kept(self) -> tuple[bytes, bytes] | None:
         if self.file is None:

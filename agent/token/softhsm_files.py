@@ -194,8 +194,10 @@ def _look_after(folder: Path) -> list[str]:
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
-            # A bad sector, which takes nothing either: the file needs another place.
-            original.rename(folder / DAMAGED)
+            # A bad sector, which takes nothing either: the file needs another place. At no moment is it gone, which
+            # would be taken for a token that was destroyed; and the sector stays with what holds it.
+            with contextlib.suppress(OSError):
+                os.link(original, folder / DAMAGED, follow_symlinks=False)
             write_whole(original, kept.content, mode=0o600, owner_of=folder)
         with contextlib.suppress(OSError):
             when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
