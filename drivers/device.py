@@ -215,6 +215,8 @@ class VehicleSession:
     """The car's own limits, where it told them."""
     max_discharge_w: int | None = None
     """Zero or positive. None: the car did not say that it can discharge."""
+    declines: bool = False
+    """By the charger's word the car takes nothing of what it may (OCPP: SuspendedEV): it is full, or waits itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

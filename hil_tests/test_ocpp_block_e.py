@@ -157,6 +157,9 @@ async def test_e10_a_pause_is_no_end(charger: RawCharger, site: TlsSite, state: 
     transaction = site.server.chargers["CP-1"].session.evses[1].transaction
     assert transaction is not None
     assert (transaction.charging_state, transaction.token_id) == (state, "RFID-1")
+    car = site.server.chargers["CP-1"].session.evses[1].vehicle()
+    assert car is not None
+    assert car.declines is (state == "SuspendedEV")
     await charger.event("Updated", 2, trigger="ChargingStateChanged", info={"chargingState": "Charging"})
     assert running(site) == "T1"
 

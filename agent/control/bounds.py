@@ -52,12 +52,16 @@ class Allowance:
     energy_left_wh: int | None = None
     """Of the day; None: any."""
     cycles: bool = True
+    charge_left_permille: int | None = None
+    """State of charge that may still be moved today, either way, by the bound on cycles; None: any."""
     sign: int = 0
     """The only sign that may be ordered beside nothing; 0: either."""
     from_w: int = 0
     """Where the ramp begins: what commands had of it in the last plan. What it does already no ramp takes from it."""
     ramp_permille: float | None = None
     """Of its rating, away from nothing, in this plan; None: at once."""
+    ramp_permille_per_s: int | None = None
+    """The same from plan to plan."""
     spent: bool = False
     """Hardly any of its full cycles of the day is left: it goes last."""
 
@@ -149,9 +153,11 @@ def _allowance(settings: BoundSettings, use: Use, step_s: float, now: Now) -> Al
         energy=settings.energy_per_day_wh is None or energy_wh < settings.energy_per_day_wh,
         energy_left_wh=None if settings.energy_per_day_wh is None else max(0, settings.energy_per_day_wh - energy_wh),
         cycles=most_permille is None or moved_permille < most_permille,
+        charge_left_permille=None if most_permille is None else max(0, 2 * (most_permille - moved_permille)),
         sign=use.sign if most_turns is not None and turned >= most_turns else 0,
         from_w=use.commanded_w,
         ramp_permille=None if ramp is None else ramp * step_s,
+        ramp_permille_per_s=ramp,
         spent=most_permille is not None and moved_permille * 100 >= most_permille * SPENT_PERCENT,
     )
 

@@ -27,6 +27,8 @@ GRAIN_WH: Final = 1.0
 """Less than that is a rounding."""
 MOST_MOMENTS: Final = 64
 """Starts and ends of other commands that are looked at before one begins; more are taken to leave room."""
+MOST_ORDERS: Final = 1_000
+"""That are gone through in these moments together: where many commands are known, fewer moments are looked at."""
 EVENTS_OF_A_SCHEDULE: Final = 5
 """Quarters of an hour that begin within any hour."""
 RAMP_PARTS: Final = 6
@@ -244,7 +246,7 @@ def begins_us(order: Order, site: SiteView, ahead: Ahead) -> int:
         return start_us
     # What began, or would begin, more than an hour before it is of no account to it.
     at_us, end_us = max(site.now.wall_us, start_us - HOUR_US + 1), command.end_us
-    for _ in range(MOST_MOMENTS):
+    for _ in range(max(2, min(MOST_MOMENTS, MOST_ORDERS // max(1, ahead.most_others)))):
         at = replace(site.now, wall_us=at_us)
         standing = [other for other in ahead.orders(at) if other.hash != order.hash]
         if stands(order, at):

@@ -20,32 +20,46 @@ from agent.control.admission import Policy
 from agent.control.bounds import Allowance
 from agent.control.deviation import Deviation, DeviationBook, Quarter
 from agent.control.errors import RestoreError
+from agent.control.house import House
 from agent.control.meter_doubt import MeterDoubt
 from agent.control.meter_lag import MeterLag
 from agent.control.order import Order
 from agent.control.schedule_keeper import ScheduleMemory
 from agent.control.site import DeviceView, Mandate, MeterView, Sharing, SiteView
 from agent.control.site_watch import WatchMemory
-from drivers.device import Capabilities
+from drivers.device import Capabilities, VehicleSession
 
 T = TypeVar("T")
-_LATER: Final[Mapping[type, Mapping[str, object]]] = {
-    Allowance: {"energy_left_wh": None, "spent": False},
-    Capabilities: {"energy_capacity_wh": None},
-    Deviation: {"from_us": 0, "until_us": 0},
-    DeviationBook: {"ahead_us": None},
-    DeviceView: {"losses": None},
-    Mandate: {"issuers": frozenset()},
-    MeterView: dict.fromkeys(("over_w", "under_w"), 0) | dict.fromkeys(("phase_over_w", "phase_under_w"), ()),
-    MeterDoubt: {"same_devices_w": None, "sum_w": 0, "flips": 0, "steady": 0, "turning": False},
-    Order: {"received_uptime_us": 0},
-    Policy: {"classes": {}},
-    Quarter: {"from_us": 0, "first_us": {}, "last_us": {}},
-    ScheduleMemory: {"gone": {}},
-    SiteView: {"sharing": Sharing.QUARTER},
-    WatchMemory: {"lag": MeterLag()},
+_Later = Mapping[type, tuple[Mapping[str, object], ...]]
+_LATER: Final[_Later] = {
+    Allowance: (
+        {"energy_left_wh": None, "spent": False},
+        {"charge_left_permille": None, "ramp_permille_per_s": None},
+    ),
+    Capabilities: ({"energy_capacity_wh": None},),
+    Deviation: ({"from_us": 0, "until_us": 0},),
+    DeviationBook: ({"ahead_us": None},),
+    DeviceView: ({"losses": None},),
+    Mandate: ({"issuers": frozenset()},),
+    MeterView: (
+        dict.fromkeys(("over_w", "under_w"), 0) | dict.fromkeys(("phase_over_w", "phase_under_w"), ()),
+        {"house_w": None, "phase_house_w": ()},
+    ),
+    MeterDoubt: (
+        {"same_devices_w": None, "sum_w": 0, "flips": 0, "steady": 0, "turning": False},
+        {"moving_s": float("inf"), "rest_w": None}
+        | dict.fromkeys(("moving_w", "moving_meter_w", "rest_meter_w", "large_contrary"), 0),
+    ),
+    Order: ({"received_uptime_us": 0},),
+    Policy: ({"classes": {}},),
+    Quarter: ({"from_us": 0, "first_us": {}, "last_us": {}},),
+    ScheduleMemory: ({"gone": {}},),
+    VehicleSession: ({"declines": False},),
+    SiteView: ({"sharing": Sharing.QUARTER},),
+    WatchMemory: ({"lag": MeterLag()}, {"house": House()}),
 }
-"""Fields that older records were written without, all of a type's or none, and what these records mean by it."""
+"""Fields that older records were written without, and what these records mean by it: by the step in which they came,
+the oldest first; a record has all of a step or none, and none of those after one that it has not."""
 
 
 def encode(value: object) -> bytes:
@@ -107,10 +121,14 @@ def _typed(kind: Any, value: Any) -> object:
     if dataclasses.is_dataclass(kind):
         names, hints = _names(typing.cast(type, kind)), _hints(typing.cast(type, kind))
         _checked(isinstance(value, list), value)
-        later = _LATER.get(typing.cast(type, kind), {})
-        if later and len(value) == len(names) - len(later):
-            names = tuple(name for name in names if name not in later)
-            return typing.cast(Any, kind)(**_fields(names, hints, value), **later)
+        missing: dict[str, object] = {}
+        for later in reversed(_LATER.get(typing.cast(type, kind), ())):
+            if len(value) >= len(names) - len(missing):
+                break
+            missing |= later
+        if missing and len(value) == len(names) - len(missing):
+            names = tuple(name for name in names if name not in missing)
+            return typing.cast(Any, kind)(**_fields(names, hints, value), **missing)
         return typing.cast(Any, kind)(**_fields(names, hints, value))
     if kind is None or kind is type(None):
         return _checked(value is None, value)

@@ -24,7 +24,7 @@ from agent.control.order import Now, Order
 from agent.control.plan import Plan, make_plan
 from agent.control.recorder import Recorder
 from agent.control.schedule_keeper import ScheduleKeeper
-from agent.control.site import Held, SiteView
+from agent.control.site import Held, Sharing, SiteView
 from agent.control.site_watch import Looks, SiteWatch
 from agent.control.surroundings import Surroundings
 from agent.control.tally import Register
@@ -100,6 +100,8 @@ class Core:
                 restored=world.restored,
                 stored=world.stored,
                 changed=world.changed,
+                metered=lambda: self.around.watch.has_meter,
+                looks_first=settings.sharing is not Sharing.QUARTER,
                 monotonic_s=world.monotonic_s,
                 say=world.say,
             ),

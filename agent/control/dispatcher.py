@@ -44,6 +44,8 @@ AFTERWARDS_S: Final = 2.0
 """A lease goes on so long after its command's end: the plan itself takes the power away on time."""
 LEAST_LEASE_S: Final = 1.0
 """A device's timer has whole seconds, and 0 is none."""
+NO_WAIT_S: Final = 1e-6
+"""Less may be no time at all to a clock of floats: whoever waits so long looks again at the same moment, for ever."""
 MOST_UNDER_WAY: Final = 2
 """Orders to one device at a time: one, and the one that overtakes it; a stop overtakes both."""
 
@@ -110,7 +112,7 @@ def next_step(carriage: Carriage, shown: bool, lease_s: float, now_s: float) -> 
         elif _stops(wanted) and failed is not None and not _stops(failed):
             wait_s = RETRY_LEAST_S
         at_s = carriage.failed_s + wait_s
-    return deed, max(0.0, at_s - now_s)
+    return deed, at_s - now_s if at_s - now_s > NO_WAIT_S else 0.0
 
 
 def _due_s(carriage: Carriage, wanted: DeviceOrder, shown: bool, lease_s: float, now_s: float) -> float:

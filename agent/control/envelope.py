@@ -13,14 +13,17 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from agent.control.command import MAX_POWER_W, Command, CommandType, Mode, Point
-from agent.control.departure import DEPARTURE_MARGIN, slack_s
+from agent.control.departure import slack_s
 from agent.control.order import Order, Rank
-from agent.control.plan import DeviceOrder, Plan, make_plan
+from agent.control.plan import DeviceOrder, Plan, make_plan, tolerance_w
+from agent.control.quarter import QUARTER_S, Quarter, Share, kept_up_wh
+from agent.control.rehearsal import rehearse
 from agent.control.site import DeviceView, SiteView
-from agent.control.storage import FULL_PERMILLE, battery_bounds_permille, storage_wh
+from agent.control.storage import FULL_PERMILLE
 from drivers.device import DeviceKind
 
-QUARTER_S: Final = 900
+PROOFS: Final = 2
+"""Rounds in which an offer is taken back to what a command for it comes to."""
 _ASKED: Final = b"asked for the envelope"
 """Stands for the hash of a command that nobody gave."""
 
@@ -52,15 +55,15 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Part:
-    """One device's share."""
+    """One device's share. Below 0: so much it goes the other way, since no command may leave it where it is now, or it
+    will not stay there by itself."""
 
     up_w: int = 0
     down_w: int = 0
-    against_up_w: int = 0
-    """So much it goes the other way, since no command may leave it where it has gone by itself."""
-    against_down_w: int = 0
-    energy_up_wh: int = 0
-    energy_down_wh: int = 0
+    energy_up_wh: float = 0.0
+    energy_down_wh: float = 0.0
+    now_w: int = 0
+    bounded: bool | None = None
     response_s: float = 2.0
 
 
@@ -72,18 +75,20 @@ def envelope(site: SiteView) -> Envelope:
     views = [view for _, view in sorted(site.devices.items()) if _can_be_moved(view, site)]
     discharging, charging = _asked(site, CommandType.DISCHARGE), _asked(site, CommandType.CHARGE)
     parts = {v.device_id: _part(v, site, discharging.orders, charging.orders) for v in views}
-    power_up_w = max(0, sum(p.up_w - p.against_up_w for p in parts.values()))
-    power_down_w = max(0, sum(p.down_w - p.against_down_w for p in parts.values()))
-    power_up_w = min(power_up_w, _export_left_w(site, discharging))
-    power_down_w = min(power_down_w, _import_left_w(site, charging))
+    power_up_w = min(max(0, sum(p.up_w for p in parts.values())), _export_left_w(site, discharging))
+    power_down_w = min(max(0, sum(p.down_w for p in parts.values())), _import_left_w(site, charging))
+    less_up_w, less_down_w = power_up_w, power_down_w
+    power_up_w, power_down_w = _proven_w(site, power_up_w, -1), _proven_w(site, power_down_w, 1)
+    ups = [Share(p.up_w, p.energy_up_wh, p.now_w, p.bounded) for p in parts.values()]
+    downs = [Share(p.down_w, p.energy_down_wh, -p.now_w, p.bounded) for p in parts.values()]
     bounds = [bound for view in views if (bound := _soc_bounds(view, site)) is not None]
-    prices = [p for view in views if parts[view.device_id].up_w and (p := _least_price(view, site)) is not None]
+    prices = [p for view in views if parts[view.device_id].up_w > 0 and (p := _least_price(view, site)) is not None]
     nothing = discharging.commands[_ASKED].reason if not discharging.commands[_ASKED].in_force else ""
     return Envelope(
         power_up_w=power_up_w,
         power_down_w=power_down_w,
-        energy_up_wh=min(sum(p.energy_up_wh for p in parts.values()), _quarter_wh(power_up_w)),
-        energy_down_wh=min(sum(p.energy_down_wh for p in parts.values()), _quarter_wh(power_down_w)),
+        energy_up_wh=kept_up_wh(ups, power_up_w, less_up_w - power_up_w),
+        energy_down_wh=kept_up_wh(downs, power_down_w, less_down_w - power_down_w),
         ramp_up_w_per_min=sum(_ramp(p.up_w, p, site.devices[name], site) for name, p in parts.items()),
         ramp_down_w_per_min=sum(_ramp(p.down_w, p, site.devices[name], site) for name, p in parts.items()),
         minimum_soc_permille=max((low for low, _ in bounds), default=None),
@@ -95,23 +100,40 @@ def envelope(site: SiteView) -> Envelope:
 
 
 def _asked(site: SiteView, type_: CommandType) -> Plan:
-    """The plan if a command that goes before all others asked every device for all it has.
+    """The plan if a command asked every device for all it has. How soon a power is reached is the ramp's matter."""
+    return make_plan(_agreeing(site, _order(site, type_, Point.DEVICE, MAX_POWER_W)))
 
-    Each owner gets the price for which he agrees, since the bid names it: for less nobody will order it. How soon a
-    power is reached is the ramp's matter.
-    """
+
+def _proven_w(site: SiteView, power_w: int, sign: int) -> int:
+    """So much of it as a command for it alone comes to: shared out otherwise, other limits may bind than for all."""
+    for _ in range(PROOFS):
+        if not power_w:
+            break
+        assert site.meter is not None, "_suspended() wants a meter"
+        target_w = site.meter.power_w + sign * power_w
+        type_ = CommandType.DISCHARGE if target_w < 0 else CommandType.CHARGE
+        asked = _agreeing(site, _order(site, type_, Point.CONNECTION, max(1, abs(target_w))))
+        reached_w = min(power_w, max(0, (rehearse(asked, target_w) - site.meter.power_w) * sign))
+        if power_w - reached_w <= tolerance_w(power_w):
+            return power_w
+        power_w = reached_w
+    return power_w
+
+
+def _order(site: SiteView, type_: CommandType, point: Point, power_w: int) -> Order:
+    """A command that goes before all others."""
     command = Command(
         audience="zone:envelope",
         mode=Mode.SETPOINT,
-        point=Point.DEVICE,
+        point=point,
         type=type_,
-        power_w=MAX_POWER_W,
+        power_w=power_w,
         start_us=site.now.wall_us,
         end_us=site.now.wall_us + QUARTER_S * 1_000_000,
         issuer="envelope",
         sequence=0,
     )
-    order = Order(
+    return Order(
         hash=_ASKED,
         command_id="envelope",
         command=command,
@@ -119,12 +141,16 @@ def _asked(site: SiteView, type_: CommandType) -> Plan:
         rank=Rank.GOVERNANCE,
         received_us=site.now.wall_us,
     )
+
+
+def _agreeing(site: SiteView, order: Order) -> SiteView:
+    """The site with this order. Each owner gets the price for which he agrees, since the bid names it: for less nobody
+    will order it."""
     agreeing = {
         token: replace(mandate, least_price_micro_per_kwh=0, issuers=frozenset())
         for token, mandate in site.mandates.items()
     }
-    bounds = site.bounds.without_ramp
-    return make_plan(replace(site, orders=(order, *site.orders), mandates=agreeing, bounds=bounds))
+    return replace(site, orders=(order, *site.orders), mandates=agreeing, bounds=site.bounds.without_ramp)
 
 
 def _import_left_w(site: SiteView, plan: Plan) -> int:
@@ -183,31 +209,31 @@ def _part(
         # Its bound is negative: how much it would still make.
         bound_w = charging[view.device_id].lowest_w
         less_w = 0 if bound_w is None else max(0, min(bound_w, 0) - now_w)
-        return _Part(down_w=less_w, energy_down_wh=_quarter_wh(less_w), response_s=response_s)
-    if view.kind is DeviceKind.CHARGER and (view.vehicle is None or _must_charge(view, site)):
+        return _Part(down_w=less_w, energy_down_wh=_quarter_wh(less_w), now_w=-less_w, response_s=response_s)
+    if view.kind is DeviceKind.CHARGER and view.vehicle is None:
         return _Part()
     least_w, most_w = discharging[view.device_id].highest_w, charging[view.device_id].highest_w
     if least_w is None or most_w is None:
         return _Part()  # it is left to itself: no command moves it
-    above_wh, below_wh = storage_wh(view, site)
-    low_w = max(min(now_w, least_w), _departure_w(view, site, most_w), min(0, now_w) if above_wh == 0 else least_w)
-    high_w = max(now_w, most_w)
-    if below_wh == 0 or _is_full(view, site):
-        high_w = max(0, now_w)
-    up_w, down_w = max(0, now_w - low_w), max(0, high_w - now_w)
-    # What is taken in less comes from no storage; what is given less goes into none.
-    energy_up = _quarter_wh(min(up_w, max(0, now_w))) + _bounded(_quarter_wh(max(0, up_w - max(0, now_w))), above_wh)
-    energy_down = _quarter_wh(min(down_w, max(0, -now_w))) + _bounded(
-        _quarter_wh(max(0, down_w - max(0, -now_w))), below_wh
-    )
-    left_wh = site.bounds.of(view.device_id).energy_left_wh
+    store, now_wh = Quarter(view, site), now_w * QUARTER_S / 3600
+    if _must_charge(view, site):
+        # Whatever is ordered, as far as it is let, and until it is full or leaves: nothing to offer, but to count.
+        low_w, high_w = store.takes_w(least_w), store.takes_w(most_w)
+        return _Part(
+            up_w=min(0, now_w - low_w),
+            down_w=min(0, high_w - now_w),
+            energy_up_wh=min(0.0, now_wh - store.moved_wh(low_w)),
+            energy_down_wh=min(0.0, store.moved_wh(high_w) - now_wh),
+            now_w=now_w,
+        )
+    low_w, high_w = max(store.gives_w(least_w), _departure_w(view, site, most_w)), store.takes_w(most_w)
     return _Part(
-        up_w=up_w,
-        down_w=down_w,
-        against_up_w=max(0, least_w - now_w),
-        against_down_w=max(0, now_w - most_w),
-        energy_up_wh=_bounded(energy_up, left_wh),
-        energy_down_wh=_bounded(energy_down, left_wh),
+        up_w=now_w - low_w,
+        down_w=high_w - now_w,
+        energy_up_wh=now_wh - store.moved_wh(low_w),
+        energy_down_wh=store.moved_wh(high_w) - now_wh,
+        now_w=now_w,
+        bounded=store.bounded,
         response_s=response_s,
     )
 
@@ -235,15 +261,7 @@ def _departure_w(view: DeviceView, site: SiteView, high_w: int) -> int:
     slack = slack_s(car, _most_charge_w(view), site.now)
     if slack is None or slack >= QUARTER_S:
         return -view.most_export_w
-    return int(max(0, high_w) * DEPARTURE_MARGIN * (QUARTER_S - max(0.0, slack)) / QUARTER_S)
-
-
-def _is_full(view: DeviceView, site: SiteView) -> bool:
-    """By its charge alone: of how large it is, some tell nothing."""
-    if view.kind is DeviceKind.BATTERY:
-        return (view.state_of_charge_permille or 0) >= battery_bounds_permille(site)[1]
-    car = view.vehicle
-    return car is not None and (car.state_of_charge_permille or 0) >= FULL_PERMILLE
+    return int(max(0, high_w) * (QUARTER_S - max(0.0, slack)) / QUARTER_S)
 
 
 def _soc_bounds(view: DeviceView, site: SiteView) -> tuple[int, int] | None:
@@ -272,15 +290,10 @@ def _held_w(power_w: int, energy_wh: int) -> int:
     return power_w if energy_wh >= _quarter_wh(power_w) else energy_wh * 3600 // QUARTER_S
 
 
-def _bounded(energy_wh: int, most_wh: int | None) -> int:
-    return energy_wh if most_wh is None else min(energy_wh, most_wh)
-
-
 def _ramp(power_w: int, part: _Part, view: DeviceView, site: SiteView) -> int:
     """How fast it gets there, W a minute: as the device answers, and no faster than the local ramp lets commands."""
-    rate = int(power_w * 60 / part.response_s)
-    ramp_permille = site.bounds.of(view.device_id).ramp_permille
+    rate = int(max(0, power_w) * 60 / part.response_s)
+    ramp_permille = site.bounds.of(view.device_id).ramp_permille_per_s
     if ramp_permille is None or view.kind is DeviceKind.PV:
         return rate
-    # So much with each plan, and there is one each second at the least.
-    return min(rate, int(max(view.most_import_w, view.most_export_w) * ramp_permille * 60 / 1000))
+    return min(rate, max(view.most_import_w, view.most_export_w) * ramp_permille * 60 // 1000)

@@ -30,6 +30,7 @@ from agent.evidence.statements import CommandState
 from drivers.device import DeviceKind
 
 ENOUGH_PERCENT: Final = 95
+DECLINES: Final = "its charger says that the car takes nothing (SuspendedEV)"
 
 
 def foresee(order: Order, plan: Plan, site: SiteView, ahead: Ahead = NOTHING_AHEAD) -> tuple[CommandState, str]:
@@ -37,13 +38,33 @@ def foresee(order: Order, plan: Plan, site: SiteView, ahead: Ahead = NOTHING_AHE
 
     `plan`: what is made of it, were it alone, its time now, and nothing of the local bounds used up.
     """
+    declining, declined_w = _declined(order.command, plan, site)
     alone = plan.commands[order.hash]
+    if declining and alone.planned_w is not None:
+        planned_w = alone.planned_w - declined_w
+        if alone.requested_w - planned_w > tolerance_w(alone.requested_w):
+            who = ", ".join(f"{name}: {DECLINES}" for name in declining)
+            return CommandState.PARTIAL, f"{planned_w} W of {alone.requested_w} W are possible, for {who}"[:500]
     if alone.short and alone.planned_w is not None:
         planned_w = alone.planned_w + _will_take_w(order.command, plan, site)
         if abs(planned_w - alone.requested_w) <= tolerance_w(alone.requested_w):
             alone = replace(alone, planned_w=planned_w)
     reason = (alone.reason or "it can do less now") if alone.short else shortfall(order, site, ahead)
     return (CommandState.PARTIAL, reason) if reason else (CommandState.ACCEPTED, hardship(order.command, site))
+
+
+def _declined(command: Command, plan: Plan, site: SiteView) -> tuple[list[str], int]:
+    """Cars that take nothing of what they may, whatever the plan gives them, and what the plan counts on of them, W."""
+    if command.mode is not Mode.SETPOINT or command.signed_power_w <= 0 or site.sharing is Sharing.QUARTER:
+        return [], 0
+    names, counted_w = [], 0
+    for name in scope_of(command, {name: Draft(view) for name, view in sorted(site.devices.items())}):
+        view, order = site.devices[name], plan.orders[name]
+        declines = view.online and view.vehicle is not None and view.vehicle.declines and view.likely_w < SIGN_LEAST_W
+        if declines and order.highest_w:
+            names.append(name)
+            counted_w += order.highest_w if order.lowest_w == order.highest_w else 0
+    return names, counted_w
 
 
 def _will_take_w(command: Command, plan: Plan, site: SiteView) -> int:
@@ -57,7 +78,8 @@ def _will_take_w(command: Command, plan: Plan, site: SiteView) -> int:
     for name in scope_of(command, drafts):
         view, order = drafts[name].view, plan.orders[name]
         rests = view.present_w < SIGN_LEAST_W and view.held is not None and view.held.highest_w == 0
-        full = view.vehicle is None or view.vehicle.state_of_charge_permille == FULL_PERMILLE
+        car = view.vehicle
+        full = car is None or car.state_of_charge_permille == FULL_PERMILLE or car.declines
         if view.kind is DeviceKind.CHARGER and drafts[name].dispatchable and rests and not full and order.lowest_w == 0:
             taken_w += max(0, (order.highest_w or 0) - max(0, view.present_w))
     return taken_w

@@ -14,6 +14,7 @@ from agent.control.bookkeeping import Bookkeeping
 from agent.control.bounds import NO_BOUNDS
 from agent.control.bounds_ahead import Ahead
 from agent.control.decisions import Cause
+from agent.control.first_look import unseen
 from agent.control.foresight import foresee
 from agent.control.frequency_watch import Say
 from agent.control.intake_memory import IntakeMemory, WaitingMemory
@@ -26,12 +27,15 @@ from agent.control.schedule_admission import ScheduleKnown, ScheduleRefused
 from agent.control.schedule_keeper import ScheduleKeeper, Taken
 from agent.control.site import SiteView
 from agent.control.undecided import UndecidedMessages, Waiting
-from agent.evidence.statements import CommandReceipt, Severity
+from agent.evidence.statements import CommandReceipt, CommandState, Severity
 from agent.identity.trust import TrustList
 from proto.energysettlement.v1 import device_pb2
 
 RESTORE_PATIENCE_S: Final = 5.0
 """Commands wait so long for the stored ones to be read; then what restricts goes ahead."""
+LOOK_PATIENCE_S: Final = 5.0
+"""After the start what allows power waits so long for its devices and the grid meter to be seen: what cannot be done
+is to be said from the start, and nobody knows it yet."""
 MOST_UNRECORDED: Final = 5_000
 
 log = structlog.get_logger()
@@ -53,6 +57,10 @@ class Around:
     """A command or schedule is committed; by its hash."""
     changed: Callable[[], None]
     """Another plan is due: a command acts before it is committed."""
+    metered: Callable[[], bool]
+    """Whether the site has a grid meter."""
+    looks_first: bool
+    """Whether what allows power waits for the first look at its devices; not by the rule of earlier releases."""
     monotonic_s: Callable[[], float]
     say: Say
 
@@ -78,6 +86,8 @@ class Intake:
         self._undecided = UndecidedMessages()
         self._answers = Answers(self._started_s)
         self._flooded = False
+        self._at_once = False
+        """Whether no command waits for what has not been seen yet."""
         self.refused = 0
 
     def memory(self) -> IntakeMemory:
@@ -120,6 +130,8 @@ class Intake:
             decision = Undecided("the stored commands have not been read yet", restrictive=restrictive)
         elif not policy.gateway_id and message.authorization:
             decision = Undecided("the gateway's own key has not been seen yet", restrictive=restrictive)
+        elif isinstance(decision, Admitted) and (awaited := self._awaited(decision.order, now)):
+            decision = Undecided(awaited, restrictive=False)
         match decision:
             case Undecided(reason) if not self._undecided.keep(taken, self._around.monotonic_s()):
                 self._refuse(Refused(plain_hash(message, device_id), message.command_id[:255], reason), now)
@@ -131,6 +143,8 @@ class Intake:
                 if entry.durable:
                     self._answer_again(entry.order.hash, entry.receipts)
             case Admitted(order):
+                if order.command.cancels:
+                    self._judge_those_that_wait(now)  # It may speak of one of them.
                 self._admit(order, now)
 
     def take_undecided(self, now: Now) -> None:
@@ -161,6 +175,22 @@ class Intake:
     def _waited_for_store(self) -> bool:
         return self._around.monotonic_s() - self._started_s >= RESTORE_PATIENCE_S
 
+    def _awaited(self, order: Order, now: Now) -> str:
+        """What is to be seen before anybody can say what a command will come to; empty: it is answered now."""
+        if (
+            self._at_once
+            or not self._around.looks_first
+            or self._around.monotonic_s() - self._started_s >= LOOK_PATIENCE_S
+        ):
+            return ""
+        return unseen(order.command, self._around.look(now, (order,)), metered=self._around.metered())
+
+    def _judge_those_that_wait(self, now: Now) -> None:
+        """Without waiting for what is not seen yet."""
+        before, self._at_once = self._at_once, True
+        self.take_undecided(now)
+        self._at_once = before
+
     def _admit(self, order: Order, now: Now) -> None:
         # What the plan could make of it, were it alone and its time now, decides between ACCEPTED and PARTIAL; what
         # the local bounds leave to it is gone through with its whole time.
@@ -168,6 +198,8 @@ class Intake:
         plan = make_plan(view)
         self._note(Cause.ADMISSION, plan)
         state, reason = foresee(order, plan, view, self._around.ahead())
+        if state is CommandState.PARTIAL and (not_seen := unseen(order.command, view, metered=self._around.metered())):
+            reason = f"{not_seen}: {reason}"[:500]
         log.info("control.command", command=order.command_id, hash=order.hash.hex()[:16], state=state.name)
         self._answers.note(order.hash, self._around.monotonic_s())
         self._books.adopt(self._books.book.admitted(order, state, reason, now), lambda: self._around.stored(order.hash))

@@ -18,6 +18,16 @@ STEP_W: Final = 1_000
 CONVICTS: Final = 4
 """Looks in a row that show the contrary."""
 ACQUITS: Final = 3
+LARGE_W: Final = 4_000
+LARGE_CONVICTS: Final = 2
+CLEAR_PERMILLE: Final = 200
+"""Devices from one rest to the next by at least so much, and the meter by as much the other way but for this part: so
+many in a row are enough. A right meter shows that only where the house moves by twice as much, the other way, just
+then. Only at rest, for a battery that covers the house has moved before a late meter shows why."""
+REST_S: Final = 5.0
+"""Longer than a meter is late, and a charger's samples are apart."""
+REST_W: Final = 500
+"""So much may devices, and the meter, move meanwhile."""
 FLIPS: Final = 8
 """Readings in a row that are the one before with the other sign."""
 FLIPPED_PERCENT: Final = 10
@@ -62,6 +72,16 @@ class MeterDoubt:
     steady: int = 0
     """Readings in a row that are none."""
     turning: bool = False
+    moving_s: float = float("inf")
+    """When devices or the meter last moved."""
+    moving_w: int = 0
+    """Of all devices, then."""
+    moving_meter_w: int = 0
+    rest_w: Mapping[str, int] | None = None
+    """What devices took when all was at rest, the last time."""
+    rest_meter_w: int = 0
+    large_contrary: int = 0
+    """Large steps in a row."""
 
     def sentence(self, meter_id: str) -> str:
         """Why it is not believed; empty while it is."""
@@ -86,6 +106,7 @@ class MeterDoubt:
 def step(doubt: MeterDoubt, shown: MeterShown, devices_w: Mapping[str, int], now_s: float) -> MeterDoubt:
     """The doubt after one look. `devices_w`: metered power of all devices that answer."""
     doubt = _stands_still(_turns(doubt, shown, sum(devices_w.values())), shown, devices_w, now_s)
+    doubt = _from_rest_to_rest(doubt, shown, devices_w, now_s)
     if now_s - doubt.looked_s < EVERY_S:
         return doubt
     before_w, meter_before_w = doubt.devices_w, doubt.meter_w
@@ -103,6 +124,28 @@ def step(doubt: MeterDoubt, shown: MeterShown, devices_w: Mapping[str, int], now
         agreeing = doubt.agreeing + 1
         return replace(doubt, agreeing=agreeing, contrary=0, turned_round=doubt.turned_round and agreeing < ACQUITS)
     return doubt
+
+
+def _from_rest_to_rest(doubt: MeterDoubt, shown: MeterShown, devices_w: Mapping[str, int], now_s: float) -> MeterDoubt:
+    """The large steps, each judged once it has come to rest, and held against the rest before."""
+    sum_w = sum(devices_w.values())
+    still = abs(sum_w - doubt.moving_w) <= REST_W and abs(shown.power_w - doubt.moving_meter_w) <= REST_W
+    if not still or doubt.moving_s > now_s:
+        return replace(doubt, moving_s=now_s, moving_w=sum_w, moving_meter_w=shown.power_w)
+    if now_s - doubt.moving_s < REST_S:
+        return doubt
+    before_w, meter_before_w = doubt.rest_w, doubt.rest_meter_w
+    doubt = replace(doubt, rest_w=dict(devices_w), rest_meter_w=shown.power_w)
+    if before_w is None or before_w.keys() != devices_w.keys():
+        return doubt
+    moved_w, shown_w = sum_w - sum(before_w.values()), shown.power_w - meter_before_w
+    if abs(moved_w) < LARGE_W:
+        return doubt
+    if abs(shown_w + moved_w) * 1000 <= CLEAR_PERMILLE * abs(moved_w):
+        contrary = doubt.large_contrary + 1
+        turned_round = doubt.turned_round or contrary >= LARGE_CONVICTS
+        return replace(doubt, large_contrary=contrary, agreeing=0, turned_round=turned_round)
+    return replace(doubt, large_contrary=0)
 
 
 def _turns(doubt: MeterDoubt, shown: MeterShown, sum_w: int) -> MeterDoubt:

@@ -2,8 +2,8 @@
 
 The house is the meter less all devices, each time anew. A meter that averages over seconds shows a device's step later
 than the device does: the step is taken for the house's, answered, and answered again, and the loop swings without end.
-So the lag is found: the right one is that by which the house moves least while devices move much. What devices have
-done since is then added to what the meter shows. Readings that go up and down in turn are taken at their middle for
+So the lag is found: the right one is that by which the house moves least while devices move much. `house.py` then
+holds the meter against what devices did then. Readings that go up and down in turn are taken at their middle for
 targets, and at their worse end for limits.
 """
 
@@ -12,10 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from operator import add
 from typing import Final
 
-from agent.control.site import DeviceView, MeterView
+from agent.control.site import MeterView
 
 LAGS_S: Final = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0)
 """The first of those that explain a meter equally well is taken."""
@@ -103,29 +102,13 @@ def _judged(state: MeterLag, now_s: float) -> MeterLag:
     )
 
 
-def seen_through(state: MeterLag, meter: MeterView, devices: Mapping[str, DeviceView], phases: int) -> MeterView:
-    """The connection as it is once the meter shows what the devices have done; for limits, the worse of both."""
-    if not state.looks:
-        return meter
-    then = _before(state, state.looks[-1].at_s - state.lag_s).powers_w if state.lag_s else {}
-    unseen_w = {name: device.likely_w - then[name] for name, device in devices.items() if name in then}
-    unseen_by_phase_w = [0] * len(meter.phase_power_w)
-    for name, moved_w in unseen_w.items():
-        on = [phase for phase in devices[name].phases if phase <= phases] or [1]
-        for phase in on:
-            if phase <= len(unseen_by_phase_w):
-                unseen_by_phase_w[phase - 1] += moved_w // len(on)
+def steadied(state: MeterLag, meter: MeterView) -> MeterView:
+    """The meter as it shows it, but for a swing from reading to reading: at its middle, and how far it may be off."""
     houses_w = _houses_w(state, state.looks[-SWING_LOOKS:], state.lag_s)
     swing_w = _swing_w(houses_w)
-    moved_w = sum(unseen_w.values()) + ((houses_w[-2] - houses_w[-1]) // 2 if swing_w else 0)
-    return MeterView(
-        power_w=meter.power_w + moved_w,
-        phase_power_w=tuple(map(add, meter.phase_power_w, unseen_by_phase_w)),
-        over_w=max(swing_w, -moved_w, 0),
-        under_w=max(swing_w, moved_w, 0),
-        phase_over_w=tuple(max(0, -each_w) for each_w in unseen_by_phase_w),
-        phase_under_w=tuple(max(0, each_w) for each_w in unseen_by_phase_w),
-    )
+    if not swing_w:
+        return meter
+    return replace(meter, power_w=meter.power_w + (houses_w[-2] - houses_w[-1]) // 2, over_w=swing_w, under_w=swing_w)
 
 
 def _swing_w(houses_w: Sequence[int]) -> int:

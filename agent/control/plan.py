@@ -18,10 +18,11 @@ from agent.control.book import Outcome
 from agent.control.command import Command, Mode, Point, Price
 from agent.control.order import Now
 from agent.control.rules.balance import limit_difference
+from agent.control.rules.budgets import limit_by_commands
 from agent.control.rules.defaults import set_default
 from agent.control.rules.draft import Draft, Rule
 from agent.control.rules.grid_code import answer_frequency, never_against
-from agent.control.rules.limits import going_on_w, limit_by_commands, limit_connection, limit_phases
+from agent.control.rules.limits import going_on_w, limit_connection, limit_phases
 from agent.control.rules.needs import keep_room, set_room
 from agent.control.rules.override import held_of, hold_locally
 from agent.control.rules.slowly import come_back_slowly
@@ -134,9 +135,6 @@ def make_plan(site: SiteView) -> Plan:
         keep_room(draft)
     limit_by_commands(drafts, targets)
     come_back_slowly(drafts, site)
-    if site.meter is None:
-        # Then the connection's static sums stand for the fuse too, and go before the grid's frequency.
-        never_against(drafts, site)
     _limit_all(drafts, targets, site)
     for draft in drafts.values():
         if not draft.view.online:
@@ -153,14 +151,18 @@ def make_plan(site: SiteView) -> Plan:
 def _limit_all(drafts: dict[str, Draft], targets: list[Target], site: SiteView) -> None:
     """Connection, grid code and phases. What one of them ended was room for another device before: then once more.
 
+    The order is SAFETY's, with the meter and without it: what contract, commands and wires allow at the connection (8,
+    13, and the silent of 3) gives way to the grid's frequency (5), which gives way to a fuse alone (8, 2): a contract
+    that is passed for some minutes costs money, a fuse that blows takes the site from the grid in its need.
+
     Each pass only narrows. While the grid is in need nothing is narrowed again: its rule comes after the connection's.
+    Static sums hang on nothing that another pass would change.
     """
     after_w = going_on_w(drafts)
     for _ in range(MOST_PASSES):
         before_w = after_w
         limit_connection(drafts, targets, site)
-        if site.meter is not None:
-            never_against(drafts, site)
+        never_against(drafts, site)
         limit_phases(drafts, site)
         limit_difference(drafts, site)
         for draft in drafts.values():

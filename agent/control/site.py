@@ -226,6 +226,10 @@ class MeterView:
     under_w: int = 0
     phase_over_w: tuple[int, ...] = ()
     phase_under_w: tuple[int, ...] = ()
+    house_w: int | None = None
+    """What is not controlled, as it is followed from look to look (`house.py`); None: this look alone tells."""
+    phase_house_w: tuple[int, ...] = ()
+    """Of each phase, where the meter shows phases."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,33 +273,57 @@ class SiteView:
         """
         if self.meter is None:
             return None
+        if self.meter.house_w is not None:
+            return self.meter.house_w
         return self.meter.power_w - sum(device.likely_w for device in self.devices.values())
 
     @cached_property
     def house_most_w(self) -> int | None:
-        """The larger of the house by the devices' samples and by their bands.
-
-        A silent device may have left its last power: what it stopped taking in is then no relief of the house. How
-        much of the difference is the house is not known, but no more than the reserve.
-        """
-        if self.meter is None:
-            return None
-        seen_w = self.meter.power_w + self.meter.over_w - self._counted_w[0]
-        doubt_w = self.silent_worst_w[1] + sum(d.present_w for d in self.devices.values() if not d.online)
-        return max(seen_w, min(seen_w + doubt_w, self.limits.house_reserve_w))
+        """The most that the house may be, for limits: followed from look to look, where a meter is."""
+        if self.meter is None or self.meter.house_w is None:
+            return self.house_most_now_w
+        return self._most_beside_silent_w(self.meter.house_w + self.meter.over_w + self._beside_w[0])
 
     @cached_property
     def house_least_w(self) -> int | None:
-        """As `house_most_w`, the smaller one; for the silent, not below 0."""
+        """As `house_most_w`, the least."""
+        if self.meter is None or self.meter.house_w is None:
+            return self.house_least_now_w
+        return self._least_beside_silent_w(self.meter.house_w - self.meter.under_w - self._beside_w[1])
+
+    @cached_property
+    def house_most_now_w(self) -> int | None:
+        """By this look alone: the larger of the house by the devices' samples and by their bands."""
         if self.meter is None:
             return None
-        seen_w = self.meter.power_w - self.meter.under_w - self._counted_w[1]
+        return self._most_beside_silent_w(self.meter.power_w + self.meter.over_w - self._counted_w[0])
+
+    @cached_property
+    def house_least_now_w(self) -> int | None:
+        """As `house_most_now_w`, the smaller one."""
+        if self.meter is None:
+            return None
+        return self._least_beside_silent_w(self.meter.power_w - self.meter.under_w - self._counted_w[1])
+
+    def _most_beside_silent_w(self, seen_w: int) -> int:
+        """A silent device may have left its last power: what it stopped taking in is then no relief of the house.
+
+        How much of the difference is the house is not known, but no more than the reserve.
+        """
+        doubt_w = self.silent_worst_w[1] + sum(d.present_w for d in self.devices.values() if not d.online)
+        return max(seen_w, min(seen_w + doubt_w, self.limits.house_reserve_w))
+
+    def _least_beside_silent_w(self, seen_w: int) -> int:
+        """As `_most_beside_silent_w`; not below 0."""
         doubt_w = self.silent_worst_w[0] - sum(d.present_w for d in self.devices.values() if not d.online)
         return min(seen_w, max(seen_w - doubt_w, 0))
 
     @cached_property
     def phase_house_w(self) -> tuple[tuple[int, int], ...]:
-        """(least, most) of the house on each phase; empty without a meter. Each device evenly over its phases."""
+        """(least, most) of the house on each phase; empty without a meter. Each device evenly over its phases.
+
+        A fuse that carries too much already waits for nobody: then what this look alone may mean counts as well.
+        """
         count = self.limits.phases
         if self.meter is None or self.house_least_w is None or self.house_most_w is None:
             return ()
@@ -306,7 +334,13 @@ class SiteView:
         for phase, shares in enumerate(self.on_phase):
             least_w, most_w = counted_w(shares)
             meter_w = self.meter.phase_power_w[phase]
-            houses.append((meter_w - under_w[phase] - most_w, meter_w + over_w[phase] - least_w))
+            least_w, most_w = meter_w - under_w[phase] - most_w, meter_w + over_w[phase] - least_w
+            if phase < len(self.meter.phase_house_w):
+                house_w, (more_w, less_w) = self.meter.phase_house_w[phase], _beside_w(shares)
+                low_w, high_w = house_w - under_w[phase] - less_w, house_w + over_w[phase] + more_w
+                least_w = min(low_w, least_w) if -meter_w > self.limits.phase_limit_w else low_w
+                most_w = max(high_w, most_w) if meter_w > self.limits.phase_limit_w else high_w
+            houses.append((least_w, most_w))
         return tuple(houses)
 
     @cached_property
@@ -326,8 +360,22 @@ class SiteView:
         return sum(d.worst_import_w for d in silent), sum(d.worst_export_w for d in silent)
 
     @cached_property
+    def _beside_w(self) -> tuple[int, int]:
+        return _beside_w((device, 1) for device in self.devices.values())
+
+    @cached_property
     def _counted_w(self) -> tuple[int, int]:
         return counted_w((device, 1) for device in self.devices.values())
+
+
+def _beside_w(shares: Iterable[tuple[DeviceView, int]]) -> tuple[int, int]:
+    """(more, less) that the house may be, for what devices do beside their bands: they might come back to them."""
+    more_w = less_w = 0
+    for device, parts in shares:
+        if device.follows is False:
+            beside_w = (device.present_w - device.expected_w) // parts
+            more_w, less_w = more_w + max(0, beside_w), less_w + max(0, -beside_w)
+    return more_w, less_w
 
 
 def counted_w(shares: Iterable[tuple[DeviceView, int]]) -> tuple[int, int]:

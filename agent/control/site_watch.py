@@ -9,9 +9,10 @@ from typing import Final, Protocol
 from agent.control.coming_back import ComingBack, begin, step
 from agent.control.day_watch import DayMemory, DayWatch
 from agent.control.frequency_watch import FrequencyMemory, FrequencyWatch, Say
+from agent.control.house import House, follow
 from agent.control.meter_doubt import MeterDoubt, MeterShown
 from agent.control.meter_doubt import step as step_doubt
-from agent.control.meter_lag import MeterLag, seen_through
+from agent.control.meter_lag import MeterLag
 from agent.control.meter_lag import step as step_lag
 from agent.control.order import Now, Order
 from agent.control.site import Held, SiteView
@@ -53,6 +54,7 @@ class WatchMemory:
     day: DayMemory
     frequency: FrequencyMemory
     lag: MeterLag = field(default_factory=MeterLag)
+    house: House = field(default_factory=House)
 
 
 class SiteWatch:
@@ -78,6 +80,7 @@ class SiteWatch:
         """Whether the grid meter has ever spoken."""
         self._doubt = MeterDoubt()
         self._lag = MeterLag()
+        self._house = House()
         self._safe_mode = SafeMode()
         self._islanded = False
         self._draw = draw
@@ -99,6 +102,7 @@ class SiteWatch:
             metered=self._metered,
             doubt=self._doubt,
             lag=self._lag,
+            house=self._house,
             safe_mode=self._safe_mode,
             islanded=self._islanded,
             returns_for=self._returns_for,
@@ -110,11 +114,16 @@ class SiteWatch:
     def recall(self, memory: WatchMemory) -> None:
         """Go on from there."""
         self._started_s, self._metered, self._doubt = memory.started_s, memory.metered, memory.doubt
-        self._lag = memory.lag
+        self._lag, self._house = memory.lag, memory.house
         self._safe_mode, self._islanded = memory.safe_mode, memory.islanded
         self._returns_for, self._coming_back = memory.returns_for, memory.coming_back
         self.day.recall(memory.day)
         self._frequency.recall(memory.frequency)
+
+    @property
+    def has_meter(self) -> bool:
+        """Whether the site has a grid meter, heard of or not."""
+        return self._settings.meter_id is not None
 
     @property
     def safe_mode(self) -> str | None:
@@ -130,7 +139,7 @@ class SiteWatch:
         doubted = self._doubt_meter(view, meter, monotonic_s)
         if doubted:
             view = replace(view, meter=None)
-        view = self._seen_in_time(view, monotonic_s)
+        view = self._seen_in_time(view, meter, monotonic_s)
         reason = None
         if is_islanded(statuses.values()):
             reason = "the site is not connected to the public grid"
@@ -166,15 +175,24 @@ class SiteWatch:
         self._doubt = step_doubt(self._doubt, shown, powers_w, monotonic_s)
         return self._doubt.sentence(self._settings.meter_id)
 
-    def _seen_in_time(self, view: SiteView, monotonic_s: float) -> SiteView:
-        """With the grid meter as it is once it shows what devices have done."""
-        if view.meter is None:
-            self._lag = MeterLag()
+    def _seen_in_time(self, view: SiteView, meter: DeviceStatus | None, monotonic_s: float) -> SiteView:
+        """With the grid meter as it is once it shows what devices have done, and the house that this leaves."""
+        sample = meter.last_sample if meter is not None else None
+        if view.meter is None or sample is None:
+            self._lag, self._house = MeterLag(), House()
             return view
         powers_w = {name: device.likely_w for name, device in view.devices.items()}
         self._lag = step_lag(self._lag, view.meter.power_w, powers_w, monotonic_s)
-        meter = seen_through(self._lag, view.meter, view.devices, view.limits.phases)
-        return replace(view, meter=meter)
+        self._house, known = follow(
+            self._house,
+            self._lag,
+            view.meter,
+            view.devices,
+            view.limits.phases,
+            read_s=sample.monotonic_s,
+            now_s=monotonic_s,
+        )
+        return replace(view, meter=known)
 
     def _step_return(self, view: SiteView, monotonic_s: float) -> None:
         """SAFETY 7. Another cause while one return is under way begins a new one, which waits no shorter.

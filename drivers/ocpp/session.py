@@ -146,6 +146,7 @@ class EvseSession:
             transaction_id=None if transaction is None else transaction.transaction_id,
             token_id=None if transaction is None else transaction.token_id,
             max_discharge_w=self.car.gives_w(wall_us),
+            declines=transaction is not None and transaction.charging_state == "SuspendedEV",
         )
 
     # --- what the charger says

@@ -1,7 +1,7 @@
-"""Limits: CURTAIL and import limits of commands, then the connection and its phases (SAFETY 3, 8, 12).
+"""Limits at the connection and on its phases, import and export (SAFETY 3, 8, 12).
 
-House load is unknown and changes, so the connection is a closed loop: house = meter less all devices, each time anew.
-Silent devices count at their worst. Without a meter, static sums count.
+House load is unknown and changes, so the connection is a closed loop around what the meter leaves of it (`house.py`).
+Silent devices count at their worst. Without a meter, static sums count (`meter_lost.py`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from typing import Final
 
 from agent.control.allocation import cuts, fit, hold_raises
 from agent.control.command import Mode, Point
+from agent.control.rules.budgets import cap_own_control, share_import
 from agent.control.rules.draft import STEP_W, Draft, Rule
+from agent.control.rules.meter_lost import static_phase, static_sums
 from agent.control.rules.targets import Target
 from agent.control.site import SiteView
 from drivers.device import DeviceKind
@@ -24,84 +26,6 @@ FULL_PERMILLE: Final = 990
 """A battery above this is not offered more: it tapers, and stops without a word."""
 
 Drafts = dict[str, Draft]
-
-
-def limit_by_commands(drafts: Drafts, targets: Iterable[Target]) -> None:
-    """Limits that commands set on devices. All of them hold: the narrowest one binds, whoever said it."""
-    for target in targets:
-        command = target.order.command
-        if not target.in_force or command.point is not Point.DEVICE or command.mode is Mode.SETPOINT:
-            continue
-        scope = [drafts[name] for name in target.scope]
-        online = [draft for draft in scope if draft.view.online]
-        silent = [draft for draft in scope if not draft.view.online]
-        if command.mode is Mode.EXPORT_LIMIT:
-            budget_w = command.power_w - sum(draft.view.worst_export_w for draft in silent)
-            _bound_exports(online, budget_w, Rule.EXPORT_COMMAND)
-        else:
-            budget_w = command.power_w - sum(draft.view.worst_import_w for draft in silent)
-            _bound_imports(online, budget_w, Rule.IMPORT_COMMAND)
-
-
-def _bound_exports(drafts: list[Draft], budget_w: int, rule: Rule) -> None:
-    """Bands whose lowest powers cannot sum to more export than the budget, whatever the devices do by themselves."""
-    ordered = {d.view.device_id: -d.low for d in drafts if d.low is not None and d.low < 0}
-    kept = fit(budget_w, ordered)
-    for draft in drafts:
-        name = draft.view.device_id
-        if name in kept and kept[name] < ordered[name]:
-            draft.cap_low(-kept[name], rule)
-    free = {d.view.device_id: d.view.most_export_w for d in drafts if d.low is None}
-    shares = fit(budget_w - sum(kept.values()), free)
-    for draft in drafts:
-        name = draft.view.device_id
-        if name in free and (shares[name] < free[name] or draft.view.capabilities is None):
-            _cap_own_control(draft, shares[name], rule)
-
-
-def _cap_own_control(draft: Draft, share_w: int, rule: Rule) -> None:
-    capabilities = draft.view.capabilities
-    if capabilities is not None and not capabilities.limits_export and capabilities.follows_setpoint:
-        # It cannot be bounded while it controls itself: it rests.
-        draft.set_power(0)
-        draft.bind(rule)
-        return
-    draft.cap_low(-share_w, rule)
-    if capabilities is not None and not capabilities.limits_export:
-        draft.bind(Rule.CAPABILITY)
-
-
-def _bound_imports(drafts: list[Draft], budget_w: int, rule: Rule) -> None:
-    """As `_bound_exports`, of import."""
-    drafts = [draft for draft in drafts if not draft.is_pv]
-    if sum(draft.view.most_import_w if draft.high is None else max(0, draft.high) for draft in drafts) <= budget_w:
-        return
-    for draft in drafts:
-        if draft.high is None:
-            draft.cap_high(draft.view.most_import_w, rule)
-    _share_import(drafts, budget_w, rule)
-
-
-def _share_import(drafts: list[Draft], budget_w: int, rule: Rule) -> None:
-    """Cut the imports to the budget: cars that must charge are served first, the others share what is left.
-
-    Where not even the least of each that must fits in, those pause that have the most time to spare.
-    """
-    for urgent in (True, False):
-        group = [d for d in drafts if d.must_charge is urgent and d.high is not None and d.high > 0]
-        if urgent:
-            group.sort(key=lambda draft: (draft.slack_s, draft.view.device_id))
-            while group and sum(min(d.minimum_w, d.high or 0) for d in group) > budget_w:
-                group.pop().cap_high(0, rule)
-        wishes = {d.view.device_id: d.high or 0 for d in group}
-        kept = fit(budget_w, wishes, {d.view.device_id: d.minimum_w for d in group})
-        for draft in group:
-            if kept[draft.view.device_id] < wishes[draft.view.device_id]:
-                draft.cap_high(kept[draft.view.device_id], rule)
-        budget_w -= sum(kept.values())
-
-
-# -- the connection -----------------------------------------------------------------------------------------------
 
 
 def limit_connection(drafts: Drafts, targets: Iterable[Target], site: SiteView) -> None:
@@ -122,12 +46,13 @@ def limit_connection(drafts: Drafts, targets: Iterable[Target], site: SiteView) 
         if wired.import_limit_w is not None and wired.import_limit_w < import_w:
             import_w, import_rule = wired.import_limit_w, Rule.WIRED
     if site.house_least_w is None or site.house_most_w is None:
-        _static_sums(drafts, site, import_w, export_w)
+        static_sums(drafts, site, import_w, export_w)
         return
+    least_w, most_w = _house_w(site, import_w, export_w)
     if not site.limits.discharge_permitted:
-        _no_export_from_storage(drafts, site.house_least_w - site.silent_worst_w[1])
-    _closed_loop_export(drafts, site, site.house_least_w, export_w, export_rule)
-    beside_w = _import_beside_w(drafts, site) - site.house_most_w
+        _no_export_from_storage(drafts, least_w - site.silent_worst_w[1])
+    _closed_loop_export(drafts, site, least_w, export_w, export_rule)
+    beside_w = _import_beside_w(drafts, site) - most_w
     _closed_loop_import(drafts, import_w + beside_w, import_rule)
     own_w = min([site.limits.import_limit_w, *(i.import_limit_w for i in site.inputs if i.import_limit_w is not None)])
     missing_w = -(own_w + beside_w)
@@ -135,30 +60,29 @@ def limit_connection(drafts: Drafts, targets: Iterable[Target], site: SiteView) 
         _let_the_sun_in(drafts.values(), min(missing_w, _sun_room_w(drafts, site)))
 
 
+def _house_w(site: SiteView, import_w: int, export_w: int) -> tuple[int, int]:
+    """(least, most) of the house, for limits.
+
+    Where the meter shows a limit passed, what this look alone may mean counts too: it is not waited for samples then.
+    """
+    meter, least_w, most_w = site.meter, site.house_least_w, site.house_most_w
+    assert meter is not None, "static sums stand where there is none"
+    assert least_w is not None
+    assert most_w is not None
+    if meter.power_w > import_w:
+        most_w = max(most_w, site.house_most_now_w or most_w)
+    if -meter.power_w > export_w:
+        least_w = min(least_w, site.house_least_now_w or least_w)
+    return least_w, most_w
+
+
 def limit_phases(drafts: Drafts, site: SiteView) -> None:
-    """Each phase's fuse, both ways. Without the meter the static sums have counted it already."""
-    if site.meter is None:
-        return
+    """Each phase's fuse, both ways: after the grid's frequency, which it alone outranks (SAFETY 5)."""
     for phase in range(1, site.limits.phases + 1):
-        _phase(drafts, site, phase)
-
-
-def _static_sums(drafts: Drafts, site: SiteView, import_w: int, export_w: int) -> None:
-    """SAFETY 8: the budget is the limit less the house's most; export falls to the static shares."""
-    fuse_w = site.limits.phase_limit_w * site.limits.phases
-    online = [d for d in drafts.values() if d.view.online]
-    silent_import_w, silent_export_w = site.silent_worst_w
-    budget_w = min(import_w, fuse_w) - site.limits.house_reserve_w - silent_import_w
-    _share_import(online, budget_w, Rule.METER_LOST)
-    shares = [d.view.fallback_export_w for d in drafts.values() if d.view.fallback_export_w is not None]
-    static_w = min(export_w, sum(shares)) if shares else export_w
-    if not site.limits.discharge_permitted:
-        for draft in online:
-            if not draft.is_pv and draft.low is not None and draft.low < 0:
-                draft.cap_low(0, Rule.STORAGE_EXPORT)
-    # A battery in its own self-consumption does not export by itself: it stays as it is.
-    bounded = [d for d in online if d.low is not None or d.is_pv]
-    _bound_exports(bounded, static_w - silent_export_w, Rule.METER_LOST)
+        if site.meter is None:
+            static_phase(drafts, site, phase)
+        else:
+            _phase(drafts, site, phase)
 
 
 def _no_export_from_storage(drafts: Drafts, house_w: int) -> None:
@@ -197,7 +121,7 @@ def _closed_loop_export(drafts: Drafts, site: SiteView, house_w: int, export_w: 
     for name, share_w in fit(left_w, most).items():
         # A bound that a command brought goes up step by step, and goes away with the command.
         if share_w < most[name] or keeping:
-            _cap_own_control(pv[name], share_w if share_w == most[name] else share_w // STEP_W * STEP_W, rule)
+            cap_own_control(pv[name], share_w if share_w == most[name] else share_w // STEP_W * STEP_W, rule)
 
 
 def _proven_w(pv: list[Draft], online: list[Draft], site: SiteView, export_w: int, room_w: int, left_w: int) -> int:
@@ -294,7 +218,7 @@ def _let_the_sun_in(drafts: Iterable[Draft], missing_w: int, rule: Rule = Rule.C
 
 def _closed_loop_import(drafts: Drafts, budget_w: int, rule: Rule) -> None:
     online = [d for d in drafts.values() if d.view.online]
-    _share_import(online, budget_w, rule)
+    share_import(online, budget_w, rule, steps=True)
     importing = {d.view.device_id: d for d in online if not d.is_pv and not _on_its_own(d)}
     wanted = {name: max(0, d.high or 0) for name, d in importing.items()}
     granted = {name: _granted_w(d) for name, d in importing.items()}

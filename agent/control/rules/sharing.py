@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from agent.control import fewest
 from agent.control.allocation import Range, fill
+from agent.control.bounds import SIGN_LEAST_W
 from agent.control.merit_order import Carrier, Shares, share, why_it_rests
 from agent.control.rules.bounds import ramp_of
 from agent.control.rules.draft import Draft, Rule
@@ -30,7 +31,7 @@ def share_out(
         resting = [name for name, power_w in powers.items() if not power_w] if any(powers.values()) else []
         return Shares(powers, powers), dict.fromkeys(resting, "")
     carriers = {
-        name: _narrowed(_carrier(drafts[name].view, found, bands[name], site), drafts[name], site)
+        name: _narrowed(_carrier(drafts[name].view, found, bands[name], site, total_w), drafts[name], site)
         for name, found in ranges.items()
     }
     shares = share(total_w, carriers, fits_phases(ranges, drafts, site))
@@ -48,7 +49,7 @@ def carry_by(names: Collection[str], drafts: Drafts, site: SiteView) -> Carry:
         if site.sharing is Sharing.QUARTER:
             return _by_quarter(total_w, ranges, bands, drafts, site, ahead=True)
         views = {name: drafts[name].view for name in ranges}
-        carriers = {name: _carrier(views[name], found, bands[name], site) for name, found in ranges.items()}
+        carriers = {name: _carrier(views[name], found, bands[name], site, total_w) for name, found in ranges.items()}
         return dict(share(total_w, carriers, fits).goals)
 
     return carry
@@ -73,7 +74,7 @@ def _band_of(view: DeviceView) -> tuple[int, int]:
     return lowest_w, held.highest_w if held.highest_w is not None else max(0, power_w)
 
 
-def _carrier(view: DeviceView, found: Range, band: tuple[int, int], site: SiteView) -> Carrier:
+def _carrier(view: DeviceView, found: Range, band: tuple[int, int], site: SiteView, total_w: int) -> Carrier:
     return Carrier(
         range=found,
         losses=view.usual_losses,
@@ -81,9 +82,14 @@ def _carrier(view: DeviceView, found: Range, band: tuple[int, int], site: SiteVi
         rated_export_w=view.most_export_w,
         lowest_w=band[0],
         highest_w=band[1],
-        disobeys=view.follows is False,
+        disobeys=view.follows is False or (total_w > 0 and _declines(view)),
         spent=site.bounds.of(view.device_id).spent,
     )
+
+
+def _declines(view: DeviceView) -> bool:
+    """Its car takes nothing, by the charger's word; others that can take it go first. It may change its mind."""
+    return view.vehicle is not None and view.vehicle.declines and view.likely_w < SIGN_LEAST_W
 
 
 def _narrowed(carrier: Carrier, draft: Draft, site: SiteView) -> Carrier:

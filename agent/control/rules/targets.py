@@ -168,6 +168,8 @@ def _range(draft: Draft) -> Range:
     minimum_w = capabilities.minimum_import_w if capabilities is not None else 0
     low = draft.room_low
     high = max(draft.room_high, low)
+    if 0 < high < minimum_w:
+        high = 0  # It cannot charge at all: nobody shall count on it, and PV makes room in its place.
     car = draft.view.vehicle
     if draft.view.kind is DeviceKind.CHARGER and (car is None or (car.state_of_charge_permille or 0) >= FULL_PERMILLE):
         high = 0  # An empty socket and a full car take nothing: the others get its part.

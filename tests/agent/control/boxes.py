@@ -94,6 +94,9 @@ class _Device:
 
     def status(self) -> DeviceStatus:
         charger = self.kind is DeviceKind.CHARGER
+        if self.device_id in self.box.unseen:
+            link = LinkState.STARTING
+            return DeviceStatus(device_id=self.device_id, kind=self.kind, link=link, detail="is being connected to")
         return DeviceStatus(
             device_id=self.device_id,
             kind=self.kind,
@@ -120,6 +123,8 @@ class Box:
         self.folder, self.now_s, self.wall_us = folder, 1_000.0, START_US
         self.powers_w = {"grid": 1_000, "battery": 0, "car": 0}
         self.register, self.millihertz, self.car, self.silent = 0, 50_000, True, set[str]()
+        self.unseen = set[str]()
+        """Never reached since the start."""
         self.trust = trust or trust_list(rights(expires_us=2**53), expires_us=2**53)
         self.policy = replace(policy(), controllable=frozenset({"battery", "car"}))
         self.pressed_by: str | None = None

@@ -12,16 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.config import UnsignedCommands
-from agent.control.admission import Refused, judge
+from agent.control.admission import Admitted, Refused, judge
 from agent.control.answers import MOST_REFUSALS_KEPT
 from agent.control.authorization import authorize
-from agent.control.book import MAX_KEPT, MAX_OPEN, Book
+from agent.control.book import MAX_KEPT, MAX_OPEN, RESERVED_FOR_RESTRICTIVE, Book
+from agent.control.bounds import BoundSettings
+from agent.control.bounds_ahead import MOST_ORDERS, Ahead, begins_us
 from agent.control.command import CommandType, Mode, Point, grid_command
 from agent.control.decision_log import MOST_WAITING
 from agent.control.errors import CommandFormatError
 from agent.control.events import Kind, Message
 from agent.control.inputs import InputClamp
-from agent.control.order import Now
+from agent.control.order import Now, Order
 from agent.control.plan import make_plan
 from agent.control.rules.draft import Rule
 from agent.control.site import SiteView
@@ -164,6 +166,47 @@ def test_a_flood_of_hostile_commands_leaves_everything_bounded_and_each_is_judge
     stop = curtail(0, targets=("battery",), start_us=box.wall_us, end_us=box.wall_us + HOUR_US, sequence=1)
     box.message(grid_command("stop", stop, asyncio.run(authorize(stop, OPERATOR))))
     assert box.receipts[-1].command_id == "stop"
+
+
+def test_each_of_many_valid_commands_asks_about_no_more_than_a_few_moments_of_the_others() -> None:
+    """A thousand that are known already, and a bound on how many may begin: one more does not go through all of them
+    at each moment at which one of them starts or ends."""
+    asked: list[int] = []
+    others = tuple(
+        order_of(replace(SOME_COMMAND, sequence=n, end_us=START_US + n * MINUTE_US), f"o{n}") for n in range(1, 1_000)
+    )
+
+    def orders(at: Now) -> tuple[Order, ...]:
+        asked.append(at.wall_us)
+        return others
+
+    ahead = Ahead(
+        settings=BoundSettings(events_per_hour=1),
+        orders=orders,
+        next_change_us=lambda after_us: after_us + MINUTE_US,
+        most_others=len(others),
+    )
+    begins_us(order_of(replace(SOME_COMMAND, end_us=START_US + 24 * HOUR_US)), site(), ahead)
+    assert 1 <= len(asked) * len(others) <= MOST_ORDERS
+
+
+def test_valid_commands_of_one_issuer_fill_the_book_and_are_then_refused_with_a_reason() -> None:
+    """Signed ones beyond what the book holds: each gets one final receipt, and nothing grows with their number."""
+    book, refused = Book(), 0
+    key, trust, accepts = OPERATOR, trust_list(), policy()
+    for number in range(MAX_OPEN - RESERVED_FOR_RESTRICTIVE + 30):
+        command = replace(SOME_COMMAND, sequence=number, power_w=1, end_us=START_US + MINUTE_US)
+        message = grid_command(f"v{number}", command, asyncio.run(authorize(command, key)))
+        decision = judge(message, None, accepts, trust, book, NOW)
+        if isinstance(decision, Refused):
+            refused += 1
+            assert "too many commands are stored" in decision.reason
+        else:
+            assert isinstance(decision, Admitted)
+            book = book.admitted(decision.order, CommandState.ACCEPTED, "", NOW).book
+    assert refused == 30
+    assert book.count_open == MAX_OPEN - RESERVED_FOR_RESTRICTIVE
+    assert len(book.windows) == 1
 
 
 def _hostile(box: Box, number: int) -> None:

@@ -16,7 +16,7 @@ from agent.control.inputs import InputClamp
 from agent.control.override import Override
 from agent.control.plan import make_plan, tolerance_w
 from agent.control.rules.draft import STEP_W
-from agent.control.site import Defaults, DeviceView, Mandate, MeterView, SiteView
+from agent.control.site import Defaults, DeviceView, Held, Mandate, MeterView, SiteView
 from tests.agent.control.strategies import following_sites, sites
 from tests.agent.control.support import (
     BATTERY,
@@ -215,9 +215,13 @@ def test_a_battery_on_one_phase_offers_no_more_than_its_fuse() -> None:
 
 
 def test_the_local_ramp_is_the_ramp_of_the_offer() -> None:
-    made = envelope(site(BATTERY, bounds=BoundsView(devices={"battery": Allowance(ramp_permille=1)})))
-    assert made.power_up_w == 10_000
-    assert made.ramp_up_w_per_min == 10_000 * 60 // 1000
+    """However often plans are made: what the ramp lets pass in one plan is of its interval."""
+    for in_this_plan in (0.0, 0.5, 2.0):
+        ramped = Allowance(ramp_permille=in_this_plan, ramp_permille_per_s=1)
+        made = envelope(site(BATTERY, bounds=BoundsView(devices={"battery": ramped})))
+        assert made.ramp_up_w_per_min == 10_000 * 60 // 1000
+        # In a quarter of an hour it comes to nine tenths, and has given the half of that.
+        assert (made.power_up_w, made.energy_up_wh) == (9_000, 1_125)
 
 
 def test_the_energy_that_a_local_bound_leaves_is_all_that_is_offered() -> None:
@@ -291,3 +295,76 @@ def test_what_is_offered_is_what_a_command_for_it_gets(view: SiteView) -> None:
         # What is at its minimum rests, and cannot give a part of what it gave by itself.
         assert planned_w is not None
         assert (planned_w - target_w) * sign >= -tolerance_w(target_w) - STEP_W
+
+
+def test_a_battery_that_cannot_go_on_as_it_does_offers_no_energy_on_top() -> None:
+    """It covers the house with 9 kW and is soon empty: whatever is asked, the connection takes it in then."""
+    covers = replace(_holding(1_000, 360), power_w=-9_000)
+    made = envelope(site(covers, house_w=9_000))
+    assert made.power_up_w == 1_000
+    assert (made.energy_up_wh, made.energy_down_wh) == (0, 9_000 // 4 + 640)
+
+
+@pytest.mark.parametrize(("permille", "power_w"), [(900, 11_000), (950, 5_500), (990, 0)])
+def test_a_car_that_is_nearly_full_offers_to_take_less_and_less(permille: int, power_w: int) -> None:
+    car = replace(PLAIN, vehicle=replace(V2G_SESSION, state_of_charge_permille=permille))
+    made = envelope(site(car))
+    assert made.power_down_w == power_w
+    assert made.energy_down_wh <= (1000 - permille) * 60
+
+
+@pytest.mark.parametrize(("age_s", "offers_w"), [(60.0, 0), (0.5, 8_000)])
+def test_a_car_that_takes_less_than_it_may_offers_no_more_once_it_had_time(age_s: float, offers_w: int) -> None:
+    held = Held(lowest_w=0, highest_w=11_000, age_s=age_s)
+    assert envelope(site(replace(PLAIN, power_w=3_000, held=held))).power_down_w == offers_w
+
+
+def test_a_car_that_declines_by_its_chargers_word_is_not_offered_to_take_anything() -> None:
+    for base in (PLAIN, CAR):
+        car = replace(base, vehicle=replace(base.vehicle or V2G_SESSION, declines=True))
+        assert envelope(site(car)).power_down_w == 0
+
+
+def test_a_car_that_begins_to_charge_whatever_is_ordered_is_counted_against_the_offer() -> None:
+    car = replace(CAR, vehicle=replace(V2G_SESSION, charge_now=True, max_charge_w=6_000))
+    made = envelope(site(BATTERY, car))
+    assert made.power_up_w == 4_000
+    assert made.energy_up_wh == 1_000
+
+
+def test_a_car_that_leaves_in_the_quarter_offers_no_energy_after_that() -> None:
+    leaving = replace(V2G_SESSION, departure_timestamp_us=START_US + 300 * 1_000_000)
+    made = envelope(site(replace(CAR, vehicle=leaving)))
+    assert made.power_down_w == 11_000
+    assert made.energy_down_wh == 11_000 * 300 // 3600
+
+
+def test_what_the_bound_on_cycles_leaves_of_the_day_is_all_the_energy() -> None:
+    bounds = BoundsView(devices={"battery": Allowance(charge_left_permille=50)})
+    made = envelope(site(_holding(10_000, 600), bounds=bounds))
+    assert (made.energy_up_wh, made.energy_down_wh) == (500, 500)
+
+
+def test_sun_that_is_held_back_takes_the_place_of_what_storage_takes_in() -> None:
+    """No export is allowed and PV is at its bound: nobody knows how much more it would make."""
+    held_back = replace(PV, power_w=-1_000, held=Held(lowest_w=-1_000, highest_w=None))
+    view = site(replace(BATTERY, capabilities=capabilities(5_000, 5_000)), held_back, house_w=1_000)
+    made = envelope(replace(view, limits=replace(view.limits, export_limit_w=0)))
+    free = envelope(site(replace(BATTERY, capabilities=capabilities(5_000, 5_000)), replace(PV, power_w=-1_000)))
+    assert made.power_down_w <= 6_000
+    assert free.power_down_w == 6_000
+
+
+def test_what_a_phase_takes_of_a_shared_command_is_not_offered() -> None:
+    """Shares of two batteries are equal, and the one's phase bears no more: its part is made up for by nobody."""
+    one = replace(BATTERY, device_id="one", phases=(1,))
+    two = replace(BATTERY, device_id="two", phases=(2,))
+    sun = replace(PV, phases=(2,), power_w=-8_000, capabilities=capabilities(0, 8_000, follows_setpoint=False))
+    view = site(one, two, sun, house_w=0)
+    view = replace(view, limits=replace(view.limits, phase_limit_w=8_000, difference_limit_w=None))
+    made = envelope(view)
+    target_w = -8_000 - made.power_up_w
+    order = order_of(replace(SOME_COMMAND, targets=(), point=Point.CONNECTION, power_w=-target_w))
+    planned_w = make_plan(replace(view, orders=(order,))).commands[order.hash].planned_w
+    assert planned_w is not None
+    assert planned_w <= target_w + tolerance_w(target_w)

@@ -294,3 +294,29 @@ def test_a_car_that_rests_because_it_may_not_charge_will_take_what_it_is_allowed
     )
     command = replace(SOME_COMMAND, targets=("plain",), type=CommandType.CHARGE, power_w=11_000)
     assert _judged(command, replace(site(car), sharing=sharing))[0] is state
+
+
+@pytest.mark.parametrize("gives", [False, True])
+@pytest.mark.parametrize("point", [Point.DEVICE, Point.CONNECTION])
+def test_a_car_that_takes_nothing_by_its_chargers_word_is_partial_from_the_start(gives: bool, point: Point) -> None:
+    """It tells no state of charge; but the charger says that the car itself takes nothing (OCPP: SuspendedEV)."""
+    full = VehicleSession(transaction_id="t2", token_id="guest", declines=True)
+    base = CAR if gives else PLAIN
+    car = replace(base, device_id="plain", held=Held(lowest_w=0, highest_w=0), vehicle=full)
+    command = replace(SOME_COMMAND, targets=("plain",), type=CommandType.CHARGE, power_w=11_000, point=point)
+    state, reason = _judged(command, site(car))
+    assert state is CommandState.PARTIAL
+    assert "plain: its charger says that the car takes nothing (SuspendedEV)" in reason
+    taking = replace(car, vehicle=replace(full, declines=False))
+    assert "SuspendedEV" not in _judged(command, site(taking))[1]
+
+
+def test_others_take_the_part_of_a_car_that_takes_nothing() -> None:
+    declining = replace(
+        CAR, device_id="a", held=Held(lowest_w=0, highest_w=0), vehicle=replace(V2G_SESSION, declines=True)
+    )
+    other = replace(CAR, device_id="b", held=Held(lowest_w=0, highest_w=0))
+    command = replace(SOME_COMMAND, targets=("a", "b"), type=CommandType.CHARGE, power_w=6_000)
+    assert _judged(command, site(declining, other)) == (CommandState.ACCEPTED, "")
+    discharge = replace(command, type=CommandType.DISCHARGE)
+    assert _judged(discharge, site(declining)) == (CommandState.ACCEPTED, "")

@@ -9,6 +9,7 @@ from hypothesis import given
 
 from agent.control.command import CommandType
 from agent.control.frequency import GridFrequency
+from agent.control.inputs import InputClamp
 from agent.control.plan import make_plan
 from agent.control.rules.draft import Rule
 from agent.control.site import Defaults, DeviceView, Held, MeterView, SiteView
@@ -129,10 +130,29 @@ def test_a_device_that_came_since_it_began_is_not_ordered_against_it_either() ->
 def test_without_a_grid_meter_nothing_works_against_the_frequency_either() -> None:
     view = site(BATTERY, house_w=None, orders=(order_of(SOME_COMMAND),), frequency=frequency(50_300, 0, battery=0))
     assert make_plan(view).orders["battery"].lowest_w == 0
-    narrow = replace(LIMITS, import_limit_w=LIMITS.house_reserve_w + 3_000)
-    drawing = replace(PLAIN, power_w=9_000)
-    fused = site(drawing, house_w=None, limits=narrow, frequency=frequency(50_300, 0, plain=9_000))
-    assert make_plan(fused).orders["plain"].highest_w == 3_000  # the static sums stand for the fuse
+
+
+@pytest.mark.parametrize("wired", [True, False])
+def test_with_the_meter_lost_contract_and_wires_give_way_to_the_frequency_and_the_fuse_does_not(wired: bool) -> None:
+    """SAFETY 5: except to protect a fuse or on STOP."""
+    car, low_w = replace(PLAIN, power_w=9_000), LIMITS.house_reserve_w + 3_000
+    most = {"frequency": frequency(50_300, 0, plain=9_000), "house_w": None}
+    clamps = (InputClamp(name="relay", import_limit_w=low_w),) if wired else ()
+    limits = LIMITS if wired else replace(LIMITS, import_limit_w=low_w)
+    assert make_plan(site(car, limits=limits, inputs=clamps, house_w=None)).orders["plain"].highest_w == 3_000
+    order = make_plan(site(car, limits=limits, inputs=clamps, **most)).orders["plain"]  # type: ignore[arg-type]
+    assert order.highest_w == 9_000
+    assert Rule.GRID_CODE in order.bound_by
+    fused = replace(limits, phase_limit_w=(LIMITS.house_reserve_w + 6_000) // 3)
+    order = make_plan(site(car, limits=fused, inputs=clamps, **most)).orders["plain"]  # type: ignore[arg-type]
+    assert order.highest_w == 6_000
+
+
+def test_with_the_meter_lost_a_fuse_is_kept_on_the_phase_that_its_cars_are_on() -> None:
+    cars = [replace(PLAIN, device_id=f"car-{n}", phases=(1,), capabilities=capabilities(7_400, 0)) for n in range(3)]
+    orders = make_plan(site(*cars, house_w=None)).orders
+    highest_w = sum(orders[car.device_id].highest_w or 0 for car in cars)
+    assert 0 < highest_w <= LIMITS.phase_limit_w - LIMITS.house_reserve_w // 3
 
 
 def test_a_car_that_rests_does_not_begin_because_the_frequency_is_too_low() -> None:

@@ -112,3 +112,36 @@ def test_a_device_that_falls_silent_and_comes_back_moves_nothing() -> None:
         shown = MeterShown(power_w=8_000 if silent else 3_000, registers=(number, None), grid=(230_000, 50_000))
         doubt = step(doubt, shown, {} if silent else {"battery": 5_000}, number * EVERY_S)
         assert doubt.sentence("grid") == ""
+
+
+def seconds(bench: Bench, battery_w: int, count: int, house_w: int = 800) -> list[str]:
+    return [bench.look(battery_w, house_w, 1.0) for _ in range(count)]
+
+
+def test_two_large_steps_that_a_meter_shows_the_wrong_way_round_are_enough_once_they_have_come_to_rest() -> None:
+    bench = Bench(sign=-1)
+    assert not any(seconds(bench, 0, 8) + seconds(bench, 6_000, 8))
+    said = seconds(bench, -2_000, 8)
+    assert said[:5] == [""] * 5
+    assert bench.now_s < CONVICTS * EVERY_S
+    assert "counts the wrong way" in said[-1]
+
+
+@given(
+    late_s=st.integers(0, 5),
+    houses=st.lists(st.tuples(st.integers(0, 9_000), st.integers(1, 25)), min_size=2, max_size=12),
+)
+def test_a_battery_that_covers_the_house_behind_a_late_meter_convicts_nobody(
+    late_s: int, houses: list[tuple[int, int]]
+) -> None:
+    """It has moved before the meter shows why: by the house's step, and the meter by as much the other way."""
+    doubt, shown_w, second = MeterDoubt(), [0] * (late_s + 1), 0
+    for house_w, count in houses:
+        for number in range(count):
+            # For a second the connection has the step, then the battery takes it.
+            shown_w.append(0 if number else house_w)
+            battery_w = -house_w if number else 0
+            shown = MeterShown(power_w=shown_w[-1 - late_s], registers=(second, None), grid=(230_000, 50_000))
+            doubt = step(doubt, shown, {"battery": battery_w}, float(second))
+            second += 1
+            assert "wrong way" not in doubt.sentence("grid")

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from agent.control.authorization import authorize
 from agent.control.command import CommandType, Point, grid_command
+from agent.control.house import House, follow
 from agent.control.meter_doubt import FLIPS, MeterDoubt, MeterShown
 from agent.control.meter_doubt import step as step_doubt
-from agent.control.meter_lag import LAGS_S, MeterLag, seen_through, step
+from agent.control.meter_lag import LAGS_S, MeterLag, steadied, step
 from agent.control.order import Order
 from agent.control.plan import make_plan
 from agent.control.site import DeviceView, Held, MeterView, SiteLimits
@@ -27,7 +28,6 @@ from agent.evidence.statements import Alarm, Severity
 from tests.agent.control.boxes import Box
 from tests.agent.control.support import (
     BATTERY,
-    CAR,
     LIMITS,
     OPERATOR,
     PLAIN,
@@ -61,6 +61,7 @@ class Loop:
     real_w: list[int] = field(default_factory=list)
     changes: list[int] = field(default_factory=list)
     lag: MeterLag = field(default_factory=MeterLag)
+    house_seen: House = field(default_factory=House)
 
     def run(self, seconds: int) -> Loop:
         for view in self.views:
@@ -84,7 +85,9 @@ class Loop:
         powers_w = {name: device.likely_w for name, device in view.devices.items()}
         self.lag = step(self.lag, shown_w, powers_w, float(second))
         by_phase = (shown_w // 3,) * 3 if self.phases else ()
-        meter = seen_through(self.lag, MeterView(power_w=shown_w, phase_power_w=by_phase), view.devices, 3)
+        shown = MeterView(power_w=shown_w, phase_power_w=by_phase)
+        at_s = float(second)
+        self.house_seen, meter = follow(self.house_seen, self.lag, shown, view.devices, 3, read_s=at_s, now_s=at_s)
         plan = make_plan(replace(view, meter=meter))
         bands = {name: (order.lowest_w, order.highest_w) for name, order in plan.orders.items()}
         self.changes.append(sum(bands[name] != self.band[name] for name in bands))
@@ -172,14 +175,11 @@ def test_what_is_remembered_of_a_meter_is_bounded_and_a_lag_is_one_of_those_that
 
 
 def test_a_meter_that_shows_at_once_is_taken_as_it_is() -> None:
-    view = site(BATTERY, CAR)
     state = MeterLag()
     for second in range(60):
         state = step(state, 1_000 + 500 * second, {"battery": 0, "car": 0}, float(second))
     meter = MeterView(power_w=700, phase_power_w=(200, 200, 300))
-    assert seen_through(state, meter, view.devices, 3) == replace(
-        meter, phase_over_w=(0, 0, 0), phase_under_w=(0, 0, 0)
-    )
+    assert steadied(state, meter) == meter
 
 
 def test_the_core_itself_sees_through_a_late_meter_and_replay_finds_the_same(tmp_path: Path) -> None:

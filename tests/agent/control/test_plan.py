@@ -597,3 +597,12 @@ def test_a_device_that_has_not_shown_what_it_can_do_is_given_no_guess_but_stop()
     assert (orders["car"].lowest_w, orders["car"].highest_w) == (0, 0)
     islanded = replace(given_to, islanded=True)
     assert "car" in orders_to_give(islanded, make_plan(islanded))
+
+
+def test_pv_makes_room_for_a_charge_that_a_car_cannot_take() -> None:
+    """Its own limit is below the least current of the charger's phases: nothing of it can be counted on."""
+    small = replace(V2G_SESSION, max_charge_w=3_000)
+    car = replace(PLAIN, capabilities=capabilities(11_000, 0, minimum_import_w=4_140), vehicle=small)
+    command = replace(SOME_COMMAND, targets=(), type=CommandType.CHARGE, power_w=1_000, point=Point.CONNECTION)
+    plan = make_plan(site(car, PV, house_w=1_000, orders=(order_of(command),)))
+    assert plan.orders["pv"].lowest_w == 0
