@@ -313,6 +313,9 @@ class Gateway:
 
     async def _begin_sealing(self, group: asyncio.TaskGroup) -> None:
         self._gateway_id, evidence = await wait_name_and_key(self._identity, self._problems)
+        if self._token.status.put_back:
+            text = self._token.status.put_back
+            self._alarms.raise_alarm(Severity.WARNING, "token.put_back", "token file", text)
         log.info("gateway.identity", gateway_id=self._gateway_id, incarnation=self._store.incarnation)
         countersigner = await wait_countersigner(self._settings, self._token, self._problems)
         state = self._identity.state

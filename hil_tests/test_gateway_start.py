@@ -74,6 +74,15 @@ async def test_it_starts_with_everything_away_says_so_and_comes_up_as_each_appea
         await site.nothing_lost()
 
 
+async def test_a_token_that_was_cut_comes_back_and_people_and_the_platform_are_told(tmp_path: Path) -> None:
+    async with gateway_site(tmp_path) as site:
+        [file] = site.stage.state_dir.glob("token/tokens/*/token.object")
+        file.write_bytes(b"")
+        await site.stage.start_all()
+        await site.told("alarm", code="token.put_back", subject="token file")
+        assert "put back from its copy" in problem_of(await site.shows(lambda _: True, "status"), "token file")
+
+
 async def test_a_wrong_clock_is_no_trusted_time_until_the_platform_tells_it(tmp_path: Path) -> None:
     async with gateway_site(tmp_path) as site:
         stage = site.stage

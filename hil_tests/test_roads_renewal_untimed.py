@@ -15,7 +15,7 @@ from cryptography import x509
 from agent.clock import Clock
 from agent.roads.certificates import CertificateWatch, Watched
 from agent.roads.renewal import RETRY_MOST_S, TIME_AFTER_S, Renewal
-from hil_tests.rig.est import Answer, EstService
+from hil_tests.rig.est import Answer, Authority, EstService
 from hil_tests.test_roads_renewal import Bench, bench, noted, says  # noqa: F401  # a fixture
 
 DRAWER = timedelta(days=200)
@@ -155,6 +155,23 @@ async def test_a_server_whose_certificate_ended_before_what_was_known_is_not_bel
         renewal = await drawer.waits(RETRY_MOST_S)
         assert "the server's certificate is good from" in renewal.status.detail
     assert late.asked == []
+
+
+async def test_an_authority_that_has_ended_cannot_vouch_for_a_time_to_come(
+    bench: Bench, tmp_path: Path  # noqa: F811
+) -> None:  # fmt: skip
+    """Who stole its key gives out certificates of any dates: a login for a moment to come would be a login then."""
+    bench.install(before=290, days=-100)
+    ended = Authority.make("an issuer of before", by=bench.root, life=timedelta(days=-1))
+    thief = EstService(bench.ca, root=bench.root.certificate)
+    async with thief.running(ended.server_context(tmp_path, life=timedelta(days=3000))):
+        bench.service.url = thief.url
+        drawer = Drawer(bench)
+        for moment in (drawer.now, drawer.now + timedelta(days=1000)):
+            thief.before = [dated(moment, bench)]
+            renewal = await drawer.waits(RETRY_MOST_S)
+            assert "that of CN=an issuer of before above the server's certificate" in renewal.status.detail
+    assert thief.asked == []
 
 
 async def test_between_two_answers_the_servers_certificate_is_judged_by_the_time_that_was_told(

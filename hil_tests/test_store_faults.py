@@ -24,7 +24,7 @@ from agent.store import (
     StoreVersionError,
     schema,
 )
-from agent.store.files import DATABASE, INCARNATION, RESERVE, SUSPECT, Reserve
+from agent.store.files import DATABASE, INCARNATION, RESERVE, SUSPECT, Reserve, write_durably
 
 LARGE = bytes(10_000)
 
@@ -333,3 +333,27 @@ async def test_a_store_that_was_closed_well_opens_on_a_disk_that_is_full_since(s
     async with await Store.open(state_dir, reserve_bytes=reserve_bytes) as store:
         assert (await store.counts()).queued == 1
         assert (state_dir / RESERVE).stat().st_size == reserve_bytes
+
+
+@pytest.mark.parametrize("left", [b"", bytes(2), None], ids=["empty", "zeros", "gone"])
+async def test_a_disk_that_damages_the_incarnation_file_too_has_no_number_given_out_again(
+    tmp_path: Path, left: bytes | None
+) -> None:
+    async with await Store.open(tmp_path) as store:
+        await store.put([row(1)])
+        before = store.incarnation
+    (tmp_path / DATABASE).write_bytes(b"no database any more" * 1000)
+    (tmp_path / INCARNATION).unlink() if left is None else (tmp_path / INCARNATION).write_bytes(left)
+    async with await Store.open(tmp_path) as store:
+        assert store.set_aside is not None
+        assert store.incarnation > before + 1_000_000
+
+
+def test_what_is_written_goes_through_no_link_that_the_services_user_has_laid(tmp_path: Path) -> None:
+    """Root may run this there."""
+    roots = tmp_path / "roots"
+    roots.write_bytes(b"of root's")
+    (tmp_path / f"{INCARNATION}.new").symlink_to(roots)
+    write_durably(tmp_path / INCARNATION, b"7\n")
+    assert (roots.read_bytes(), (tmp_path / INCARNATION).read_bytes()) == (b"of root's", b"7\n")
+    assert not (tmp_path / INCARNATION).is_symlink()

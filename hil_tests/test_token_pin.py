@@ -109,6 +109,24 @@ async def test_a_wrong_pin_reaches_the_token_exactly_once_over_restarts_too(spie
     assert not kept.exists()
 
 
+async def test_a_pin_that_the_token_was_given_since_is_tried_by_who_runs_once_the_mark_is_deleted(
+    spied: Spied, tmp_path: Path
+) -> None:
+    kept = tmp_path / "token-pin.refused"
+    token = spied.in_use(lambda: "00000000", kept)
+    try:
+        await reach(token, TokenState.WRONG_PIN)
+        for tries, deleted in ((1, False), (2, True), (2, False)):
+            if deleted:
+                kept.unlink()
+            token._custodian._next_try_s = 0.0
+            with pytest.raises(TokenUnavailableError):
+                await token.signer(b"key").sign(b"x")
+            assert spied.logins() == tries
+    finally:
+        await token.close()
+
+
 async def test_a_pin_file_that_is_being_written_anew_costs_no_try(spied: Spied, tmp_path: Path) -> None:
     secret = tmp_path / "pin"
     secret.touch(mode=0o600)

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import io
 import os
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from agent.cli import init
 from agent.config import TokenSettings
 from agent.evidence.cose import verify_key_of
-from agent.token import remains, softhsm_files, wrapping
+from agent.roads.overview import token_problems
+from agent.status import Verdict
+from agent.token import custodian, remains, softhsm_files, wrapping
 from agent.token.errors import KeyExistsError, KeyMissingError
 from agent.token.softhsm import UTILITY, SoftHsmError, token_labels
 from agent.token.token import TokenState
@@ -138,6 +143,30 @@ async def test_a_login_on_a_full_disk_costs_no_token(small_disk: Path, monkeypat
         verify_key_of(public).verify(b"room", await token.signer(KEY, public).sign(b"room"))
 
 
+async def test_on_a_disk_that_only_reads_a_token_signs_and_a_cut_one_says_what_it_lacks(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mounted(how: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{how}", str(small_disk)], check=True)
+
+    softhsm = make_softhsm(small_disk / "softhsm")
+    monkeypatch.setenv("SOFTHSM2_CONF", str(softhsm.conf))
+    async with opened(softhsm) as token:
+        public = (await token.create_key(KEY)).public_key_der
+    mounted("ro")
+    async with opened(softhsm) as token:
+        verify_key_of(public).verify(b"x", await token.signer(KEY, public).sign(b"x"))
+    mounted("rw")
+    cut(softhsm)
+    mounted("ro")
+    async with opened(softhsm, ready=False) as token:
+        await reach(token, TokenState.ABSENT)
+        assert "cannot be put back from its copy token.kept: Read-only file system" in token.detail
+        mounted("rw")
+        await asyncio.wait_for(token.wait_ready(), PATIENCE_S)
+        verify_key_of(public).verify(b"x", await token.signer(KEY, public).sign(b"x"))
+
+
 async def test_without_room_for_a_copy_nobody_logs_in(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     softhsm = make_softhsm(small_disk / "softhsm")
     monkeypatch.setenv("SOFTHSM2_CONF", str(softhsm.conf))
@@ -257,3 +286,92 @@ async def test_a_token_that_is_being_written_is_waited_for(softhsm: SoftHsm, mon
     monkeypatch.setattr(time, "sleep", the_other_writes)
     softhsm_files.look_after(softhsm.conf)
     assert int.from_bytes(file.read_bytes()[:8]) == int.from_bytes(written[:8]) + 1
+
+
+async def test_a_pin_that_another_program_changed_while_we_run_stays_changed_without_a_login_of_ours(
+    softhsm: SoftHsm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(custodian, "PROBE_S", 0.1)
+    copy = folder_of(softhsm) / "token.kept"
+    async with opened(softhsm) as token:
+        await token.create_key(KEY)
+        before = copy.read_bytes()[8:]
+        pkcs11_tool(softhsm, "--change-pin", "--new-pin", "87654321")
+        deadline_s = time.monotonic() + PATIENCE_S
+        while copy.read_bytes()[8:] == before:
+            assert time.monotonic() < deadline_s, "the copy has the PIN of before"
+            await asyncio.sleep(0.02)
+    cut(softhsm)
+    async with opened(softhsm, ready=False) as token:
+        await reach(token, TokenState.WRONG_PIN)
+    async with opened(replace(softhsm, pin="87654321")) as token:
+        await token.signer(KEY).sign(b"x")
+
+
+async def test_that_a_token_was_put_back_is_told_until_a_person_has_seen_to_it(
+    softhsm: SoftHsm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(custodian, "PROBE_S", 0.1)
+    async with opened(softhsm) as token:
+        await token.create_key(KEY)
+        assert token.status.put_back == ""
+    cut(softhsm)
+    for _ in range(2):
+        async with opened(softhsm) as token:
+            [problem] = token_problems(token.status)
+            assert (problem.severity, problem.subject) == (Verdict.ATTENTION, "token file")
+            assert f"{folder_of(softhsm)}/token.object was cut" in problem.sentence
+            assert f"then remove {folder_of(softhsm)}/token.put_back" in problem.sentence
+    async with opened(softhsm) as token:
+        (folder_of(softhsm) / "token.put_back").unlink()
+        deadline_s = time.monotonic() + PATIENCE_S
+        while token.status.put_back:
+            assert time.monotonic() < deadline_s
+            await asyncio.sleep(0.02)
+    cut(softhsm)
+    softhsm_files.look_after(softhsm.conf)
+    delete_token(softhsm)
+    assert list((softhsm.folder / "tokens").iterdir()) == [], "what was told has outlived the token"
+
+
+@pytest.mark.parametrize("name", ["token.object", "token.kept"])
+@pytest.mark.parametrize("writes", [True, False], ids=["read", "read or written"])
+async def test_a_bad_sector_under_one_of_the_two_files_costs_nothing(
+    softhsm: SoftHsm, monkeypatch: pytest.MonkeyPatch, name: str, writes: bool
+) -> None:
+    async with opened(softhsm) as token:
+        public = (await token.create_key(KEY)).public_key_der
+    bad = (folder_of(softhsm) / name).stat().st_ino
+
+    def on_a_bad_disk(descriptor: int, mode: str) -> IO[bytes]:
+        if os.fstat(descriptor).st_ino == bad and (mode == "rb" or not writes):
+            os.close(descriptor)
+            return Unreadable()
+        return os.fdopen(descriptor, mode)
+
+    monkeypatch.setattr(softhsm_files, "open", on_a_bad_disk, raising=False)
+    replaced = Path.replace
+
+    def seen(path: Path, target: Path) -> Path:
+        assert (folder_of(softhsm) / "token.object").exists(), "killed here, the token would count as destroyed"
+        return replaced(path, target)
+
+    monkeypatch.setattr(Path, "replace", seen)
+    async with opened(softhsm) as token:
+        verify_key_of(public).verify(b"x", await token.signer(KEY, public).sign(b"x"))
+
+
+class Unreadable(io.BytesIO):
+    def read(self, size: int | None = -1, /) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def write(self, _: object, /) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+async def test_of_the_key_that_opens_secrets_it_is_said_what_it_is_for(softhsm: SoftHsm) -> None:
+    async with opened(softhsm) as token:
+        await token.wrapping_key(b"wrapping")
+        [key] = await token.keys()
+    assert key.fault is not None
+    assert "opens secrets here and signs nothing" in key.fault

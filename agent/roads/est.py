@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -59,7 +59,7 @@ class EstServer:
 
         It is told nothing for it. Raises as `enroll`.
         """
-        shown: list[x509.Certificate] = []
+        shown: list[Sequence[x509.Certificate]] = []
         tls = judged_by(await asyncio.to_thread(tls_context, self.ca_file, None, None, None), shown.append)
         answer = await _exchange("GET", f"{self.url}/cacerts", not_before, tls, headers={})
         told = time_told(answer.date, not_before)

@@ -312,14 +312,16 @@ def token_detail(token: TokenStatus) -> str:
 
 
 def token_problems(status: TokenStatus) -> list[Problem]:
-    """A token that cannot sign: readings wait in the store."""
+    """A token that cannot sign: readings wait in the store; and one that was put back."""
+    found = []
+    if status.put_back:
+        found.append(Problem(severity=Verdict.ATTENTION, subject="token file", sentence=status.put_back))
     if status.state is TokenState.READY:
-        return [
-            Problem(severity=Verdict.TROUBLE, subject="token", sentence=fault) for fault in status.key_faults.values()
-        ]
+        faults = status.key_faults.values()
+        return found + [Problem(severity=Verdict.TROUBLE, subject="token", sentence=fault) for fault in faults]
     severity = Verdict.ATTENTION if status.state is TokenState.STARTING else Verdict.TROUBLE
     sentence = f"{status.detail}; readings are stored and wait for their signature"
-    return [Problem(severity=severity, subject="token", sentence=sentence)]
+    return [*found, Problem(severity=severity, subject="token", sentence=sentence)]
 
 
 def protection_problems(status: TokenStatus, said: str) -> list[Problem]:

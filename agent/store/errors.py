@@ -14,6 +14,10 @@ class StoreFullError(StoreError):
     """The disk is full or fails to write. What was asked is not kept; reading goes on. Control goes on without us."""
 
 
+class StoreUnreadableError(StoreFullError):
+    """The disk does not give a part of the database back. At a start it is tried again, then the file is set aside."""
+
+
 class ConflictError(StoreError):
     """What was asked contradicts what is kept: a number used twice, a chain broken. Asking again changes nothing."""
 
@@ -40,6 +44,7 @@ _IOERR: Final = 10
 _CORRUPT: Final = 11
 _FULL: Final = 13
 _NOTADB: Final = 26
+_READING: Final = ("SQLITE_IOERR_READ", "SQLITE_IOERR_CORRUPTFS")
 
 
 def translated(error: sqlite3.Error, doing: str) -> StoreError:
@@ -49,7 +54,8 @@ def translated(error: sqlite3.Error, doing: str) -> StoreError:
         return StoreFullError(f"no space left while {doing}: free disk space, or let acknowledged evidence be pruned")
     if code == _IOERR:
         name = getattr(error, "sqlite_errorname", "SQLITE_IOERR")
-        return StoreFullError(f"the disk failed ({name}) while {doing}: check the medium with `dmesg`")
+        kind = StoreUnreadableError if name in _READING else StoreFullError
+        return kind(f"the disk failed ({name}) while {doing}: check the medium with `dmesg`")
     if code in (_CORRUPT, _NOTADB):
         return StoreCorruptError(
             f"the database is damaged ({error}), found while {doing}: restart the agent, which sets it aside"

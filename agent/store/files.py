@@ -17,10 +17,17 @@ from typing import Final
 
 import structlog
 
-from agent.durable import sync_folder
+from agent.durable import sync_folder, write_whole
 from agent.store import converting, schema, secret
 from agent.store.cipher import PLAIN, Content
-from agent.store.errors import StoreCorruptError, StoreError, StoreFullError, StoreInUseError, StoreVersionError
+from agent.store.errors import (
+    StoreCorruptError,
+    StoreError,
+    StoreFullError,
+    StoreInUseError,
+    StoreUnreadableError,
+    StoreVersionError,
+)
 
 DATABASE: Final = "evidence.db"
 INCARNATION: Final = "incarnation"
@@ -32,6 +39,9 @@ UNFINISHED: Final = "evidence.db.restoring.new"
 """One that is not whole yet."""
 LEAST_FREE_BYTES: Final = 1 << 20
 """With less, a start takes the reserve: SQLite needs room for its log before it reads anything."""
+UNREADABLE_TRIES: Final = 3
+UNREADABLE_WAIT_S: Final = 2.0
+"""A part that the disk gives back in none of so many tries, so far apart, is lost: it will not come by waiting."""
 NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 SUSPECT: Final = "evidence.suspect"
 """Left behind when damage was met while running: the next start checks the whole file."""
@@ -97,7 +107,8 @@ def prepare(folder: Path, now_s: Callable[[], float] = time.time, *, key: secret
 
     An incarnation is one unbroken life of the store. A new one begins with a new database, with a backup, and with one
     that is older than the incarnation file: numbers that it would give out may have been given out before. After a
-    backup it is not just the next one, which a life that the backup does not know may have had: it is `now_s`.
+    backup it is not just the next one, which a life that the backup does not know may have had: it is `now_s`. So it
+    is where both the database and the incarnation file are damaged.
     With a `key` the database is encrypted from now on. Raises StoreVersionError, StoreKeyError (nothing was changed
     then), StoreError. Damage is no error: the file is set aside and a new one made.
     """
@@ -114,7 +125,7 @@ def prepare(folder: Path, now_s: Callable[[], float] = time.time, *, key: secret
         _finish_restore(folder)
         if path.exists():
             try:
-                schema.check(path, whole=suspect.exists())
+                _judge(path, whole=suspect.exists())
                 schema.migrate(path)
                 # Before anything else of it is believed or changed.
                 content = secret.content_of(path, source)
@@ -138,7 +149,8 @@ def prepare(folder: Path, now_s: Callable[[], float] = time.time, *, key: secret
         restored = held is not None and (copied or held < noted)
         if held is None or restored:
             incarnation = max(noted, held or 0, _highest_set_aside(folder)) + 1
-        if copied:
+        if copied or (aside is not None and noted == 0):
+            # The second: neither the file nor the database tells any more which number was the last.
             incarnation = max(incarnation, int(now_s()))
         if incarnation != noted:
             # Before the database carries it: a crash in between skips an incarnation, the other order could repeat one.
@@ -164,6 +176,20 @@ def prepare(folder: Path, now_s: Callable[[], float] = time.time, *, key: secret
     return Prepared(
         path, incarnation, aside, restored, put_back, content, in_the_clear, newly_encrypted, damaged, key_mended
     )
+
+
+def _judge(path: Path, *, whole: bool) -> None:
+    """As `schema.check`; what the disk does not give back is damage, once it has been tried again."""
+    for left in reversed(range(UNREADABLE_TRIES)):
+        try:
+            schema.check(path, whole=whole)
+        except StoreUnreadableError as error:
+            if not left:
+                raise StoreCorruptError(f"{path}: a part of it cannot be read: {error}") from error
+            _log.warning("store.unreadable", path=str(path), why=str(error), tries_left=left)
+            time.sleep(UNREADABLE_WAIT_S)
+        else:
+            return
 
 
 def key_problem(folder: Path, key: secret.KeySource | None) -> str:
@@ -276,6 +302,10 @@ def read_incarnation_file(folder: Path) -> int:
         text = (folder / INCARNATION).read_bytes()
     except FileNotFoundError:
         return 0
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return 0
     return int(text) if re.fullmatch(rb"[0-9]{1,18}\n", text) else 0
 
 
@@ -320,14 +350,12 @@ def _highest_set_aside(folder: Path) -> int:
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Replace a file so that after a power cut it holds the old or the new content, and once returned the new."""
-    temporary = path.with_name(path.name + ".new")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
+    """Replace a file so that after a power cut it holds the old or the new content, and once returned the new.
+
+    Through no link: root may run this in a folder of the service's user. Everybody may read it, as far as the umask
+    lets them.
+    """
+    write_whole(path, content, mode=0o666)
 
 
 class Reserve:

@@ -18,7 +18,13 @@ import structlog
 
 from agent.store import files, schema, secret
 from agent.store.cipher import PLAIN, Cipher
-from agent.store.errors import StoreCorruptError, StoreError, StoreFullError, translated
+from agent.store.errors import (
+    StoreCorruptError,
+    StoreError,
+    StoreFullError,
+    StoreUnreadableError,
+    translated,
+)
 from agent.store.query import Connection, Parameter, connect
 from agent.store.secret import KeySource, begin_epoch
 from agent.store.store import RESERVE_BYTES, Store
@@ -109,7 +115,8 @@ def room_problem(folder: Path) -> str:
             schema.check(path, whole=False)
             schema.migrate(path)
     except StoreFullError as error:
-        return f"{_no_room(folder)} ({error})"
+        if not isinstance(error, StoreUnreadableError):
+            return f"{_no_room(folder)} ({error})"
     except StoreError:
         pass  # The start that follows sees to it.
     except OSError as error:

@@ -5,12 +5,13 @@ A migration is a script that is never changed once released; `PRAGMA user_versio
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from agent.store.errors import StoreCorruptError, StoreVersionError, translated
+from agent.store.errors import StoreCorruptError, StoreError, StoreUnreadableError, StoreVersionError, translated
 
 APPLICATION_ID: Final = 0x56324757  # "V2GW"
 WHOLE_CHECK_BYTES: Final = 512 << 20
@@ -27,6 +28,8 @@ SERIES_BITS: Final = 20
 
 ALONE: Final = "PRAGMA locking_mode = EXCLUSIVE"
 """The first thing that a connection is told: it then needs no room to read, for it shares no memory with others."""
+
+_NOT_HAD: Final = re.compile(r"unable to get the page\. error code=([0-9]+)")
 
 _FIRST: Final = """
 CREATE TABLE property (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -223,8 +226,19 @@ def _judge(connection: sqlite3.Connection, path: Path, *, whole: bool) -> int:
     for target in targets:
         verdict = connection.execute(f"PRAGMA quick_check{target}").fetchone()[0]
         if verdict != "ok":
-            raise StoreCorruptError(f"{path}: {str(verdict)[:200]}")
+            raise _error_of(str(verdict), path)
     return version
+
+
+def _error_of(verdict: str, path: Path) -> StoreError:
+    """quick_check goes on where a page could not be had, and tells that beside the damage that it met."""
+    said = f"{path}: {verdict[:200]}"
+    codes = {int(code) & 0xFF for code in _NOT_HAD.findall(verdict)}
+    if sqlite3.SQLITE_IOERR in codes:
+        return StoreUnreadableError(f"{said}: check the medium with `dmesg`")
+    if codes - {sqlite3.SQLITE_CORRUPT}:
+        return StoreError(f"{said}: it cannot be checked now")  # no memory, for one
+    return StoreCorruptError(said)
 
 
 def migrate(path: Path, migrations: Sequence[str] = MIGRATIONS) -> None:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from agent.config import SecretError
 from agent.store.cipher import KEY_BYTES, PLAIN, SALT_BYTES, Cipher, Content, derived
-from agent.store.errors import StoreCorruptError, StoreKeyError, translated
+from agent.store.errors import StoreCorruptError, StoreKeyError, StoreUnreadableError, translated
 from agent.store.schema import ALONE
 
 Row: TypeAlias = tuple[bytes, bytes, bytes]
@@ -240,7 +240,7 @@ def problem(path: Path, source: KeySource | None) -> str:
             content_of(path, source)
     except StoreKeyError as error:
         return str(error)
-    except StoreCorruptError:
+    except (StoreCorruptError, StoreUnreadableError):
         pass  # The start that follows sees to it.
     return ""
 

@@ -113,6 +113,9 @@ class Cryptoki:
         self._refused = RefusedPin() if refused is None else refused
         self._lost: str | None = None
         """What has befallen the files of a token, where tokens are files."""
+        self._stamps: frozenset[tuple[str, int, int]] = frozenset()
+        self.put_back = ""
+        """Where tokens are files: which of them were put back from a copy, for a person."""
 
     # Session
 
@@ -155,6 +158,13 @@ class Cryptoki:
         for key in held:
             if bytes(key.private[Attribute.ID]) != key.key_id:
                 raise p11.ObjectHandleInvalid
+        conf = self._softhsm_conf()
+        if conf is not None:
+            if softhsm_files.stamps(conf) != self._stamps:
+                # Another program has written: what it changed must not come back from an older copy.
+                with contextlib.suppress(TokenUnavailableError):
+                    self._look_after_files()
+            self.put_back = softhsm_files.put_back(conf)
 
     def mechanisms(self) -> tuple[str, ...]:
         """What of all that is used here the token can do, as it said when it was opened."""
@@ -186,9 +196,16 @@ class Cryptoki:
 
     def _look_after_files(self) -> None:
         """Before a login and after keys were made. Raises TokenUnavailableError where a login might lose the token."""
+        conf = self._softhsm_conf()
+        if conf is not None:
+            self._stamps = softhsm_files.stamps(conf)
+            self._lost = softhsm_files.look_after(conf)
+            self.put_back = softhsm_files.put_back(conf)
+
+    def _softhsm_conf(self) -> Path | None:
+        """What names the tokens' folder; None: another module's tokens, or nobody says where they are."""
         conf = os.environ.get("SOFTHSM2_CONF")
-        if conf and softhsm_files.is_softhsm(self._selection.module):
-            self._lost = softhsm_files.look_after(Path(conf))
+        return Path(conf) if conf and softhsm_files.is_softhsm(self._selection.module) else None
 
     def _live(self) -> pkcs11.Session:
         if self._session is None:
@@ -278,6 +295,8 @@ class Cryptoki:
         for private in self._objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY}):
             key_id, label = bytes(private[Attribute.ID]), _label_of(private)
             try:
+                if private[Attribute.KEY_TYPE] == KeyType.RSA and not remains.is_hollow(private):
+                    raise KeyRefusedError(f"key {name_of(key_id)}: is RSA, which opens secrets here and signs nothing")
                 public = self.find(key_id).public
             except KeyRefusedError as error:
                 keys.append(TokenKey(key_id=key_id, label=label, algorithm=0, public_key_der=b"", fault=str(error)))

@@ -68,6 +68,8 @@ class TokenStatus:
     """How long the signature took by which the newest key proved itself; None: none has yet."""
     key_faults: Mapping[bytes, str] = field(default_factory=dict)
     """Keys that were asked for and must not be used, by CKA_ID, and why."""
+    put_back: str = ""
+    """That the token came back from its copy, as a sentence, until a person has seen to it."""
 
 
 class Custodian:
@@ -183,6 +185,7 @@ class Custodian:
         self._next_probe_s = self._monotonic_s() + PROBE_S
         try:
             self._cryptoki.probe(self._held.values())
+            self.status = replace(self.status, put_back=self._cryptoki.put_back)
         except PKCS11Error as error:
             _log.warning("token.lost", error=_say(error))
             with contextlib.suppress(TokenUnavailableError):  # the status says it
@@ -335,7 +338,7 @@ class Custodian:
 
     def _become(self, state: TokenState, detail: str) -> None:
         before = self.status
-        self.status = replace(before, state=state, detail=detail)
+        self.status = replace(before, state=state, detail=detail, put_back=self._cryptoki.put_back)
         if (before.state, before.detail) != (state, detail):
             level = _log.info if state in (TokenState.READY, TokenState.CLOSED) else _log.warning
             level("token.state", state=state.value, detail=detail)

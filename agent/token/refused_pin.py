@@ -32,21 +32,26 @@ class RefusedPin:
         self.file = file
         self._mark: tuple[bytes, bytes] | None = None
         """Salt and hash."""
+        self._is_kept = False
+        """It is in the file too: whoever removes that has the PIN tried again, also by who runs."""
 
     def is_it(self, token: bytes, pin: str) -> bool:
         """Whether the token of this name has refused this very PIN."""
-        mark = self._mark or self._kept()
-        return mark is not None and hmac.compare_digest(_hash(mark[0], token, pin), mark[1])
+        if self._is_kept and self._was_deleted():
+            self._mark, self._is_kept = None, False
+        marks = {mark for mark in (self._mark, self._kept()) if mark is not None}
+        return any(hmac.compare_digest(_hash(salt, token, pin), hashed) for salt, hashed in marks)
 
     def note(self, token: bytes, pin: str) -> None:
         """The token has refused it."""
         salt = os.urandom(_SALT_BYTES)
-        self._mark = salt, _hash(salt, token, pin)
+        self._mark, self._is_kept = (salt, _hash(salt, token, pin)), False
         if self.file is None:
             return
         try:
             line = f"1 {salt.hex()} {self._mark[1].hex()}\n"
             write_whole(self.file, line.encode("ascii"), mode=0o600, owner_of=self.file.parent)
+            self._is_kept = True
         except OSError as error:
             _log.warning("token.refused_pin_not_kept", file=str(self.file), reason=error.strerror)
 
@@ -56,6 +61,15 @@ class RefusedPin:
         if self.file is not None:
             with contextlib.suppress(OSError):
                 self.file.unlink(missing_ok=True)
+
+    def _was_deleted(self) -> bool:
+        """By a person, or with a PIN that was taken. A disk that does not answer is no reason to try again."""
+        try:
+            return self.file is not None and not self.file.stat()
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
 
     def _kept(self) -> tuple[bytes, bytes] | None:
         if self.file is None:

@@ -7,8 +7,10 @@ no SoftHSM finds again, with all its keys. New keys are not synced either.
 The copy, `token.kept` in the token's own folder, holds what its original holds: label, serial number, and the key of
 all keys, encrypted under the PIN. No key: those are files of their own, which SoftHSM writes once, and none of them is
 ever put back, nor is a token whose file was removed. So what was destroyed stays so, and SoftHSM removes the copy with
-the token. It is brought up to date before each login of ours, so it is older than the token only while other programs
-have changed the PIN or the label since.
+the token. It is brought up to date before each login of ours and, while a token is in use, within seconds of each
+change. So it is older than its original only where other programs changed PIN or label while no agent ran. Cut then,
+the token comes back with the PIN before, for without it all keys are lost; that it was put back stands in
+`token.put_back` until a person has seen to it.
 """
 
 from __future__ import annotations
@@ -34,6 +36,10 @@ _log = structlog.get_logger()
 OBJECT: Final = "token.object"
 KEPT: Final = "token.kept"
 """SoftHSM passes over all names that do not end in .object, and removes them with the token."""
+DAMAGED: Final = "token.damaged"
+"""One that could be neither read nor written."""
+PUT_BACK: Final = "token.put_back"
+"""Says when, for people."""
 SETTLES_S: Final = 2.0
 """So long a file is cut at most while its writer lives: it takes less than a millisecond on a machine at rest."""
 LOOK_EVERY_S: Final = 0.01
@@ -90,12 +96,44 @@ def look_after(conf: Path) -> str | None:
             if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
                 # Not ours to write, or nobody's: SoftHSM itself can harm nothing there, or says what it lacks.
                 _log.warning("token.copy_not_kept", folder=str(folder), reason=error.strerror)
+                if _is_cut(folder):
+                    lost.append(
+                        f"{folder / OBJECT} is cut, and cannot be put back from its copy {KEPT}: {error.strerror}; let "
+                        "the agent write there, it then does so by itself"
+                    )
                 continue
             raise TokenUnavailableError(
                 f"{folder}: {error.strerror}; SoftHSM would lose the token if its files cannot be written, so it is "
                 "left alone until they can"
             ) from error
     return "; ".join(lost) or None
+
+
+def stamps(conf: Path) -> frozenset[tuple[str, int, int]]:
+    """Changes with every writing of a token.object, by whomever."""
+    found = set()
+    for folder in _folders(conf):
+        with contextlib.suppress(OSError):
+            status = (folder / OBJECT).stat()
+            found.add((folder.name, status.st_mtime_ns, status.st_size))
+    return frozenset(found)
+
+
+def put_back(conf: Path) -> str:
+    """Of the tokens that were put back: what a person should see to; empty: none, or it was seen to."""
+    said = []
+    for folder in _folders(conf):
+        try:
+            when = (_read(folder / PUT_BACK) or b"")[:40].decode("ascii").strip()
+        except (OSError, ValueError):
+            continue
+        if when:
+            said.append(
+                f"{folder / OBJECT} was cut while SoftHSM wrote it, or unreadable, and put back from its copy on "
+                f"{when}: if another program had changed its PIN or label just before, those before that count again, "
+                f"so change them anew; then remove {folder / PUT_BACK}"
+            )
+    return "; ".join(said)
 
 
 def kept_labels(conf: Path) -> list[str]:
@@ -151,14 +189,39 @@ def _look_after(folder: Path) -> list[str]:
         if kept is None:
             # Without keys it is a token that somebody only began to make.
             return [_lost(original, "is cut, and there is no copy")] if keys else []
-        _put_back(original, kept)
-        _log.warning("token.put_back", file=str(original), label=kept.label, reason="it was cut while SoftHSM wrote it")
+        try:
+            _put_back(original, kept)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            # A bad sector, which takes nothing either: the file needs another place. At no moment is it gone, which
+            # would be taken for a token that was destroyed; and the sector stays with what holds it.
+            with contextlib.suppress(OSError):
+                os.link(original, folder / DAMAGED, follow_symlinks=False)
+            write_whole(original, kept.content, mode=0o600, owner_of=folder)
+        with contextlib.suppress(OSError):
+            when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+            write_whole(folder / PUT_BACK, f"{when}\n".encode(), mode=0o600, owner_of=folder)
+        _log.warning(
+            "token.put_back",
+            file=str(original),
+            label=kept.label,
+            reason="it was cut while SoftHSM wrote it, or cannot be read",
+        )
     elif not now.is_as(kept):
         write_whole(copy, now.content, mode=0o600, owner_of=copy.parent)
     for path in (original, *keys):
         _sync(path)
     _sync(folder)
     return []
+
+
+def _is_cut(folder: Path) -> bool:
+    """Whether a copy is good for what SoftHSM cannot read, by what may be read here."""
+    try:
+        return (folder / OBJECT).exists() and _whole(_read(folder / OBJECT)) is None and _kept(folder) is not None
+    except (OSError, StrangeError):
+        return False
 
 
 def _lost(original: Path, what: str) -> str:
@@ -190,12 +253,19 @@ def _whole(content: bytes | None) -> TokenObject | None:
 
 
 def _read(path: Path) -> bytes | None:
+    """None: it is not there. What the disk does not give back is as good as cut: of two files one may be so."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
-    with open(descriptor, "rb") as file:
-        return file.read(MOST_BYTES)
+    try:
+        with open(descriptor, "rb") as file:
+            return file.read(MOST_BYTES)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        _log.error("token.file_unreadable", file=str(path), reason=error.strerror)
+        return b""
 
 
 def _put_back(original: Path, kept: TokenObject) -> None:

@@ -16,7 +16,7 @@ SOURCE: Final = Path(__file__).with_name("shim.c")
 FIELDS: Final = (
     "writes", "syncs", "bytes_written", "kill_at_write", "kill_permille", "kill_at_sync", "kill_after_sync",
     "fail_errno", "fail_on", "fail_skip", "fail_left", "failed", "record", "sync_us", "cuts",
-    "kill_at_cut",
+    "kill_at_cut", "fail_from",
 )  # fmt: skip
 """`struct control` of shim.c, an int64 each."""
 

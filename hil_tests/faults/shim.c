@@ -39,6 +39,7 @@ struct control {
     int64_t sync_us;           /* a slow medium: each sync takes so much longer */
     int64_t cuts;              /* so far: SoftHSM empties a file of its own, wherever that is, to write it anew */
     int64_t kill_at_cut;       /* 0: never; else after the cut with this number; negative: before it */
+    int64_t fail_from;         /* reads that end before this offset pass: a bad sector */
 };
 
 struct entry {
@@ -183,7 +184,8 @@ int fdatasync(int fd) { return synced(fd, real_fdatasync); }
 
 ssize_t pread64(int fd, void *bytes, size_t length, off64_t offset) {
     char path[4096];
-    if (control && (control->fail_on & ON_READ) && ours(fd, path) && fails(ON_READ)) return -1;
+    int reached = control && (control->fail_on & ON_READ) && offset + (off64_t)length > control->fail_from;
+    if (reached && ours(fd, path) && fails(ON_READ)) return -1;
     return real_pread64(fd, bytes, length, offset);
 }
 

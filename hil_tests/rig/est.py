@@ -47,11 +47,11 @@ class Authority:
     """Itself and the intermediates above it; none where it is the root."""
 
     @classmethod
-    def make(cls, name: str, by: Authority | None = None) -> Authority:
+    def make(cls, name: str, by: Authority | None = None, *, life: timedelta = timedelta(days=3650)) -> Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         certificate = (
-            _builder(subject, key.public_key(), timedelta(days=3650))
+            _builder(subject, key.public_key(), life, timedelta(days=300) if by else timedelta(hours=1))
             .issuer_name(subject if by is None else by.certificate.subject)
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .sign(key if by is None else by.key, hashes.SHA256())

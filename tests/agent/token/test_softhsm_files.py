@@ -139,7 +139,7 @@ def test_keys_are_never_put_back_nor_copied(site: Site) -> None:
     (site.token / "7a78.object").unlink()
     site.object.write_bytes(b"")
     assert look_after(site.conf) is None
-    assert sorted(path.name for path in site.token.iterdir()) == ["token.kept", "token.object"]
+    assert sorted(path.name for path in site.token.iterdir()) == ["token.kept", "token.object", "token.put_back"]
 
 
 def test_a_token_that_was_only_begun_is_not_told_as_lost(site: Site) -> None:
