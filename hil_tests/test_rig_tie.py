@@ -37,6 +37,8 @@ def test_what_a_process_has_started_ends_when_it_is_killed(way: str) -> None:
     with keeper.stdout as said:
         program = int(said.readline())
         watched = os.pidfd_open(program)
+        # Until then setpriv has not asked the kernel for it yet.
+        until(lambda: Path(f"/proc/{program}/comm").read_text() == "sleep\n", "the program does not start")
         keeper.kill()
         keeper.wait()
     try:
@@ -57,14 +59,14 @@ def test_what_a_thread_has_started_lives_on_when_the_thread_ends() -> None:
     (program,) = started
     assert thread.native_id is not None
     # The kernel's word comes with the end of the thread, which is a little after its last line of Python.
-    until(lambda: not Path(f"/proc/self/task/{thread.native_id}").exists())
+    until(lambda: not Path(f"/proc/self/task/{thread.native_id}").exists(), "the thread does not end")
     program.terminate()
     assert program.wait() == -signal.SIGTERM, "it was killed before"
 
 
-def until(condition: Callable[[], bool]) -> None:
+def until(condition: Callable[[], bool], otherwise: str) -> None:
     for _ in range(2000):
         if condition():
             return
         select.select([], [], [], 0.01)
-    pytest.fail("the thread does not end")
+    pytest.fail(otherwise)

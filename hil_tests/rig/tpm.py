@@ -92,9 +92,7 @@ class SoftTpm:
     @contextmanager
     def standing_still(self) -> Iterator[None]:
         """It is there and answers nothing."""
-        [tpm] = [
-            program for program in self._programs if isinstance(program.args, tuple) and program.args[0] == "swtpm"
-        ]
+        [tpm] = [program for program in self._programs if isinstance(program.args, tuple) and "swtpm" in program.args]
         tpm.send_signal(signal.SIGSTOP)
         try:
             yield
