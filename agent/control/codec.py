@@ -49,6 +49,7 @@ _LATER: Final[_Later] = {
         {"same_devices_w": None, "sum_w": 0, "flips": 0, "steady": 0, "turning": False},
         {"moving_s": float("inf"), "rest_w": None}
         | dict.fromkeys(("moving_w", "moving_meter_w", "rest_meter_w", "large_contrary"), 0),
+        {"since_look": None, "since_rest": None},
     ),
     Order: ({"received_uptime_us": 0},),
     Policy: ({"classes": {}},),

@@ -177,12 +177,11 @@ class Intake:
 
     def _awaited(self, order: Order, now: Now) -> str:
         """What is to be seen before anybody can say what a command will come to; empty: it is answered now."""
-        if (
-            self._at_once
-            or not self._around.looks_first
-            or self._around.monotonic_s() - self._started_s >= LOOK_PATIENCE_S
-        ):
+        left_s = self._started_s + LOOK_PATIENCE_S - self._around.monotonic_s()
+        if self._at_once or not self._around.looks_first or left_s <= 0:
             return ""
+        if order.command.end_us <= now.wall_us + round(left_s * 1e6):
+            return ""  # It would only wait for its own end.
         return unseen(order.command, self._around.look(now, (order,)), metered=self._around.metered())
 
     def _judge_those_that_wait(self, now: Now) -> None:

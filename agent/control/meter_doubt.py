@@ -50,6 +50,14 @@ class MeterShown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Passed:
+    """The least and the most of meter and devices together on the way from one look to the next, W."""
+
+    meter_w: tuple[int, int]
+    devices_w: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MeterDoubt:
     """What is held against the meter."""
 
@@ -82,6 +90,8 @@ class MeterDoubt:
     rest_meter_w: int = 0
     large_contrary: int = 0
     """Large steps in a row."""
+    since_look: Passed | None = None
+    since_rest: Passed | None = None
 
     def sentence(self, meter_id: str) -> str:
         """Why it is not believed; empty while it is."""
@@ -106,11 +116,23 @@ class MeterDoubt:
 def step(doubt: MeterDoubt, shown: MeterShown, devices_w: Mapping[str, int], now_s: float) -> MeterDoubt:
     """The doubt after one look. `devices_w`: metered power of all devices that answer."""
     doubt = _stands_still(_turns(doubt, shown, sum(devices_w.values())), shown, devices_w, now_s)
+    sum_w = sum(devices_w.values())
+    doubt = replace(
+        doubt,
+        since_look=_passed(doubt.since_look, shown.power_w, sum_w),
+        since_rest=_passed(doubt.since_rest, shown.power_w, sum_w),
+    )
     doubt = _from_rest_to_rest(doubt, shown, devices_w, now_s)
     if now_s - doubt.looked_s < EVERY_S:
         return doubt
-    before_w, meter_before_w = doubt.devices_w, doubt.meter_w
-    doubt = replace(doubt, looked_s=now_s, devices_w=dict(devices_w), meter_w=shown.power_w)
+    before_w, meter_before_w, passed = doubt.devices_w, doubt.meter_w, doubt.since_look
+    doubt = replace(
+        doubt,
+        looked_s=now_s,
+        devices_w=dict(devices_w),
+        meter_w=shown.power_w,
+        since_look=_passed(None, shown.power_w, sum_w),
+    )
     if before_w is None or before_w.keys() != devices_w.keys():
         return doubt
     moved_w, shown_w = sum(devices_w.values()) - sum(before_w.values()), shown.power_w - meter_before_w
@@ -118,6 +140,8 @@ def step(doubt: MeterDoubt, shown: MeterShown, devices_w: Mapping[str, int], now
         return doubt
     along_permille = shown_w * 1000 // moved_w
     if -1_500 <= along_permille <= -500:
+        if _answered(passed, (meter_before_w, shown.power_w), (sum(before_w.values()), sum_w)):
+            return doubt
         contrary = doubt.contrary + 1
         return replace(doubt, contrary=contrary, agreeing=0, turned_round=doubt.turned_round or contrary >= CONVICTS)
     if 500 <= along_permille <= 1_500:
@@ -134,18 +158,46 @@ def _from_rest_to_rest(doubt: MeterDoubt, shown: MeterShown, devices_w: Mapping[
         return replace(doubt, moving_s=now_s, moving_w=sum_w, moving_meter_w=shown.power_w)
     if now_s - doubt.moving_s < REST_S:
         return doubt
-    before_w, meter_before_w = doubt.rest_w, doubt.rest_meter_w
-    doubt = replace(doubt, rest_w=dict(devices_w), rest_meter_w=shown.power_w)
+    before_w, meter_before_w, passed = doubt.rest_w, doubt.rest_meter_w, doubt.since_rest
+    doubt = replace(
+        doubt, rest_w=dict(devices_w), rest_meter_w=shown.power_w, since_rest=_passed(None, shown.power_w, sum_w)
+    )
     if before_w is None or before_w.keys() != devices_w.keys():
         return doubt
     moved_w, shown_w = sum_w - sum(before_w.values()), shown.power_w - meter_before_w
     if abs(moved_w) < LARGE_W:
         return doubt
-    if abs(shown_w + moved_w) * 1000 <= CLEAR_PERMILLE * abs(moved_w):
+    answered = _answered(passed, (meter_before_w, shown.power_w), (sum(before_w.values()), sum_w))
+    if abs(shown_w + moved_w) * 1000 <= CLEAR_PERMILLE * abs(moved_w) and not answered:
         contrary = doubt.large_contrary + 1
         turned_round = doubt.turned_round or contrary >= LARGE_CONVICTS
         return replace(doubt, large_contrary=contrary, agreeing=0, turned_round=turned_round)
     return replace(doubt, large_contrary=0)
+
+
+def _passed(before: Passed | None, meter_w: int, sum_w: int) -> Passed:
+    if before is None:
+        return Passed(meter_w=(meter_w, meter_w), devices_w=(sum_w, sum_w))
+    return Passed(meter_w=_wider(before.meter_w, meter_w), devices_w=_wider(before.devices_w, sum_w))
+
+
+def _wider(span_w: tuple[int, int], power_w: int) -> tuple[int, int]:
+    return min(span_w[0], power_w), max(span_w[1], power_w)
+
+
+def _answered(passed: Passed | None, meter_w: tuple[int, int], devices_w: tuple[int, int]) -> bool:
+    """Whether devices only answered the house: the meter went further than it stays, and came back with them.
+
+    A water heater of twice the room that is left shows all of itself first; then devices make room for half of it.
+    """
+    if passed is None:
+        return False
+    return _beyond_w(passed.meter_w, meter_w) > _beyond_w(passed.devices_w, devices_w) + REST_W
+
+
+def _beyond_w(span_w: tuple[int, int], ends_w: tuple[int, int]) -> int:
+    """How far it went beyond its two ends."""
+    return max(span_w[1] - max(ends_w), min(ends_w) - span_w[0])
 
 
 def _turns(doubt: MeterDoubt, shown: MeterShown, sum_w: int) -> MeterDoubt:

@@ -328,7 +328,7 @@ class SiteView:
         if self.meter is None or self.house_least_w is None or self.house_most_w is None:
             return ()
         if len(self.meter.phase_power_w) < count:
-            return ((self.house_least_w // count, self.house_most_w // count),) * count
+            return tuple(map(self._part_of_house_w, self.on_phase))
         houses = []
         over_w, under_w = self.meter.phase_over_w or (0,) * count, self.meter.phase_under_w or (0,) * count
         for phase, shares in enumerate(self.on_phase):
@@ -342,6 +342,21 @@ class SiteView:
                 most_w = max(high_w, most_w) if meter_w > self.limits.phase_limit_w else high_w
             houses.append((least_w, most_w))
         return tuple(houses)
+
+    def _part_of_house_w(self, shares: tuple[tuple[DeviceView, int], ...]) -> tuple[int, int]:
+        """`phase_house_w` of one phase where the meter shows none: by the house evenly, and the devices on it."""
+        count, limit_w = self.limits.phases, self.limits.phase_limit_w
+        assert self.house_least_w is not None, "asked where there is a meter"
+        assert self.house_most_w is not None
+        least_w, most_w = self.house_least_w // count, self.house_most_w // count
+        least_now_w = (self.house_least_w if self.house_least_now_w is None else self.house_least_now_w) // count
+        most_now_w = (self.house_most_w if self.house_most_now_w is None else self.house_most_now_w) // count
+        on_least_w, on_most_w = counted_w(shares)
+        if most_now_w + on_least_w > limit_w:
+            most_w = max(most_w, most_now_w)
+        if -(least_now_w + on_most_w) > limit_w:
+            least_w = min(least_w, least_now_w)
+        return least_w, most_w
 
     @cached_property
     def on_phase(self) -> tuple[tuple[tuple[DeviceView, int], ...], ...]:

@@ -134,3 +134,21 @@ def test_a_house_that_switches_moves_each_device_a_few_times_for_each_of_its_own
     )
     loop = ClosedLoop(spec).run(SETTLED_S + 240)
     assert max(loop.changes(SETTLED_S).values()) <= 5 * (240 // every_s)
+
+
+def test_a_phase_that_no_meter_shows_is_relieved_at_once_of_what_the_house_brings_on() -> None:
+    """Two cars on one phase, whose samples are ten seconds old, behind a meter of the whole connection alone."""
+    car = Part(kind=DeviceKind.CHARGER, natural_w=7_400, period_s=10, ramp_w_per_s=20_000, order_s=1, phases=(2,))
+    spec = Spec(
+        parts={"car-0": car, "car-1": replace(car, natural_w=11_000), "pv": replace(SUNNY, ramp_w_per_s=20_000)},
+        house_w=lambda _: 2_465, import_limit_w=20_000, fuse_a=32,
+    )  # fmt: skip
+    loop = ClosedLoop(spec).run(60)
+    # The sun goes; then, while no sample shows yet what the cars made of that, a kettle is switched on.
+    pv = loop.devices["pv"]
+    pv.part = replace(pv.part, natural_w=0)
+    loop.run(4)
+    loop.spec = replace(spec, house_w=lambda _: 5_465)
+    began = loop.run(20).now_s - 20
+    beyond = [max(phases) > spec.fuse_a * 230 + CALM_W for phases in loop.phases_w[began:]]
+    assert not any(beyond[3:])

@@ -60,6 +60,14 @@ def test_nobody_waits_longer_than_a_few_seconds_for_a_device_that_stays_away_and
     assert "battery, the grid meter gave no values yet since the start" in dark.receipts[-1].reason
 
 
+def test_a_command_that_would_end_while_it_waits_is_answered_at_once_with_what_is_not_seen(dark: Box) -> None:
+    """It would only be refused as expired, though its device may come in time."""
+    asked = replace(ASKED, start_us=dark.wall_us, end_us=dark.wall_us + 3_000_000)
+    dark.message(grid_command("c", asked, asyncio.run(authorize(asked, OPERATOR))))
+    assert _states(dark, "c") == [CommandState.RECEIVED, CommandState.PARTIAL]
+    assert "battery, the grid meter gave no values yet since the start" in dark.receipts[-1].reason
+
+
 def test_what_restricts_waits_for_no_device(dark: Box) -> None:
     _send(dark, "idle", replace(ASKED, type=CommandType.IDLE, power_w=0))
     _send(dark, "limit", replace(curtail(0), sequence=2))

@@ -145,3 +145,13 @@ def test_a_battery_that_covers_the_house_behind_a_late_meter_convicts_nobody(
             doubt = step(doubt, shown, {"battery": battery_w}, float(second))
             second += 1
             assert "wrong way" not in doubt.sentence("grid")
+
+
+@pytest.mark.parametrize("shown_s", [1, 4])
+def test_a_heater_of_twice_the_room_that_devices_make_room_for_convicts_no_meter(shown_s: int) -> None:
+    """On and off again: each time the meter comes to rest as far the one way as devices the other."""
+    bench = Bench()
+    for _ in range(6):
+        said = seconds(bench, 9_000, 12, 800) + seconds(bench, 9_000, shown_s, 12_800)
+        said += seconds(bench, 3_000, 12, 12_800) + seconds(bench, 3_000, shown_s, 800)
+        assert not any(said)
