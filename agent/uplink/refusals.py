@@ -15,7 +15,8 @@ from agent.uplink.flow import Position
 SUSPECTED: Final = 3
 """Links in a row that ended with the same batch sent and not acknowledged. Bad lines end fewer so: once it is two, one
 batch alone is in flight."""
-LEAST_HOLD_S: Final = 30.0
+LEAST_HOLD_S: Final = 5.0
+"""So that a line which was cut three times in a row costs little."""
 MOST_HOLD_S: Final = 900.0
 
 
