@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from agent.control.command import Command, CommandType, Mode, Point, Price, Priority
@@ -36,12 +37,14 @@ class Issuer:
         return public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
     async def sign(self, message: bytes) -> bytes:
-        private = ec.derive_private_key(self.secret, ec.SECP256R1())
-        r, s = decode_dss_signature(private.sign(message, ec.ECDSA(hashes.SHA256(), deterministic_signing=True)))
-        return r.to_bytes(32) + s.to_bytes(32)
+        return await self.sign_digest(hashlib.sha256(message).digest())
 
     async def sign_digest(self, digest: bytes) -> bytes:
-        raise NotImplementedError("commands are signed as messages")
+        private = ec.derive_private_key(self.secret, ec.SECP256R1())
+        r, s = decode_dss_signature(
+            private.sign(digest, ec.ECDSA(Prehashed(hashes.SHA256()), deterministic_signing=True))
+        )
+        return r.to_bytes(32) + s.to_bytes(32)
 
 
 OPERATOR: Final = Issuer("grid-operator", 0xC0FFEE01)

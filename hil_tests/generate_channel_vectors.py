@@ -5,37 +5,28 @@ The same every time, like the other vectors; the verdicts are written by hand fr
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Final
 
 from hil_tests import channel_cases, window_cases
-from hil_tests.evidence_cases import Json
+from hil_tests.vector_files import VECTORS, text_of, write
 
-FOLDER: Final = Path(__file__).parents[1] / "proto" / "vectors" / "channels"
+FOLDER: Final = VECTORS / "channels"
 
 
 def main() -> None:
     """Write all files."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    for name, content in files().items():
-        (FOLDER / name).write_text(content, encoding="utf-8")
-        print(f"{FOLDER / name}: {len(content)} characters")
+    write(FOLDER, files())
 
 
 def files() -> dict[str, str]:
     """File name -> content."""
     return {
-        "site.json": _text(channel_cases.site()),
-        "states.json": _text(list(channel_cases.states())),
-        "proposals.json": _text(list(channel_cases.proposals())),
-        "questions.json": _text(list(channel_cases.questions())),
-        "windows.json": _text(list(window_cases.cases())),
+        "site.json": text_of(channel_cases.site()),
+        "states.json": text_of(list(channel_cases.states())),
+        "proposals.json": text_of(list(channel_cases.proposals())),
+        "questions.json": text_of(list(channel_cases.questions())),
+        "windows.json": text_of(list(window_cases.cases())),
     }
-
-
-def _text(content: Json) -> str:
-    return json.dumps(content, indent=1, ensure_ascii=True) + "\n"
 
 
 if __name__ == "__main__":

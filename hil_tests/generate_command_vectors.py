@@ -11,7 +11,6 @@ import asyncio
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 import cbor2
@@ -21,8 +20,9 @@ from agent.evidence import cbor
 from hil_tests.command_cases import messages
 from hil_tests.command_parties import CURTAIL, DISCHARGE, NOW_US, Json, site, text_of
 from hil_tests.command_sequence_cases import sequences
+from hil_tests.vector_files import VECTORS, write
 
-FOLDER: Final = Path(__file__).parents[1] / "proto" / "vectors" / "commands"
+FOLDER: Final = VECTORS / "commands"
 
 
 MOST: Final = replace(
@@ -48,10 +48,7 @@ _LONG: Final = "\U0001f50c" * 255
 
 def main() -> None:
     """Write all files."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    for name, content in files().items():
-        (FOLDER / name).write_text(content, encoding="utf-8")
-        print(f"{FOLDER / name}: {len(content)} characters")
+    write(FOLDER, files())
 
 
 def files() -> dict[str, str]:

@@ -10,7 +10,6 @@ import asyncio
 import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 import cbor2
@@ -38,8 +37,9 @@ from hil_tests.command_parties import (
     text_of,
 )
 from hil_tests.schedule_sequence_cases import schedule_sequences, value_sequences
+from hil_tests.vector_files import VECTORS, write
 
-FOLDER: Final = Path(__file__).parents[1] / "proto" / "vectors"
+FOLDER: Final = VECTORS
 QUARTER_US: Final = NOW_US // STEP_US * STEP_US
 """The quarter of an hour that runs at the vectors' moment."""
 AREA: Final = "north"
@@ -88,11 +88,7 @@ FREQUENCY: Final = replace(
 
 def main() -> None:
     """Write all files."""
-    for name, content in files().items():
-        path = FOLDER / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content, encoding="utf-8")
-        print(f"{path}: {len(content)} characters")
+    write(FOLDER, files())
 
 
 def files() -> dict[str, str]:

@@ -6,9 +6,7 @@ The same every time: a test compares the files with what this makes, so that nei
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Final
 
 import cbor2
@@ -25,24 +23,22 @@ from hil_tests import (
 )
 from hil_tests import evidence_cases as made
 from hil_tests.evidence_cases import Case, Json
+from hil_tests.vector_files import VECTORS, text_of, write
 
-FOLDER: Final = Path(__file__).parents[1] / "proto" / "vectors" / "evidence"
+FOLDER: Final = VECTORS / "evidence"
 
 
 def main() -> None:
     """Write all files."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    for name, content in files().items():
-        (FOLDER / name).write_text(content, encoding="utf-8")
-        print(f"{FOLDER / name}: {len(content)} characters")
+    write(FOLDER, files())
 
 
 def files() -> dict[str, str]:
     """File name -> content."""
     return {
-        "keys.json": _text(keys()),
+        "keys.json": text_of(keys()),
         "statements.json": _cases(statement_cases()),
-        "merkle.json": _text(merkle_vectors()),
+        "merkle.json": text_of(merkle_vectors()),
         "batches.json": _cases(batch_cases()),
         "receipts.json": _cases(receipt_cases()),
         "chains.json": _cases(chain_cases()),
@@ -353,11 +349,7 @@ def acknowledgement_cases() -> Iterable[Case]:
 
 
 def _cases(cases: Iterable[Case]) -> str:
-    return _text([case.json() for case in cases])
-
-
-def _text(content: Json) -> str:
-    return json.dumps(content, indent=1, ensure_ascii=True) + "\n"
+    return text_of([case.json() for case in cases])
 
 
 if __name__ == "__main__":
