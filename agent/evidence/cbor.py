@@ -32,10 +32,10 @@ _BEYOND: Final = 1 << 64
 
 def encode(value: Value) -> bytes:
     """The one encoding of a value. Raises TypeError for floats and whatever else the format has no place for."""
-    return _desk.encode(_ordered(value, MAX_DEPTH))
+    return _scratch.encode(_ordered(value, MAX_DEPTH))
 
 
-class _Desk(threading.local):
+class _Scratch(threading.local):
     """An encoder and its buffer for each thread: making them anew takes twice as long as encoding a reading."""
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class _Desk(threading.local):
             self._buffer.truncate()
 
 
-_desk: Final = _Desk()
+_scratch: Final = _Scratch()
 
 
 def decode(encoded: bytes, *, what: str, most_bytes: int = 1 << 20) -> Value:
