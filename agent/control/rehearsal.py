@@ -36,9 +36,8 @@ def rehearse(site: SiteView, target_w: int) -> int:
 
 
 def _at_rest(before: SiteView, after: SiteView) -> bool:
-    return all(before.devices[name].held == device.held for name, device in after.devices.items()) and all(
-        before.devices[name].power_w == device.power_w for name, device in after.devices.items()
-    )
+    then = before.devices
+    return all((then[name].held, then[name].power_w) == (now.held, now.power_w) for name, now in after.devices.items())
 
 
 def _moved(view: SiteView, orders: Mapping[str, DeviceOrder], site: SiteView, *, rising: bool) -> SiteView:

@@ -13,7 +13,7 @@ from typing import Final
 from agent.evidence import statements
 from agent.evidence.kinds import Kind
 from agent.evidence.statements import SettlementWindow
-from agent.ledger.window import Progress, Standing, decode_progress, standing_behind
+from agent.ledger.window import Progress, decode_progress, standing_behind
 from agent.measure.reading import Reading
 from agent.roads.desk import Desk
 from agent.roads.restored import has_left_a_chain
@@ -51,7 +51,8 @@ async def reopen_windows(store: Store, desk: Desk, device_id: str, *, under_way:
             after = max(0, progress.last_sequence - LOOK_BACK)
             leaves = await store.statements_after(device_id, Kind.READING, after, LOOK_BACK)
             readings = [each for each in map(statements.decode, leaves) if isinstance(each, Reading)]
-            progress = replace(progress, standing=standing_at(readings, progress.last_sequence))
+            standing = standing_behind([each for each in readings if each.sequence <= progress.last_sequence])
+            progress = replace(progress, standing=standing)
         closed = int(await store.note(CLOSED_NOTE) or b"0") - len(windows)
         notes |= dict.fromkeys((*kept, *began))
         notes |= {PROGRESS_NOTE + device_id: progress.encode(), CLOSED_NOTE: str(max(0, closed)).encode()}
@@ -64,8 +65,3 @@ def before(windows: Sequence[SettlementWindow], progress: Progress) -> Progress:
     firsts = [window.first_sequence for window in windows if window.first_sequence is not None]
     last = firsts[0] - 1 if firsts else progress.last_sequence
     return Progress(windows[0].window_start_us, last)
-
-
-def standing_at(readings: Sequence[Reading], sequence: int) -> Standing | None:
-    """The registers as windows up to a sequence left them; None: none of the readings has any."""
-    return standing_behind([reading for reading in readings if reading.sequence <= sequence])
